@@ -1,0 +1,54 @@
+"""Fine-tune a causal language model in 4 bits with LoRA to classify: it answers with one label.
+
+    import sentilora
+    sentilora.Classifier.load().predict(["A lovely film."])
+
+Names are loaded on first use: `import sentilora` costs milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sentilora.classifier import Classifier
+    from sentilora.config import Config, load_config
+    from sentilora.model import embedded_base, shipped_adapter
+    from sentilora.stages.check import check
+    from sentilora.stages.evaluate import evaluate
+    from sentilora.stages.train import train
+
+__version__ = "0.1.0"
+__all__ = [
+    "Classifier",
+    "Config",
+    "__version__",
+    "check",
+    "embedded_base",
+    "evaluate",
+    "load_config",
+    "shipped_adapter",
+    "train",
+]
+
+_HOME = {
+    "Classifier": "classifier",
+    "Config": "config",
+    "check": "stages.check",
+    "embedded_base": "model",
+    "evaluate": "stages.evaluate",
+    "load_config": "config",
+    "shipped_adapter": "model",
+    "train": "stages.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sentilora' has no attribute {name!r}")
+    value = getattr(import_module(f"sentilora.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

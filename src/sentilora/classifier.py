@@ -1,0 +1,193 @@
+"""A trained classifier: an adapter on its base, asked for labels and probabilities.
+
+classifier = Classifier.load("./mistral-sentiment-ita")
+classifier.predict(["A lovely film."])          # ["positive"]
+classifier.predict_proba(["A lovely film."])    # array of shape (1, labels)
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from sentilora.errors import UsageError
+from sentilora.model import (
+    CLASSIFIER_FILE,
+    Base,
+    BaseReference,
+    ClassifierFile,
+    adapter_base_name,
+    check_adapter_folder,
+    load_adapter,
+    load_base,
+    require_device,
+    shipped_adapter,
+)
+from sentilora.prompt import Prompter, PromptFormat
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """label: the likeliest. probabilities: per label, in the classifier's order, summing to 1.
+
+    truncated: whether part of the text was left out to fit `max_length`.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    truncated: bool
+
+
+class Classifier:
+    """A base, with or without an adapter, that answers with one of its labels."""
+
+    def __init__(
+        self,
+        base: Base,
+        model: "torch.nn.Module",
+        format: PromptFormat,
+        reference: BaseReference,
+        batch_size: int = 16,
+    ) -> None:
+        from sentilora.scoring import LabelScorer
+
+        self.base = base
+        self.model = model
+        self.reference = reference
+        self.prompter = Prompter(base.tokenizer, format)
+        pad = base.tokenizer.pad_token_id
+        self.scorer = LabelScorer(
+            model,
+            self.prompter.label_ids,
+            pad if pad is not None else base.tokenizer.eos_token_id,
+            base.dtype,
+            batch_size,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        device: str = "auto",
+        compute_dtype: str = "auto",
+        batch_size: int = 16,
+        labels: Sequence[str] | None = None,
+        template: str | None = None,
+    ) -> Self:
+        """The adapter in `path` on its base; without `path` the one that ships with the package.
+
+        A plain PEFT adapter, without `classifier.json`, needs `labels` and `template` as it was
+        trained with, in `template` `{text}` stands for the text. Raises `DataError` when adapter
+        or base cannot be read, `UsageError` when they do not fit each other.
+        """
+        folder = Path(os.path.expanduser(path if path is not None else shipped_adapter()))
+        check_adapter_folder(folder)
+        stored = None
+        if (folder / CLASSIFIER_FILE).is_file():
+            if labels is not None or template is not None:
+                raise UsageError(
+                    f"{folder} has its labels and template in {CLASSIFIER_FILE}; leave out "
+                    "--labels and --template"
+                )
+            stored = ClassifierFile.load(folder)
+            format, reference = stored.prompt, stored.base
+        elif labels is None or template is None:
+            raise UsageError(
+                f"{folder} is a plain PEFT adapter without {CLASSIFIER_FILE}; say what it was "
+                "trained with: --labels and --template ({text} stands for the text)"
+            )
+        else:
+            format = PromptFormat(template=template, labels=tuple(labels))
+            reference = BaseReference(adapter_base_name(folder))
+        base = _load_reference(reference, device, compute_dtype)
+        model = load_adapter(base.model, folder)
+        classifier = cls(base, model, format, reference, batch_size)
+        if stored is not None and stored.label_ids != classifier.prompter.label_ids:
+            raise UsageError(
+                f"the adapter in {folder} was trained with label tokens {stored.label_ids}, the "
+                f"tokenizer of {reference.name!r} gives {classifier.prompter.label_ids}; it is "
+                "another base or revision"
+            )
+        return classifier
+
+    @classmethod
+    def from_base(
+        cls,
+        name: str,
+        format: PromptFormat | None = None,
+        *,
+        device: str = "auto",
+        compute_dtype: str = "auto",
+        batch_size: int = 16,
+    ) -> Self:
+        """A base without adapter, in NF4: what it knows before any training."""
+        reference = BaseReference(name)
+        base = _load_reference(reference, device, compute_dtype)
+        return cls(base, base.model, format or PromptFormat(), reference, batch_size)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of `predict_proba`'s columns."""
+        return self.prompter.format.labels
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest label of each text."""
+        return [self.labels[i] for i in self.predict_proba(texts).argmax(-1)]
+
+    def predict_proba(
+        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> "np.ndarray":
+        """Probabilities of the labels, normalised over them: float64 of shape (texts, labels).
+
+        Raises `DataError` for an empty text or one that is not valid Unicode, `UsageError` for a
+        single string in the place of a list.
+        """
+        return self._score(texts, progress)[0]
+
+    def classify(
+        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> list[Prediction]:
+        """Label, probabilities and truncation of each text."""
+        probabilities, truncated = self._score(texts, progress)
+        return [
+            Prediction(
+                label=self.labels[int(row.argmax())],
+                probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
+                truncated=cut,
+            )
+            for row, cut in zip(probabilities, truncated, strict=True)
+        ]
+
+    def _score(
+        self, texts: Sequence[str], progress: Callable[[int], object] | None
+    ) -> tuple["np.ndarray", list[bool]]:
+        if isinstance(texts, str):
+            raise UsageError("a list of texts is expected, not one string; write [text]")
+        prompts = [self.prompter.encode(text) for text in texts]
+        scores = self.scorer.probabilities([prompt.input_ids for prompt in prompts], progress)
+        return scores.numpy(), [prompt.truncated for prompt in prompts]
+
+    @contextmanager
+    def adapter_disabled(self) -> Iterator[None]:
+        """Within, the classifier is its base with the adapter switched off."""
+        with self.model.disable_adapter():
+            yield
+
+
+def _load_reference(reference: BaseReference, device: str, compute_dtype: str) -> Base:
+    require_device(device)
+    return load_base(
+        reference.name,
+        revision=reference.revision,
+        device=device,
+        quantization=reference.quantization,
+        double_quantization=reference.double_quantization,
+        compute_dtype=compute_dtype,
+    )

@@ -1,0 +1,312 @@
+"""The command line: a verb per function. Heavy imports happen inside the verb.
+
+Results go to stdout, notices and progress to stderr. Exit codes: 0, 1 (broke while working),
+2 (usage, configuration, device), 3 (data or adapter), 130 (Ctrl-C).
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from sentilora.errors import DataError, SentiloraError, UsageError
+
+
+class Verbs(TyperGroup):
+    """Ends errors raised on purpose with one line and their exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (
+            SentiloraError
+        ) as error:  # here: Typer would swallow Interrupted, a KeyboardInterrupt
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    add_completion=False,
+    rich_markup_mode=None,  # importing Rich would double the time of --help
+    pretty_exceptions_enable=False,
+    help="Fine-tune a causal language model in 4 bits with LoRA to classify text.",
+    epilog="Settings: section.key=value; every one stands in the preset mistral-7b, commented.",
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]…", show_default=False)
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Recipe to start from: tiny (default) or mistral-7b.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file laid over the preset.")
+]
+OutputDir = Annotated[str | None, typer.Option(help="Folder for adapter and checkpoints.")]
+Adapter = Annotated[
+    Path | None, typer.Option(help="Adapter folder; without it the one that ships with sentilora.")
+]
+TextColumn = Annotated[str | None, typer.Option(help="Column that holds the text.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column that holds the label.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts scored at once.")]
+Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where to compute.")]
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    output_dir: OutputDir = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    adapter: Annotated[Path | None, typer.Option(help="Start from this adapter's weights.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
+    """Fine-tune a base and save the best adapter."""
+    from sentilora.stages.train import train as run
+
+    values = _values(output_dir, text_column, label_column)
+    settings = _config(preset, config, overrides, values, resume)
+    _quiet()
+    result = run(settings, resume=resume, adapter=adapter)
+    metrics = result.metrics
+    low, high = metrics.accuracy_interval
+    print(
+        f"best of {result.num_steps} steps: {result.best_step}, in {result.train_seconds:.0f} s\n"
+        f"evaluation, {metrics.num_rows} rows, scored again after reloading: accuracy "
+        f"{metrics.accuracy:.2%} ({low:.2%} – {high:.2%}), macro-F1 {metrics.macro_f1:.4f}, "
+        f"log-loss {metrics.log_loss:.4f}\n"
+        f"adapter in {result.output_dir}; next: sentilora evaluate --adapter {result.output_dir}"
+    )
+
+
+@app.command()
+def evaluate(
+    overrides: Overrides = None,
+    adapter: Adapter = None,
+    base: Annotated[str | None, typer.Option(help="Score this base, without adapter.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the result there, as JSON.")] = None,
+    json: AsJson = False,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+) -> None:
+    """Measure an adapter, and its base without it, on the test rows."""
+    from sentilora.config import parse_override
+    from sentilora.stages.evaluate import as_table
+    from sentilora.stages.evaluate import evaluate as run
+    from sentilora.stages.predict import check_output
+
+    values = dict(parse_override(item) for item in overrides or ())
+    values |= _values(None, text_column, label_column)
+    if output is not None:
+        check_output(output)
+    _quiet()
+    result = run(adapter, base=base, overrides=values, device=device, batch_size=batch_size)
+    print(result.to_json() if json else as_table(result), flush=True)
+    if output is not None:
+        _write(output, result.to_json() + "\n")
+
+
+@app.command()
+def predict(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; - reads one a line from stdin.")
+    ] = None,
+    adapter: Adapter = None,
+    input: Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write, its columns kept.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
+    labels: Annotated[
+        str | None, typer.Option(help="For a plain PEFT adapter: labels, comma-separated.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="For a plain PEFT adapter: prompt with {text}, or a file.")
+    ] = None,
+    json: AsJson = False,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+) -> None:
+    """Classify texts."""
+    from sentilora.stages import predict as stage
+
+    if (input is None) == (not texts):
+        raise UsageError("give texts as arguments, - for stdin, or --input FILE")
+    if output is not None and input is None:
+        raise UsageError("--output goes with --input")
+    frame = None
+    if input is not None:
+        stage.check_files(input, output)
+        frame = stage.read_input(input, text_column)
+        chosen = frame[text_column].tolist()
+    else:
+        chosen = _stdin_lines() if texts == ["-"] else list(texts or ())
+        stage.check_texts(chosen)
+
+    from sentilora.classifier import Classifier
+
+    _quiet()
+    classifier = Classifier.load(
+        adapter,
+        device=device,
+        batch_size=batch_size,
+        labels=[label.strip() for label in labels.split(",")] if labels else None,
+        template=_template(template),
+    )
+    predictions = stage.predict(classifier, chosen)
+    if frame is not None and output is not None:
+        stage.write_table(stage.add_predictions(frame, predictions), output)
+        print(f"{len(predictions):,} rows in {output}", file=sys.stderr)
+        return
+    for text, prediction in zip(chosen, predictions, strict=True):
+        print(stage.as_json(text, prediction) if json else stage.as_line(text, prediction))
+
+
+@app.command()
+def check(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
+    """Look at data, labels, memory and time before training."""
+    from sentilora.stages.check import check as run
+
+    settings = _config(preset, config, overrides, _values(None, text_column, label_column))
+    _quiet()
+    findings = run(settings)
+    for finding in findings:
+        mark = {"ok": " ", "note": "!", "problem": "✗"}[finding.level]
+        indented = finding.text.replace("\n", "\n" + " " * 22)
+        print(f"{mark} {finding.name:<20}{indented}")
+    problems = sum(finding.level == "problem" for finding in findings)
+    if problems:
+        raise SystemExit(f"{problems} problem{'s' if problems > 1 else ''}: see ✗ above")
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None, output_dir: Annotated[str, typer.Option()] = "sentilora-demo"
+) -> None:
+    """Train, compare and classify on what ships with sentilora: minutes on two CPU cores."""
+    from sentilora.config import load_config
+
+    settings = load_config("tiny", overrides=overrides or (), values={"output_dir": output_dir})
+    _quiet()
+    from rich.console import Console
+
+    from sentilora.stages.demo import as_tables
+    from sentilora.stages.demo import demo as run
+
+    result = run(settings)
+    console = Console()
+    console.print()
+    for part in as_tables(result):
+        console.print(part, highlight=False, markup=False)
+
+
+@app.command()
+def env() -> None:
+    """Print versions, GPU and hub: the text for a bug report."""
+    from sentilora.stages.env import environment
+
+    for name, value in environment().items():
+        print(f"{name:<22}{value}")
+
+
+def main() -> None:
+    """Run the command line; without arguments it shows the help."""
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a result is never lost
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="sentilora", standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Click's errors; Typer keeps a Click of its own
+            raise
+        _fail(f"{error.format_message()} `sentilora --help` shows what there is", 2)
+    raise SystemExit(code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(exit_code) from None
+
+
+def _values(
+    output_dir: str | None, text_column: str | None, label_column: str | None
+) -> dict[str, Any]:
+    named = {
+        "output_dir": output_dir,
+        "data.text_column": text_column,
+        "data.label_column": label_column,
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _config(
+    preset: str | None,
+    file: Path | None,
+    overrides: list[str] | None,
+    values: dict[str, Any],
+    resume: bool = False,
+) -> Any:
+    from sentilora.config import DEFAULT_PRESET, load_config, parse_override, read_config
+
+    if resume and preset is None and file is None and "output_dir" in values:
+        path = Path(values["output_dir"]) / "sentilora.toml"
+        if path.is_file():  # the run's own recipe, then what is asked for on top
+            given = dict(parse_override(item) for item in overrides or ())
+            return read_config(path).with_values({**given, **values})
+    if preset is None:
+        print(f"no --preset given: {DEFAULT_PRESET} (the other one is mistral-7b)", file=sys.stderr)
+    return load_config(preset or DEFAULT_PRESET, file, overrides or (), values)
+
+
+def _template(template: str | None) -> str | None:
+    if template is None or "{text}" in template or not os.path.isfile(template):
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the template {template}: {error}") from error
+
+
+def _stdin_lines() -> list[str]:
+    try:
+        # Not splitlines: a text may hold one of the eight other characters that it splits at.
+        lines = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"stdin is not valid UTF-8 at byte {error.start}; send it as UTF-8"
+        ) from error
+    texts = [line for line in lines if line.strip()]
+    if len(texts) < len(lines):
+        print(f"left out {len(lines) - len(texts):,} empty lines of stdin", file=sys.stderr)
+    return texts
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SentiloraError(f"cannot write {path}: {error}") from error
+
+
+def _quiet() -> None:
+    """Keep third parties' bars and deprecation notices off the screen; errors stay."""
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")

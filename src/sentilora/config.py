@@ -1,0 +1,258 @@
+"""The configuration: presets in TOML, files and `section.key=value` laid over them, checked once.
+
+    config = load_config("tiny", overrides=["training.learning_rate=1e-4"])
+    config.training.learning_rate
+
+Every default stands in `presets/mistral-7b.toml`; the models here only say which keys exist and
+what they may hold. Configuration objects stop at the stages.
+"""
+
+import copy
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sentilora.errors import DataError, UsageError
+
+DEFAULT_PRESET = "tiny"
+LEAF_TABLES = {"data.label_map"}  # a table that is one value: replaced whole, its keys are free
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BaseSection(Section):
+    name: str = Field(min_length=1)
+    revision: str
+    device: Literal["auto", "cuda", "cpu"]
+    quantization: Literal["nf4", "none"]
+    double_quantization: bool
+    compute_dtype: Literal["auto", "float16", "bfloat16", "float32"]
+    attn_implementation: str
+
+
+class LoraSection(Section):
+    r: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(ge=0, lt=1)
+    bias: Literal["none", "all", "lora_only"]
+    target_modules: tuple[str, ...] = Field(min_length=1)
+
+
+class DataSection(Section):
+    train: str = Field(min_length=1)
+    evaluation: str = Field(min_length=1)
+    test: str = Field(min_length=1)
+    text_column: str
+    label_column: str
+    label_map: dict[str, str]
+    num_train: int = Field(ge=0)
+    num_evaluation: int = Field(ge=0)
+    num_test: int = Field(ge=0)
+    shuffle_seed: int = Field(ge=0)
+    balance: Literal["none", "weights", "sample"]
+
+
+class PromptSection(Section):
+    template: str
+    instruction: str
+    labels: tuple[str, ...]
+    max_length: int = Field(ge=1)
+    truncation: Literal["head", "tail", "head+tail"]
+
+
+class TrainingSection(Section):
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=0)
+    per_device_train_batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
+    per_device_eval_batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    lr_scheduler_type: str
+    warmup_steps: int = Field(ge=0)
+    warmup_ratio: float = Field(ge=0, lt=1)
+    optim: str
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(ge=0)
+    gradient_checkpointing: bool
+    seed: int = Field(ge=0)
+    logging_steps: int = Field(ge=1)
+    eval_steps: int = Field(ge=1)
+    save_steps: int = Field(ge=1)
+    save_total_limit: int = Field(ge=2)
+    early_stopping_patience: int = Field(ge=0)
+    report_to: str
+
+
+class Config(Section):
+    """Every setting of a run."""
+
+    output_dir: str = Field(min_length=1)
+    base: BaseSection
+    lora: LoraSection
+    data: DataSection
+    prompt: PromptSection
+    training: TrainingSection
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its full name, `{"section.key": value}`, as plain JSON values."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+    def with_values(self, values: Mapping[str, Any]) -> "Config":
+        """A copy with `{"section.key": value}` laid over it, checked like `load_config`'s."""
+        tree = self.model_dump(mode="json")
+        _lay_over(tree, values)
+        return _validate(tree)
+
+    def save(self, path: Path) -> None:
+        """Write it as TOML, in a form that `--config` reads back."""
+        import tomli_w
+
+        tree = self.model_dump(mode="json")
+        # Strings over several lines are easier to read, and would lose a carriage return.
+        text = tomli_w.dumps(tree, multiline_strings="\\r" not in json.dumps(tree))
+        path.write_text(text, encoding="utf-8")
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package."""
+    folder = resources.files("sentilora").joinpath("presets")
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def load_config(
+    preset: str = DEFAULT_PRESET,
+    file: Path | str | None = None,
+    overrides: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Config:
+    """The preset, then the file, then `section.key=value` strings, then `values`; later wins.
+
+    Raises `UsageError` for an unknown preset, an unknown key (with the nearest known one), a value
+    of the wrong kind, and a file that is missing or no TOML.
+    """
+    given: dict[str, Any] = {}
+    if file is not None:
+        given.update(_flatten(_read_toml(Path(file), UsageError)))
+    given.update(parse_override(item) for item in overrides)
+    given.update(values or {})
+    tree = _preset_tree(preset, embedded=given.get("data.train"))
+    _lay_over(tree, given)
+    return _validate(tree)
+
+
+def read_config(path: Path) -> Config:
+    """A configuration that `Config.save` wrote. Raises `DataError` when it cannot be read."""
+    try:
+        return _validate(_read_toml(path, DataError))
+    except UsageError as error:
+        raise DataError(f"{path} is no configuration of this sentilora: {error}") from error
+
+
+def parse_override(item: str) -> tuple[str, Any]:
+    """`section.key=value` as (key, value); the value is TOML where it can be, else a string."""
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"cannot read {item!r}; write section.key=value, e.g. training.seed=1")
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        read = {}
+    # A text of several lines may happen to read as several keys.
+    return key.strip(), read["value"] if list(read) == ["value"] else text
+
+
+def _preset_tree(name: str, embedded: str | None) -> dict[str, Any]:
+    if name not in preset_names():
+        near = difflib.get_close_matches(name, preset_names(), 1, 0.0)[0]
+        raise UsageError(
+            f"there is no preset {name!r}; did you mean {near!r}? ({', '.join(preset_names())})"
+        )
+    source = resources.files("sentilora").joinpath("presets", f"{name}.toml")
+    own = tomllib.loads(source.read_text(encoding="utf-8"))
+    parent = own.pop("inherit", None)
+    conditional = own.pop("with_embedded_data", {})
+    if parent is None:
+        return own
+    tree = _preset_tree(parent, embedded)
+    layers = [own] if embedded not in (None, "embedded") else [own, conditional]
+    for layer in layers:
+        for key, value in _flatten(layer):
+            _set(tree, key, value)
+    return tree
+
+
+def _read_toml(path: Path, fault: type[UsageError] | type[DataError]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise fault(f"there is no configuration file {path}") from error
+    except (OSError, ValueError) as error:
+        raise fault(f"cannot read the configuration {path}: {error}") from error
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and key not in LEAF_TABLES:
+            yield from _flatten(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
+    known = sorted(key for key, _ in _flatten(tree))
+    for key in values:
+        _check_known(key, known)
+    for key, value in values.items():
+        _set(tree, key, value)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[name] = copy.deepcopy(value)
+
+
+def _check_known(key: str, known: list[str]) -> None:
+    if key in known or any(key.startswith(f"{table}.") for table in LEAF_TABLES):
+        return
+    if any(name.startswith(f"{key}.") for name in known):
+        raise UsageError(f"{key!r} is a section; set one of its keys, e.g. {key}.key=value")
+    likeness = {name: _likeness(key, name) for name in known}
+    near = [repr(name) for name in known if likeness[name] == max(likeness.values())]
+    raise UsageError(f"there is no setting {key!r}; did you mean {' or '.join(near)}?")
+
+
+def _likeness(key: str, name: str) -> float:
+    """How near an unknown key is to a known one: above all in its last part, then in its section.
+
+    "lr" is near learning_rate, "batch_size" near per_device_train_batch_size.
+    """
+    asked_section, _, asked = key.lower().rpartition(".")
+    section, _, last = name.rpartition(".")
+    ratio = difflib.SequenceMatcher(None, asked, last).ratio()
+    if asked == "".join(word[0] for word in last.split("_")):
+        ratio = max(ratio, 0.9)
+    elif len(asked) > 2 and asked in last:
+        ratio = max(ratio, 0.8)
+    return ratio + 0.4 * difflib.SequenceMatcher(None, asked_section, section).ratio()
+
+
+def _validate(tree: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{key} is {first['input']!r}: {first['msg']}") from error

@@ -1,0 +1,434 @@
+"""The base in NF4 and its adapter: choose device and dtype, load, attach, save, count.
+
+    base = load_base("embedded", device="cpu", dtype=torch.float32)
+    model = attach_adapter(base.model, r=16, lora_alpha=32, ...)     # a new one, or
+    model = load_adapter(base.model, "./mistral-sentiment-ita")       # one from disk
+
+Training, evaluation and prediction load through the same functions, so a reloaded classifier
+computes what the trained one did.
+"""
+
+import ctypes
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sentilora import __version__
+from sentilora.data import EMBEDDED, looks_like_hub_id, require_hub
+from sentilora.errors import DataError, UsageError
+from sentilora.prompt import PromptFormat
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CLASSIFIER_FILE = "classifier.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+FORMAT_VERSION = 1
+
+
+# --- where things lie ----------------------------------------------------------------------------
+
+
+def embedded_base() -> str:
+    """Folder of the small Mistral that ships with the package, already in NF4."""
+    return str(resources.files("sentilora").joinpath("assets", "tiny"))
+
+
+def shipped_adapter() -> str:
+    """Folder of the adapter that ships with the package: the recipe on 2,000 IMDB reviews."""
+    return str(resources.files("sentilora").joinpath("assets", "adapter"))
+
+
+def resolve_base(name: str) -> str:
+    """What `from_pretrained` takes for a base's name: a folder, or a hub id that can be reached.
+
+    Raises `DataError` for a folder that is not there or is no model, and for a hub out of reach.
+    """
+    if name == EMBEDDED:
+        return embedded_base()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise DataError(f"{name} is no model folder: it has no config.json")
+        return str(path)
+    if path.exists() or not looks_like_hub_id(name):
+        raise DataError(f"there is no model folder {name}")
+    require_hub(name, "base.name=<folder> takes a base from disk")
+    return name
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """Which base an adapter belongs to, as `classifier.json` records it."""
+
+    name: str
+    revision: str = "main"
+    quantization: str = "nf4"
+    double_quantization: bool = True
+
+
+@dataclass(frozen=True)
+class ClassifierFile:
+    """What `classifier.json` holds beside the adapter: prompt format, base and label tokens."""
+
+    prompt: PromptFormat
+    base: BaseReference
+    label_ids: list[list[int]]
+
+    def save(self, folder: Path) -> None:
+        content = {
+            "format_version": FORMAT_VERSION,
+            "sentilora_version": __version__,
+            "prompt": self.prompt.to_dict(),
+            "base": asdict(self.base),
+            "label_ids": self.label_ids,
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (folder / CLASSIFIER_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "ClassifierFile":
+        path = folder / CLASSIFIER_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format_version"] > FORMAT_VERSION:
+                raise DataError(
+                    f"{path} has format {content['format_version']}, this sentilora reads up to "
+                    f"{FORMAT_VERSION}; update sentilora"
+                )
+            return cls(
+                PromptFormat(**content["prompt"]),
+                BaseReference(**content["base"]),
+                content["label_ids"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"cannot read {path}: {error}") from error
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Raise `DataError` when a folder is missing or holds no PEFT adapter."""
+    if not folder.is_dir():
+        raise DataError(f"there is no adapter folder {folder}")
+    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} holds no adapter: {name} is missing")
+
+
+def adapter_base_name(folder: Path) -> str:
+    """The base named in a plain PEFT adapter's own configuration."""
+    path = folder / ADAPTER_CONFIG_FILE
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read the base's name in {path}: {error}") from error
+
+
+# --- device and dtype ----------------------------------------------------------------------------
+
+
+def cuda_driver_present() -> bool:
+    """Whether a CUDA driver with a device answers; asked without importing torch (milliseconds)."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int()
+        return (
+            driver.cuInit(0) == 0
+            and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+            and count.value > 0
+        )
+    return False
+
+
+def require_device(device: str) -> None:
+    """Raise `UsageError` when `device` is "cuda" and there is none. Needs no torch."""
+    if device == "cuda" and not cuda_driver_present():
+        raise UsageError(
+            "base.device is 'cuda' and this machine has no CUDA GPU; run it on an NVIDIA GPU, try "
+            "`--preset tiny` (works on a CPU), or insist with base.device=cpu"
+        )
+
+
+def choose_device(device: str) -> str:
+    """ "cuda" or "cpu" for "auto", "cuda" or "cpu"."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            f"base.device is 'cuda' and torch {torch.__version__} sees no CUDA GPU; install a CUDA "
+            "build of torch, or set base.device=cpu"
+        )
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str, device: str) -> tuple["torch.dtype", str]:
+    """The dtype to compute in, and why."""
+    import torch
+
+    if dtype != "auto":
+        if device == "cpu" and dtype == "float16":
+            raise UsageError("base.compute_dtype=float16 needs a GPU; use float32 on the CPU")
+        return getattr(torch, dtype), "as base.compute_dtype asks"
+    if device == "cpu":
+        return torch.float32, "on a CPU"
+    major, minor = torch.cuda.get_device_capability()
+    name = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
+    if major < 8:
+        return torch.float16, f"{name} has no bfloat16"
+    return torch.bfloat16, name
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base model with its tokenizer and where it computes."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    device: str
+    dtype: "torch.dtype"
+    dtype_reason: str
+    revision: str
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str = "main",
+    device: str = "auto",
+    quantization: str = "nf4",
+    double_quantization: bool = True,
+    compute_dtype: str = "auto",
+    attn_implementation: str = "sdpa",
+) -> Base:
+    """Load a causal LM, its linear layers in NF4 unless `quantization` is "none".
+
+    A base that is stored quantised keeps its own quantisation. Raises `DataError` when it cannot
+    be read, `UsageError` when device, dtype or quantisation cannot be had.
+    """
+    source = resolve_base(name)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    device = choose_device(device)
+    dtype, reason = choose_dtype(compute_dtype, device)
+    import_bitsandbytes()
+    with _readable(name):
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        stored = getattr(config, "quantization_config", None)
+        if stored is not None and quantization == "none":
+            raise UsageError(f"{name} is stored quantised; base.quantization=none cannot be had")
+        nf4 = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=double_quantization,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            device_map={"": f"cuda:{torch.cuda.current_device()}" if device == "cuda" else "cpu"},
+            attn_implementation=attn_implementation,
+            **(
+                {} if stored is not None or quantization == "none" else {"quantization_config": nf4}
+            ),
+        )
+    for module in linear_4bit_modules(model):
+        module.compute_dtype = dtype
+        module.compute_type_is_set = True
+        # bitsandbytes 0.50.2 repacks the weight in the first forward in eval mode, for an op
+        # without autograd: from then on most adapter gradients are silently zero.
+        module.support_avx512bf16_for_cpu = False
+    for parameter in model.parameters():
+        # transformers leaves what a quantised base stores unquantised in its stored dtype.
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+    model.requires_grad_(False)
+    commit = getattr(model.config, "_commit_hash", None) or revision
+    return Base(model, load_tokenizer(name, revision), device, dtype, reason, commit)
+
+
+def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBase":
+    """The tokenizer of a base."""
+    source = resolve_base(name)
+    from transformers import AutoTokenizer
+
+    with _readable(name):
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+def import_bitsandbytes() -> Any:
+    """bitsandbytes, without the compiled kernel it would fetch from the hub.
+
+    On CPUs with AVX512-BF16 its import downloads one when the package `kernels` is installed.
+    """
+    if "bitsandbytes" in sys.modules:
+        return sys.modules["bitsandbytes"]
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    missing = object()
+    kernels = sys.modules.get("kernels", missing)
+    level = logger.level
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # "not installed", for this import
+    logger.setLevel(logging.ERROR)
+    try:
+        import bitsandbytes
+    finally:
+        logger.setLevel(level)
+        if kernels is missing:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = kernels  # type: ignore[assignment]
+    return bitsandbytes
+
+
+@contextmanager
+def _readable(name: str) -> Any:
+    """Turn what transformers raises for an unreadable base into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error, UsageError | DataError):
+            raise
+        text = str(error).strip()
+        if "gated" in text.lower() or "401" in text or "403" in text:
+            raise DataError(
+                f"{name!r} is gated or private: accept its terms on the hub and set HF_TOKEN"
+            ) from error
+        reason = text.splitlines()[0] if text else type(error).__name__
+        raise DataError(f"cannot load {name!r}: {reason}") from error
+    except Exception as error:
+        # safetensors and tokenizers raise bare exceptions of their own for a damaged file.
+        if type(error).__module__.split(".")[0] in {"safetensors_rust", "builtins", "tokenizers"}:
+            raise DataError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
+        raise
+
+
+def linear_4bit_modules(model: "torch.nn.Module") -> list[Any]:
+    """Every 4-bit linear layer of a model."""
+    linear = import_bitsandbytes().nn.Linear4bit
+    return [module for module in model.modules() if isinstance(module, linear)]
+
+
+def checkpoint_activations(model: "PreTrainedModel") -> None:
+    """Keep only each layer's input in the forward pass and recompute the rest in the backward."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.24
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+# --- the adapter ---------------------------------------------------------------------------------
+
+
+def attach_adapter(
+    model: "PreTrainedModel",
+    *,
+    r: int,
+    lora_alpha: float,
+    lora_dropout: float,
+    bias: str,
+    target_modules: Sequence[str],
+) -> "PeftModel":
+    """A new LoRA adapter on a loaded base. Seed before: its A matrices are drawn here."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        bias=bias,
+        target_modules=list(target_modules),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UsageError(f"lora.target_modules does not fit this base: {error}") from error
+
+
+def load_adapter(
+    model: "PreTrainedModel", folder: str | Path, *, is_trainable: bool = False
+) -> "PeftModel":
+    """An adapter from disk on a loaded base. `UsageError` when it belongs to another base."""
+    from peft import PeftModel
+
+    folder = Path(folder)
+    check_adapter_folder(folder)
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise UsageError(
+            f"the adapter in {folder} was trained for another base ({adapter_base_name(folder)}): "
+            "its shapes do not fit"
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"cannot load the adapter in {folder}: {error}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise DataError(f"{folder / ADAPTER_WEIGHTS_FILE} is damaged: {error}") from error
+
+
+def save_classifier(
+    model: "PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    classifier: ClassifierFile,
+    folder: str | Path,
+    state_dict: dict[str, Any] | None = None,
+) -> None:
+    """Write adapter, tokenizer and `classifier.json`: a plain PEFT folder with one file more."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The base's name as the user gave it: "embedded" and a hub id mean the same on every machine.
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = classifier.base.name
+    # The vocabulary is never resized here; asking PEFT to find out would ask the hub.
+    model.save_pretrained(str(folder), state_dict=state_dict, save_embedding_layers=False)
+    tokenizer.save_pretrained(str(folder))
+    classifier.save(folder)
+
+
+# --- counting ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters trained, all there are, and elements as stored (two 4-bit weights in each)."""
+
+    num_trainable: int
+    num_total: int
+    num_stored: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_trainable:,} of {self.num_total:,} parameters are trained "
+            f"({self.num_trainable / self.num_total:.3%}; counted over the packed 4-bit storage, "
+            f"{self.num_stored:,} elements, it reads {self.num_trainable / self.num_stored:.1%})"
+        )
+
+
+def count_parameters(model: "torch.nn.Module") -> ParameterCount:
+    """Count with 4-bit weights unpacked, and as stored."""
+    trainable = total = stored = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        stored += parameter.numel()
+        total += state.shape.numel() if state is not None else parameter.numel()
+        trainable += parameter.numel() if parameter.requires_grad else 0
+    return ParameterCount(trainable, total, stored)

@@ -1,0 +1,40 @@
+"""Pictures: the curve of a training run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TRAINING, EVALUATION, ACCURACY = "#888888", "#1f4e9c", "#c8501e"
+
+
+def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Training loss, evaluation log-loss and accuracy over the steps, as a PNG.
+
+    history: entries of `trainer_state.json`'s `log_history`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    def series(key: str) -> tuple[list[int], list[float]]:
+        found = [(entry["step"], entry[key]) for entry in history if key in entry]
+        return [step for step, _ in found], [value for _, value in found]
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    left.plot(*series("loss"), color=TRAINING, label="training loss (per answer token)")
+    left.plot(*series("eval_log_loss"), color=EVALUATION, marker="o", label="evaluation log-loss")
+    right.plot(*series("eval_accuracy"), color=ACCURACY, marker="s", label="evaluation accuracy")
+    steps, losses = series("eval_log_loss")
+    if losses:
+        best = steps[losses.index(min(losses))]
+        left.axvline(best, color=EVALUATION, linestyle=":", label=f"best: step {best}")
+    left.set_xlabel("optimizer step")
+    left.set_ylabel("loss, log-loss (nats)", color=EVALUATION)
+    right.set_ylabel("accuracy", color=ACCURACY)
+    left.set_ylim(bottom=0)
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    handles = [h for axes in (left, right) for h in axes.get_legend_handles_labels()[0]]
+    left.legend(handles, [str(h.get_label()) for h in handles], loc="best", fontsize="small")
+    left.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)

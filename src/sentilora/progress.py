@@ -1,0 +1,77 @@
+"""Progress and notices on stderr: a bar with ETA in a terminal, else a line every 30 seconds."""
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+LINE_EVERY_SECONDS = 30.0
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that talks: the only one, or rank 0 under a launcher."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str) -> None:
+    """A notice to the user, on stderr."""
+    if is_main_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts up to `total`. Use as a context manager; call `advance`."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description = description
+        self.total = total
+        self.done = 0
+        self.suffix = ""
+        self._bar: Any = None
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if is_main_process() and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("ETA"),
+                progress.TimeRemainingColumn(elapsed_when_finished=False),
+                progress.TextColumn("{task.fields[suffix]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(self.description, total=self.total, suffix="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int = 1, suffix: str | None = None) -> None:
+        """`count` more are done; `suffix` is shown behind the time."""
+        self.done += count
+        if suffix is not None:
+            self.suffix = suffix
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, suffix=self.suffix)
+        elif time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            elapsed = self._last_line - self._started
+            left = elapsed / max(self.done, 1) * max(self.total - self.done, 0)
+            say(
+                f"{self.description}: {self.done:,} of {self.total:,}, {elapsed:.0f} s, "
+                f"ETA {left:.0f} s {self.suffix}".rstrip()
+            )

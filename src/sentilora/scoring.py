@@ -1,0 +1,163 @@
+"""The log-probability of labels behind a prompt. The one place where a model's answer is read.
+
+Each label is scored whole: all its tokens and EOS. All labels of a prompt are scored in one
+forward pass, as branches behind the prompt that do not see each other:
+
+    prompt ─┬─ positive </s>
+            └─ negative </s>
+
+A model on which that trick gives other numbers (checked once on a short prompt) is scored with one
+row per label instead, and says so.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from sentilora.batching import last_logits, plan_passes, takes
+from sentilora.errors import SentiloraError
+
+logger = logging.getLogger(__name__)
+
+
+class LabelScorer:
+    """Scores the labels of one classifier with one model.
+
+    model: a causal LM, with or without adapter; left in eval mode.
+    label_ids: per label its tokens and EOS, from `Prompter.label_ids`.
+    dtype: float16 or bfloat16 are computed under autocast, as in training.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        label_ids: Sequence[Sequence[int]],
+        pad_token_id: int,
+        dtype: torch.dtype = torch.float32,
+        batch_size: int = 16,
+    ) -> None:
+        self.model = model
+        self.label_ids = [list(ids) for ids in label_ids]
+        self.pad_token_id = pad_token_id
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self._score_batch: Callable[[list[list[int]]], torch.Tensor] | None = None
+
+    def log_probs(
+        self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
+    ) -> torch.Tensor:
+        """Log-probability of each label behind each prompt: shape (prompts, labels), float64, CPU.
+
+        `progress` is called with the number of prompts after each batch. Raises `SentiloraError`
+        when memory runs out.
+        """
+        self.model.eval()
+        scores = torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64)
+        with torch.inference_mode(), self._autocast():
+            score = self._score_batch or self._choose(prompts)
+            for rows in plan_passes([len(p) for p in prompts], self.batch_size):
+                try:
+                    scores[rows] = score([prompts[i] for i in rows]).double().cpu()
+                except torch.OutOfMemoryError as error:
+                    raise SentiloraError(
+                        f"out of GPU memory while scoring {len(rows)} texts at once; lower "
+                        "training.per_device_eval_batch_size (or --batch-size)"
+                    ) from error
+                if progress:
+                    progress(len(rows))
+        return scores
+
+    def probabilities(
+        self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
+    ) -> torch.Tensor:
+        """Probabilities, normalised over the labels: shape (prompts, labels), float64."""
+        return self.log_probs(prompts, progress).softmax(-1)
+
+    def _autocast(self) -> AbstractContextManager:
+        device = next(self.model.parameters()).device.type
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        return torch.autocast(device, dtype=self.dtype) if half else nullcontext()
+
+    def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
+        """Branches where the model gets them right on two short prompts, else rows."""
+        self._score_batch = self._rows
+        config = getattr(self.model, "config", None)
+        window = getattr(config, "sliding_window", None)
+        longest = max(map(len, prompts), default=0) + sum(map(len, self.label_ids))
+        if takes(self.model, "position_ids", "logits_to_keep") and not (
+            window and window < longest
+        ):
+            sample = [prompt[: 16 - 5 * i] for i, prompt in enumerate(prompts[:2])]
+            try:
+                difference = (self._branches(sample) - self._rows(sample)).abs().max().item()
+            except (RuntimeError, ValueError, IndexError) as error:
+                reason = f"it refuses a mask of four dimensions ({type(error).__name__})"
+            else:
+                # Half precision: log-probabilities of about −10 in steps of 2⁻⁵, summed.
+                tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
+                if difference <= tolerance:
+                    self._score_batch = self._branches
+                    return self._branches
+                reason = f"branches and rows differ by {difference:.3g} on a short prompt"
+        else:
+            reason = "of its window, or it takes no position_ids"
+        logger.warning("labels are scored with one row each on this model, because %s", reason)
+        return self._rows
+
+    def _rows(self, prompts: list[list[int]]) -> torch.Tensor:
+        """One row per prompt and label."""
+        columns = []
+        for ids in self.label_ids:
+            rows = [prompt + ids[:-1] for prompt in prompts]
+            logits = last_logits(self.model, rows, len(ids), self.pad_token_id)
+            columns.append(_sum_log_probs(logits, torch.tensor(ids)))
+        return torch.stack(columns, -1)
+
+    def _branches(self, prompts: list[list[int]]) -> torch.Tensor:
+        """One row per prompt: prompts padded on the left, all labels' tokens behind them."""
+        device = next(self.model.parameters()).device
+        branches = [ids[:-1] for ids in self.label_ids]
+        width, extra = max(map(len, prompts)), sum(map(len, branches))
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        tail = [token for branch in branches for token in branch]
+        input_ids = torch.tensor(
+            [[self.pad_token_id] * (width - len(p)) + p + tail for p in prompts]
+        )
+        # Branch of each column (-1: the prompt) and its place behind the prompt.
+        branch = torch.tensor([-1] * width + [c for c, ids in enumerate(branches) for _ in ids])
+        place = torch.tensor([0] * width + [i for ids in branches for i in range(len(ids))])
+        column = torch.arange(width + extra)
+        in_prompt = branch == -1
+        positions = torch.where(
+            in_prompt, column - (width - lengths[:, None]), lengths[:, None] + place
+        )
+        causal = column[:, None] >= column
+        visible = causal & (in_prompt | (branch[:, None] == branch))
+        real = column >= (width - lengths[:, None])  # (prompts, columns)
+        mask = (visible & real[:, None]) | torch.eye(width + extra, dtype=torch.bool)
+        additive = torch.zeros(mask.shape, dtype=self.dtype).masked_fill_(
+            ~mask, torch.finfo(self.dtype).min
+        )
+        logits = self.model(
+            input_ids=input_ids.to(device),
+            attention_mask=additive[:, None].to(device),
+            position_ids=positions.clamp(min=0).to(device),
+            use_cache=False,
+            logits_to_keep=extra + 1,
+        ).logits
+        scores, start = [], 1
+        for ids in self.label_ids:
+            at = [0, *range(start, start + len(ids) - 1)]
+            scores.append(_sum_log_probs(logits[:, at], torch.tensor(ids)))
+            start += len(ids) - 1
+        return torch.stack(scores, -1)
+
+
+def _sum_log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probability of the token sequence `ids` under logits (rows, len(ids), vocabulary)."""
+    logits = logits.float()
+    ids = ids.to(logits.device).expand(logits.shape[:-1])
+    picked = logits.gather(-1, ids[..., None])[..., 0]
+    return (picked - logits.logsumexp(-1)).sum(-1)

@@ -1,0 +1,118 @@
+"""Classify: texts from anywhere, with the label, a probability for each label, and what was cut.
+
+sentilora predict "A lovely film."
+sentilora predict --input reviews.csv --output labelled.csv
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sentilora.classifier import Classifier, Prediction
+from sentilora.data import SUFFIXES, read_table, texts_of
+from sentilora.errors import DataError, SentiloraError, UsageError
+from sentilora.progress import Progress
+from sentilora.prompt import fault_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict(classifier: Classifier, texts: Sequence[str]) -> list[Prediction]:
+    """Classify texts, with progress on stderr."""
+    with Progress("classifying", len(texts)) as progress:
+        return classifier.classify(texts, progress.advance)
+
+
+def check_files(source: Path, output: Path | None) -> None:
+    """What can be wrong with the files before a model is loaded."""
+    if not source.is_file():
+        raise DataError(f"there is no file {source}")
+    if output is None:
+        return
+    if output.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"cannot tell the format of {output.name}; use one of {', '.join(SUFFIXES)}"
+        )
+    check_output(output)
+
+
+def check_output(output: Path) -> None:
+    """Raise `UsageError` when a file to write exists, or has no folder to be in."""
+    if output.exists():
+        raise UsageError(f"{output} exists; remove it, or name another file with --output")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {output.absolute().parent} to write {output.name} in")
+
+
+def read_input(source: Path, text_column: str) -> "pd.DataFrame":
+    """The table to classify: every column, in the file's order, the texts checked."""
+    frame = read_table(str(source), "test", text_column)
+    texts_of(str(source), frame, text_column)
+    return frame
+
+
+def add_predictions(frame: "pd.DataFrame", predictions: Sequence[Prediction]) -> "pd.DataFrame":
+    """The table with columns `prediction`, `probability_<label>` and `truncated` added."""
+    added = {"prediction": [p.label for p in predictions]}
+    labels = list(predictions[0].probabilities) if predictions else []
+    added |= {
+        f"probability_{name}": [p.probabilities[name] for p in predictions] for name in labels
+    }
+    added["truncated"] = [p.truncated for p in predictions]
+    taken = [name for name in added if name in frame.columns]
+    if taken:
+        raise DataError(f"the input already has a column {taken[0]!r}; rename it")
+    return frame.assign(**added)
+
+
+def write_table(frame: "pd.DataFrame", path: Path) -> None:
+    """Write a table in the format its name tells."""
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                frame.to_parquet(path, index=False)
+            case ".jsonl" | ".json" as suffix:
+                frame.to_json(
+                    path,
+                    orient="records",
+                    lines=suffix == ".jsonl",
+                    force_ascii=False,
+                    date_format="iso",
+                    double_precision=15,
+                )
+            case suffix:
+                frame.to_csv(path, sep="\t" if suffix == ".tsv" else ",", index=False)
+    except (OSError, ValueError, TypeError) as error:  # the last two: a column of several kinds
+        raise SentiloraError(f"cannot write {path}: {error}; try a .jsonl file") from error
+
+
+def as_json(text: str, prediction: Prediction) -> str:
+    """One line of `--json`: text, label, probabilities, truncated."""
+    content = {
+        "text": text,
+        "label": prediction.label,
+        "probabilities": prediction.probabilities,
+        "truncated": prediction.truncated,
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def as_line(text: str, prediction: Prediction, width: int = 60) -> str:
+    """One line for a reader: label, its probability, the beginning of the text."""
+    begin = " ".join(text.split())
+    begin = begin if len(begin) <= width else begin[: width - 1] + "…"
+    cut = "  (truncated)" if prediction.truncated else ""
+    probability = prediction.probabilities[prediction.label]
+    longest = max(map(len, prediction.probabilities))
+    return f"{prediction.label:<{longest}}  {probability:.4f}  {begin}{cut}"
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise `DataError` for no text or one that `encode` would refuse, before a model is loaded."""
+    if not texts:
+        raise DataError("there is no text to classify; stdin was empty")
+    for number, text in enumerate(texts, 1):
+        if fault := fault_of(text):
+            raise DataError(f"text {number} is {fault}; give UTF-8 text of at least one character")

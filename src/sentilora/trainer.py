@@ -1,0 +1,268 @@
+"""transformers' Trainer with the two methods that classification by label needs, and its callbacks.
+
+`training_step` takes the examples of a whole optimizer step and cuts them into passes.
+`evaluation_loop` scores labels, so that early stopping and the best checkpoint see accuracy and
+log-loss. Loop, schedule, resume, trackers and processes stay transformers'.
+"""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from sentilora.batching import answer_loss, collate, plan_passes
+from sentilora.errors import SentiloraError
+from sentilora.metrics import measure
+from sentilora.model import ClassifierFile, save_classifier
+from sentilora.progress import Progress, is_main_process
+from sentilora.scoring import LabelScorer
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class ClassifierTrainer(Trainer):
+    """Trains on `Example`s, evaluates prompts by label scoring.
+
+    eval_prompts: prompt token ids; eval_truth: their label numbers. rows_per_pass: examples that
+    enter the model together; a batch of the loader is a whole optimizer step.
+    """
+
+    def __init__(
+        self,
+        *,
+        classifier: ClassifierFile,
+        tokenizer: Any,
+        pad_token_id: int,
+        eval_prompts: Sequence[list[int]],
+        eval_truth: Sequence[int],
+        rows_per_pass: int,
+        dtype: torch.dtype,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(data_collator=collate, eval_dataset=list(range(len(eval_truth))), **kwargs)
+        # The loss is scaled by the number of answer tokens here, never by a second rule.
+        self.model_accepts_loss_kwargs = True
+        self.classifier = classifier
+        self.tokenizer = tokenizer
+        self.pad_token_id = pad_token_id
+        self.eval_prompts = eval_prompts
+        self.eval_truth = np.asarray(eval_truth)
+        self.rows_per_pass = rows_per_pass
+        self.best_probabilities: np.ndarray | None = None
+        self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
+        self.scorer = LabelScorer(
+            self.model,
+            classifier.label_ids,
+            pad_token_id,
+            dtype,
+            self.args.per_device_eval_batch_size,
+        )
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Forward and backward over all passes of an optimizer step; returns its loss."""
+        model.train()
+        lengths = inputs["lengths"].tolist()
+        rows = [part.tolist() for part in inputs["input_ids"].split(lengths)]
+        labels = [part.tolist() for part in inputs["labels"].split(lengths)]
+        weights = inputs["weights"].tolist()
+        # Under data parallel the gradients are averaged over processes; the sum is wanted.
+        scale = self.accelerator.num_processes / num_items_in_batch
+        loss = torch.zeros((), device=self.args.device)
+        passes = plan_passes(lengths, self.rows_per_pass)
+        for number, chosen in enumerate(passes, 1):
+            last = number == len(passes)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    part = scale * answer_loss(
+                        model,
+                        [rows[i] for i in chosen],
+                        [labels[i] for i in chosen],
+                        [weights[i] for i in chosen],
+                        self.pad_token_id,
+                    )
+                self.accelerator.backward(part)
+            loss += part.detach()
+        self.all_finite &= torch.isfinite(loss)
+        return loss
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Label probabilities of every evaluation row, and their metrics."""
+        probabilities = self.score_evaluation()
+        figures = measure(probabilities, self.eval_truth)
+        best = self.state.best_metric
+        if best is None or figures.log_loss < best:
+            self.best_probabilities = probabilities
+        metrics = {
+            f"{metric_key_prefix}_accuracy": figures.accuracy,
+            f"{metric_key_prefix}_macro_f1": figures.macro_f1,
+            f"{metric_key_prefix}_log_loss": figures.log_loss,
+        }
+        return EvalLoopOutput(probabilities, self.eval_truth, metrics, len(self.eval_truth))
+
+    def score_evaluation(self) -> np.ndarray:
+        """Probabilities (rows, labels) of the evaluation rows, each process doing its share."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = range(rank, len(self.eval_prompts), world)
+        with Progress("evaluating", len(mine)) as progress:
+            scores = self.scorer.probabilities(
+                [self.eval_prompts[i] for i in mine], progress.advance
+            )
+        if world == 1:
+            return scores.numpy()
+        gathered = dict(gather_object(list(zip(mine, scores.tolist(), strict=True))))
+        return np.array([gathered[i] for i in range(len(self.eval_prompts))])
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the count walks all parameters at every step."""
+        return 0
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        # Every checkpoint is a complete classifier. PEFT's own default would ask the hub here.
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            model = self.accelerator.unwrap_model(self.model)
+            save_classifier(model, self.tokenizer, self.classifier, folder, state_dict)
+            torch.save(self.args, folder / "training_args.bin")
+
+
+class SaveBest(TrainerCallback):
+    """Asks for a checkpoint at every evaluation that is the best so far."""
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if state.best_metric is None or metrics["eval_log_loss"] < state.best_metric:
+            control.should_save = True
+
+
+class StopOnNaN(TrainerCallback):
+    """Ends training before a checkpoint, evaluation or log line sees a loss that is no number."""
+
+    def __init__(self) -> None:
+        self.trainer: ClassifierTrainer | None = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not (control.should_log or control.should_save or control.should_evaluate):
+            return
+        if self.trainer is not None and not self.trainer.all_finite.item():
+            best = state.best_model_checkpoint
+            kept = f"the best checkpoint is {best}" if best else "no checkpoint was saved before"
+            raise SentiloraError(
+                f"the loss became NaN or infinite by step {state.global_step}; {kept}. Lower "
+                "training.learning_rate, or set base.compute_dtype=bfloat16 or float32"
+            )
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Turns Ctrl-C into a checkpoint and an orderly end; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        with contextlib.suppress(ValueError):  # not the main thread: its owner handles signals
+            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.interrupted:
+            args.load_best_model_at_end = False
+            control.should_evaluate = False
+            control.should_save = control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Give SIGINT back to who had it."""
+        if hasattr(self, "_previous"):
+            signal.signal(signal.SIGINT, self._previous)
+
+
+class Report(TrainerCallback):
+    """Progress while training, `metrics.jsonl` with one line per log entry, and the steps' times."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS_FILE
+        self.progress: Progress | None = None
+        self.step_seconds: list[float] = []  # without evaluations and saving
+        self._step_started = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress = Progress("training", state.max_steps).__enter__()
+        self.progress.done = state.global_step
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step_started = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The 8-bit optimizers wait for the GPU at the end of their step, so this is its time too.
+        self.step_seconds.append(time.perf_counter() - self._step_started)
+        if self.progress is not None:
+            self.progress.advance()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        last = state.log_history[-1]
+        if self.progress is not None:
+            shown = {"loss": "loss", "eval_accuracy": "accuracy", "eval_log_loss": "log-loss"}
+            parts = [f"{name} {last[key]:.3f}" for key, name in shown.items() if key in last]
+            if parts:
+                self.progress.advance(0, " ".join(parts))
+        if is_main_process():
+            # Whole, from the history that checkpoints carry: a resumed run leaves no line twice.
+            lines = [json.dumps(entry) + "\n" for entry in state.log_history]
+            self.path.write_text("".join(lines), encoding="utf-8")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self.progress is not None:
+            self.progress.__exit__(None, None, None)
+            self.progress = None

@@ -1,0 +1,103 @@
+"""What the tests share: no network, a toy base that is made in a second, and a finished run on it."""
+
+import json
+import os
+from pathlib import Path
+
+# Before anything imports torch or huggingface_hub. An address that refuses at once stands for a hub
+# that cannot be reached; HF_HUB_OFFLINE stays unset, for with it nobody would even try.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+    os.environ.pop(name, None)
+os.environ["OMP_WAIT_POLICY"] = "passive"
+os.environ["GOMP_SPINCOUNT"] = "0"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TQDM_DISABLE"] = "1"
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+os.environ["PYTHONPATH"] = str(SOURCE)  # for the commands that tests start in other folders
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REVIEWS = SOURCE / "sentilora" / "assets" / "reviews"
+
+# A machine that others use too is no reason to fail. No database: a test leaves nothing behind.
+settings.register_profile(
+    "tests", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+
+def make_tokenizer(texts, vocab_size):
+    """Byte-level BPE with one BOS in front, trained on `texts`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_base(tmp_path_factory):
+    """Folder of a random Mistral of two layers in float32, with a tokenizer of 1,000 tokens."""
+    import torch
+    from transformers import AutoModelForCausalLM, MistralConfig
+
+    folder = tmp_path_factory.mktemp("toy") / "base"
+    lines = (REVIEWS / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    tokenizer = make_tokenizer([json.loads(line)["text"] for line in lines], 1000)
+    tokenizer.save_pretrained(folder)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        sliding_window=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer(toy_base):
+    """The tokenizer of the toy base."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(toy_base)
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_base, tmp_path_factory):
+    """Folder of a finished run: four steps on the toy base, with the reviews that ship."""
+    from sentilora.config import load_config
+    from sentilora.stages.train import train
+
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    overrides = ["training.max_steps=4", "training.eval_steps=2", "training.save_steps=2",
+                 "data.num_train=48", "data.num_evaluation=16"]  # fmt: skip
+    values = {"base.name": str(toy_base), "output_dir": str(folder)}
+    train(load_config("tiny", overrides=overrides, values=values))
+    return folder

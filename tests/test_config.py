@@ -1,0 +1,318 @@
+"""config.py: presets, files and overrides laid over one another, and what is refused."""
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentilora.config import (
+    Config,
+    load_config,
+    parse_override,
+    preset_names,
+    read_config,
+)
+from sentilora.errors import DataError, UsageError
+
+RECIPE = {
+    "output_dir": "mistral-sentiment-ita",
+    "base.name": "mistralai/Mistral-7B-v0.1",
+    "base.quantization": "nf4",
+    "base.double_quantization": True,
+    "base.compute_dtype": "auto",
+    "lora.r": 16,
+    "lora.lora_alpha": 32,
+    "lora.lora_dropout": 0.05,
+    "lora.bias": "none",
+    "lora.target_modules": [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    ],
+    "data.train": "stanfordnlp/imdb",
+    "data.evaluation": "train",
+    "data.num_train": 2000,
+    "data.num_evaluation": 400,
+    "data.shuffle_seed": 42,
+    "prompt.max_length": 512,
+    "prompt.labels": ["positive", "negative"],
+    "training.num_train_epochs": 3,
+    "training.per_device_train_batch_size": 4,
+    "training.gradient_accumulation_steps": 4,
+    "training.learning_rate": 2e-4,
+    "training.lr_scheduler_type": "linear",
+    "training.warmup_steps": 50,
+    "training.warmup_ratio": 0,
+    "training.optim": "paged_adamw_8bit",
+    "training.max_grad_norm": 1,
+    "training.seed": 42,
+    "training.logging_steps": 10,
+    "training.eval_steps": 50,
+    "training.save_steps": 100,
+    "training.save_total_limit": 3,
+}  # fmt: skip
+TINY = {
+    "output_dir": "sentilora-tiny",
+    "base.name": "embedded",
+    "base.device": "auto",
+    "data.train": "embedded",
+    "data.test": "embedded",
+    "training.gradient_checkpointing": False,
+}
+FORCED_BY_400_REVIEWS = {
+    "data.num_train": 320,
+    "data.num_evaluation": 80,
+    "training.warmup_ratio": 0.13,
+    "training.logging_steps": 5,
+    "training.eval_steps": 20,
+    "training.save_steps": 20,
+}
+
+
+def every_key():
+    keys = set()
+    for name, field in Config.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        keys |= {f"{name}.{key}" for key in inner} if inner else {name}
+    return keys
+
+
+def differences(one, other):
+    return {key: value for key, value in other.flat().items() if one.flat()[key] != value}
+
+
+def refused(match, **kwargs):
+    with pytest.raises(UsageError, match=match) as error:
+        load_config(**kwargs)
+    return str(error.value)
+
+
+# --- presets
+
+
+def test_every_preset_has_every_key():
+    assert preset_names() == ["mistral-7b", "tiny"]
+    for name in preset_names():
+        assert set(load_config(name).flat()) == every_key()
+    assert len(every_key()) >= 45
+
+
+def test_the_recipe_is_the_one_that_was_asked_for():
+    flat = load_config("mistral-7b").flat()
+    assert {key: flat[key] for key in RECIPE} == RECIPE
+
+
+def test_tiny_is_the_recipe_with_only_what_its_size_forces():
+    recipe = load_config("mistral-7b")
+    assert differences(recipe, load_config("tiny")) == TINY | FORCED_BY_400_REVIEWS
+
+
+def test_on_other_data_the_recipes_counts_hold_again(tmp_path):
+    recipe = load_config("mistral-7b")
+    other = load_config("tiny", overrides=["data.train=reviews.csv"])
+    assert differences(recipe, other) == TINY | {"data.train": "reviews.csv"}
+    same = load_config("tiny", overrides=["data.train=embedded", "data.test=x.csv"])
+    assert differences(recipe, same) == TINY | FORCED_BY_400_REVIEWS | {"data.test": "x.csv"}
+    (tmp_path / "mine.toml").write_text('[data]\ntrain = "reviews.csv"\n')
+    from_file = load_config("tiny", tmp_path / "mine.toml")
+    assert from_file == other
+    assert load_config("tiny", values={"data.train": "reviews.csv"}) == other
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_known():
+    assert "did you mean 'mistral-7b'" in refused("no preset 'mistral'", preset="mistral")
+
+
+# --- overrides
+
+
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [
+        ("a.b=1", 1),
+        ("a.b=1e-4", 1e-4),
+        ("a.b=true", True),
+        ('a.b="1"', "1"),
+        ('a.b=["x", "y"]', ["x", "y"]),
+        ('a.b={ 0 = "no", 1 = "yes" }', {"0": "no", "1": "yes"}),
+        ("a.b=plain words", "plain words"),
+        ("a.b=x=y", "x=y"),
+        ("a.b=", ""),
+        ("a.b={text}\nAnswer:\n", "{text}\nAnswer:\n"),
+        ("a.b=1\nc = 2", "1\nc = 2"),
+        (" a.b =../folder with spaces/x.csv", "../folder with spaces/x.csv"),
+    ],
+)
+def test_an_override_is_toml_where_it_can_be(item, value):
+    assert parse_override(item) == ("a.b", value)
+
+
+@pytest.mark.parametrize("item", ["", "training.seed", "=1", " = 1"])
+def test_an_override_without_key_or_value_is_refused(item):
+    with pytest.raises(UsageError, match=r"write section\.key=value, e\.g\. training\.seed=1"):
+        parse_override(item)
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[training]\nseed = 1\nlearning_rate = 1e-3\nmax_steps = 7\n")
+    config = load_config(
+        "tiny", file, ["training.seed=2", "training.learning_rate=5e-4"], {"training.seed": 3}
+    )
+    training = config.training
+    assert (training.seed, training.learning_rate, training.max_steps) == (3, 5e-4, 7)
+
+
+def test_a_label_map_is_replaced_whole_or_extended_by_a_key():
+    whole = load_config(overrides=['data.label_map={ yes = "positive" }'])
+    assert whole.data.label_map == {"yes": "positive"}
+    extended = load_config(overrides=["data.label_map.yes=positive"])
+    assert extended.data.label_map == {**load_config().data.label_map, "yes": "positive"}
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("training.lr", "training.learning_rate"),
+        ("lr", "training.learning_rate"),
+        ("training.learning_rat", "training.learning_rate"),
+        ("learning_rate", "training.learning_rate"),
+        ("lora.learning_rate", "training.learning_rate"),
+        ("training.epochs", "training.num_train_epochs"),
+        ("training.train_batch_size", "training.per_device_train_batch_size"),
+        ("training.warmup_step", "training.warmup_steps"),
+        ("lora.alpha", "lora.lora_alpha"),
+        ("lora.dropout", "lora.lora_dropout"),
+        ("lora.target_module", "lora.target_modules"),
+        ("base.model", "base.name"),
+        ("model.name", "base.name"),
+        ("base.dtype", "base.compute_dtype"),
+        ("data.tset", "data.test"),
+        ("data.seed", "data.shuffle_seed"),
+        ("prompt.label", "prompt.labels"),
+        ("max_length", "prompt.max_length"),
+        ("output", "output_dir"),
+        ("Training.Seed", "training.seed"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known(key, near):
+    said = f"there is no setting '{key}'; did you mean '{near}'\\?"
+    refused(said, overrides=[f"{key}=1"])
+    with pytest.raises(UsageError, match=said):
+        load_config().with_values({key: 1})
+
+
+def test_keys_that_are_equally_near_are_all_named():
+    refused(
+        "did you mean 'training.per_device_eval_batch_size' or "
+        "'training.per_device_train_batch_size'",
+        overrides=["training.batch_size=1"],
+    )
+    refused("'training.warmup_ratio' or 'training.warmup_steps'", overrides=["training.warmup=1"])
+
+
+@pytest.mark.parametrize("key", ["output_dir.x", "training.seed.x", "a.b.c.d", ".", ""])
+def test_a_key_below_a_value_is_unknown_too(key):
+    with pytest.raises(UsageError, match="there is no setting"):
+        load_config().with_values({key: 1})
+
+
+@given(st.text(min_size=1))
+def test_any_unknown_key_is_refused_in_one_sentence(key):
+    with pytest.raises(UsageError, match=r"did you mean '|is a section|data\.label_map"):
+        load_config(values={key: object()})
+
+
+def test_a_section_is_no_setting():
+    refused(r"'training' is a section; set one of its keys", overrides=["training=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.learning_rate=fast", r"training\.learning_rate is 'fast': .*number"),
+        ("training.learning_rate=0", r"training\.learning_rate is 0: .*greater than 0"),
+        ("training.learning_rate=inf", r"training\.learning_rate is inf: .*finite"),
+        ("training.num_train_epochs=nan", r"training\.num_train_epochs is nan"),
+        ("training.seed=1.5", r"training\.seed is 1\.5: .*integer"),
+        ("lora.r=0", r"lora\.r is 0"),
+        ("lora.bias=some", r"lora\.bias is 'some': .*'none', 'all' or 'lora_only'"),
+        ("base.device=tpu", r"base\.device is 'tpu': .*'auto', 'cuda' or 'cpu'"),
+        ("data.balance=maybe", r"data\.balance is 'maybe'"),
+        ("data.train=5", r"data\.train is 5: .*string"),
+        ("prompt.truncation=middle", r"prompt\.truncation is 'middle'"),
+        ("prompt.labels=positive", r"prompt\.labels is 'positive'"),
+        ("data.label_map=5", r"data\.label_map is 5"),
+        ("output_dir=", r"output_dir is ''"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(override, said):
+    message = refused(said, overrides=[override])
+    assert "\n" not in message
+
+
+# --- files
+
+
+def test_a_config_file_may_hold_only_what_differs(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('output_dir = "x"\n[prompt]\nlabels = ["positivo", "negativo"]\n')
+    config = load_config("mistral-7b", str(file))
+    assert differences(load_config("mistral-7b"), config) == {
+        "output_dir": "x",
+        "prompt.labels": ["positivo", "negativo"],
+    }
+
+
+def test_a_config_file_that_cannot_be_used_is_refused(tmp_path):
+    refused("there is no configuration file .*none.toml", file=tmp_path / "none.toml")
+    for content, said in (
+        (b"training.seed =", "cannot read the configuration .*at end of document"),
+        (b"\xff", "cannot read the configuration .*utf-8"),
+        (b"[training]\nlr = 1", "no setting 'training.lr'"),
+        (b"training = 5", "'training' is a section"),
+        (b"training.seed = 'x'", r"training\.seed is 'x'"),
+    ):
+        (tmp_path / "bad.toml").write_bytes(content)
+        refused(said, file=tmp_path / "bad.toml")
+    refused("cannot read the configuration", file=tmp_path)
+
+
+def test_a_runs_own_recipe_that_is_damaged_is_no_fault_of_the_request(tmp_path):
+    for content in ("training.seed =", "training.seed = 1"):
+        (tmp_path / "sentilora.toml").write_text(content)
+        with pytest.raises(DataError, match=r"sentilora\.toml"):
+            read_config(tmp_path / "sentilora.toml")
+
+
+LINE_ENDS = st.text(st.sampled_from(["\r", "\n", '"', "\\", "\t", "\0", "\x7f", "\u2028", "a"]))
+STRINGS = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), LINE_ENDS)
+
+
+@given(STRINGS, STRINGS, st.lists(STRINGS, min_size=2), st.dictionaries(STRINGS, STRINGS))
+def test_what_is_saved_reads_back_equal(tmp_path_factory, template, name, labels, label_map):
+    path = tmp_path_factory.getbasetemp() / "round-trip.toml"
+    config = load_config("tiny").with_values(
+        {
+            "prompt.template": template,
+            "base.name": name or "x",
+            "prompt.labels": labels,
+            "data.label_map": label_map,
+        }
+    )
+    config.save(path)
+    assert read_config(path) == config
+    assert load_config("mistral-7b", path) == config
+    tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_saved_template_is_readable(tmp_path):
+    load_config("tiny").save(tmp_path / "saved.toml")
+    assert "\n### Review:\n{text}\n" in (tmp_path / "saved.toml").read_text(encoding="utf-8")
+
+
+def test_a_copy_with_values_leaves_the_original():
+    config = load_config("tiny")
+    changed = config.with_values({"training.seed": 7})
+    assert (config.training.seed, changed.training.seed) == (42, 7)
+    with pytest.raises(ValueError, match="frozen"):
+        config.output_dir = "x"

@@ -1,0 +1,291 @@
+"""Training and scoring against plain transformers, PEFT and bitsandbytes on the same rows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from sentilora.classifier import Classifier
+from sentilora.config import load_config
+from sentilora.errors import Interrupted, SentiloraError, UsageError
+from sentilora.model import linear_4bit_modules, load_base
+from sentilora.prompt import Prompter
+from sentilora.stages.train import load_rows_of, prompt_format_of, train
+
+STEPS = 24
+
+
+def settings(base, folder, *overrides):
+    quick = ["lora.lora_dropout=0.0", f"training.max_steps={STEPS}", "training.logging_steps=1",
+             "training.eval_steps=8", "training.save_steps=8", "data.num_evaluation=24"]  # fmt: skip
+    return load_config(
+        "tiny",
+        overrides=[*quick, *overrides],
+        values={"base.name": str(base), "output_dir": str(folder)},
+    )
+
+
+def adapter_weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "adapter_model.safetensors")
+
+
+def losses(folder):
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def plain_base(path):
+    """The base as a user without sentilora loads it, the CPU repacking switched off."""
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        path, quantization_config=nf4, dtype=torch.float32, device_map={"": "cpu"}
+    )
+    for module in linear_4bit_modules(model):
+        module.support_avx512bf16_for_cpu = False
+    return model.requires_grad_(False)
+
+
+def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path):
+    """24 steps of 4 × 4 with adamw: ours in passes of sorted rows, theirs padded on the right."""
+    config = settings(toy_base, tmp_path / "ours", "training.optim=adamw_torch")
+    train(config)
+
+    tokenizer = AutoTokenizer.from_pretrained(toy_base)
+    prompter = Prompter(tokenizer, prompt_format_of(config))
+    rows, _ = load_rows_of(config)
+    pairs = zip(rows.texts, rows.labels, strict=True)
+    examples = [prompter.encode_example(text, label) for text, label in pairs]
+
+    def pad(batch):
+        width = max(len(e.input_ids) for e in batch)
+        fill = [width - len(e.input_ids) for e in batch]
+        return {
+            "input_ids": torch.tensor([e.input_ids + [0] * n for e, n in zip(batch, fill)]),
+            "attention_mask": torch.tensor([[1] * len(e.input_ids) + [0] * n
+                                            for e, n in zip(batch, fill)]),
+            "labels": torch.tensor([e.labels + [-100] * n for e, n in zip(batch, fill)]),
+        }  # fmt: skip
+
+    set_seed(42)
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+                      target_modules=list(config.lora.target_modules))  # fmt: skip
+    model = get_peft_model(plain_base(toy_base), lora)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "plain"), use_cpu=True, max_steps=STEPS, seed=42,
+        per_device_train_batch_size=4, gradient_accumulation_steps=4, learning_rate=2e-4,
+        lr_scheduler_type="linear", warmup_steps=4, optim="adamw_torch", weight_decay=0.0,
+        max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none",
+        remove_unused_columns=False, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=arguments, train_dataset=examples, data_collator=pad)
+    trainer.train()
+    theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    model.save_pretrained(tmp_path / "plain", save_embedding_layers=False)
+
+    assert len(theirs) == STEPS
+    np.testing.assert_allclose(losses(tmp_path / "ours"), theirs, rtol=2e-6)
+    ours, plain = (
+        adapter_weights(tmp_path / f"ours/checkpoint-{STEPS}"),
+        adapter_weights(tmp_path / "plain"),
+    )
+    assert ours.keys() == plain.keys() and len(ours) == 2 * 7 * 2
+    for name, tensor in plain.items():
+        assert torch.linalg.norm(ours[name] - tensor) <= 2e-5 * torch.linalg.norm(tensor), name
+
+
+@pytest.mark.parametrize("rows_per_pass", [1, 2, 16])
+def test_every_plan_gives_the_same_adapter(toy_base, tmp_path, rows_per_pass):
+    plans = {}
+    for rows in (4, rows_per_pass):
+        folder = tmp_path / f"{rows}"
+        train(settings(toy_base, folder, "training.optim=adamw_torch", "training.max_steps=8",
+                       f"training.per_device_train_batch_size={rows}",
+                       f"training.gradient_accumulation_steps={16 // rows}"))  # fmt: skip
+        plans[rows] = adapter_weights(folder / "checkpoint-8")
+    for name, tensor in plans[4].items():
+        difference = torch.linalg.norm(plans[rows_per_pass][name] - tensor)
+        assert difference <= 2e-5 * torch.linalg.norm(tensor), name
+
+
+def test_training_with_evaluations_equals_training_without(toy_base, tmp_path):
+    """bitsandbytes' repacking in eval mode would zero most adapter gradients afterwards."""
+    from bitsandbytes.functional import has_avx512bf16
+
+    if not has_avx512bf16():
+        pytest.skip("this CPU has no AVX512-BF16: bitsandbytes does not repack here")
+    often = settings(toy_base, tmp_path / "often", "training.eval_steps=1", "training.save_steps=8")
+    never = settings(toy_base, tmp_path / "never", f"training.eval_steps={STEPS}",
+                     f"training.save_steps={STEPS}")  # fmt: skip
+    train(often)
+    train(never)
+    ours = adapter_weights(tmp_path / f"often/checkpoint-{STEPS}")
+    theirs = adapter_weights(tmp_path / f"never/checkpoint-{STEPS}")
+    assert len(ours) == 28
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    moved = [name for name in ours if "lora_B" in name and ours[name].abs().max() > 0]
+    assert len(moved) == 14
+
+
+def test_reload_is_bit_equal_in_a_fresh_classifier(toy_run):
+    classifier = Classifier.load(toy_run)
+    config = load_config(file=Path(toy_run) / "sentilora.toml")
+    _, rows = load_rows_of(config)
+    probabilities = classifier.predict_proba(rows.texts)
+    stored = json.loads((Path(toy_run) / "train_results.json").read_text())
+    truth = [classifier.labels.index(label) for label in rows.labels]
+    log_loss = -np.log(probabilities[range(len(truth)), truth]).mean()
+    assert stored["reload_difference"] == 0.0
+    assert log_loss == stored["metrics"]["log_loss"]
+
+
+def test_adapter_reloads_in_stock_peft_with_identical_logits(toy_base, toy_run):
+    ours = Classifier.load(toy_run)
+    stock = PeftModel.from_pretrained(plain_base(toy_base), toy_run).eval()
+    ids = torch.tensor([ours.prompter.encode("A lovely film, twice.").input_ids])
+    with torch.inference_mode():
+        assert torch.equal(ours.model.eval()(input_ids=ids).logits, stock(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    "labels", [("positive", "negative"), tuple(map(str, range(1, 11))), ("bad", "bad film", "b")]
+)
+def test_label_scores_equal_a_naive_forward_per_label(toy_base, labels):
+    from sentilora.prompt import PromptFormat
+
+    classifier = Classifier.from_base(str(toy_base), PromptFormat(labels=labels, max_length=128))
+    texts = [
+        "short",
+        "A film of " + "many words " * 20,
+        "Ça alors 🎬",
+        "one more, of middle length",
+    ]
+    prompts = [classifier.prompter.encode(text).input_ids for text in texts]
+    scores = classifier.scorer.log_probs(prompts)
+    assert classifier.scorer._score_batch == classifier.scorer._branches
+    with torch.inference_mode():
+        for prompt, row in zip(prompts, scores, strict=True):
+            for ids, score in zip(classifier.prompter.label_ids, row, strict=True):
+                logits = classifier.model(input_ids=torch.tensor([prompt + ids])).logits[0].double()
+                at = range(len(prompt) - 1, len(prompt) + len(ids) - 1)
+                naive = sum(
+                    logits[i].log_softmax(-1)[token] for i, token in zip(at, ids, strict=True)
+                )
+                assert score == pytest.approx(naive.item(), abs=2e-5)
+    total = classifier.predict_proba(texts).sum(-1)
+    np.testing.assert_allclose(total, 1.0, rtol=1e-12)
+
+
+def test_batch_size_does_not_change_the_answer(toy_base):
+    texts = ["word " * n for n in (3, 40, 1, 17, 90, 17, 8)]
+    one = Classifier.from_base(str(toy_base), batch_size=1).predict_proba(texts)
+    seven = Classifier.from_base(str(toy_base), batch_size=7).predict_proba(texts)
+    np.testing.assert_allclose(one, seven, atol=2e-6)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkeypatch):
+    import signal
+
+    from sentilora import trainer
+
+    overrides = ["lora.lora_dropout=0.05"]
+    train(settings(toy_base, tmp_path / "whole", *overrides))
+
+    class InterruptAtStep11(trainer.StopOnInterrupt):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 11:
+                signal.raise_signal(signal.SIGINT)
+            super().on_step_end(args, state, control, **kwargs)
+
+    config = settings(toy_base, tmp_path / "parts", *overrides)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopOnInterrupt", InterruptAtStep11)
+        with pytest.raises(Interrupted, match="step 11"):
+            train(config)
+    assert (tmp_path / "parts/checkpoint-11/trainer_state.json").is_file()
+    train(config, resume=True)
+    whole = adapter_weights(tmp_path / f"whole/checkpoint-{STEPS}")
+    parts = adapter_weights(tmp_path / f"parts/checkpoint-{STEPS}")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_resume_refuses_another_recipe_and_names_the_key(toy_base, tmp_path):
+    train(settings(toy_base, tmp_path / "run", "training.max_steps=8"))
+    with pytest.raises(UsageError, match=r"training\.learning_rate was 0\.0002"):
+        train(settings(toy_base, tmp_path / "run", "training.max_steps=8",
+                       "training.learning_rate=1e-3"), resume=True)  # fmt: skip
+
+
+def test_best_is_kept_on_disk_and_its_numbers_are_reported(toy_base, tmp_path):
+    """A learning rate that wrecks the model late: the best evaluation is the first."""
+    config = settings(toy_base, tmp_path / "run", "training.learning_rate=0.5",
+                      "training.lr_scheduler_type=constant", "training.eval_steps=2",
+                      "training.save_steps=8", "training.optim=adamw_torch")  # fmt: skip
+    result = train(config)
+    entries = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
+    evaluations = {e["step"]: e["eval_log_loss"] for e in entries if "eval_log_loss" in e}
+    best = min(evaluations, key=evaluations.get)
+    assert best < STEPS and result.best_step == best
+    assert result.metrics.log_loss == evaluations[best]
+    checkpoint, final = (
+        adapter_weights(tmp_path / f"run/checkpoint-{best}"),
+        adapter_weights(tmp_path / "run"),
+    )
+    assert all(torch.equal(checkpoint[name], final[name]) for name in final)
+    kept = sorted(int(p.name.split("-")[1]) for p in (tmp_path / "run").glob("checkpoint-*"))
+    assert len(kept) == 3 and kept[-1] == STEPS and best in kept
+
+
+def test_early_stopping_stops_and_loads_the_best(toy_base, tmp_path):
+    config = settings(toy_base, tmp_path / "run", "training.learning_rate=0.5",
+                      "training.lr_scheduler_type=constant", "training.eval_steps=2",
+                      "training.save_steps=2", "training.optim=adamw_torch",
+                      "training.early_stopping_patience=2")  # fmt: skip
+    result = train(config)
+    assert result.num_steps < STEPS
+    assert result.num_steps == result.best_step + 4
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(toy_base, tmp_path, monkeypatch):
+    from sentilora import trainer
+
+    whole = trainer.answer_loss
+    calls = []
+
+    def poisoned(*args):
+        calls.append(args)
+        loss = whole(*args)
+        return loss * float("nan") if len(calls) > 4 * 10 else loss
+
+    monkeypatch.setattr(trainer, "answer_loss", poisoned)
+    with pytest.raises(SentiloraError, match="NaN.*checkpoint-8"):
+        train(settings(toy_base, tmp_path / "run"))
+    weights = adapter_weights(tmp_path / "run/checkpoint-8")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert not (tmp_path / "run/checkpoint-16").exists()
+
+
+def test_every_4bit_layer_has_the_repacking_off(toy_base):
+    modules = linear_4bit_modules(load_base(str(toy_base), device="cpu").model)
+    assert len(modules) == 14
+    assert not any(module.support_avx512bf16_for_cpu for module in modules)
