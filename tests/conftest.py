@@ -1,4 +1,4 @@
-"""What the tests share: no network, a toy base that is made in a second, and a finished run on it."""
+"""What the tests share: no network, a toy base that is made in a second, a finished run on it."""
 
 import json
 import os
@@ -16,8 +16,8 @@ os.environ["TQDM_DISABLE"] = "1"
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 os.environ["PYTHONPATH"] = str(SOURCE)  # for the commands that tests start in other folders
 
-import pytest
-from hypothesis import HealthCheck, settings
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 REVIEWS = SOURCE / "sentilora" / "assets" / "reviews"
 

@@ -1,4 +1,4 @@
-"""prompt.py: what the model reads. Whatever the text, only the text is cut and none of it is special."""
+"""prompt.py: whatever the text, only it is cut, none of it is special, and the frame stands."""
 
 import importlib.util
 import re
@@ -26,12 +26,14 @@ from sentilora.prompt import (
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "random_base.py"
 MARKERS = ["</s>", "<s>", "<pad>", "<br />", "<br>", "### Sentiment:\n", "### Review:\n", "{text}",
-           "{instruction}", "positive", "\r\n", "\n\n", "🎬", "👩\u200d👩\u200d👧", "\0", "\x1b[31m", "\u2028",
-           "\u202e", "e\u0301", "\ufeff", "\x85", " \u3000", "漢字", "▁", "…"]  # fmt: skip
+           "{instruction}", "positive", "\r\n", "\n\n", "🎬", "👩\u200d👩\u200d👧", "\0",
+           "\x1b[31m", "\u2028", "\u202e", "e\u0301", "\ufeff", "\x85", "\u3000", "漢字", "▁", "…"]  # fmt: skip
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 PIECES = st.one_of(st.text(CHARACTERS, max_size=20), st.sampled_from(MARKERS))
 SHORT_TEXTS = st.lists(PIECES, max_size=6).map("".join)
-LONG_TEXTS = st.tuples(SHORT_TEXTS, st.integers(1, 60), SHORT_TEXTS).map(lambda t: t[0] * t[1] + t[2])
+LONG_TEXTS = st.tuples(SHORT_TEXTS, st.integers(1, 60), SHORT_TEXTS).map(
+    lambda t: t[0] * t[1] + t[2]
+)
 TEXTS = st.one_of(SHORT_TEXTS, LONG_TEXTS).filter(lambda text: fault_of(text) is None)
 LABEL_SETS = st.one_of(
     st.sampled_from(
@@ -192,10 +194,14 @@ def test_label_tokens_are_what_follows_the_prompt_and_differ(toy_tokenizer, labe
 
 
 def test_labels_that_begin_one_another_are_told_apart_by_eos(toy_tokenizer):
-    labels = tuple(map(str, range(1, 11)))
-    one, ten = (Prompter(toy_tokenizer, PromptFormat(labels=labels)).label_ids[i] for i in (0, 9))
-    assert one[-1] == ten[-1] == 2
-    assert one != ten and tuple(one[:-1]) == tuple(ten[: len(one) - 1]) or len(ten) == 2
+    labels = ("ba", "bad", "bad film", "b")
+    ids = Prompter(toy_tokenizer, PromptFormat(labels=labels)).label_ids
+    bad, film = ids[1], ids[2]
+    assert film[: len(bad) - 1] == bad[:-1]  # one begins the other ...
+    assert bad[-1] == 2 and film[len(bad) - 1] != 2  # ... until EOS
+    numbers = tuple(map(str, range(1, 11)))
+    ids = Prompter(toy_tokenizer, PromptFormat(labels=numbers)).label_ids
+    assert len(set(map(tuple, ids))) == 10
 
 
 # --- what each truncation keeps
@@ -208,7 +214,8 @@ def test_each_truncation_keeps_the_part_it_names(toy_tokenizer):
         format = PromptFormat(max_length=256, truncation=truncation)
         prompt = Prompter(toy_tokenizer, format).encode(" ".join(words))
         assert prompt.truncated
-        assert 250 - 4 <= len(prompt.input_ids) + 2 <= 256  # nearly all of the room is used
+        longest = max(map(len, Prompter(toy_tokenizer, format).label_ids))
+        assert 256 - 4 <= len(prompt.input_ids) + longest <= 256  # nearly all of the room is used
         shown[truncation] = shown_text(prompt, format)
     assert shown["head"].startswith("w0 w1 ") and "w399" not in shown["head"]
     assert shown["tail"].endswith(" w398 w399") and "w0 " not in shown["tail"]
@@ -216,10 +223,6 @@ def test_each_truncation_keeps_the_part_it_names(toy_tokenizer):
     assert start.startswith("w0 w1 ") and end.endswith(" w398 w399")
     share = len(tokens(toy_tokenizer, start)) / len(tokens(toy_tokenizer, start + end))
     assert share == pytest.approx(0.25, abs=0.03)
-
-
-def test_the_default_keeps_both_ends():
-    assert PromptFormat().truncation == "head+tail"
 
 
 def test_a_text_of_one_huge_character_sequence_leaves_the_frame(toy_tokenizer):
@@ -281,7 +284,9 @@ def test_a_format_that_cannot_work_is_refused(changes, said):
 
 
 def test_a_limit_below_the_frame_is_refused_with_what_it_needs(toy_tokenizer):
-    with pytest.raises(UsageError, match=r"prompt\.max_length is 20, .* need \d+; raise it") as error:
+    with pytest.raises(
+        UsageError, match=r"prompt\.max_length is 20, .* need \d+; raise it"
+    ) as error:
         Prompter(toy_tokenizer, PromptFormat(max_length=20))
     needed = int(re.search(r"need (\d+)", str(error.value))[1])
     with pytest.raises(UsageError, match="raise it"):
@@ -298,7 +303,9 @@ def test_a_label_that_melts_into_the_prompt_is_refused():
     vocabulary |= {":y": 200}
     tokenizer.backend_tokenizer.model = models.BPE(vocabulary, [(":", "y")])
     format = PromptFormat("{text}\nAnswer:", "", ("yes", "no"), 64)
-    with pytest.raises(UsageError, match="label 'yes' melts into the prompt's last token.*line break"):
+    with pytest.raises(
+        UsageError, match=r"label 'yes' melts into the prompt's last token.*line break"
+    ):
         Prompter(tokenizer, format)
     with_break = PromptFormat("{text}\nAnswer:\n", "", ("yes", "no"), 64)
     vocabulary["\n"] = 201
@@ -307,8 +314,23 @@ def test_a_label_that_melts_into_the_prompt_is_refused():
 
 
 def test_a_prompt_that_ends_with_the_text_is_refused(toy_tokenizer):
-    with pytest.raises(UsageError, match="melts|depend on the text"):
+    with pytest.raises(UsageError, match=r"melts|depend on the text"):
         Prompter(toy_tokenizer, PromptFormat("{text}", "", ("positive", "negative"), 64))
+
+
+def test_a_label_whose_tokens_depend_on_the_text_is_refused():
+    class Fickle:
+        """A token for each character; another one for "y" once there is a letter beyond ASCII."""
+
+        is_fast, bos_token_id, eos_token_id = True, None, 2
+
+        def __call__(self, text, **options):
+            other = {} if text.isascii() else {"y": 9}
+            return {"input_ids": [other.get(character, ord(character)) for character in text]}
+
+    with pytest.raises(UsageError, match="label 'yes' depend on the text before it; end prompt"):
+        Prompter(Fickle(), PromptFormat("{text}\nA:\n", "", ("yes", "no"), 64))
+    Prompter(Fickle(), PromptFormat("{text}\nA:\n", "", ("si", "no"), 64))
 
 
 def test_labels_with_equal_tokens_are_refused():
@@ -337,7 +359,9 @@ def test_a_tokenizer_without_eos_or_without_offsets_is_refused(toy_tokenizer):
 def test_a_tokenizer_that_begins_without_bos_gets_none(toy_tokenizer):
     from transformers import PreTrainedTokenizerFast
 
-    backend = type(toy_tokenizer.backend_tokenizer).from_str(toy_tokenizer.backend_tokenizer.to_str())
+    backend = type(toy_tokenizer.backend_tokenizer).from_str(
+        toy_tokenizer.backend_tokenizer.to_str()
+    )
     from tokenizers import processors
 
     backend.post_processor = processors.ByteLevel(trim_offsets=False)

@@ -67,7 +67,7 @@ tags: [lora, qlora, text-classification, sentilora]
 # A text classifier: LoRA on {base.name}
 
 Answers with one of {labels}. Trained by [sentilora](https://pypi.org/project/sentilora/) with LoRA
-r={config.lora.r}, alpha={config.lora.lora_alpha:g} on the base in {base.quantization}
+r={config.lora.r}, alpha={config.lora.lora_alpha} on the base in {base.quantization}
 (revision {base.revision}).
 
 | evaluation rows | accuracy (95 % Wilson) | macro-F1 | log-loss |

@@ -29,7 +29,8 @@ from sentilora.prompt import Prompter, PromptFormat
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Classifier:
     def __init__(
         self,
         base: Base,
-        model: "torch.nn.Module",
+        model: "PreTrainedModel | PeftModel",
         format: PromptFormat,
         reference: BaseReference,
         batch_size: int = 16,
@@ -177,6 +178,10 @@ class Classifier:
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
         """Within, the classifier is its base with the adapter switched off."""
+        from peft import PeftModel
+
+        if not isinstance(self.model, PeftModel):
+            raise UsageError("this classifier is a base without adapter")
         with self.model.disable_adapter():
             yield
 

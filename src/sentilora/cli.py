@@ -190,7 +190,7 @@ def check(
         print(f"{mark} {finding.name:<20}{indented}")
     problems = sum(finding.level == "problem" for finding in findings)
     if problems:
-        raise SystemExit(f"{problems} problem{'s' if problems > 1 else ''}: see ✗ above")
+        _fail(f"{problems} problem{'s' if problems > 1 else ''}, marked ✗ above", 1)
 
 
 @app.command()

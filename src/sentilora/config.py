@@ -40,7 +40,7 @@ class BaseSection(Section):
 
 class LoraSection(Section):
     r: int = Field(ge=1)
-    lora_alpha: float = Field(gt=0)
+    lora_alpha: int = Field(ge=1)
     lora_dropout: float = Field(ge=0, lt=1)
     bias: Literal["none", "all", "lora_only"]
     target_modules: tuple[str, ...] = Field(min_length=1)

@@ -193,7 +193,10 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file or of a JSON list, their values as they are written."""
     content = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json":
-        numbered = [("the list's item", n, x) for n, x in enumerate(json.loads(content), 1)]
+        items = json.loads(content)
+        if not isinstance(items, list):
+            raise ValueError("a list of objects is expected")
+        numbered = [("item", number, item) for number, item in enumerate(items, 1)]
     else:
         # Not splitlines: a JSON string may hold one of the other characters that it splits at.
         lines = [(n, line) for n, line in enumerate(content.split("\n"), 1) if line.strip()]

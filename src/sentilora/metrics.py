@@ -24,7 +24,7 @@ class Metrics:
     confusion: list[list[int]]
 
 
-def measure(probabilities: np.ndarray, truth: Sequence[int]) -> Metrics:
+def measure(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) -> Metrics:
     """Metrics of probabilities (rows, labels) against label numbers."""
     from sklearn.metrics import confusion_matrix, f1_score
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sentilora import __version__
 from sentilora.data import EMBEDDED, looks_like_hub_id, require_hub
@@ -338,9 +338,9 @@ def attach_adapter(
     model: "PreTrainedModel",
     *,
     r: int,
-    lora_alpha: float,
+    lora_alpha: int,
     lora_dropout: float,
-    bias: str,
+    bias: Literal["none", "all", "lora_only"],
     target_modules: Sequence[str],
 ) -> "PeftModel":
     """A new LoRA adapter on a loaded base. Seed before: its A matrices are drawn here."""

@@ -13,7 +13,7 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     history: entries of `trainer_state.json`'s `log_history`.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter, PercentFormatter
 
     def series(key: str) -> tuple[list[int], list[float]]:
         found = [(entry["step"], entry[key]) for entry in history if key in entry]
@@ -22,7 +22,7 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     left = figure.subplots()
     right = left.twinx()
-    left.plot(*series("loss"), color=TRAINING, label="training loss (per answer token)")
+    left.plot(*series("loss"), color=TRAINING, label="training loss")
     left.plot(*series("eval_log_loss"), color=EVALUATION, marker="o", label="evaluation log-loss")
     right.plot(*series("eval_accuracy"), color=ACCURACY, marker="s", label="evaluation accuracy")
     steps, losses = series("eval_log_loss")
@@ -32,9 +32,11 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     left.set_xlabel("optimizer step")
     left.set_ylabel("loss, log-loss (nats)", color=EVALUATION)
     right.set_ylabel("accuracy", color=ACCURACY)
-    left.set_ylim(bottom=0)
+    left.set_yscale("log")  # the loss falls from about 9 to 0.05: on a line nothing is seen
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     handles = [h for axes in (left, right) for h in axes.get_legend_handles_labels()[0]]
-    left.legend(handles, [str(h.get_label()) for h in handles], loc="best", fontsize="small")
+    names = [str(handle.get_label()) for handle in handles]
+    figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small")
     left.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

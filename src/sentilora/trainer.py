@@ -40,6 +40,7 @@ class ClassifierTrainer(Trainer):
     def __init__(
         self,
         *,
+        model: torch.nn.Module,
         classifier: ClassifierFile,
         tokenizer: Any,
         pad_token_id: int,
@@ -49,7 +50,8 @@ class ClassifierTrainer(Trainer):
         dtype: torch.dtype,
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_collator=collate, eval_dataset=list(range(len(eval_truth))), **kwargs)
+        rows = list(range(len(eval_truth)))
+        super().__init__(model=model, data_collator=collate, eval_dataset=rows, **kwargs)
         # The loss is scaled by the number of answer tokens here, never by a second rule.
         self.model_accepts_loss_kwargs = True
         self.classifier = classifier
@@ -61,7 +63,7 @@ class ClassifierTrainer(Trainer):
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         self.scorer = LabelScorer(
-            self.model,
+            model,
             classifier.label_ids,
             pad_token_id,
             dtype,
@@ -143,7 +145,7 @@ class ClassifierTrainer(Trainer):
     ) -> None:
         # Every checkpoint is a complete classifier. PEFT's own default would ask the hub here.
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = Path(output_dir or str(self.args.output_dir))
             model = self.accelerator.unwrap_model(self.model)
             save_classifier(model, self.tokenizer, self.classifier, folder, state_dict)
             torch.save(self.args, folder / "training_args.bin")
@@ -157,10 +159,9 @@ class SaveBest(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        if state.best_metric is None or metrics["eval_log_loss"] < state.best_metric:
+        if state.best_metric is None or kwargs["metrics"]["eval_log_loss"] < state.best_metric:
             control.should_save = True
 
 
@@ -215,7 +216,7 @@ class StopOnInterrupt(TrainerCallback):
 
 
 class Report(TrainerCallback):
-    """Progress while training, `metrics.jsonl` with one line per log entry, and the steps' times."""
+    """Progress while training, `metrics.jsonl` with a line per log entry, and the steps' times."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS_FILE

@@ -3,6 +3,7 @@
 sentilora check --preset mistral-7b
 """
 
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from sentilora.stages.train import columns_of, load_rows_of, prompt_format_of
 if TYPE_CHECKING:
     import torch
 
-NF4_BITS = {
-    True: 4.127,
-    False: 4.5,
-}  # per weight with its scales, double-quantised or not (QLoRA §3)
-# Share of the large-matmul rate that whole training steps reach; measured, see docs/results.md.
-EFFICIENCY = {"cpu": 0.5, "cuda": 0.3}
+# Bits per weight with its scales, double-quantised or not (QLoRA, section 3).
+NF4_BITS = {True: 4.127, False: 4.5}
+# Share of the large-matmul rate that the arithmetic of a step reaches, and what a layer costs
+# beside it in a pass (kernel launches); measured, see docs/results.md.
+EFFICIENCY = {"cpu": 0.33, "cuda": 0.6}
+LAYER_SECONDS = {"cpu": 0.0, "cuda": 0.025}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,10 @@ def check(config: Config) -> list[Finding]:
 
 def render_example(prompter: Prompter, example: Any) -> str:
     """An example as the model sees it, the tokens the loss covers in ⟦…⟧."""
-    decode = prompter.tokenizer.decode
+
+    def decode(ids: list[int]) -> str:
+        return str(prompter.tokenizer.decode(ids))
+
     answer = [i for i in example.labels if i != IGNORE_INDEX]
     prompt = decode(example.input_ids[: -len(answer)])
     if len(prompt) > 700:
@@ -176,14 +180,19 @@ def _cost(
         level = "problem" if weights + trained + kept > available else "ok"
     findings.append(Finding(level, "memory", memory))
     if num_rows:
-        flop = (6 if checkpointing else 4) * (quantised + adapter) * mean_length * num_rows
-        flop *= recipe.num_train_epochs
+        per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+        num_steps = math.ceil(num_rows / per_step) * recipe.num_train_epochs
+        num_steps = recipe.max_steps or math.ceil(num_steps)
+        flop_per_token = (6 if checkpointing else 4) * (quantised + adapter)
+        flop = flop_per_token * mean_length * per_step * num_steps
         rate = _matmul_rate(device, dtype)
-        seconds = flop / (rate * EFFICIENCY[device])
-        findings.append(
-            Finding("ok", "time", f"training in the order of {seconds / 60:.0f} min "
-                    f"({flop:.2g} FLOP, matmul here {rate / 1e12:.2f} TFLOP/s)")
-        )  # fmt: skip
+        passes = num_steps * recipe.gradient_accumulation_steps
+        seconds = flop / (rate * EFFICIENCY[device]) + passes * layers * LAYER_SECONDS[device]
+        text = (
+            f"{num_steps:,} steps in the order of {seconds / 60:.0f} min, without evaluations "
+            f"({flop:.2g} FLOP, matmul here {rate / 1e12:.2f} TFLOP/s)"
+        )
+        findings.append(Finding("ok", "time", text))
     return findings
 
 

@@ -7,7 +7,7 @@ sentilora predict --input reviews.csv --output labelled.csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sentilora.classifier import Classifier, Prediction
 from sentilora.data import SUFFIXES, read_table, texts_of
@@ -55,7 +55,7 @@ def read_input(source: Path, text_column: str) -> "pd.DataFrame":
 
 def add_predictions(frame: "pd.DataFrame", predictions: Sequence[Prediction]) -> "pd.DataFrame":
     """The table with columns `prediction`, `probability_<label>` and `truncated` added."""
-    added = {"prediction": [p.label for p in predictions]}
+    added: dict[str, list[Any]] = {"prediction": [p.label for p in predictions]}
     labels = list(predictions[0].probabilities) if predictions else []
     added |= {
         f"probability_{name}": [p.probabilities[name] for p in predictions] for name in labels

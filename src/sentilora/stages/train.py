@@ -56,8 +56,8 @@ class TrainingResult:
     """Where the adapter lies and how it did on the evaluation rows, after reloading it.
 
     step_seconds: median time of an optimizer step, without evaluations and saving. peak_memory_gib:
-    most GPU memory allocated (None on a CPU). reload_difference: largest difference of a probability
-    to the one seen while training.
+    most GPU memory allocated (None on a CPU). reload_difference: largest difference of a
+    probability to the one seen while training.
     """
 
     output_dir: str
@@ -328,7 +328,8 @@ def build_trainer(
     if arguments.n_gpu > 1:
         raise UsageError(
             f"{arguments.n_gpu} GPUs are visible to one process; set CUDA_VISIBLE_DEVICES=0, or "
-            f"use all with `accelerate launch --num_processes {arguments.n_gpu} -m sentilora train …`"
+            f"use all with `accelerate launch --num_processes {arguments.n_gpu} -m sentilora "
+            "train …`"
         )
     tokenizer = base.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -435,7 +436,7 @@ def finish(
     result = TrainingResult(
         output_dir=str(folder),
         metrics=measure(probabilities, trainer.eval_truth),
-        best_step=trainer.state.best_global_step,
+        best_step=trainer.state.best_global_step or trainer.state.global_step,
         num_steps=trainer.state.global_step,
         train_seconds=round(train_seconds, 1),
         step_seconds=round(median(callback(trainer, Report).step_seconds or [0.0]), 4),

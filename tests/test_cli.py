@@ -1,0 +1,512 @@
+"""The command line: what it prints where, its exit codes, and one line for whatever is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REVIEWS
+from typer.testing import CliRunner
+
+from sentilora import cli
+from sentilora.errors import Interrupted, SentiloraError
+
+VERBS = ("train", "evaluate", "predict", "check", "demo", "env")
+TEXTS = ["A lovely film.", "Dull, grey\nand long.", "NA", "One more 🎬"]
+# Run in a process of its own: the command line, then what it cost.
+MEASURED = """
+import sys, time
+started = time.perf_counter()
+from sentilora.cli import main
+try:
+    main()
+finally:
+    seconds = time.perf_counter() - started
+    print(f"\\n{seconds:.3f} {'torch' in sys.modules}", file=sys.stderr)
+"""
+
+
+def run(*arguments, input=None, folder=None, env=None):
+    """(exit code, stdout, stderr) of the command line in this process."""
+    done = CliRunner().invoke(cli.app, [str(a) for a in arguments], input=input, env=env)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def measured(*arguments, folder=None, input=b""):
+    """(exit code, stdout, stderr, seconds, whether torch was imported) in a process of its own."""
+    command = [sys.executable, "-c", MEASURED, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, input=input, cwd=folder, check=False)
+    *lines, cost = done.stderr.decode().rstrip("\n").split("\n")
+    seconds, torch = cost.split()
+    stderr = "\n".join(lines).rstrip("\n")
+    return done.returncode, done.stdout.decode(), stderr, float(seconds), torch == "True"
+
+
+def failed(code, said, *arguments, **kwargs):
+    """Checks that a call ends with one error line; returns it."""
+    exit_code, stdout, stderr = run(*arguments, **kwargs)
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert (exit_code, len(errors), stdout) == (code, 1, ""), stderr
+    assert stderr.rstrip("\n").endswith(errors[0])  # nothing behind it, above all no traceback
+    assert said in errors[0]
+    return errors[0]
+
+
+# --- help and usage, each in a process of its own
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_comes_at_once_and_without_torch(verb):
+    code, stdout, stderr, seconds, torch = measured(verb, "--help")
+    assert (code, stderr, torch) == (0, "", False)
+    assert "Usage: sentilora" in stdout and "--help" in stdout
+    assert seconds < 1.0  # 0.3 on an idle machine; 0.5 is what is promised
+
+
+def test_without_arguments_the_verbs_are_shown():
+    code, stdout, stderr, *_ = measured()
+    assert (code, stderr) == (0, "")
+    assert all(verb in stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["tarin"], 2, "No such command 'tarin'. Did you mean 'train'?"),
+        (["train", "--nope"], 2, "No such option: --nope"),
+        (["predict", "--device", "tpu", "x"], 2, "'tpu'"),
+        (["train", "training.lr=1"], 2, "did you mean 'training.learning_rate'?"),
+        (["train", "data.train=none.csv"], 3, "there is no file or folder none.csv"),
+        (["train", "data.train=stanfordnlp/imdb"], 3, "is not reachable"),
+        (["train", "--preset", "mistral-7b"], 2, "this machine has no CUDA GPU"),
+        (["train", "data.train=one.csv", "data.num_train=4", "data.num_evaluation=4"], 3,
+         "all 4 training rows of one.csv are 'positive'"),
+        (["evaluate", "--adapter", "nowhere"], 3, "there is no adapter folder nowhere"),
+        (["predict", "--input", "none.csv"], 3, "there is no file none.csv"),
+        (["predict", "--input", "latin.csv"], 3, "not valid UTF-8: byte 0xe9 in line 2"),
+        (["predict", "-"], 3, "there is no text to classify; stdin was empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_an_error_that_needs_no_model_comes_within_a_second(tmp_path, arguments, code, said):
+    if "mistral-7b" in arguments and has_cuda_driver():
+        pytest.skip("this machine has a CUDA GPU: the 7B preset would not be refused")
+    rows = "".join(f"Good film {number}.,pos\n" for number in range(8))
+    (tmp_path / "one.csv").write_text(f"text,label\n{rows}")
+    (tmp_path / "latin.csv").write_bytes(b"text\ncaf\xe9\n")
+    exit_code, stdout, stderr, seconds, torch = measured(*arguments, folder=tmp_path)
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert (exit_code, stdout, len(errors), torch) == (code, "", 1, False), stderr
+    assert said in errors[0] and stderr.endswith(errors[0]) and "Traceback" not in stderr
+    assert seconds < (4.0 if "reachable" in said else 1.0)
+
+
+def has_cuda_driver():
+    from sentilora.model import cuda_driver_present
+
+    return cuda_driver_present()
+
+
+# --- errors, in this process
+
+
+def test_the_shape_of_a_request(tmp_path):
+    failed(2, "give texts as arguments, - for stdin, or --input FILE", "predict")
+    failed(2, "give texts as arguments", "predict", "x", "--input", "x.csv")
+    failed(2, "--output goes with --input", "predict", "x", "--output", tmp_path / "y.csv")
+    failed(2, "cannot read 'seed'; write section.key=value", "train", "seed")
+    failed(2, "cannot read 'seed'; write section.key=value", "evaluate", "seed")
+    failed(2, "there is no preset 'tinny'; did you mean 'tiny'?", "check", "--preset", "tinny")
+    failed(2, "there is no configuration file", "train", "--config", tmp_path / "none.toml")
+    failed(2, "--base scores a base without adapter", "evaluate", "--base", "x", "--adapter", "y")
+
+
+def test_only_one_line_says_what_is_wrong(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli._fail("several\nlines\tof   words", 3)
+    assert end.value.code == 3
+    assert capsys.readouterr() == ("", "error: several lines of words\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (SentiloraError("out of memory; lower it"), 1, "out of memory; lower it"),
+        (
+            Interrupted("stopped after step 3, saved in x; go on with …"),
+            130,
+            "stopped after step 3",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_breaks_while_working_has_its_exit_code(monkeypatch, raised, code, said):
+    def broken():
+        raise raised
+
+    monkeypatch.setattr("sentilora.stages.env.environment", broken)
+    failed(code, said, "env")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sentilora.stages.env.environment", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("env")
+
+
+@pytest.mark.parametrize("base", ["nowhere/at/all", "./nowhere", "mistralai/Mistral-7B-v0.1"])
+def test_a_base_that_cannot_be_had(tmp_path, base):
+    output = ["--output-dir", tmp_path / "run"]
+    said = "not reachable; base.name=<folder> takes a base from disk" if base[0] == "m" else base
+    failed(3, said, "train", f"base.name={base}", *output)
+    failed(3, said, "evaluate", "--base", base)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_base(tmp_path, toy_base):
+    failed(3, "is no model folder: it has no config.json", "train", f"base.name={tmp_path}")
+    broken = shutil.copytree(toy_base, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    failed(3, f"cannot load '{broken}'", "evaluate", "--base", broken)
+    (broken / "config.json").write_text("{")
+    failed(3, f"cannot load '{broken}'", "evaluate", "--base", broken)
+
+
+def test_an_output_folder_in_use_is_refused(tmp_path, toy_base):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("mine")
+    base = f"base.name={toy_base}"
+    failed(2, "is in use; choose another", "train", base, "--output-dir", tmp_path / "run")
+    failed(3, "holds no run to resume", "train", base, "--output-dir", tmp_path / "run", "--resume")
+    assert (tmp_path / "run" / "precious.txt").read_text() == "mine"
+    assert len(list((tmp_path / "run").iterdir())) == 1
+
+
+def test_a_folder_that_is_no_adapter(tmp_path, toy_run):
+    for verb in (["predict", "x"], ["evaluate"]):
+        failed(3, "there is no adapter folder", *verb, "--adapter", tmp_path / "none")
+        failed(3, "holds no adapter: adapter_config.json is missing", *verb, "--adapter", tmp_path)
+    half = shutil.copytree(toy_run, tmp_path / "half", ignore=shutil.ignore_patterns("checkpoint*"))
+    (half / "adapter_model.safetensors").unlink()
+    failed(3, "adapter_model.safetensors is missing", "predict", "x", "--adapter", half)
+
+
+def test_a_damaged_adapter(tmp_path, toy_run):
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    failed(3, "adapter_model.safetensors is damaged", "predict", "x", "--adapter", folder)
+    (folder / "classifier.json").write_text('{"format_version": 99}')
+    failed(3, "has format 99, this sentilora reads up to", "predict", "x", "--adapter", folder)
+    for content in ("{", "[]", '{"format_version": 1}'):
+        (folder / "classifier.json").write_text(content)
+        failed(3, "classifier.json", "predict", "x", "--adapter", folder)
+    (folder / "classifier.json").unlink()
+    (folder / "adapter_config.json").write_text("{")
+    failed(3, "adapter_config.json", "predict", "x", "--adapter", folder, "--labels", "a,b",
+           "--template", "{text}\n")  # fmt: skip
+
+
+def test_an_adapter_of_another_base(tmp_path, toy_base, toy_run):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    ignore = shutil.ignore_patterns("*.safetensors")
+    base = shutil.copytree(toy_base, tmp_path / "other", ignore=ignore)
+    config = AutoConfig.from_pretrained(base)
+    config.intermediate_size = 64
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(base)
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "run", ignore=ignore)
+    path = folder / "classifier.json"
+    path.write_text(path.read_text().replace(str(toy_base), str(base)))
+    failed(2, "was trained for another base", "predict", "x", "--adapter", folder)
+    failed(2, "belongs to the base", "train", "--adapter", toy_run, f"base.name={base}",
+           "--output-dir", tmp_path / "new")  # fmt: skip
+
+
+# --- predict
+
+
+def predicted(*arguments, **kwargs):
+    code, stdout, stderr = run("predict", *arguments, **kwargs)
+    assert code == 0, stderr
+    return stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def expected(toy_run):
+    from sentilora.classifier import Classifier
+
+    classifier = Classifier.load(toy_run)
+    return classifier.predict(TEXTS), classifier.predict_proba(TEXTS)
+
+
+def test_predict_writes_a_line_per_text_to_stdout_and_nothing_else(toy_run, expected):
+    stdout, _ = predicted(*TEXTS, "--adapter", toy_run)
+    lines = stdout.splitlines()
+    assert len(lines) == 4
+    for line, text, label, row in zip(lines, TEXTS, *expected, strict=True):
+        assert line.split() == [label, f"{row.max():.4f}", *text.split()]
+
+
+def test_predict_writes_json(toy_run, expected):
+    long = "word " * 2000
+    stdout, _ = predicted(*TEXTS, long, "--adapter", toy_run, "--json")
+    found = [json.loads(line) for line in stdout.splitlines()]
+    assert [entry["text"] for entry in found] == [*TEXTS, long]
+    assert [entry["truncated"] for entry in found] == [False] * 4 + [True]
+    for entry, label, row in zip(found, *expected, strict=False):
+        assert entry["label"] == label
+        assert list(entry["probabilities"]) == ["positive", "negative"]
+        np.testing.assert_allclose(list(entry["probabilities"].values()), row, atol=1e-6)
+
+
+def test_predict_reads_stdin_line_by_line(toy_run):
+    stdin = "\ufeffOne.\r\nTwo\u2028with \x85 and \x0c inside.\n\n\n  \nThree 🎬"
+    stdout, stderr = predicted("-", "--adapter", toy_run, "--json", input=stdin)
+    texts = [json.loads(line)["text"] for line in stdout.split("\n") if line]
+    assert texts == ["One.\r", "Two\u2028with \x85 and \x0c inside.", "Three 🎬"]
+    assert "left out 3 empty lines of stdin" in stderr
+
+
+def test_predict_refuses_what_is_no_text(toy_run):
+    adapter = ["--adapter", toy_run]
+    failed(3, "stdin is not valid UTF-8 at byte 5", "predict", "-", *adapter, input=b"good \xff\n")
+    failed(3, "there is no text to classify; stdin was empty", "predict", "-", *adapter, input="\n")
+    failed(3, "text 2 is empty", "predict", "good", " ", *adapter)
+    failed(3, "text 1 is empty", "predict", "<br />", *adapter)
+    failed(3, "text 1 is not valid Unicode", "predict", "good \udcff", *adapter)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_predict_keeps_order_and_columns_of_a_file(toy_run, tmp_path, kind, expected):
+    notes = ["", "NA", "ü", "1.0"]
+    frame = pd.DataFrame({"id": ["007", "2", "11", "1.50"], "review": TEXTS, "Notes": notes})
+    source, output = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
+    if kind in ("csv", "tsv"):
+        frame.to_csv(source, index=False, sep="," if kind == "csv" else "\t")
+    elif kind == "parquet":
+        frame.to_parquet(source)
+    else:
+        frame.to_json(source, orient="records", lines=kind == "jsonl")
+    stdout, stderr = predicted("--input", source, "--output", output, "--text-column", "review",
+                               "--adapter", toy_run)  # fmt: skip
+    assert stdout == "" and f"4 rows in {output}" in stderr
+    if kind in ("csv", "tsv"):
+        found = pd.read_csv(output, sep="," if kind == "csv" else "\t", keep_default_na=False,
+                            dtype={"id": str, "Notes": str})  # fmt: skip
+    elif kind == "parquet":
+        found = pd.read_parquet(output)
+    else:
+        lines = output.read_text(encoding="utf-8")
+        records = json.loads(lines) if kind == "json" else map(json.loads, lines.splitlines())
+        found = pd.DataFrame(list(records))
+    added = ["prediction", "probability_positive", "probability_negative", "truncated"]
+    assert list(found.columns) == ["id", "review", "Notes", *added]
+    for name in frame.columns:
+        assert found[name].tolist() == frame[name].tolist()
+    labels, probabilities = expected
+    assert found["prediction"].tolist() == labels
+    np.testing.assert_allclose(found[added[1:3]].astype(float), probabilities, atol=1e-6)
+    assert found["truncated"].astype(str).tolist() == ["False"] * 4
+
+
+def test_predict_turns_one_format_into_another(toy_run, tmp_path):
+    records = [{"text": "a", "n": 1, "tags": ["x"]}, {"text": "b", "n": None, "tags": []}]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    predicted("--input", source, "--output", tmp_path / "out.parquet", "--adapter", toy_run)
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    assert found["text"].tolist() == ["a", "b"] and found["n"].iloc[0] == 1
+    stdout, _ = predicted("--input", source, "--adapter", toy_run)
+    assert len(stdout.splitlines()) == 2
+
+
+def test_predict_refuses_files_before_it_works(toy_run, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text("text,prediction\nGood.,x\n")
+    ask = ["predict", "--adapter", toy_run, "--input", source]
+    (tmp_path / "there.csv").write_text("precious")
+    failed(2, "exists; remove it, or name another file", *ask, "--output", tmp_path / "there.csv")
+    assert (tmp_path / "there.csv").read_text() == "precious"
+    failed(2, "cannot tell the format of out.xlsx", *ask, "--output", tmp_path / "out.xlsx")
+    failed(2, "there is no folder", *ask, "--output", tmp_path / "no" / "out.csv")
+    failed(3, "has no column 'review'; it has text, prediction", *ask, "--text-column", "review")
+    failed(3, "the input already has a column 'prediction'", *ask, "--output", tmp_path / "o.csv")
+    failed(3, "there is no file", "predict", "--input", tmp_path / "none.csv")
+    failed(3, "there is no file", "predict", "--input", tmp_path)
+    source.write_text('text\nGood.\n" "\n')
+    failed(3, "row 2: text is empty", *ask)
+
+
+def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expected):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copy(toy_run / name, plain / name)
+    from sentilora.prompt import PromptFormat
+
+    before, after = PromptFormat().around_text
+    template = before + "{text}" + after
+    ask = ["predict", *TEXTS, "--json", "--adapter", plain]
+    failed(2, "--labels and --template", *ask)
+    failed(2, "--labels and --template", *ask, "--labels", "positive,negative")
+    (tmp_path / "template.txt").write_text(template)
+    labels = ["--labels", "positive, negative"]
+    outputs = {
+        predicted(*ask[1:], *labels, "--template", given)[0]
+        for given in (template, tmp_path / "template.txt")
+    }
+    assert len(outputs) == 1
+    found = [json.loads(line) for line in outputs.pop().splitlines()]
+    assert [entry["label"] for entry in found] == expected[0]
+    failed(2, "{text} exactly once", *ask, *labels, "--template", "no place")
+    failed(2, "{text} exactly once", *ask, *labels, "--template", "long " * 2000)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    failed(3, "cannot read the template", *ask, *labels, "--template", tmp_path / "latin.txt")
+    failed(2, "needs at least 2 labels", *ask, "--labels", "one", "--template", template)
+    failed(2, "has its labels and template in", "predict", "x", "--adapter", toy_run, *labels)
+    failed(2, "evaluate knows neither its labels nor its prompt", "evaluate", "--adapter", plain)
+
+
+def test_the_device_asked_for_is_there_or_refused(toy_run):
+    if has_cuda_driver():
+        pytest.skip("this machine has a CUDA GPU: asking for one is no error")
+    failed(2, "this machine has no CUDA GPU", "predict", "x", "--adapter", toy_run,
+           "--device", "cuda")  # fmt: skip
+
+
+# --- evaluate, check, env
+
+
+def test_evaluate_reports_adapter_and_base(toy_run, tmp_path):
+    output = tmp_path / "result.json"
+    ask = ["evaluate", "--adapter", toy_run, "data.num_test=24"]
+    code, stdout, _ = run(*ask, "--output", output)
+    assert code == 0
+    assert "24 rows of embedded" in stdout and "95 % Wilson" in stdout and "McNemar" in stdout
+    written = json.loads(output.read_text())
+    code, stdout, _ = run(*ask, "--json")
+    assert json.loads(stdout) == written
+    assert written["num_rows"] == 24 and written["labels"] == ["positive", "negative"]
+    for name in ("adapter", "base"):
+        assert np.sum(written[name]["confusion"]) == 24
+    assert 0 < written["mcnemar_p"] <= 1
+    failed(2, "exists; remove it", *ask, "--output", output)
+    failed(2, "there is no folder", *ask, "--output", tmp_path / "no" / "result.json")
+    failed(2, "did you mean 'data.test'?", *ask, "data.tset=x")
+    failed(3, "data.num_test asks for 999 rows", *ask, "data.num_test=999")
+
+
+def test_evaluate_on_one_class_reports(toy_run, tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("review,stars\nGood film.,pos\nFine film.,pos\n")
+    columns = ["--text-column", "review", "--label-column", "stars"]
+    code, stdout, stderr = run(
+        "evaluate", "--adapter", toy_run, f"data.test={path}", *columns, "--json"
+    )
+    assert code == 0, stderr
+    assert "warning: no test row is negative" in stderr
+    result = json.loads(stdout)
+    assert result["num_rows"] == 2 and result["adapter"]["confusion"][1] == [0, 0]
+
+
+def test_evaluate_scores_a_base_alone(toy_base):
+    code, stdout, stderr = run("evaluate", "--base", toy_base, "data.num_test=8", "--json")
+    assert code == 0, stderr
+    result = json.loads(stdout)
+    assert (result["adapter"], result["adapter_path"], result["mcnemar_p"]) == (None, None, None)
+    assert result["base"]["num_rows"] == 8 and result["base_name"] == str(toy_base)
+
+
+def test_a_checkpoint_is_an_adapter_too(toy_run):
+    stdout, _ = predicted("A film.", "--adapter", toy_run / "checkpoint-4")
+    assert len(stdout.splitlines()) == 1
+    code, stdout, stderr = run(
+        "evaluate", "--adapter", toy_run / "checkpoint-4", "data.num_test=4", "--json"
+    )
+    assert code == 0 and json.loads(stdout)["test"] == "embedded", stderr
+
+
+def test_check_looks_at_everything(toy_base):
+    code, stdout, stderr = run("check", f"base.name={toy_base}")
+    assert code == 0, stdout + stderr
+    for word in ("320 rows of embedded", "leakage", "label 'positive'", "truncated", "⟦", "memory",
+                 "time", "none, the base is local", "cpu, computing in float32"):  # fmt: skip
+        assert word in stdout, word
+    assert "no --preset given: tiny" in stderr and "✗" not in stdout
+
+
+def test_check_lists_every_problem_it_finds(toy_base, tmp_path):
+    code, stdout, stderr = run("check", f"base.name={toy_base}", "data.train=none.csv",
+                               "base.compute_dtype=float16", "base.device=cpu")  # fmt: skip
+    assert code == 1
+    assert "✗ data                there is no file or folder none.csv" in stdout
+    assert "✗ device              base.compute_dtype=float16 needs a GPU" in stdout
+    assert "error: 2 problems, marked ✗ above" in stderr
+    code, stdout, stderr = run("check", f"base.name={tmp_path}")
+    assert code == 1 and "✗ base " in stdout and "error: 1 problem, marked" in stderr
+
+
+def test_env_is_the_text_for_a_bug_report():
+    code, stdout, _ = run("env")
+    lines = dict(line.split(maxsplit=1) for line in stdout.splitlines())
+    assert code == 0
+    assert {"sentilora", "python", "torch", "transformers", "peft", "bitsandbytes", "hub", "dtype",
+            "HF_TOKEN"} <= set(lines)  # fmt: skip
+    assert lines["hub"] == "http://127.0.0.1:9 NOT reachable"
+
+
+def test_env_never_shows_a_token(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    code, stdout, stderr = run("env")
+    assert code == 0 and "hf_secret" not in stdout + stderr
+
+
+# --- train
+
+
+def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path):
+    lines = (REVIEWS / "train.jsonl").read_text(encoding="utf-8").splitlines()[:40]
+    source = tmp_path / "my reviews.jsonl"
+    source.write_text("\n".join(lines), encoding="utf-8")
+    folder = tmp_path / "my run"
+    code, stdout, stderr = run(
+        "train", f"base.name={toy_base}", f"data.train={source}", "data.num_train=16",
+        "data.num_evaluation=8", "training.max_steps=2", "training.eval_steps=1",
+        "training.save_steps=1", "--output-dir", folder,
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert stdout.startswith("best of 2 steps: ") and len(stdout.splitlines()) == 3
+    assert f"next: sentilora evaluate --adapter {folder}" in stdout
+    for notice in ("no --preset given: tiny", "train: 16 rows", "evaluation: 8 rows",
+                   "training.optim: paged_adamw_8bit pages"):  # fmt: skip
+        assert notice in stderr, notice
+    for name in ("adapter_model.safetensors", "adapter_config.json", "classifier.json", "data.json",
+                 "sentilora.toml", "metrics.jsonl", "training_curve.png", "README.md",
+                 "tokenizer.json", "train_results.json"):  # fmt: skip
+        assert (folder / name).is_file(), name
+    failed(
+        2, "training.seed was 42", "train", "--resume", "--output-dir", folder, "training.seed=1"
+    )
+    source.write_text("\n".join(lines[1:]), encoding="utf-8")
+    failed(2, "the rows of data.train changed", "train", "--resume", "--output-dir", folder)
+
+
+def test_a_large_text_is_classified(toy_run):
+    started = time.perf_counter()
+    stdout, _ = predicted("what a film " * 33_334, "--adapter", toy_run)
+    assert stdout.rstrip().endswith("(truncated)")
+    assert time.perf_counter() - started < 10

@@ -1,0 +1,54 @@
+"""`sentilora demo` with few steps, and the adapter that ships with the package."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from typer.testing import CliRunner
+
+import sentilora
+from sentilora.cli import app
+from sentilora.data import read_table
+
+FEW_STEPS = [
+    "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2",
+    "data.num_evaluation=16", "data.num_test=20",
+]  # fmt: skip
+
+
+def test_demo_ends_with_its_tables_and_replaces_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sentilora-demo").mkdir()
+    (tmp_path / "sentilora-demo" / "classifier.json").write_text("{}")
+    outcome = CliRunner().invoke(app, ["demo", *FEW_STEPS], catch_exceptions=False)
+    assert outcome.exit_code == 0
+    for expected in ("20 test reviews", "fine-tuned", "TF-IDF", "untouched base", "McNemar",
+                     "probability", "./sentilora-demo", "sentilora predict"):  # fmt: skip
+        assert expected in outcome.stdout
+    assert "replacing the previous demo" in outcome.stderr
+    assert (tmp_path / "sentilora-demo/training_curve.png").stat().st_size > 10_000
+
+
+def test_shipped_adapter_answers_right_after_installation():
+    folder = Path(sentilora.shipped_adapter())
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == "embedded"
+    classifier = sentilora.Classifier.load()
+    frame = read_table("embedded", "test", "text")
+    predicted = classifier.predict(frame["text"].tolist())
+    right = np.mean([a == b for a, b in zip(predicted, frame["label"], strict=True)])
+    assert len(predicted) == 100
+    assert right >= 0.7
+
+
+def test_shipped_folders_name_no_place_of_the_machine_they_were_made_on():
+    files = [
+        path
+        for folder in (sentilora.shipped_adapter(), sentilora.embedded_base())
+        for path in Path(folder).iterdir()
+        if path.suffix in {".json", ".md", ".toml", ".jsonl"}
+    ]
+    assert len(files) >= 10
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert "/work" not in text and "/home" not in text and "/tmp" not in text, path
