@@ -20,13 +20,12 @@ TEXTS = ["A lovely film.", "Dull, grey\nand long.", "NA", "One more 🎬"]
 # Run in a process of its own: the command line, then what it cost.
 MEASURED = """
 import sys, time
-started = time.perf_counter()
 from sentilora.cli import main
 try:
     main()
 finally:
-    seconds = time.perf_counter() - started
-    print(f"\\n{seconds:.3f} {'torch' in sys.modules}", file=sys.stderr)
+    # Of this process, from its start: what others do on the machine counts little.
+    print(f"\\n{time.process_time():.3f} {'torch' in sys.modules}", file=sys.stderr)
 """
 
 
@@ -39,7 +38,7 @@ def run(*arguments, input=None, folder=None, env=None):
 
 
 def measured(*arguments, folder=None, input=b""):
-    """(exit code, stdout, stderr, seconds, whether torch was imported) in a process of its own."""
+    """(exit code, stdout, stderr, CPU seconds, torch imported?) in a process of its own."""
     command = [sys.executable, "-c", MEASURED, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, input=input, cwd=folder, check=False)
     *lines, cost = done.stderr.decode().rstrip("\n").split("\n")
@@ -66,7 +65,7 @@ def test_help_comes_at_once_and_without_torch(verb):
     code, stdout, stderr, seconds, torch = measured(verb, "--help")
     assert (code, stderr, torch) == (0, "", False)
     assert "Usage: sentilora" in stdout and "--help" in stdout
-    assert seconds < 1.0  # 0.3 on an idle machine; 0.5 is what is promised
+    assert seconds < 0.8  # 0.25 alone on a core; 0.5 is what is promised
 
 
 def test_without_arguments_the_verbs_are_shown():
@@ -100,11 +99,13 @@ def test_an_error_that_needs_no_model_comes_within_a_second(tmp_path, arguments,
     rows = "".join(f"Good film {number}.,pos\n" for number in range(8))
     (tmp_path / "one.csv").write_text(f"text,label\n{rows}")
     (tmp_path / "latin.csv").write_bytes(b"text\ncaf\xe9\n")
+    started = time.perf_counter()
     exit_code, stdout, stderr, seconds, torch = measured(*arguments, folder=tmp_path)
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert (exit_code, stdout, len(errors), torch) == (code, "", 1, False), stderr
     assert said in errors[0] and stderr.endswith(errors[0]) and "Traceback" not in stderr
-    assert seconds < (4.0 if "reachable" in said else 1.0)
+    assert seconds < 1.5  # 0.7 alone on a core with pandas, 0.3 without; 1.0 is promised
+    assert time.perf_counter() - started < 6  # the hub is waited for, at most 3 seconds
 
 
 def has_cuda_driver():
@@ -271,6 +272,24 @@ def test_predict_writes_json(toy_run, expected):
         assert entry["label"] == label
         assert list(entry["probabilities"]) == ["positive", "negative"]
         np.testing.assert_allclose(list(entry["probabilities"].values()), row, atol=1e-6)
+
+
+def test_the_library_answers_as_the_command_does(toy_run, expected):
+    from sentilora import Classifier
+    from sentilora.errors import DataError, UsageError
+
+    classifier = Classifier.load(toy_run)
+    assert classifier.predict([]) == [] and classifier.predict_proba([]).shape == (0, 2)
+    assert classifier.classify([]) == []
+    assert classifier.predict(TEXTS) == expected[0] and classifier.labels == (
+        "positive",
+        "negative",
+    )
+    assert (classifier.predict_proba(TEXTS) == expected[1]).all()
+    with pytest.raises(UsageError, match=r"write \[text\]"):
+        classifier.predict("one string")
+    with pytest.raises(DataError, match="is None, not a text"):
+        classifier.predict([None])
 
 
 def test_predict_reads_stdin_line_by_line(toy_run):
@@ -505,8 +524,6 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
     failed(2, "the rows of data.train changed", "train", "--resume", "--output-dir", folder)
 
 
-def test_a_large_text_is_classified(toy_run):
-    started = time.perf_counter()
+def test_a_review_of_100_000_words_is_classified(toy_run):
     stdout, _ = predicted("what a film " * 33_334, "--adapter", toy_run)
-    assert stdout.rstrip().endswith("(truncated)")
-    assert time.perf_counter() - started < 10
+    assert stdout.rstrip().endswith("(truncated)") and len(stdout) < 120

@@ -76,13 +76,13 @@ def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path):
 
     def pad(batch):
         width = max(len(e.input_ids) for e in batch)
-        fill = [width - len(e.input_ids) for e in batch]
+        fill = [[0] * (width - len(e.input_ids)) for e in batch]
+        pairs = list(zip(batch, fill, strict=True))
         return {
-            "input_ids": torch.tensor([e.input_ids + [0] * n for e, n in zip(batch, fill)]),
-            "attention_mask": torch.tensor([[1] * len(e.input_ids) + [0] * n
-                                            for e, n in zip(batch, fill)]),
-            "labels": torch.tensor([e.labels + [-100] * n for e, n in zip(batch, fill)]),
-        }  # fmt: skip
+            "input_ids": torch.tensor([e.input_ids + zeros for e, zeros in pairs]),
+            "attention_mask": torch.tensor([[1] * len(e.input_ids) + z for e, z in pairs]),
+            "labels": torch.tensor([e.labels + [-100] * len(zeros) for e, zeros in pairs]),
+        }
 
     set_seed(42)
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
@@ -179,7 +179,7 @@ def test_label_scores_equal_a_naive_forward_per_label(toy_base, labels):
     ]
     prompts = [classifier.prompter.encode(text).input_ids for text in texts]
     scores = classifier.scorer.log_probs(prompts)
-    assert classifier.scorer._score_batch == classifier.scorer._branches
+    assert classifier.scorer._branches_work
     with torch.inference_mode():
         for prompt, row in zip(prompts, scores, strict=True):
             for ids, score in zip(classifier.prompter.label_ids, row, strict=True):
@@ -278,7 +278,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(toy_base, tmp_path, monkey
         return loss * float("nan") if len(calls) > 4 * 10 else loss
 
     monkeypatch.setattr(trainer, "answer_loss", poisoned)
-    with pytest.raises(SentiloraError, match="NaN.*checkpoint-8"):
+    with pytest.raises(SentiloraError, match=r"NaN.*checkpoint-8"):
         train(settings(toy_base, tmp_path / "run"))
     weights = adapter_weights(tmp_path / "run/checkpoint-8")
     assert all(tensor.isfinite().all() for tensor in weights.values())

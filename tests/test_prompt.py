@@ -27,7 +27,8 @@ from sentilora.prompt import (
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "random_base.py"
 MARKERS = ["</s>", "<s>", "<pad>", "<br />", "<br>", "### Sentiment:\n", "### Review:\n", "{text}",
            "{instruction}", "positive", "\r\n", "\n\n", "🎬", "👩\u200d👩\u200d👧", "\0",
-           "\x1b[31m", "\u2028", "\u202e", "e\u0301", "\ufeff", "\x85", "\u3000", "漢字", "▁", "…"]  # fmt: skip
+           "\x1b[31m", "\u2028", "\u202e", "e\u0301", "\ufeff", "\x85", "\u3000", "漢字",
+           "▁", "…"]  # fmt: skip
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 PIECES = st.one_of(st.text(CHARACTERS, max_size=20), st.sampled_from(MARKERS))
 SHORT_TEXTS = st.lists(PIECES, max_size=6).map("".join)
@@ -131,7 +132,7 @@ def test_line_breaks_of_all_kinds_become_newlines(text, clean):
 
 
 @given(TEXTS, LABEL_SETS, st.sampled_from(TRUNCATIONS), st.integers(0, 60), st.data())
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_an_example_is_prompt_label_eos_and_only_the_text_is_cut(
     toy_tokenizer, text, labels, truncation, room, data
 ):
@@ -183,7 +184,6 @@ def test_a_larger_limit_never_shows_less(toy_tokenizer, text, truncation):
 
 
 @given(LABEL_SETS)
-@settings(max_examples=200)
 def test_label_tokens_are_what_follows_the_prompt_and_differ(toy_tokenizer, labels):
     format = PromptFormat(labels=labels, max_length=2048)
     prompter = prompter_of(toy_tokenizer, format)

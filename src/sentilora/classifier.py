@@ -169,8 +169,12 @@ class Classifier:
     def _score(
         self, texts: Sequence[str], progress: Callable[[int], object] | None
     ) -> tuple["np.ndarray", list[bool]]:
+        import numpy as np
+
         if isinstance(texts, str):
             raise UsageError("a list of texts is expected, not one string; write [text]")
+        if not texts:  # nothing to choose a way of scoring by
+            return np.empty((0, len(self.labels))), []
         prompts = [self.prompter.encode(text) for text in texts]
         scores = self.scorer.probabilities([prompt.input_ids for prompt in prompts], progress)
         return scores.numpy(), [prompt.truncated for prompt in prompts]

@@ -157,8 +157,8 @@ def require_device(device: str) -> None:
     """Raise `UsageError` when `device` is "cuda" and there is none. Needs no torch."""
     if device == "cuda" and not cuda_driver_present():
         raise UsageError(
-            "base.device is 'cuda' and this machine has no CUDA GPU; run it on an NVIDIA GPU, try "
-            "`--preset tiny` (works on a CPU), or insist with base.device=cpu"
+            "a CUDA GPU is asked for and this machine has none; run it on an NVIDIA GPU, train with "
+            "`--preset tiny` (works on a CPU), or insist: base.device=cpu (--device cpu)"
         )
 
 
@@ -166,10 +166,12 @@ def choose_device(device: str) -> str:
     """ "cuda" or "cpu" for "auto", "cuda" or "cpu"."""
     import torch
 
+    if device not in ("auto", "cuda", "cpu"):
+        raise UsageError(f"there is no device {device!r}; choose auto, cuda or cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            f"base.device is 'cuda' and torch {torch.__version__} sees no CUDA GPU; install a CUDA "
-            "build of torch, or set base.device=cpu"
+            f"a CUDA GPU is asked for and torch {torch.__version__} sees none; install a CUDA build "
+            "of torch, or take the CPU: base.device=cpu (--device cpu)"
         )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
@@ -314,7 +316,7 @@ def _readable(name: str) -> Any:
         raise DataError(f"cannot load {name!r}: {reason}") from error
     except Exception as error:
         # safetensors and tokenizers raise bare exceptions of their own for a damaged file.
-        if type(error).__module__.split(".")[0] in {"safetensors_rust", "builtins", "tokenizers"}:
+        if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
             raise DataError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
         raise
 

@@ -43,7 +43,7 @@ class LabelScorer:
         self.pad_token_id = pad_token_id
         self.dtype = dtype
         self.batch_size = batch_size
-        self._score_batch: Callable[[list[list[int]]], torch.Tensor] | None = None
+        self._branches_work: bool | None = None
 
     def log_probs(
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
@@ -56,7 +56,7 @@ class LabelScorer:
         self.model.eval()
         scores = torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64)
         with torch.inference_mode(), self._autocast():
-            score = self._score_batch or self._choose(prompts)
+            score = self._choose(prompts)
             for rows in plan_passes([len(p) for p in prompts], self.batch_size):
                 try:
                     scores[rows] = score([prompts[i] for i in rows]).double().cpu()
@@ -81,30 +81,33 @@ class LabelScorer:
         return torch.autocast(device, dtype=self.dtype) if half else nullcontext()
 
     def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
-        """Branches where the model gets them right on two short prompts, else rows."""
-        self._score_batch = self._rows
-        config = getattr(self.model, "config", None)
-        window = getattr(config, "sliding_window", None)
-        longest = max(map(len, prompts), default=0) + sum(map(len, self.label_ids))
-        if takes(self.model, "position_ids", "logits_to_keep") and not (
-            window and window < longest
-        ):
-            sample = [prompt[: 16 - 5 * i] for i, prompt in enumerate(prompts[:2])]
+        """Branches where the model gets them right (asked once) and sees far enough, else rows."""
+        if not prompts:
+            return self._rows
+        if self._branches_work is None:
+            self._branches_work = self._try_branches(prompts[:2])
+        window = getattr(self.model.config, "sliding_window", None)
+        longest = max(map(len, prompts)) + sum(map(len, self.label_ids))
+        return (
+            self._branches if self._branches_work and longest <= (window or longest) else self._rows
+        )
+
+    def _try_branches(self, prompts: Sequence[list[int]]) -> bool:
+        """Whether branches give the numbers that rows give, on the beginnings of two prompts."""
+        sample = [prompt[: 16 - 5 * i] for i, prompt in enumerate(prompts)]
+        reason = "it takes no position_ids"
+        if takes(self.model, "position_ids", "logits_to_keep"):
             try:
                 difference = (self._branches(sample) - self._rows(sample)).abs().max().item()
             except (RuntimeError, ValueError, IndexError) as error:
                 reason = f"it refuses a mask of four dimensions ({type(error).__name__})"
             else:
                 # Half precision: log-probabilities of about −10 in steps of 2⁻⁵, summed.
-                tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
-                if difference <= tolerance:
-                    self._score_batch = self._branches
-                    return self._branches
+                if difference <= (1e-3 if self.dtype == torch.float32 else 0.25):
+                    return True
                 reason = f"branches and rows differ by {difference:.3g} on a short prompt"
-        else:
-            reason = "of its window, or it takes no position_ids"
-        logger.warning("labels are scored with one row each on this model, because %s", reason)
-        return self._rows
+        logger.warning("labels are scored with one row each on this model: %s", reason)
+        return False
 
     def _rows(self, prompts: list[list[int]]) -> torch.Tensor:
         """One row per prompt and label."""
