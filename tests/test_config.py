@@ -59,6 +59,8 @@ TINY = {
     "training.gradient_checkpointing": False,
 }
 FORCED_BY_400_REVIEWS = {
+    "training.learning_rate": 1e-3,
+    "training.num_train_epochs": 5.0,
     "data.num_train": 320,
     "data.num_evaluation": 80,
     "training.warmup_ratio": 0.13,

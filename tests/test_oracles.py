@@ -27,8 +27,15 @@ STEPS = 24
 
 
 def settings(base, folder, *overrides):
-    quick = ["lora.lora_dropout=0.0", f"training.max_steps={STEPS}", "training.logging_steps=1",
-             "training.eval_steps=8", "training.save_steps=8", "data.num_evaluation=24"]  # fmt: skip
+    quick = [
+        "training.learning_rate=2e-4",
+        "lora.lora_dropout=0.0",
+        f"training.max_steps={STEPS}",
+        "training.logging_steps=1",
+        "training.eval_steps=8",
+        "training.save_steps=8",
+        "data.num_evaluation=24",
+    ]
     return load_config(
         "tiny",
         overrides=[*quick, *overrides],

@@ -157,8 +157,8 @@ def require_device(device: str) -> None:
     """Raise `UsageError` when `device` is "cuda" and there is none. Needs no torch."""
     if device == "cuda" and not cuda_driver_present():
         raise UsageError(
-            "a CUDA GPU is asked for and this machine has none; run it on an NVIDIA GPU, train with "
-            "`--preset tiny` (works on a CPU), or insist: base.device=cpu (--device cpu)"
+            "a CUDA GPU is asked for and this machine has none; run it on an NVIDIA GPU, train "
+            "with `--preset tiny` (works on a CPU), or insist: base.device=cpu (--device cpu)"
         )
 
 
@@ -170,8 +170,8 @@ def choose_device(device: str) -> str:
         raise UsageError(f"there is no device {device!r}; choose auto, cuda or cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            f"a CUDA GPU is asked for and torch {torch.__version__} sees none; install a CUDA build "
-            "of torch, or take the CPU: base.device=cpu (--device cpu)"
+            f"a CUDA GPU is asked for and torch {torch.__version__} sees none; install a CUDA "
+            "build of torch, or take the CPU: base.device=cpu (--device cpu)"
         )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
