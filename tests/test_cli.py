@@ -83,7 +83,7 @@ def test_without_arguments_the_verbs_are_shown():
         (["train", "training.lr=1"], 2, "did you mean 'training.learning_rate'?"),
         (["train", "data.train=none.csv"], 3, "there is no file or folder none.csv"),
         (["train", "data.train=stanfordnlp/imdb"], 3, "is not reachable"),
-        (["train", "--preset", "mistral-7b"], 2, "a CUDA GPU is asked for and this machine has none"),
+        (["train", "--preset", "mistral-7b"], 2, "a CUDA GPU is asked for"),
         (["train", "data.train=one.csv", "data.num_train=4", "data.num_evaluation=4"], 3,
          "all 4 training rows of one.csv are 'positive'"),
         (["evaluate", "--adapter", "nowhere"], 3, "there is no adapter folder nowhere"),
@@ -403,7 +403,7 @@ def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expec
 def test_the_device_asked_for_is_there_or_refused(toy_run):
     if has_cuda_driver():
         pytest.skip("this machine has a CUDA GPU: asking for one is no error")
-    failed(2, "a CUDA GPU is asked for and this machine has none", "predict", "x", "--adapter", toy_run,
+    failed(2, "a CUDA GPU is asked for", "predict", "x", "--adapter", toy_run,
            "--device", "cuda")  # fmt: skip
 
 
