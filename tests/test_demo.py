@@ -19,7 +19,7 @@ FEW_STEPS = [
 def test_demo_ends_with_its_tables_and_replaces_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sentilora-demo").mkdir()
-    (tmp_path / "sentilora-demo" / "classifier.json").write_text("{}")
+    (tmp_path / "sentilora-demo" / "sentilora.toml").write_text("")
     outcome = CliRunner().invoke(app, ["demo", *FEW_STEPS], catch_exceptions=False)
     assert outcome.exit_code == 0
     for expected in ("20 test reviews", "fine-tuned", "TF-IDF", "untouched base", "McNemar",

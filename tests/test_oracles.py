@@ -1,6 +1,7 @@
 """Training and scoring against plain transformers, PEFT and bitsandbytes on the same rows."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from transformers import (
 )
 
 from sentilora.classifier import Classifier
-from sentilora.config import load_config
-from sentilora.errors import Interrupted, SentiloraError, UsageError
+from sentilora.config import load_config, read_config
+from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
 from sentilora.model import linear_4bit_modules, load_base
 from sentilora.prompt import Prompter
 from sentilora.stages.train import load_rows_of, prompt_format_of, train
@@ -232,6 +233,74 @@ def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkey
     parts = adapter_weights(tmp_path / f"parts/checkpoint-{STEPS}")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_ctrl_c_at_an_evaluation_loses_nothing(toy_base, tmp_path, monkeypatch):
+    """The interrupted step's evaluation happens, and the best of the whole run is found."""
+    import signal
+
+    from sentilora import trainer
+
+    class InterruptAtStep8(trainer.StopOnInterrupt):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 8:
+                signal.raise_signal(signal.SIGINT)
+            super().on_step_end(args, state, control, **kwargs)
+
+    config = settings(toy_base, tmp_path / "run", "training.max_steps=16")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopOnInterrupt", InterruptAtStep8)
+        with pytest.raises(Interrupted, match="step 8"):
+            train(config)
+    train(config, resume=True)
+    entries = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert [e["step"] for e in entries if "eval_log_loss" in e] == [8, 16]
+    with pytest.raises(UsageError, match="is finished"):
+        train(config, resume=True)
+
+
+def test_going_on_from_an_adapter_keeps_its_shape(toy_base, toy_run, tmp_path):
+    config = settings(toy_base, tmp_path / "run", "training.max_steps=8", "lora.r=4")
+    train(config, adapter=toy_run)
+    assert read_config(tmp_path / "run/sentilora.toml").lora.r == 16
+    assert adapter_weights(tmp_path / "run").keys() == adapter_weights(toy_run).keys()
+
+
+def test_an_adapter_of_nan_is_an_error_not_an_answer(toy_run, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = shutil.copytree(toy_run, tmp_path / "nan")
+    weights = adapter_weights(folder)
+    save_file(
+        {name: tensor * float("nan") for name, tensor in weights.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(SentiloraError, match="NaN"):
+        Classifier.load(folder).predict(["a film"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.optim=foo", "training.lr_scheduler_type=foo", "prompt.max_length=10",
+     'lora.target_modules=["nope"]', "base.attn_implementation=foo"],
+)  # fmt: skip
+def test_a_start_that_fails_leaves_the_folder_free(toy_base, tmp_path, override):
+    folder = tmp_path / "run"
+    with pytest.raises(UsageError):
+        train(settings(toy_base, folder, override))
+    assert not folder.exists() or not any(folder.iterdir())
+
+
+def test_a_damaged_checkpoint_is_named(toy_base, tmp_path):
+    folder = tmp_path / "run"
+    config = settings(toy_base, folder, "training.max_steps=16")
+    train(config)
+    (folder / "train_results.json").unlink()
+    optimizer = folder / "checkpoint-8/optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"optimizer.pt is damaged"):
+        train(config, resume=True)
 
 
 def test_resume_refuses_another_recipe_and_names_the_key(toy_base, tmp_path):

@@ -173,7 +173,7 @@ class Classifier:
 
         if isinstance(texts, str):
             raise UsageError("a list of texts is expected, not one string; write [text]")
-        if not texts:  # nothing to choose a way of scoring by
+        if not len(texts):  # nothing to choose a way of scoring by
             return np.empty((0, len(self.labels))), []
         prompts = [self.prompter.encode(text) for text in texts]
         scores = self.scorer.probabilities([prompt.input_ids for prompt in prompts], progress)

@@ -24,7 +24,8 @@ class Verbs(TyperGroup):
         except (
             SentiloraError
         ) as error:  # here: Typer would swallow Interrupted, a KeyboardInterrupt
-            _fail(str(error), error.exit_code)
+            kind = "" if error.exit_code == 130 else "error: "  # Ctrl-C that went well is no error
+            _fail(str(error), error.exit_code, kind)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
 
@@ -235,8 +236,8 @@ def main() -> None:
     raise SystemExit(code)
 
 
-def _fail(message: str, exit_code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
+    print(f"{kind}{' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(exit_code) from None
 
 

@@ -255,4 +255,5 @@ def _validate(tree: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{key} is {first['input']!r}: {first['msg']}") from error
+        hint = """; write '["a", "b"]'""" if first["type"] == "tuple_type" else ""
+        raise UsageError(f"{key} is {first['input']!r}: {first['msg']}{hint}") from error

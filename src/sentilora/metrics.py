@@ -79,6 +79,8 @@ def tfidf_baseline(
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000)
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        # C=10: on 2,000 IMDB rows 86.3 %, with scikit-learn's 1 84.5 % (3,000 other rows).
+        LogisticRegression(C=10, max_iter=1000),
     )
     return np.asarray(model.fit(list(texts), list(labels)).predict(list(test_texts)))

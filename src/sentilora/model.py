@@ -125,13 +125,21 @@ def check_adapter_folder(folder: Path) -> None:
             raise DataError(f"{folder} holds no adapter: {name} is missing")
 
 
-def adapter_base_name(folder: Path) -> str:
-    """The base named in a plain PEFT adapter's own configuration."""
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """A PEFT adapter's own configuration; raises `DataError` when it is none."""
     path = folder / ADAPTER_CONFIG_FILE
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"cannot read the base's name in {path}: {error}") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "base_model_name_or_path" not in content:
+            raise ValueError("it does not name its base")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    return dict(content)
+
+
+def adapter_base_name(folder: Path) -> str:
+    """The base named in a plain PEFT adapter's own configuration."""
+    return str(adapter_config(folder)["base_model_name_or_path"])
 
 
 # --- device and dtype ----------------------------------------------------------------------------
@@ -308,6 +316,10 @@ def _readable(name: str) -> Any:
         if isinstance(error, UsageError | DataError):
             raise
         text = str(error).strip()
+        if "attn_implementation" in text or "attention" in text.lower():
+            raise UsageError(
+                f"base.attn_implementation cannot be had: {text.splitlines()[0]}"
+            ) from error
         if "gated" in text.lower() or "401" in text or "403" in text:
             raise DataError(
                 f"{name!r} is gated or private: accept its terms on the hub and set HF_TOKEN"

@@ -67,6 +67,11 @@ class LabelScorer:
                     ) from error
                 if progress:
                     progress(len(rows))
+        if scores.isnan().any():
+            raise SentiloraError(
+                "the model's scores are NaN: the adapter or the base is damaged, or float16 "
+                "overflows (base.compute_dtype=bfloat16 or float32)"
+            )
         return scores
 
     def probabilities(
@@ -85,16 +90,16 @@ class LabelScorer:
         if not prompts:
             return self._rows
         if self._branches_work is None:
-            self._branches_work = self._try_branches(prompts[:2])
+            self._branches_work = self._try_branches(prompts[0])
         window = getattr(self.model.config, "sliding_window", None)
         longest = max(map(len, prompts)) + sum(map(len, self.label_ids))
         return (
             self._branches if self._branches_work and longest <= (window or longest) else self._rows
         )
 
-    def _try_branches(self, prompts: Sequence[list[int]]) -> bool:
-        """Whether branches give the numbers that rows give, on the beginnings of two prompts."""
-        sample = [prompt[: 16 - 5 * i] for i, prompt in enumerate(prompts)]
+    def _try_branches(self, prompt: list[int]) -> bool:
+        """Whether branches give the numbers that rows give, on two beginnings of a prompt."""
+        sample = [prompt[:16], prompt[:11]]
         reason = "it takes no position_ids"
         if takes(self.model, "position_ids", "logits_to_keep"):
             try:

@@ -204,9 +204,11 @@ class StopOnInterrupt(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if state.global_step >= state.max_steps:
+            self.interrupted = False  # the run is complete, and ends as it would
         if self.interrupted:
+            # An evaluation that is due still happens, so that a resumed run has seen it.
             args.load_best_model_at_end = False
-            control.should_evaluate = False
             control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from sentilora.classifier import Classifier, Prediction
 from sentilora.config import Config
-from sentilora.model import CLASSIFIER_FILE
 from sentilora.progress import say
 from sentilora.stages.evaluate import Evaluation, evaluate_rows, load_rows
 from sentilora.stages.predict import predict
-from sentilora.stages.train import load_rows_of, train
+from sentilora.stages.train import CONFIG_FILE, load_rows_of, train
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +41,7 @@ def demo(config: Config) -> Demo:
     from sentilora.metrics import tfidf_baseline
 
     folder = Path(config.output_dir)
-    if (folder / CLASSIFIER_FILE).is_file() and folder.name == OUTPUT_DIR:
+    if config.output_dir == OUTPUT_DIR and (folder / CONFIG_FILE).is_file():
         say(f"replacing the previous demo in ./{folder}")
         shutil.rmtree(folder)
     train(config)

@@ -81,6 +81,12 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
     """Configuration and prompt that belong to an adapter folder (None: the defaults)."""
     from sentilora.config import load_config
 
+    other = [key for key in overrides if not key.startswith("data.")]
+    if other:
+        raise UsageError(
+            f"evaluate takes the data.* settings only, not {other[0]!r}: prompt and base belong to "
+            "the adapter"
+        )
     if folder is None:
         config = load_config(values=overrides)
         return config, PromptFormat(**config.prompt.model_dump())
@@ -90,9 +96,13 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
             f"{folder} has no {CLASSIFIER_FILE}: evaluate knows neither its labels nor its prompt"
         )
     # A checkpoint's recipe lies one folder up.
-    paths = [folder / CONFIG_FILE, folder.absolute().parent / CONFIG_FILE]
-    path = next((p for p in paths if p.is_file()), None)
-    config = read_config(path) if path else load_config()
+    run = folder.absolute().parent if folder.name.startswith("checkpoint-") else folder
+    if (run / CONFIG_FILE).is_file():
+        config = read_config(run / CONFIG_FILE)
+    elif "data.test" in overrides:
+        config = load_config()
+    else:
+        raise UsageError(f"{folder} has no {CONFIG_FILE} that names test rows; give data.test=…")
     return config.with_values(overrides), ClassifierFile.load(folder).prompt
 
 

@@ -8,7 +8,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -22,6 +24,7 @@ from sentilora.model import (
     CLASSIFIER_FILE,
     BaseReference,
     ClassifierFile,
+    adapter_config,
     attach_adapter,
     check_adapter_folder,
     checkpoint_activations,
@@ -35,6 +38,7 @@ from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
 
 if TYPE_CHECKING:
+    import numpy as np
     from peft import PeftModel
 
     from sentilora.metrics import Metrics
@@ -125,12 +129,15 @@ def train(
     require_device(config.base.device)
     resolve_base(config.base.name)
     if adapter is not None:
-        check_same_base(Path(adapter), config)
+        config = continue_adapter(Path(adapter), config)
     train_rows, eval_rows = load_rows_of(config)
     overview = look_over({"train": train_rows, "evaluation": eval_rows})
     fingerprint = data_record(train_rows, eval_rows)
-    checkpoint = prepare_folder(folder, config, fingerprint, resume)
+    checkpoint = find_checkpoint(folder, config, fingerprint, resume, len(train_rows))
     show_overview(overview)
+    untrained = [label for label in format.labels if label not in train_rows.labels]
+    if untrained:
+        say(f"warning: no training row is {', '.join(untrained)}; that answer is not learnt")
 
     from transformers import set_seed
 
@@ -159,11 +166,27 @@ def train(
     )
     classifier = ClassifierFile(format, reference, prompter.label_ids)
     truth = [format.labels.index(label) for label in eval_rows.labels]
-    trainer = build_trainer(config, base, model, classifier, examples, prompts, truth)
-    seconds = run(trainer, folder, checkpoint)
-    if is_main_process():
-        trainer.save_model(str(folder))
-        finish(trainer, base, config, overview, seconds)
+    try:
+        trainer = build_trainer(config, base, model, classifier, examples, prompts, truth)
+    except (ValueError, ImportError, RuntimeError) as error:
+        if isinstance(error, SentiloraError):
+            raise
+        # An optimizer, a schedule or a tracker that transformers does not know or find.
+        raise UsageError(
+            f"a training.* setting is refused: {str(error).splitlines()[0]}"
+        ) from error
+    with one_line_errors(folder):
+        if is_main_process():
+            folder.mkdir(parents=True, exist_ok=True)
+            config.save(folder / CONFIG_FILE)
+            (folder / DATA_FILE).write_text(json.dumps(fingerprint, indent=1) + "\n", "utf-8")
+        seconds = run(trainer, folder, checkpoint)
+        # Of the best weights, which are loaded now; unknown when resumed behind that evaluation.
+        expected = trainer.best_probabilities
+        expected = trainer.score_evaluation() if expected is None else expected
+        if is_main_process():
+            trainer.save_model(str(folder))
+            finish(trainer, base, config, overview, seconds, expected)
     trainer.accelerator.wait_for_everyone()
     return read_result(folder)
 
@@ -181,17 +204,26 @@ def check_steps(config: Config) -> None:
         )
 
 
-def check_same_base(folder: Path, config: Config) -> None:
-    """Raise `UsageError` when an adapter to go on from belongs to another base."""
+def continue_adapter(folder: Path, config: Config) -> Config:
+    """The configuration with the LoRA settings of the adapter to go on from.
+
+    Raises `UsageError` when the adapter belongs to another base.
+    """
     check_adapter_folder(folder)
-    if not (folder / CLASSIFIER_FILE).is_file():
-        return  # a plain PEFT adapter: its shapes are checked when it is loaded
-    name = ClassifierFile.load(folder).base.name
-    if name != config.base.name:
-        raise UsageError(
-            f"the adapter in {folder} belongs to the base {name!r}, the configuration asks for "
-            f"{config.base.name!r}; set base.name={name}"
-        )
+    stored = adapter_config(folder)
+    lora = {key: stored[key] for key in config.lora.model_dump() if stored.get(key) is not None}
+    lora["target_modules"] = sorted(lora["target_modules"])
+    if (folder / CLASSIFIER_FILE).is_file():  # else a plain adapter: its shapes tell when loaded
+        before = ClassifierFile.load(folder)
+        if before.base.name != config.base.name:
+            raise UsageError(
+                f"the adapter in {folder} belongs to the base {before.base.name!r}, the "
+                f"configuration asks for {config.base.name!r}; set base.name={before.base.name}"
+            )
+        if before.prompt != prompt_format_of(config):
+            say(f"warning: {folder} was trained with another prompt or other labels")
+    say(f"going on from {folder}: its LoRA settings hold (r={lora['r']})")
+    return config.with_values({f"lora.{key}": value for key, value in lora.items()})
 
 
 def data_record(train_rows: Rows, eval_rows: Rows) -> dict[str, Any]:
@@ -209,31 +241,53 @@ def data_record(train_rows: Rows, eval_rows: Rows) -> dict[str, Any]:
     }
 
 
-def prepare_folder(folder: Path, config: Config, data: dict[str, Any], resume: bool) -> Path | None:
-    """Make the run folder and write down what the run is; returns the checkpoint to go on from.
+def count_steps(config: Config, num_rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    recipe = config.training
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(num_rows / (rows_per_step * num_processes))
+    return recipe.max_steps or math.ceil(steps_per_epoch * recipe.num_train_epochs)
 
-    Raises `UsageError` when the folder is in use, or when recipe or data changed since.
+
+def find_checkpoint(
+    folder: Path, config: Config, data: dict[str, Any], resume: bool, num_rows: int
+) -> Path | None:
+    """The checkpoint to go on from, None for a new run.
+
+    Raises `UsageError` when the folder is in use or finished, or when recipe or data changed
+    since; `DataError` when there is no checkpoint or it is damaged.
     """
-    checkpoint = None
-    if resume:
-        checkpoint = check_resume(folder, config, data)
-    elif is_main_process() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} is in use; choose another with --output-dir, go on there with --resume, or "
-            "remove it"
-        )
-    if is_main_process():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            config.save(folder / CONFIG_FILE)
-            (folder / DATA_FILE).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SentiloraError(f"cannot write to {folder}: {error}") from error
+    if not resume:
+        in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if in_use and is_main_process():
+            raise UsageError(
+                f"{folder} is in use; choose another with --output-dir, go on there with --resume, "
+                "or remove it"
+            )
+        return None
+    check_same_recipe(folder, config, data)
+    if (folder / RESULTS_FILE).is_file():
+        raise UsageError(f"the run in {folder} is finished; there is nothing to resume")
+    # A checkpoint is complete once trainer_state.json, which is written last, is there. Behind the
+    # last step there is nothing to train: such a run goes on from the one before.
+    found = {
+        int(path.parent.name.rpartition("-")[2]): path.parent
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+        if path.parent.name.rpartition("-")[2].isdecimal()
+    }
+    found = {step: path for step, path in found.items() if step < count_steps(config, num_rows)}
+    if not found:
+        raise DataError(f"{folder} has no checkpoint to resume from; start again")
+    checkpoint = found[max(found)]
+    for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        if not zipfile.is_zipfile(path):  # torch's files are; a truncated one is not
+            raise DataError(f"{path} is damaged; remove {checkpoint} to go on from the one before")
     return checkpoint
 
 
-def check_resume(folder: Path, config: Config, data: dict[str, Any]) -> Path:
-    """The last checkpoint of a run with the same recipe and data."""
+def check_same_recipe(folder: Path, config: Config, data: dict[str, Any]) -> None:
+    """Raise `UsageError` naming the key when recipe or rows differ from the run in `folder`."""
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(f"{folder} holds no run to resume: {CONFIG_FILE} is missing")
     before, now = read_config(folder / CONFIG_FILE).flat(), config.flat()
@@ -243,19 +297,18 @@ def check_resume(folder: Path, config: Config, data: dict[str, Any]) -> Path:
                 f"{key} was {before.get(key)!r} in {folder} and is {now.get(key)!r} now; resume "
                 "with the same recipe, or start a new --output-dir"
             )
-    stored = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
-    for name in data:
-        if stored[name]["sha256"] != data[name]["sha256"]:
-            raise UsageError(
-                f"the rows of data.{name} changed since {folder} was started "
-                f"({stored[name]['num_rows']:,} rows then, {data[name]['num_rows']:,} now, other "
-                "hashes); restore them, or start a new --output-dir"
-            )
-    # A checkpoint is complete once trainer_state.json, which is written last, is there.
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    if not found:
-        raise DataError(f"{folder} has no checkpoint to resume from; start again")
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    try:
+        stored = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+        changed = [name for name in data if stored[name]["sha256"] != data[name]["sha256"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / DATA_FILE} is missing or damaged; start again") from error
+    if changed:
+        name = changed[0]
+        raise UsageError(
+            f"the rows of data.{name} changed since {folder} was started "
+            f"({stored[name]['num_rows']:,} rows then, {data[name]['num_rows']:,} now, other "
+            "hashes); restore them, or start a new --output-dir"
+        )
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -284,9 +337,7 @@ def build_trainer(
 
     recipe = config.training
     rows_per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    steps_per_epoch = math.ceil(len(examples) / (rows_per_step * num_processes))
-    num_steps = recipe.max_steps or math.ceil(steps_per_epoch * recipe.num_train_epochs)
+    num_steps = count_steps(config, len(examples))
     warmup_steps = math.ceil(recipe.warmup_ratio * num_steps) or recipe.warmup_steps
     optim = recipe.optim
     if base.device == "cpu" and optim.startswith("paged_"):
@@ -360,6 +411,28 @@ def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, kind))
 
 
+@contextmanager
+def one_line_errors(folder: Path) -> Iterator[None]:
+    """What breaks while training and saving, as errors of this package."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SentiloraError(
+            "out of GPU memory while training; lower training.per_device_train_batch_size (and "
+            "raise training.gradient_accumulation_steps by as much), set "
+            "training.gradient_checkpointing=true, or lower prompt.max_length"
+        ) from error
+    except OSError as error:
+        raise SentiloraError(f"cannot write to {folder}: {error}") from error
+    except Exception as error:
+        # A full disk: safetensors has an error of its own, torch.save a RuntimeError.
+        if type(error).__name__ != "SafetensorError" and "PytorchStreamWriter" not in str(error):
+            raise
+        raise SentiloraError(f"cannot write to {folder}: {error}") from error
+
+
 def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> float:
     """Train to the end and load the best; returns the seconds it took."""
     import torch
@@ -372,14 +445,6 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
     started = time.perf_counter()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        raise SentiloraError(
-            "out of GPU memory while training; lower training.per_device_train_batch_size (and "
-            "raise training.gradient_accumulation_steps by as much), set "
-            "training.gradient_checkpointing=true, or lower prompt.max_length"
-        ) from error
-    except OSError as error:
-        raise SentiloraError(f"cannot write to {folder}: {error}") from error
     finally:
         report.close()
         interrupt.restore()
@@ -401,6 +466,7 @@ def finish(
     config: Config,
     overview: Overview,
     train_seconds: float,
+    expected: "np.ndarray",
 ) -> None:
     """Reload what was saved, score it again, and write results, curve and model card."""
     import torch
@@ -414,9 +480,6 @@ def finish(
     peak = None
     if base.device == "cuda":
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    expected = trainer.best_probabilities
-    if expected is None:  # resumed behind the best evaluation: its weights are loaded
-        expected = trainer.score_evaluation()
     model = load_adapter(trainer.accelerator.unwrap_model(trainer.model).unload(), folder)
     scorer = LabelScorer(
         model,
@@ -427,7 +490,9 @@ def finish(
     )
     probabilities = scorer.probabilities(trainer.eval_prompts).numpy()
     difference = float(abs(probabilities - expected).max())
-    allowed = 0.0 if base.device == "cpu" else 1e-3
+    # Several processes scored other batches than this one does: equal to rounding only.
+    alone = trainer.accelerator.num_processes == 1
+    allowed = 0.0 if base.device == "cpu" and alone else 1e-3
     if difference > allowed:
         raise SentiloraError(
             f"the adapter saved in {folder} scores differently after reloading: probabilities "
