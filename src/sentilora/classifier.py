@@ -62,11 +62,10 @@ class Classifier:
         self.model = model
         self.reference = reference
         self.prompter = Prompter(base.tokenizer, format)
-        pad = base.tokenizer.pad_token_id
         self.scorer = LabelScorer(
             model,
             self.prompter.label_ids,
-            pad if pad is not None else base.tokenizer.eos_token_id,
+            base.pad_token_id,
             base.dtype,
             batch_size,
         )

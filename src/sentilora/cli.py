@@ -259,10 +259,16 @@ def _config(
     values: dict[str, Any],
     resume: bool = False,
 ) -> Any:
-    from sentilora.config import DEFAULT_PRESET, load_config, parse_override, read_config
+    from sentilora.config import (
+        CONFIG_FILE,
+        DEFAULT_PRESET,
+        load_config,
+        parse_override,
+        read_config,
+    )
 
     if resume and preset is None and file is None and "output_dir" in values:
-        path = Path(values["output_dir"]) / "sentilora.toml"
+        path = Path(values["output_dir"]) / CONFIG_FILE
         if path.is_file():  # the run's own recipe, then what is asked for on top
             given = dict(parse_override(item) for item in overrides or ())
             return read_config(path).with_values({**given, **values})

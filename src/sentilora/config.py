@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sentilora.errors import DataError, UsageError
 
 DEFAULT_PRESET = "tiny"
+CONFIG_FILE = "sentilora.toml"  # the resolved recipe in a run folder
 LEAF_TABLES = {"data.label_map"}  # a table that is one value: replaced whole, its keys are free
 
 

@@ -215,6 +215,12 @@ class Base:
     dtype_reason: str
     revision: str
 
+    @property
+    def pad_token_id(self) -> int:
+        """What fills rows up: the pad token, or EOS where the tokenizer has none."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id)
+
 
 def load_base(
     name: str,

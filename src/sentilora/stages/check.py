@@ -3,7 +3,6 @@
 sentilora check --preset mistral-7b
 """
 
-import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from sentilora.data import EMBEDDED, hub_reachable, load_test, look_over
 from sentilora.errors import SentiloraError
 from sentilora.model import choose_device, choose_dtype, load_tokenizer, resolve_base
 from sentilora.prompt import IGNORE_INDEX, Prompter
-from sentilora.stages.train import columns_of, load_rows_of, prompt_format_of
+from sentilora.stages.train import columns_of, count_steps, load_rows_of, prompt_format_of
 
 if TYPE_CHECKING:
     import torch
@@ -181,8 +180,7 @@ def _cost(
     findings.append(Finding(level, "memory", memory))
     if num_rows:
         per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-        num_steps = math.ceil(num_rows / per_step) * recipe.num_train_epochs
-        num_steps = recipe.max_steps or math.ceil(num_steps)
+        num_steps = count_steps(config, num_rows)
         flop_per_token = (6 if checkpointing else 4) * (quantised + adapter)
         flop = flop_per_token * mean_length * per_step * num_steps
         rate = _matmul_rate(device, dtype)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentilora.classifier import Classifier, Prediction
-from sentilora.config import Config
+from sentilora.config import CONFIG_FILE, Config
 from sentilora.progress import say
 from sentilora.stages.evaluate import Evaluation, evaluate_rows, load_rows
 from sentilora.stages.predict import predict
-from sentilora.stages.train import CONFIG_FILE, load_rows_of, train
+from sentilora.stages.train import load_rows_of, train
 
 if TYPE_CHECKING:
     from rich.table import Table

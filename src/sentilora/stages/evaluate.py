@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.classifier import Classifier
-from sentilora.config import Config, read_config
+from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data import Columns, Rows, load_test
 from sentilora.errors import UsageError
 from sentilora.model import CLASSIFIER_FILE, ClassifierFile, check_adapter_folder, shipped_adapter
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sentilora.metrics import Metrics
-
-CONFIG_FILE = "sentilora.toml"
 
 
 @dataclass(frozen=True)

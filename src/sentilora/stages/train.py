@@ -17,7 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sentilora.card import show_lengths, show_overview, write_model_card
-from sentilora.config import Config, read_config
+from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data import Columns, Overview, Rows, label_weights, load_splits, look_over
 from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
 from sentilora.model import (
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from sentilora.trainer import ClassifierTrainer
 
 T = TypeVar("T")
-CONFIG_FILE = "sentilora.toml"
 DATA_FILE = "data.json"
 RESULTS_FILE = "train_results.json"
 CURVE_FILE = "training_curve.png"
@@ -382,8 +381,6 @@ def build_trainer(
             f"use all with `accelerate launch --num_processes {arguments.n_gpu} -m sentilora "
             "train …`"
         )
-    tokenizer = base.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     stop_on_nan, stop_on_interrupt = StopOnNaN(), StopOnInterrupt()
     callbacks = [SaveBest(), Report(Path(config.output_dir)), stop_on_nan, stop_on_interrupt]
     if recipe.early_stopping_patience:
@@ -394,8 +391,8 @@ def build_trainer(
         train_dataset=list(examples),
         callbacks=callbacks,
         classifier=classifier,
-        tokenizer=tokenizer,
-        pad_token_id=pad,
+        tokenizer=base.tokenizer,
+        pad_token_id=base.pad_token_id,
         eval_prompts=[prompt.input_ids for prompt in prompts],
         eval_truth=truth,
         rows_per_pass=recipe.per_device_train_batch_size,
