@@ -4,13 +4,14 @@ The loader delivers the examples of a whole optimizer step; `plan_passes` cuts t
 similar length. Since the loss is a sum over answer tokens divided by their number in the step,
 every plan gives the same gradient.
 
-Rows are padded on the left: their ends, where the answers are, line up, and the head computes
-logits for those columns only. A model that takes no `position_ids` is padded on the right.
+Rows are padded on the right and need no attention mask: no token sees one behind it. (Padded on the
+left, the first query rows see nothing at all, and bfloat16 attention on a GPU gives NaN gradients
+for some of them.)
 """
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -46,16 +47,10 @@ def takes(model: torch.nn.Module, *names: str) -> bool:
     return set(names) <= set(inspect.signature(forward).parameters)
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, left: bool) -> torch.Tensor:
-    """Rows of token ids as one tensor (rows, longest), filled with `value`."""
+def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Rows of token ids as one tensor (rows, longest), filled up with `value` behind each row."""
     width = max(map(len, rows))
-    filled = [
-        [value] * (width - len(row)) + list(row)
-        if left
-        else list(row) + [value] * (width - len(row))
-        for row in rows
-    ]
-    return torch.tensor(filled)
+    return torch.tensor([list(row) + [value] * (width - len(row)) for row in rows])
 
 
 def last_logits(
@@ -66,19 +61,16 @@ def last_logits(
     Rows must have at least `num_last` tokens.
     """
     device = next(model.parameters()).device
-    left = takes(model, "position_ids", "logits_to_keep")
-    mask = pad([[1] * len(row) for row in rows], 0, left).to(device)
-    inputs: dict[str, Any] = {
-        "input_ids": pad(rows, pad_token_id, left).to(device),
-        "attention_mask": mask,
-        "use_cache": False,
-    }
-    if left:
-        inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        return model(**inputs, logits_to_keep=num_last).logits
-    logits = model(**inputs).logits
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    at = lengths[:, None] - num_last + torch.arange(num_last, device=device)
+    inputs = {"input_ids": pad(rows, pad_token_id).to(device), "use_cache": False}
+    lengths = torch.tensor([len(row) for row in rows])
+    at = lengths[:, None] - num_last + torch.arange(num_last)
+    if takes(model, "logits_to_keep"):
+        # The head computes the columns that any row asks for, and no others.
+        columns, at = at.unique(return_inverse=True)
+        logits = model(**inputs, logits_to_keep=columns.to(device)).logits
+    else:
+        logits = model(**inputs).logits
+    at = at.to(device)
     return logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
 
 
@@ -98,7 +90,9 @@ def answer_loss(
     longest = max(num_answer)
     # Nothing is predicted from EOS, so it is not an input.
     logits = last_logits(model, [row[:-1] for row in rows], longest, pad_token_id).float()
-    targets = pad([row[-n:] for row, n in zip(labels, num_answer, strict=True)], IGNORE_INDEX, True)
+    targets = torch.full((len(rows), longest), IGNORE_INDEX)
+    for target, row, num in zip(targets, labels, num_answer, strict=True):
+        target[-num:] = torch.tensor(row[-num:])
     losses = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets.to(logits.device).flatten(), reduction="none"
     )
