@@ -15,7 +15,7 @@ import sentilora
 PACKAGE = Path(sentilora.__file__).parent
 # From bottom to top. A module imports from its own storey or below.
 STOREYS = [
-    {"", "errors", "progress", "prompt", "data", "metrics", "config"},
+    {"", "errors", "progress", "hub", "prompt", "data", "splits", "overview", "metrics", "config"},
     {"model", "scoring", "batching", "plots", "report"},
     {"classifier", "trainer", "card"},
     {"stages"},

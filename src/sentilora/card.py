@@ -1,50 +1,13 @@
-"""What a run says of itself: the model card beside the adapter, and the notices before training."""
+"""The model card beside the adapter: what it is, how it did, how to load it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentilora.data import Overview
-from sentilora.progress import say
+from sentilora.overview import Overview
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sentilora.config import Config
-    from sentilora.prompt import PromptFormat
     from sentilora.stages.train import TrainingResult
-
-HISTOGRAM_EDGES = (64, 128, 256, 512, 1024, 2048)
-
-
-def length_histogram(lengths: "Sequence[int]") -> str:
-    """Token lengths as counts per range: "≤64: 3, 65–128: 20, …" (empty ranges left out)."""
-    parts, low = [], 0
-    for high in (*HISTOGRAM_EDGES, max([*lengths, HISTOGRAM_EDGES[-1]]) + 1):
-        count = sum(low < length <= high for length in lengths)
-        if count:
-            name = f"≤{high}" if low == 0 else f"{low + 1}–{high}"
-            parts.append(f"{name if high in HISTOGRAM_EDGES else f'>{low}'}: {count:,}")
-        low = high
-    return ", ".join(parts)
-
-
-def show_overview(overview: Overview) -> None:
-    """Rows, balance, duplicates and warnings, as notices."""
-    for name, counts in overview.balance.items():
-        balance = ", ".join(f"{count:,} {label}" for label, count in counts.items())
-        repeated = overview.duplicates[name]
-        say(f"{name}: {overview.num_rows[name]:,} rows ({balance}), {repeated} exact duplicates")
-    for warning in overview.warnings:
-        say(f"warning: {warning}")
-
-
-def show_lengths(lengths: "Sequence[int]", num_truncated: int, format: "PromptFormat") -> None:
-    """Token lengths of the training examples and how many were cut."""
-    say(f"tokens per example: {length_histogram(lengths)}; mean {sum(lengths) / len(lengths):.0f}")
-    say(
-        f"truncated to {format.max_length} tokens ({format.truncation}): {num_truncated:,} of "
-        f"{len(lengths):,} ({num_truncated / len(lengths):.1%})"
-    )
 
 
 def write_model_card(

@@ -1,7 +1,6 @@
-"""Sources of labelled texts: read, checked, shuffled, split, and looked over for duplicates.
+"""Where labelled texts come from: sources read row by row, in order, unchanged and checked.
 
     rows = load_rows("reviews.csv", "train", columns)
-    train, evaluation = carve(rows, num_train=2000, num_evaluation=400, seed=42)
 
 A source is a hub id, the `aclImdb/` folder, a folder with files named train, test or validation,
 a CSV, TSV, JSONL or Parquet file, or `embedded`: the reviews that ship with the package. Nothing
@@ -12,18 +11,16 @@ import hashlib
 import json
 import os
 import re
-import socket
 import warnings
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
-from sentilora.errors import DataError
-from sentilora.prompt import clean_text, fault_of
+from sentilora.errors import DataError, first_line
+from sentilora.hub import require_hub
+from sentilora.prompt import fault_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +32,6 @@ SPLIT_NAMES = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
 }
-IMBALANCE_LIMIT = 4  # warn when the largest label has more than 4 times the rows of the smallest
 
 
 @dataclass(frozen=True)
@@ -70,9 +66,6 @@ class Rows:
         return [hashlib.sha256(f"{t}\0{label}".encode()).hexdigest() for t, label in pairs]
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
 def load_rows(source: str, split: str, columns: Columns) -> Rows:
     """The labelled rows of one split of a source. `split`: "train", "test" or "validation".
 
@@ -104,6 +97,62 @@ def read_table(source: str, split: str, text_column: str) -> "pd.DataFrame":
 def _no_column(source: str, frame: "pd.DataFrame", column: str, kind: str) -> str:
     names = ", ".join(map(str, frame.columns)) or "none at all"
     return f"{source} has no column {column!r}; it has {names}. Name it with --{kind}-column"
+
+
+def texts_of(source: str, frame: "pd.DataFrame", column: str) -> list[str]:
+    """The texts of a column. Raises `DataError` with the row of the first that cannot be used."""
+    values = frame[column].tolist()
+    for row, (value, missing) in enumerate(zip(values, frame[column].isna(), strict=True), 1):
+        if fault := "missing" if missing else fault_of(value):
+            raise DataError(f"{source}, row {row}: {column} is {fault}; mend it or drop the row")
+    return values
+
+
+def _labels(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:
+    column = frame[columns.label]
+    if column.isna().any():
+        row = int(column.isna().to_numpy().argmax()) + 1
+        raise DataError(f"{source}, row {row}: {columns.label} is missing; fill it or drop the row")
+    label_map = dict(columns.label_map or {})
+    words: dict[Any, str] = {}
+    for value, row in _first_rows(source, column.tolist()).items():
+        keys = _label_keys(value)
+        # A label that the map leads to no label of the prompt may itself be one: the labels 0 … 9.
+        candidates = [label_map[key] for key in keys if key in label_map] + keys
+        word = next((c for c in candidates if c in columns.labels), None)
+        if word is None:
+            known = ", ".join(columns.labels)
+            mapped = ", ".join(f"{k} = {v}" for k, v in label_map.items())
+            raise DataError(
+                f"{source}, row {row}: {columns.label} is {keys[0]!r}, which is no label of the "
+                f"prompt ({known}) and is mapped to none (data.label_map: {mapped}); extend "
+                "data.label_map or prompt.labels"
+            )
+        words[value] = word
+    return [words[value] for value in column.tolist()]
+
+
+def _label_keys(value: Any) -> list[str]:
+    """How a stored label may be called: 1.0, which a column with gaps makes of 1, is also "1"."""
+    keys = [str(value)]
+    whole = re.fullmatch(r"([+-]?\d+)\.0+", keys[0])
+    return [*keys, whole[1]] if whole else keys
+
+
+def _first_rows(source: str, values: Sequence[Any]) -> dict[Any, int]:
+    """Each distinct value with the number of the first row that holds it."""
+    first: dict[Any, int] = {}
+    for row, value in enumerate(values, 1):
+        try:
+            first.setdefault(value, row)
+        except TypeError as error:
+            raise DataError(
+                f"{source}, row {row}: the label is {value!r}; one value is expected"
+            ) from error
+    return first
+
+
+# --- sources -------------------------------------------------------------------------------------
 
 
 def _local_path(source: str, split: str) -> Path | None:
@@ -169,6 +218,22 @@ def _review_number(file: Path) -> tuple[int, str]:
     return (int(number) if number.isdecimal() else 0, file.name)
 
 
+def _read_hub(source: str, split: str) -> "pd.DataFrame":
+    require_hub(source, "data.train=<folder or file> reads local data")
+    import datasets
+
+    try:
+        return datasets.load_dataset(source, split=split).to_pandas()
+    except Exception as error:
+        # datasets raises a dozen unrelated types here; whichever it is, the user needs its words.
+        raise DataError(
+            f"cannot load {source!r} ({split}) from the hub: {first_line(error)}"
+        ) from error
+
+
+# --- file formats --------------------------------------------------------------------------------
+
+
 def _read_file(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
@@ -185,8 +250,7 @@ def _read_file(path: Path) -> "pd.DataFrame":
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not valid UTF-8{_bad_byte(path)}; save it as UTF-8") from error
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"cannot read {path}: {reason}") from error
+        raise DataError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
@@ -244,271 +308,3 @@ def _bad_byte(path: Path) -> str:
         line = error.object.count(b"\n", 0, error.start) + 1
         return f": byte {error.object[error.start]:#04x} in line {line}"
     return ""
-
-
-def _read_hub(source: str, split: str) -> "pd.DataFrame":
-    require_hub(source, "data.train=<folder or file> reads local data")
-    import datasets
-
-    try:
-        return datasets.load_dataset(source, split=split).to_pandas()
-    except Exception as error:
-        # datasets raises a dozen unrelated types here; whichever it is, the user needs its words.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"cannot load {source!r} ({split}) from the hub: {reason}") from error
-
-
-def require_hub(name: str, remedy: str) -> None:
-    """Raise `DataError` within seconds when `name` would be downloaded and the hub is out of reach.
-
-    Does nothing when the user works from the cache (`HF_HUB_OFFLINE`) or through a proxy.
-    """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return
-    if not hub_reachable():
-        raise DataError(
-            f"{name!r} is no local file or folder, and the hub ({hub_endpoint()}) is not "
-            f"reachable; {remedy}, HF_HUB_OFFLINE=1 uses what is cached"
-        )
-
-
-def hub_endpoint() -> str:
-    """Address of the hub, as `HF_ENDPOINT` or huggingface_hub has it."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def hub_reachable(timeout_seconds: float = 3.0) -> bool:
-    """Whether a connection to the hub can be opened (assumed so behind a proxy)."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True
-    url = urlparse(hub_endpoint())
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((url.hostname or "", port), timeout_seconds).close()
-    except OSError:
-        return False
-    return True
-
-
-def texts_of(source: str, frame: "pd.DataFrame", column: str) -> list[str]:
-    """The texts of a column. Raises `DataError` with the row of the first that cannot be used."""
-    values = frame[column].tolist()
-    for row, (value, missing) in enumerate(zip(values, frame[column].isna(), strict=True), 1):
-        if fault := "missing" if missing else fault_of(value):
-            raise DataError(f"{source}, row {row}: {column} is {fault}; mend it or drop the row")
-    return values
-
-
-def _labels(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:
-    column = frame[columns.label]
-    if column.isna().any():
-        row = int(column.isna().to_numpy().argmax()) + 1
-        raise DataError(f"{source}, row {row}: {columns.label} is missing; fill it or drop the row")
-    label_map = dict(columns.label_map or {})
-    words: dict[Any, str] = {}
-    for value, row in _first_rows(source, column.tolist()).items():
-        keys = _label_keys(value)
-        # A label that the map leads to no label of the prompt may itself be one: the labels 0 … 9.
-        candidates = [label_map[key] for key in keys if key in label_map] + keys
-        word = next((c for c in candidates if c in columns.labels), None)
-        if word is None:
-            known = ", ".join(columns.labels)
-            mapped = ", ".join(f"{k} = {v}" for k, v in label_map.items())
-            raise DataError(
-                f"{source}, row {row}: {columns.label} is {keys[0]!r}, which is no label of the "
-                f"prompt ({known}) and is mapped to none (data.label_map: {mapped}); extend "
-                "data.label_map or prompt.labels"
-            )
-        words[value] = word
-    return [words[value] for value in column.tolist()]
-
-
-def _label_keys(value: Any) -> list[str]:
-    """How a stored label may be called: 1.0, which a column with gaps makes of 1, is also "1"."""
-    keys = [str(value)]
-    whole = re.fullmatch(r"([+-]?\d+)\.0+", keys[0])
-    return [*keys, whole[1]] if whole else keys
-
-
-def _first_rows(source: str, values: Sequence[Any]) -> dict[Any, int]:
-    """Each distinct value with the number of the first row that holds it."""
-    first: dict[Any, int] = {}
-    for row, value in enumerate(values, 1):
-        try:
-            first.setdefault(value, row)
-        except TypeError as error:
-            raise DataError(
-                f"{source}, row {row}: the label is {value!r}; one value is expected"
-            ) from error
-    return first
-
-
-# --- choosing ------------------------------------------------------------------------------------
-
-
-def shuffled(num_rows: int, seed: int) -> list[int]:
-    """Row numbers in the order of `datasets.Dataset.shuffle(seed)` (NumPy's PCG64 permutation)."""
-    import numpy as np
-
-    return np.random.default_rng(seed).permutation(num_rows).tolist()
-
-
-def sample(rows: Rows, num_rows: int, seed: int, setting: str) -> Rows:
-    """The first `num_rows` rows of the shuffle; 0 takes all. `setting`: the count's name."""
-    if num_rows > len(rows):
-        raise DataError(
-            f"{setting} asks for {num_rows:,} rows, {rows.source} has {len(rows):,}; "
-            f"set {setting}={len(rows)} or less (0 takes all)"
-        )
-    return rows.take(shuffled(len(rows), seed)[: num_rows or len(rows)])
-
-
-def carve(
-    rows: Rows, num_train: int, num_evaluation: int, seed: int, balance: str = "none"
-) -> tuple[Rows, Rows]:
-    """Training and evaluation rows out of one split: the first rows of the shuffle, then the next.
-
-    An evaluation row whose normalised text is among the training texts is skipped. With
-    `balance="sample"` the training rows hold as many of each label. Raises `DataError` when the
-    split has too few rows.
-    """
-    order = shuffled(len(rows), seed)
-    chosen = order[: num_train or max(0, len(rows) - (num_evaluation or len(rows) // 5))]
-    if balance == "sample":
-        chosen = _balanced(rows, order if num_train else chosen, num_train)
-    taken = set(chosen)
-    train_texts = {normalised(rows.texts[i]) for i in chosen}
-    left = [i for i in order if i not in taken and normalised(rows.texts[i]) not in train_texts]
-    if num_train > len(rows) or num_evaluation > len(left) or not left or not chosen:
-        raise DataError(
-            f"data.num_train={num_train} and data.num_evaluation={num_evaluation} need more rows "
-            f"than {rows.source} has ({len(rows):,}); try data.num_train={len(rows) * 4 // 5} "
-            f"data.num_evaluation={len(rows) // 5}"
-        )
-    return rows.take(chosen), rows.take(left[: num_evaluation or len(left)])
-
-
-def _balanced(rows: Rows, order: list[int], num_rows: int) -> list[int]:
-    """The first rows of `order` with as many of each label; 0: as many as the rarest has there."""
-    there = Counter(rows.labels[i] for i in order)
-    per_label = num_rows // len(there) if num_rows else min(there.values(), default=0)
-    counts: Counter[str] = Counter()
-    chosen = []
-    for i in order:
-        if counts[rows.labels[i]] < per_label:
-            counts[rows.labels[i]] += 1
-            chosen.append(i)
-    rarest = min(there, key=there.__getitem__, default="")
-    if there[rarest] < per_label:
-        raise DataError(
-            f"data.balance=sample needs {per_label:,} rows of each label, {rows.source} has "
-            f"{there[rarest]:,} of {rarest!r}; lower data.num_train to "
-            f"{there[rarest] * len(there)} or use data.balance=weights"
-        )
-    return chosen
-
-
-def label_weights(labels: Sequence[str]) -> dict[str, float]:
-    """Per label n / (k · count): every label weighs the same in sum, the mean weight is 1."""
-    counts = Counter(labels)
-    return {label: len(labels) / (len(counts) * count) for label, count in counts.items()}
-
-
-# --- looking over --------------------------------------------------------------------------------
-
-
-def normalised(text: str) -> str:
-    """What counts as the same text: line breaks and runs of spaces as one space, lower case."""
-    return " ".join(clean_text(text).lower().split())
-
-
-@dataclass(frozen=True)
-class Overview:
-    """What there is to know of the chosen rows before they are used."""
-
-    num_rows: dict[str, int]
-    balance: dict[str, dict[str, int]]
-    duplicates: dict[str, int]  # within a split: rows beyond the first of the same text
-    shared: dict[str, int]  # between splits: rows of the second whose text is in the first
-    conflicts: int  # texts that occur with more than one label
-    warnings: list[str]
-
-
-def look_over(splits: Mapping[str, Rows]) -> Overview:
-    """Counts, class balance, exact duplicates inside and across splits, and label conflicts."""
-    keys = {name: [normalised(t) for t in rows.texts] for name, rows in splits.items()}
-    distinct = {name: set(values) for name, values in keys.items()}
-    names = list(splits)
-    shared = {
-        f"{first} / {second}": sum(key in distinct[first] for key in keys[second])
-        for i, first in enumerate(names)
-        for second in names[i + 1 :]
-    }
-    seen_labels: dict[str, set[str]] = defaultdict(set)
-    for name, rows in splits.items():
-        for key, label in zip(keys[name], rows.labels, strict=True):
-            seen_labels[key].add(label)
-    balance = {name: dict(sorted(Counter(rows.labels).items())) for name, rows in splits.items()}
-    warnings = []
-    for name, counts in balance.items():
-        if max(counts.values()) > IMBALANCE_LIMIT * min(counts.values()):
-            warnings.append(
-                f"{name}: {max(counts.values())} to {min(counts.values())} rows per label, beyond "
-                f"1:{IMBALANCE_LIMIT}; data.balance=weights or sample evens it out"
-            )
-    warnings += [f"{n} rows of {pair.split(' / ')[1]} also occur in {pair.split(' / ')[0]}"
-                 for pair, n in shared.items() if n]  # fmt: skip
-    conflicts = sum(len(found) > 1 for found in seen_labels.values())
-    if conflicts:
-        warnings.append(f"{conflicts} texts occur with different labels")
-    return Overview(
-        num_rows={name: len(rows) for name, rows in splits.items()},
-        balance=balance,
-        duplicates={name: len(keys[name]) - len(distinct[name]) for name in names},
-        shared=shared,
-        conflicts=conflicts,
-        warnings=warnings,
-    )
-
-
-def require_every_label(rows: Rows, labels: Sequence[str]) -> None:
-    """Training needs two labels at least; raise `DataError` when the rows hold only one."""
-    found = set(rows.labels)
-    if len(found) < 2:
-        raise DataError(
-            f"all {len(rows):,} training rows of {rows.source} are {next(iter(found))!r}; training "
-            f"needs rows of at least two of {', '.join(labels)}"
-        )
-
-
-def load_splits(
-    *,
-    train: str,
-    evaluation: str,
-    test: str,
-    columns: Columns,
-    num_train: int,
-    num_evaluation: int,
-    seed: int,
-    balance: str,
-) -> tuple[Rows, Rows]:
-    """Training and evaluation rows as the configuration's `data` section asks for them."""
-    rows = load_rows(train, "train", columns)
-    if evaluation == "train":
-        chosen, held_out = carve(rows, num_train, num_evaluation, seed, balance)
-    else:
-        if balance == "sample":
-            chosen = rows.take(_balanced(rows, shuffled(len(rows), seed), num_train))
-        else:
-            chosen = sample(rows, num_train, seed, "data.num_train")
-        source, split = (test, "test") if evaluation == "test" else (evaluation, "validation")
-        other = load_rows(source, split, columns)
-        held_out = sample(other, num_evaluation, seed, "data.num_evaluation")
-    require_every_label(chosen, columns.labels)
-    return chosen, held_out
-
-
-def load_test(test: str, columns: Columns, num_test: int, seed: int) -> Rows:
-    """The test rows: all in the source's order, or the first `num_test` of the shuffle."""
-    rows = load_rows(test, "test", columns)
-    return sample(rows, num_test, seed, "data.num_test") if num_test else rows

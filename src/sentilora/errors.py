@@ -33,3 +33,9 @@ class Interrupted(SentiloraError, KeyboardInterrupt):
     """The user pressed Ctrl-C; what could be saved was saved."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of somebody else's error, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

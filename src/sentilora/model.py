@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sentilora import __version__
-from sentilora.data import EMBEDDED, looks_like_hub_id, require_hub
-from sentilora.errors import DataError, UsageError
+from sentilora.data import EMBEDDED, looks_like_hub_id
+from sentilora.errors import DataError, UsageError, first_line
+from sentilora.hub import require_hub
 from sentilora.prompt import PromptFormat
 
 if TYPE_CHECKING:
@@ -324,18 +325,17 @@ def _readable(name: str) -> Any:
         text = str(error).strip()
         if "attn_implementation" in text or "attention" in text.lower():
             raise UsageError(
-                f"base.attn_implementation cannot be had: {text.splitlines()[0]}"
+                f"base.attn_implementation cannot be had: {first_line(error)}"
             ) from error
         if "gated" in text.lower() or "401" in text or "403" in text:
             raise DataError(
                 f"{name!r} is gated or private: accept its terms on the hub and set HF_TOKEN"
             ) from error
-        reason = text.splitlines()[0] if text else type(error).__name__
-        raise DataError(f"cannot load {name!r}: {reason}") from error
+        raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
     except Exception as error:
         # safetensors and tokenizers raise bare exceptions of their own for a damaged file.
         if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
-            raise DataError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
+            raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
         raise
 
 

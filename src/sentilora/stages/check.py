@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.card import length_histogram
 from sentilora.config import Config
-from sentilora.data import EMBEDDED, hub_reachable, load_test, look_over
-from sentilora.errors import SentiloraError
+from sentilora.data import EMBEDDED
+from sentilora.errors import SentiloraError, first_line
+from sentilora.hub import hub_reachable
 from sentilora.model import choose_device, choose_dtype, load_tokenizer, resolve_base
+from sentilora.overview import look_over, look_over_lengths
 from sentilora.prompt import IGNORE_INDEX, Prompter
+from sentilora.splits import load_test
 from sentilora.stages.train import columns_of, count_steps, load_rows_of, prompt_format_of
 
 if TYPE_CHECKING:
@@ -69,16 +71,11 @@ def check(config: Config) -> list[Finding]:
     if train_rows is not None:
         pairs = zip(train_rows.texts, train_rows.labels, strict=True)
         examples = [prompter.encode_example(text, label) for text, label in pairs]
-        lengths = [len(example.input_ids) for example in examples]
-        mean_length = sum(lengths) / len(lengths)
-        cut = sum(example.truncated for example in examples)
-        findings.append(
-            Finding("ok", "tokens", f"{length_histogram(lengths)}; mean {mean_length:.0f}")
-        )
-        findings.append(
-            Finding("ok", "truncated", f"{cut:,} of {len(examples):,} ({cut / len(examples):.1%}), "
-                    f"keeping the {config.prompt.truncation} of the text")
-        )  # fmt: skip
+        lengths = look_over_lengths(examples)
+        mean_length = lengths.mean_tokens
+        cut = f"{lengths.truncated}, keeping the {config.prompt.truncation} of the text"
+        findings.append(Finding("ok", "tokens", lengths.tokens))
+        findings.append(Finding("ok", "truncated", cut))
         findings.append(Finding("ok", "example", render_example(prompter, examples[0])))
     device_findings, device, dtype = _device(config)
     findings += device_findings
@@ -103,12 +100,7 @@ def render_example(prompter: Prompter, example: Any) -> str:
 
 def _data(splits: dict[str, Any]) -> list[Finding]:
     overview = look_over(splits)
-    findings = []
-    for name, counts in overview.balance.items():
-        balance = ", ".join(f"{count:,} {label}" for label, count in counts.items())
-        repeated = f"{overview.duplicates[name]} exact duplicates"
-        text = f"{overview.num_rows[name]:,} rows of {splits[name].source}: {balance}; {repeated}"
-        findings.append(Finding("ok", name, text))
+    findings = [Finding("ok", name, overview.describe(name)) for name in splits]
     shared = ", ".join(f"{pair}: {count}" for pair, count in overview.shared.items())
     findings.append(Finding("ok", "leakage", f"exact duplicates between splits: {shared}"))
     return findings + [Finding("note", "data", warning) for warning in overview.warnings]
@@ -230,7 +222,7 @@ def _downloads(config: Config) -> list[Finding]:
     try:
         info = HfApi().model_info(name, revision=config.base.revision, files_metadata=True)
     except HfHubHTTPError as error:
-        return [Finding("problem", "download", f"{name}: {str(error).splitlines()[0]}; {token}")]
+        return [Finding("problem", "download", f"{name}: {first_line(error)}; {token}")]
     files = [f for f in info.siblings or [] if f.rfilename.endswith(".safetensors")]
     size = sum(f.size or 0 for f in files)
     cache = Path(HF_HUB_CACHE)

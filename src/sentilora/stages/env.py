@@ -8,7 +8,7 @@ import platform
 from importlib import metadata
 
 from sentilora import __version__
-from sentilora.data import hub_endpoint, hub_reachable
+from sentilora.hub import hub_endpoint, hub_reachable
 from sentilora.model import cuda_driver_present
 
 PACKAGES = (

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, read_config
-from sentilora.data import Columns, Rows, load_test
+from sentilora.data import Columns, Rows
 from sentilora.errors import UsageError
 from sentilora.model import CLASSIFIER_FILE, ClassifierFile, check_adapter_folder, shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
+from sentilora.splits import load_test
 
 if TYPE_CHECKING:
     import numpy as np

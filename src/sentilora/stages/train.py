@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sentilora.card import show_lengths, show_overview, write_model_card
+from sentilora.card import write_model_card
 from sentilora.config import CONFIG_FILE, Config, read_config
-from sentilora.data import Columns, Overview, Rows, label_weights, load_splits, look_over
-from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
+from sentilora.data import Columns, Rows
+from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError, first_line
 from sentilora.model import (
     CLASSIFIER_FILE,
     BaseReference,
@@ -34,8 +34,10 @@ from sentilora.model import (
     require_device,
     resolve_base,
 )
+from sentilora.overview import Overview, look_over, look_over_lengths
 from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
+from sentilora.splits import label_weights, load_splits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +151,9 @@ def train(
         for text, label in zip(train_rows.texts, train_rows.labels, strict=True)
     ]
     prompts = [prompter.encode(text) for text in eval_rows.texts]
-    show_lengths([len(e.input_ids) for e in examples], sum(e.truncated for e in examples), format)
+    lengths = look_over_lengths(examples)
+    say(f"tokens per example: {lengths.tokens}")
+    say(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
 
     if config.training.gradient_checkpointing and base.device == "cuda":
         checkpoint_activations(base.model)
@@ -171,9 +175,7 @@ def train(
         if isinstance(error, SentiloraError):
             raise
         # An optimizer, a schedule or a tracker that transformers does not know or find.
-        raise UsageError(
-            f"a training.* setting is refused: {str(error).splitlines()[0]}"
-        ) from error
+        raise UsageError(f"a training.* setting is refused: {first_line(error)}") from error
     with one_line_errors(folder):
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)
@@ -223,6 +225,14 @@ def continue_adapter(folder: Path, config: Config) -> Config:
             say(f"warning: {folder} was trained with another prompt or other labels")
     say(f"going on from {folder}: its LoRA settings hold (r={lora['r']})")
     return config.with_values({f"lora.{key}": value for key, value in lora.items()})
+
+
+def show_overview(overview: Overview) -> None:
+    """The rows and what to warn of, as notices."""
+    for name in overview.num_rows:
+        say(f"{name}: {overview.describe(name)}")
+    for warning in overview.warnings:
+        say(f"warning: {warning}")
 
 
 def data_record(train_rows: Rows, eval_rows: Rows) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""overview.py: what is counted in rows and examples, and the lines that say it."""
+
+from sentilora.data import Rows
+from sentilora.overview import look_over, look_over_lengths
+from sentilora.prompt import Example
+
+
+def test_duplicates_conflicts_and_imbalance_are_counted():
+    texts = ["One.", "one. ", "ONE.<br />", "Two.", "Three.", *"12345"]
+    train = Rows("a", texts, ["positive"] * 3 + ["negative"] + ["positive"] * 6)
+    test = Rows("b", ["two.", "Two.", "Four."], ["negative", "positive", "positive"])
+    found = look_over({"train": train, "test": test})
+    assert found.num_rows == {"train": 10, "test": 3}
+    assert found.balance["train"] == {"negative": 1, "positive": 9}
+    assert found.duplicates == {"train": 2, "test": 1}
+    assert found.shared == {"train / test": 2}
+    assert found.conflicts == 1
+    assert found.warnings == [
+        "train: 9 to 1 rows per label, beyond 1:4; data.balance=weights or sample evens it out",
+        "2 rows of test also occur in train",
+        "1 texts occur with different labels",
+    ]
+
+
+def test_four_to_one_is_no_imbalance_yet():
+    labels = ["positive"] * 4 + ["negative"]
+    assert look_over({"train": Rows("a", list("abcde"), labels)}).warnings == []
+
+
+def test_a_split_is_described_in_a_line():
+    rows = Rows("a.csv", ["One.", "one.", "Two.", *map(str, range(1200))], ["b", "b", "a"] * 401)
+    assert look_over({"train": rows}).describe("train") == (
+        "1,203 rows of a.csv: 401 a, 802 b; 1 exact duplicates"
+    )
+
+
+def test_lengths_are_counted_by_range():
+    lengths = [1, 64, 65, 128, 300, 2048, 2049, 9000]
+    examples = [Example([7] * n, [7] * n, truncated=n > 2000) for n in lengths]
+    found = look_over_lengths(examples)
+    assert found.tokens == "≤64: 2, 65–128: 2, 257–512: 1, 1025–2048: 1, >2048: 2; mean 1707"
+    assert found.truncated == "3 of 8 (37.5%)"
+    assert look_over_lengths(examples[:4]).tokens == "≤64: 2, 65–128: 2; mean 64"
