@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sentilora.errors import UsageError
-from sentilora.model import (
+from sentilora.adapter_folder import (
     CLASSIFIER_FILE,
-    Base,
     BaseReference,
     ClassifierFile,
     adapter_base_name,
     check_adapter_folder,
-    load_adapter,
-    load_base,
-    require_device,
-    shipped_adapter,
 )
+from sentilora.device import require_device
+from sentilora.errors import UsageError
+from sentilora.model import Base, load_adapter, load_base, shipped_adapter
 from sentilora.prompt import Prompter, PromptFormat
 
 if TYPE_CHECKING:

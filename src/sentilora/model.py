@@ -1,6 +1,6 @@
-"""The base in NF4 and its adapter: choose device and dtype, load, attach, save, count.
+"""The base in NF4 and its adapter: load, attach, save, count.
 
-    base = load_base("embedded", device="cpu", dtype=torch.float32)
+    base = load_base("embedded", device="cpu", compute_dtype="float32")
     model = attach_adapter(base.model, r=16, lora_alpha=32, ...)     # a new one, or
     model = load_adapter(base.model, "./mistral-sentiment-ita")       # one from disk
 
@@ -8,32 +8,30 @@ Training, evaluation and prediction load through the same functions, so a reload
 computes what the trained one did.
 """
 
-import ctypes
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sentilora import __version__
+from sentilora.adapter_folder import (
+    ADAPTER_WEIGHTS_FILE,
+    ClassifierFile,
+    adapter_base_name,
+    check_adapter_folder,
+)
 from sentilora.data import EMBEDDED, looks_like_hub_id
+from sentilora.device import choose_device, choose_dtype
 from sentilora.errors import DataError, UsageError, first_line
 from sentilora.hub import require_hub
-from sentilora.prompt import PromptFormat
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-CLASSIFIER_FILE = "classifier.json"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
-FORMAT_VERSION = 1
 
 
 # --- where things lie ----------------------------------------------------------------------------
@@ -65,141 +63,6 @@ def resolve_base(name: str) -> str:
         raise DataError(f"there is no model folder {name}")
     require_hub(name, "base.name=<folder> takes a base from disk")
     return name
-
-
-@dataclass(frozen=True)
-class BaseReference:
-    """Which base an adapter belongs to, as `classifier.json` records it."""
-
-    name: str
-    revision: str = "main"
-    quantization: str = "nf4"
-    double_quantization: bool = True
-
-
-@dataclass(frozen=True)
-class ClassifierFile:
-    """What `classifier.json` holds beside the adapter: prompt format, base and label tokens."""
-
-    prompt: PromptFormat
-    base: BaseReference
-    label_ids: list[list[int]]
-
-    def save(self, folder: Path) -> None:
-        content = {
-            "format_version": FORMAT_VERSION,
-            "sentilora_version": __version__,
-            "prompt": self.prompt.to_dict(),
-            "base": asdict(self.base),
-            "label_ids": self.label_ids,
-        }
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        (folder / CLASSIFIER_FILE).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> "ClassifierFile":
-        path = folder / CLASSIFIER_FILE
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format_version"] > FORMAT_VERSION:
-                raise DataError(
-                    f"{path} has format {content['format_version']}, this sentilora reads up to "
-                    f"{FORMAT_VERSION}; update sentilora"
-                )
-            return cls(
-                PromptFormat(**content["prompt"]),
-                BaseReference(**content["base"]),
-                content["label_ids"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"cannot read {path}: {error}") from error
-
-
-def check_adapter_folder(folder: Path) -> None:
-    """Raise `DataError` when a folder is missing or holds no PEFT adapter."""
-    if not folder.is_dir():
-        raise DataError(f"there is no adapter folder {folder}")
-    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder} holds no adapter: {name} is missing")
-
-
-def adapter_config(folder: Path) -> dict[str, Any]:
-    """A PEFT adapter's own configuration; raises `DataError` when it is none."""
-    path = folder / ADAPTER_CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "base_model_name_or_path" not in content:
-            raise ValueError("it does not name its base")
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return dict(content)
-
-
-def adapter_base_name(folder: Path) -> str:
-    """The base named in a plain PEFT adapter's own configuration."""
-    return str(adapter_config(folder)["base_model_name_or_path"])
-
-
-# --- device and dtype ----------------------------------------------------------------------------
-
-
-def cuda_driver_present() -> bool:
-    """Whether a CUDA driver with a device answers; asked without importing torch (milliseconds)."""
-    for name in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(name)
-        except OSError:
-            continue
-        count = ctypes.c_int()
-        return (
-            driver.cuInit(0) == 0
-            and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-            and count.value > 0
-        )
-    return False
-
-
-def require_device(device: str) -> None:
-    """Raise `UsageError` when `device` is "cuda" and there is none. Needs no torch."""
-    if device == "cuda" and not cuda_driver_present():
-        raise UsageError(
-            "a CUDA GPU is asked for and this machine has none; run it on an NVIDIA GPU, train "
-            "with `--preset tiny` (works on a CPU), or insist: base.device=cpu (--device cpu)"
-        )
-
-
-def choose_device(device: str) -> str:
-    """ "cuda" or "cpu" for "auto", "cuda" or "cpu"."""
-    import torch
-
-    if device not in ("auto", "cuda", "cpu"):
-        raise UsageError(f"there is no device {device!r}; choose auto, cuda or cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            f"a CUDA GPU is asked for and torch {torch.__version__} sees none; install a CUDA "
-            "build of torch, or take the CPU: base.device=cpu (--device cpu)"
-        )
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def choose_dtype(dtype: str, device: str) -> tuple["torch.dtype", str]:
-    """The dtype to compute in, and why."""
-    import torch
-
-    if dtype != "auto":
-        if device == "cpu" and dtype == "float16":
-            raise UsageError("base.compute_dtype=float16 needs a GPU; use float32 on the CPU")
-        return getattr(torch, dtype), "as base.compute_dtype asks"
-    if device == "cpu":
-        return torch.float32, "on a CPU"
-    major, minor = torch.cuda.get_device_capability()
-    name = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
-    if major < 8:
-        return torch.float16, f"{name} has no bfloat16"
-    return torch.bfloat16, name
 
 
 # --- loading -------------------------------------------------------------------------------------

@@ -20,10 +20,11 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from sentilora.adapter_folder import ClassifierFile
 from sentilora.batching import answer_loss, collate, plan_passes
 from sentilora.errors import SentiloraError
 from sentilora.metrics import measure
-from sentilora.model import ClassifierFile, save_classifier
+from sentilora.model import save_classifier
 from sentilora.progress import Progress, is_main_process
 from sentilora.scoring import LabelScorer
 

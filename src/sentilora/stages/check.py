@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from sentilora.config import Config
 from sentilora.data import EMBEDDED
+from sentilora.device import choose_device, choose_dtype
 from sentilora.errors import SentiloraError, first_line
 from sentilora.hub import hub_reachable
-from sentilora.model import choose_device, choose_dtype, load_tokenizer, resolve_base
+from sentilora.model import load_tokenizer, resolve_base
 from sentilora.overview import look_over, look_over_lengths
 from sentilora.prompt import IGNORE_INDEX, Prompter
 from sentilora.splits import load_test

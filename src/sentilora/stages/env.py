@@ -8,8 +8,8 @@ import platform
 from importlib import metadata
 
 from sentilora import __version__
+from sentilora.device import cuda_driver_present
 from sentilora.hub import hub_endpoint, hub_reachable
-from sentilora.model import cuda_driver_present
 
 PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors",

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sentilora.adapter_folder import CLASSIFIER_FILE, ClassifierFile, check_adapter_folder
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data import Columns, Rows
 from sentilora.errors import UsageError
-from sentilora.model import CLASSIFIER_FILE, ClassifierFile, check_adapter_folder, shipped_adapter
+from sentilora.model import shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
 from sentilora.splits import load_test

@@ -16,22 +16,18 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sentilora.adapter_folder import BaseReference, ClassifierFile, lora_to_continue
 from sentilora.card import write_model_card
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data import Columns, Rows
+from sentilora.device import require_device
 from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError, first_line
 from sentilora.model import (
-    CLASSIFIER_FILE,
-    BaseReference,
-    ClassifierFile,
-    adapter_config,
     attach_adapter,
-    check_adapter_folder,
     checkpoint_activations,
     count_parameters,
     load_adapter,
     load_base,
-    require_device,
     resolve_base,
 )
 from sentilora.overview import Overview, look_over, look_over_lengths
@@ -130,7 +126,8 @@ def train(
     require_device(config.base.device)
     resolve_base(config.base.name)
     if adapter is not None:
-        config = continue_adapter(Path(adapter), config)
+        lora = lora_to_continue(Path(adapter), config.base.name, format, config.lora.model_dump())
+        config = config.with_values({f"lora.{name}": value for name, value in lora.items()})
     train_rows, eval_rows = load_rows_of(config)
     overview = look_over({"train": train_rows, "evaluation": eval_rows})
     fingerprint = data_record(train_rows, eval_rows)
@@ -203,28 +200,6 @@ def check_steps(config: Config) -> None:
             f"training.save_steps={training.save_steps} is no multiple of "
             f"training.eval_steps={training.eval_steps}; the best checkpoint could not be kept"
         )
-
-
-def continue_adapter(folder: Path, config: Config) -> Config:
-    """The configuration with the LoRA settings of the adapter to go on from.
-
-    Raises `UsageError` when the adapter belongs to another base.
-    """
-    check_adapter_folder(folder)
-    stored = adapter_config(folder)
-    lora = {key: stored[key] for key in config.lora.model_dump() if stored.get(key) is not None}
-    lora["target_modules"] = sorted(lora["target_modules"])
-    if (folder / CLASSIFIER_FILE).is_file():  # else a plain adapter: its shapes tell when loaded
-        before = ClassifierFile.load(folder)
-        if before.base.name != config.base.name:
-            raise UsageError(
-                f"the adapter in {folder} belongs to the base {before.base.name!r}, the "
-                f"configuration asks for {config.base.name!r}; set base.name={before.base.name}"
-            )
-        if before.prompt != prompt_format_of(config):
-            say(f"warning: {folder} was trained with another prompt or other labels")
-    say(f"going on from {folder}: its LoRA settings hold (r={lora['r']})")
-    return config.with_values({f"lora.{key}": value for key, value in lora.items()})
 
 
 def show_overview(overview: Overview) -> None:

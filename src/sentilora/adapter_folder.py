@@ -1,0 +1,123 @@
+"""What lies in an adapter folder: PEFT's two files, and `classifier.json` beside them.
+
+    check_adapter_folder(folder)
+    ClassifierFile.load(folder).prompt.labels
+
+Read and written without torch, so that a wrong folder is told from a right one at once.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sentilora import __version__
+from sentilora.errors import DataError, UsageError
+from sentilora.progress import say
+from sentilora.prompt import PromptFormat
+
+CLASSIFIER_FILE = "classifier.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """Which base an adapter belongs to, as `classifier.json` records it."""
+
+    name: str
+    revision: str = "main"
+    quantization: str = "nf4"
+    double_quantization: bool = True
+
+
+@dataclass(frozen=True)
+class ClassifierFile:
+    """What `classifier.json` holds beside the adapter: prompt format, base and label tokens."""
+
+    prompt: PromptFormat
+    base: BaseReference
+    label_ids: list[list[int]]
+
+    def save(self, folder: Path) -> None:
+        content = {
+            "format_version": FORMAT_VERSION,
+            "sentilora_version": __version__,
+            "prompt": self.prompt.to_dict(),
+            "base": asdict(self.base),
+            "label_ids": self.label_ids,
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (folder / CLASSIFIER_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "ClassifierFile":
+        path = folder / CLASSIFIER_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format_version"] > FORMAT_VERSION:
+                raise DataError(
+                    f"{path} has format {content['format_version']}, this sentilora reads up to "
+                    f"{FORMAT_VERSION}; update sentilora"
+                )
+            return cls(
+                PromptFormat(**content["prompt"]),
+                BaseReference(**content["base"]),
+                content["label_ids"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"cannot read {path}: {error}") from error
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Raise `DataError` when a folder is missing or holds no PEFT adapter."""
+    if not folder.is_dir():
+        raise DataError(f"there is no adapter folder {folder}")
+    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} holds no adapter: {name} is missing")
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """A PEFT adapter's own configuration; raises `DataError` when it is none."""
+    path = folder / ADAPTER_CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "base_model_name_or_path" not in content:
+            raise ValueError("it does not name its base")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    return dict(content)
+
+
+def adapter_base_name(folder: Path) -> str:
+    """The base named in a plain PEFT adapter's own configuration."""
+    return str(adapter_config(folder)["base_model_name_or_path"])
+
+
+def lora_to_continue(
+    folder: Path, base_name: str, format: PromptFormat, names: Iterable[str]
+) -> dict[str, Any]:
+    """The LoRA settings called `names` of the adapter that a new run starts from.
+
+    Raises `DataError` when there is none, `UsageError` when it belongs to another base.
+    """
+    check_adapter_folder(folder)
+    stored = adapter_config(folder)
+    lora = {name: stored[name] for name in names if stored.get(name) is not None}
+    lora["target_modules"] = sorted(lora["target_modules"])
+    if (folder / CLASSIFIER_FILE).is_file():  # else a plain adapter: its shapes tell when loaded
+        before = ClassifierFile.load(folder)
+        if before.base.name != base_name:
+            raise UsageError(
+                f"the adapter in {folder} belongs to the base {before.base.name!r}, the "
+                f"configuration asks for {base_name!r}; set base.name={before.base.name}"
+            )
+        if before.prompt != format:
+            say(f"warning: {folder} was trained with another prompt or other labels")
+    say(f"going on from {folder}: its LoRA settings hold (r={lora['r']})")
+    return lora

@@ -1,0 +1,65 @@
+"""Where to compute and in which dtype: what is asked for, what there is, and why it was chosen."""
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from sentilora.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def cuda_driver_present() -> bool:
+    """Whether a CUDA driver with a device answers; asked without importing torch (milliseconds)."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int()
+        return (
+            driver.cuInit(0) == 0
+            and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+            and count.value > 0
+        )
+    return False
+
+
+def require_device(device: str) -> None:
+    """Raise `UsageError` when `device` is "cuda" and there is none. Needs no torch."""
+    if device == "cuda" and not cuda_driver_present():
+        raise UsageError(
+            "a CUDA GPU is asked for and this machine has none; run it on an NVIDIA GPU, train "
+            "with `--preset tiny` (works on a CPU), or insist: base.device=cpu (--device cpu)"
+        )
+
+
+def choose_device(device: str) -> str:
+    """ "cuda" or "cpu" for "auto", "cuda" or "cpu"."""
+    import torch
+
+    if device not in ("auto", "cuda", "cpu"):
+        raise UsageError(f"there is no device {device!r}; choose auto, cuda or cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            f"a CUDA GPU is asked for and torch {torch.__version__} sees none; install a CUDA "
+            "build of torch, or take the CPU: base.device=cpu (--device cpu)"
+        )
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str, device: str) -> tuple["torch.dtype", str]:
+    """The dtype to compute in, and why."""
+    import torch
+
+    if dtype != "auto":
+        if device == "cpu" and dtype == "float16":
+            raise UsageError("base.compute_dtype=float16 needs a GPU; use float32 on the CPU")
+        return getattr(torch, dtype), "as base.compute_dtype asks"
+    if device == "cpu":
+        return torch.float32, "on a CPU"
+    major, minor = torch.cuda.get_device_capability()
+    name = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
+    if major < 8:
+        return torch.float16, f"{name} has no bfloat16"
+    return torch.bfloat16, name
