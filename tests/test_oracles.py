@@ -22,7 +22,8 @@ from sentilora.config import load_config, read_config
 from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
 from sentilora.model import linear_4bit_modules, load_base
 from sentilora.prompt import Prompter
-from sentilora.stages.train import load_rows_of, prompt_format_of, train
+from sentilora.stages import load_rows_of, prompt_format_of
+from sentilora.stages.train import train
 
 STEPS = 24
 

@@ -7,8 +7,12 @@
     └── Interrupted             exit 130 Ctrl-C, after a checkpoint was saved
 
 Each also inherits the standard exception a caller would expect. The message is one line: what is
-wrong, what was seen, what to do.
+wrong, what was seen, what to do. Behind the tree: what turns other packages' errors into these.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class SentiloraError(RuntimeError):
@@ -35,7 +39,43 @@ class Interrupted(SentiloraError, KeyboardInterrupt):
     exit_code = 130
 
 
+# --- somebody else's errors ----------------------------------------------------------------------
+
+
 def first_line(error: BaseException) -> str:
     """The first line of somebody else's error, or its kind where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def refused_settings() -> Iterator[None]:
+    """An optimizer, a schedule or a tracker that transformers does not know or find."""
+    try:
+        yield
+    except (ValueError, ImportError, RuntimeError) as error:
+        if isinstance(error, SentiloraError):
+            raise
+        raise UsageError(f"a training.* setting is refused: {first_line(error)}") from error
+
+
+@contextmanager
+def training_errors(folder: Path) -> Iterator[None]:
+    """What breaks while training, and while saving in `folder`."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SentiloraError(
+            "out of GPU memory while training; lower training.per_device_train_batch_size (and "
+            "raise training.gradient_accumulation_steps by as much), set "
+            "training.gradient_checkpointing=true, or lower prompt.max_length"
+        ) from error
+    except OSError as error:
+        raise SentiloraError(f"cannot write to {folder}: {error}") from error
+    except Exception as error:
+        # A full disk: safetensors has an error of its own, torch.save a RuntimeError.
+        if type(error).__name__ != "SafetensorError" and "PytorchStreamWriter" not in str(error):
+            raise
+        raise SentiloraError(f"cannot write to {folder}: {error}") from error

@@ -17,8 +17,13 @@ from sentilora.hub import hub_reachable
 from sentilora.model import load_tokenizer, resolve_base
 from sentilora.overview import look_over, look_over_lengths
 from sentilora.prompt import IGNORE_INDEX, Prompter
-from sentilora.splits import load_test
-from sentilora.stages.train import columns_of, count_steps, load_rows_of, prompt_format_of
+from sentilora.stages import (
+    count_steps,
+    load_rows_of,
+    load_test_of,
+    prompt_format_of,
+    rows_per_step,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +56,7 @@ def check(config: Config) -> list[Finding]:
         train_rows, eval_rows = load_rows_of(config)
         splits = {"train": train_rows, "evaluation": eval_rows}
         try:
-            splits["test"] = load_test(
-                config.data.test, columns_of(config), config.data.num_test, config.data.shuffle_seed
-            )
+            splits["test"] = load_test_of(config, config.prompt.labels)
         except SentiloraError as error:
             findings.append(Finding("problem", "test data", str(error)))
         findings += _data(splits)
@@ -172,10 +175,9 @@ def _cost(
         level = "problem" if weights + trained + kept > available else "ok"
     findings.append(Finding(level, "memory", memory))
     if num_rows:
-        per_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
         num_steps = count_steps(config, num_rows)
         flop_per_token = (6 if checkpointing else 4) * (quantised + adapter)
-        flop = flop_per_token * mean_length * per_step * num_steps
+        flop = flop_per_token * mean_length * rows_per_step(config) * num_steps
         rate = _matmul_rate(device, dtype)
         passes = num_steps * recipe.gradient_accumulation_steps
         seconds = flop / (rate * EFFICIENCY[device]) + passes * layers * LAYER_SECONDS[device]

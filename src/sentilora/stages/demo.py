@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from sentilora.classifier import Classifier, Prediction
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.progress import say
-from sentilora.stages.evaluate import Evaluation, evaluate_rows, load_rows
+from sentilora.stages import load_rows_of, load_test_of
+from sentilora.stages.evaluate import Evaluation, evaluate_rows
 from sentilora.stages.predict import predict
-from sentilora.stages.train import load_rows_of, train
+from sentilora.stages.train import train
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +47,7 @@ def demo(config: Config) -> Demo:
         shutil.rmtree(folder)
     train(config)
     classifier = Classifier.load(folder, batch_size=config.training.per_device_eval_batch_size)
-    test = load_rows(config, classifier.prompter.format)
+    test = load_test_of(config, classifier.labels)
     evaluation = evaluate_rows(classifier, test, str(folder))
 
     rows, _ = load_rows_of(config)

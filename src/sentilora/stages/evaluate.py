@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from sentilora.adapter_folder import CLASSIFIER_FILE, ClassifierFile, check_adapter_folder
 from sentilora.classifier import Classifier
-from sentilora.config import CONFIG_FILE, Config, read_config
-from sentilora.data import Columns, Rows
+from sentilora.config import CONFIG_FILE, Config, load_config, read_config
+from sentilora.data import Rows
 from sentilora.errors import UsageError
 from sentilora.model import shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
-from sentilora.splits import load_test
+from sentilora.stages import load_test_of, prompt_format_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def evaluate(
         raise UsageError("--base scores a base without adapter; leave out --adapter")
     folder = None if base is not None else Path(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
-    rows = load_rows(config, format)
+    rows = load_test_of(config, format.labels)
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
         say(f"warning: no test row is {', '.join(missing)}; macro-F1 is over the labels that occur")
@@ -79,8 +79,6 @@ def evaluate(
 
 def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Config, PromptFormat]:
     """Configuration and prompt that belong to an adapter folder (None: the defaults)."""
-    from sentilora.config import load_config
-
     other = [key for key in overrides if not key.startswith("data.")]
     if other:
         raise UsageError(
@@ -89,7 +87,7 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
         )
     if folder is None:
         config = load_config(values=overrides)
-        return config, PromptFormat(**config.prompt.model_dump())
+        return config, prompt_format_of(config)
     check_adapter_folder(folder)
     if not (folder / CLASSIFIER_FILE).is_file():
         raise UsageError(
@@ -104,13 +102,6 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
     else:
         raise UsageError(f"{folder} has no {CONFIG_FILE} that names test rows; give data.test=…")
     return config.with_values(overrides), ClassifierFile.load(folder).prompt
-
-
-def load_rows(config: Config, format: PromptFormat) -> Rows:
-    """The test rows of a configuration."""
-    data = config.data
-    columns = Columns(data.text_column, data.label_column, data.label_map, format.labels)
-    return load_test(data.test, columns, data.num_test, data.shuffle_seed)
 
 
 def evaluate_rows(

@@ -1,0 +1,143 @@
+"""What a run folder holds: hashes of the rows, checkpoints, results; and whether a run may use it.
+
+A folder in use is never overwritten, and a run goes on only with the recipe and the rows that it
+was started with. Settings are `{"section.key": value}`, as in the run's recipe.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sentilora.data import Rows
+from sentilora.errors import DataError, UsageError
+from sentilora.progress import is_main_process
+
+if TYPE_CHECKING:
+    from sentilora.metrics import Metrics
+
+DATA_FILE = "data.json"
+RESULTS_FILE = "train_results.json"
+# What may differ between a run and its continuation without changing the result.
+FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_batch_size"}
+
+
+# --- before training -----------------------------------------------------------------------------
+
+
+def require_unused(folder: Path) -> None:
+    """Raise `UsageError` when a new run would write among what is already there."""
+    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if in_use and is_main_process():
+        raise UsageError(
+            f"{folder} is in use; choose another with --output-dir, go on there with --resume, "
+            "or remove it"
+        )
+
+
+def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `UsageError` naming the first setting that differs from the run in `folder`."""
+    for key in sorted(now.keys() | before.keys()):
+        if key not in FREE_ON_RESUME and before.get(key) != now.get(key):
+            raise UsageError(
+                f"{key} was {before.get(key)!r} in {folder} and is {now.get(key)!r} now; resume "
+                "with the same recipe, or start a new --output-dir"
+            )
+
+
+def data_record(splits: Mapping[str, Rows]) -> dict[str, Any]:
+    """Hashes of the chosen rows, in order: what `data.json` holds."""
+    hashes = {name: rows.hashes() for name, rows in splits.items()}
+    return {
+        name: {
+            "source": splits[name].source,
+            "num_rows": len(found),
+            "sha256": hashlib.sha256("".join(found).encode()).hexdigest(),
+            "rows": found,
+        }
+        for name, found in hashes.items()
+    }
+
+
+def save_data_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `data.json`."""
+    (folder / DATA_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def require_same_rows(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise `UsageError` naming the first split whose rows differ from the run in `folder`."""
+    try:
+        stored = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+        changed = [name for name in record if stored[name]["sha256"] != record[name]["sha256"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / DATA_FILE} is missing or damaged; start again") from error
+    if changed:
+        name = changed[0]
+        raise UsageError(
+            f"the rows of data.{name} changed since {folder} was started "
+            f"({stored[name]['num_rows']:,} rows then, {record[name]['num_rows']:,} now, other "
+            "hashes); restore them, or start a new --output-dir"
+        )
+
+
+def last_checkpoint(folder: Path, num_steps: int) -> Path:
+    """The checkpoint to go on from in a run of `num_steps`.
+
+    Raises `UsageError` when the run is finished, `DataError` when it has no checkpoint or a
+    damaged one.
+    """
+    if (folder / RESULTS_FILE).is_file():
+        raise UsageError(f"the run in {folder} is finished; there is nothing to resume")
+    # A checkpoint is complete once trainer_state.json, which is written last, is there. Behind the
+    # last step there is nothing to train: such a run goes on from the one before.
+    found = {
+        int(path.parent.name.rpartition("-")[2]): path.parent
+        for path in folder.glob("checkpoint-*/trainer_state.json")
+        if path.parent.name.rpartition("-")[2].isdecimal()
+    }
+    found = {step: path for step, path in found.items() if step < num_steps}
+    if not found:
+        raise DataError(f"{folder} has no checkpoint to resume from; start again")
+    checkpoint = found[max(found)]
+    for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        if not zipfile.is_zipfile(path):  # torch's files are; a truncated one is not
+            raise DataError(f"{path} is damaged; remove {checkpoint} to go on from the one before")
+    return checkpoint
+
+
+# --- after training ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where the adapter lies and how it did on the evaluation rows, after reloading it.
+
+    step_seconds: median time of an optimizer step, without evaluations and saving. peak_memory_gib:
+    most GPU memory allocated (None on a CPU). reload_difference: largest difference of a
+    probability to the one seen while training.
+    """
+
+    output_dir: str
+    metrics: "Metrics"
+    best_step: int
+    num_steps: int
+    train_seconds: float
+    step_seconds: float
+    peak_memory_gib: float | None
+    reload_difference: float
+
+    def save(self, folder: Path) -> None:
+        """Write `train_results.json`: from then on the run is finished."""
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (folder / RESULTS_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainingResult":
+        """What `save` wrote."""
+        from sentilora.metrics import Metrics
+
+        content = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        return cls(**{**content, "metrics": Metrics(**content["metrics"])})
