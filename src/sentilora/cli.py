@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from sentilora.errors import DataError, SentiloraError, UsageError
+from sentilora.progress import is_main_process, say
 
 
 class Verbs(TyperGroup):
@@ -77,6 +78,8 @@ def train(
     settings = _config(preset, config, overrides, values, resume)
     _quiet()
     result = run(settings, resume=resume, adapter=adapter)
+    if not is_main_process():
+        return
     metrics = result.metrics
     low, high = metrics.accuracy_interval
     print(
@@ -237,6 +240,8 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
+    if not is_main_process():  # the main one says the same, unless it is this machine's own trouble
+        kind = f"process {os.environ['RANK']}: {kind}"
     print(f"{kind}{' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(exit_code) from None
 
@@ -273,7 +278,7 @@ def _config(
             given = dict(parse_override(item) for item in overrides or ())
             return read_config(path).with_values({**given, **values})
     if preset is None:
-        print(f"no --preset given: {DEFAULT_PRESET} (the other one is mistral-7b)", file=sys.stderr)
+        say(f"no --preset given: {DEFAULT_PRESET} (the other one is mistral-7b)")
     return load_config(preset or DEFAULT_PRESET, file, overrides or (), values)
 
 

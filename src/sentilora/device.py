@@ -1,6 +1,7 @@
 """Where to compute and in which dtype: what is asked for, what there is, and why it was chosen."""
 
 import ctypes
+import os
 from typing import TYPE_CHECKING
 
 from sentilora.errors import UsageError
@@ -46,6 +47,23 @@ def choose_device(device: str) -> str:
             "build of torch, or take the CPU: base.device=cpu (--device cpu)"
         )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def place_of_process(device: str) -> str:
+    """ "cpu", or this process's own GPU: under a launcher each has one."""
+    import torch
+
+    if device == "cpu":
+        return device
+    if "LOCAL_RANK" in os.environ:
+        number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= there:
+            raise UsageError(
+                f"process {number + 1} on this machine finds no GPU of its own, {there} are "
+                f"visible; launch with --num_processes {there}"
+            )
+        torch.cuda.set_device(number)
+    return f"cuda:{torch.cuda.current_device()}"
 
 
 def choose_dtype(dtype: str, device: str) -> tuple["torch.dtype", str]:

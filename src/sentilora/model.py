@@ -24,7 +24,7 @@ from sentilora.adapter_folder import (
     check_adapter_folder,
 )
 from sentilora.data import EMBEDDED, looks_like_hub_id
-from sentilora.device import choose_device, choose_dtype
+from sentilora.device import choose_device, choose_dtype, place_of_process
 from sentilora.errors import DataError, UsageError, first_line
 from sentilora.hub import require_hub
 
@@ -103,11 +103,12 @@ def load_base(
     """
     source = resolve_base(name)
     import torch
+
+    import_bitsandbytes()  # before transformers does
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     device = choose_device(device)
     dtype, reason = choose_dtype(compute_dtype, device)
-    import_bitsandbytes()
     with _readable(name):
         config = AutoConfig.from_pretrained(source, revision=revision)
         stored = getattr(config, "quantization_config", None)
@@ -123,7 +124,7 @@ def load_base(
             source,
             revision=revision,
             dtype=dtype,
-            device_map={"": f"cuda:{torch.cuda.current_device()}" if device == "cuda" else "cpu"},
+            device_map={"": place_of_process(device)},
             attn_implementation=attn_implementation,
             **(
                 {} if stored is not None or quantization == "none" else {"quantization_config": nf4}
@@ -147,6 +148,7 @@ def load_base(
 def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBase":
     """The tokenizer of a base."""
     source = resolve_base(name)
+    import_bitsandbytes()  # before transformers does
     from transformers import AutoTokenizer
 
     with _readable(name):
@@ -156,7 +158,8 @@ def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBas
 def import_bitsandbytes() -> Any:
     """bitsandbytes, without the compiled kernel it would fetch from the hub.
 
-    On CPUs with AVX512-BF16 its import downloads one when the package `kernels` is installed.
+    On CPUs with AVX512-BF16 its import downloads one when the package `kernels` is installed, so
+    this comes before what imports it by itself: parts of transformers do.
     """
     if "bitsandbytes" in sys.modules:
         return sys.modules["bitsandbytes"]

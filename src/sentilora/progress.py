@@ -14,6 +14,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def num_processes() -> int:
+    """How many processes train together, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(text: str) -> None:
     """A notice to the user, on stderr."""
     if is_main_process():

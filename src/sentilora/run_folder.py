@@ -6,6 +6,7 @@ was started with. Settings are `{"section.key": value}`, as in the run's recipe.
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sentilora.data import Rows
 from sentilora.errors import DataError, UsageError
-from sentilora.progress import is_main_process
+from sentilora.progress import is_main_process, num_processes
 
 if TYPE_CHECKING:
     from sentilora.metrics import Metrics
@@ -83,29 +84,53 @@ def require_same_rows(folder: Path, record: Mapping[str, Any]) -> None:
         )
 
 
-def last_checkpoint(folder: Path, num_steps: int) -> Path:
-    """The checkpoint to go on from in a run of `num_steps`.
+def last_checkpoint(folder: Path, num_steps: int, patience: int) -> Path:
+    """The checkpoint to go on from in a run of `num_steps`, or fewer with early stopping.
 
-    Raises `UsageError` when the run is finished, `DataError` when it has no checkpoint or a
-    damaged one.
+    Raises `UsageError` when the run is finished or was another number of processes', `DataError`
+    when it has no checkpoint or a damaged one.
     """
     if (folder / RESULTS_FILE).is_file():
         raise UsageError(f"the run in {folder} is finished; there is nothing to resume")
     # A checkpoint is complete once trainer_state.json, which is written last, is there. Behind the
-    # last step there is nothing to train: such a run goes on from the one before.
+    # last step, early stopping's too, there is nothing to train: such a run goes on from the one
+    # before, and ends as it would have.
     found = {
         int(path.parent.name.rpartition("-")[2]): path.parent
         for path in folder.glob("checkpoint-*/trainer_state.json")
         if path.parent.name.rpartition("-")[2].isdecimal()
     }
-    found = {step: path for step, path in found.items() if step < num_steps}
+    found = {
+        step: path
+        for step, path in found.items()
+        if step < num_steps and evaluations_in_vain(path) < (patience or math.inf)
+    }
     if not found:
         raise DataError(f"{folder} has no checkpoint to resume from; start again")
     checkpoint = found[max(found)]
     for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
         if not zipfile.is_zipfile(path):  # torch's files are; a truncated one is not
             raise DataError(f"{path} is damaged; remove {checkpoint} to go on from the one before")
+    before, now = len(list(checkpoint.glob("rng_state*.pth"))), num_processes()
+    if before and before != now:  # each leaves one
+        raise UsageError(
+            f"{checkpoint} was saved by {before} processes, here are {now}: a step would hold "
+            f"other rows; resume with {before}, or start a new --output-dir"
+        )
     return checkpoint
+
+
+def evaluations_in_vain(checkpoint: Path) -> int:
+    """How many evaluations early stopping has counted since the best one."""
+    path = checkpoint / "trainer_state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))["stateful_callbacks"]
+        stopping = state.get("EarlyStoppingCallback") or {"attributes": {}}
+        return int(stopping["attributes"].get("early_stopping_patience_counter", 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is damaged; remove {checkpoint} to go on from the one before"
+        ) from error
 
 
 # --- after training ------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ from sentilora.progress import Progress, is_main_process
 from sentilora.scoring import LabelScorer
 
 METRICS_FILE = "metrics.jsonl"
+# A launcher hands Ctrl-C on to processes that the terminal has told already: one press, twice.
+SAME_PRESS_SECONDS = 5.0
 
 
 class ClassifierTrainer(Trainer):
@@ -152,6 +154,19 @@ class ClassifierTrainer(Trainer):
             torch.save(self.args, folder / "training_args.bin")
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` holds in any process. Every process must ask; alone it costs nothing."""
+    if not _several_processes():
+        return flag
+    vote = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MAX)
+    return bool(vote.item())
+
+
+def _several_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 class SaveBest(TrainerCallback):
     """Asks for a checkpoint at every evaluation that is the best so far."""
 
@@ -177,7 +192,10 @@ class StopOnNaN(TrainerCallback):
     ) -> None:
         if not (control.should_log or control.should_save or control.should_evaluate):
             return
-        if self.trainer is not None and not self.trainer.all_finite.item():
+        if self.trainer is None:
+            return
+        # All processes end, or one would wait for ever for what the other does not send.
+        if any_process(not self.trainer.all_finite.item(), args.device):
             best = state.best_model_checkpoint
             kept = f"the best checkpoint is {best}" if best else "no checkpoint was saved before"
             raise SentiloraError(
@@ -187,10 +205,15 @@ class StopOnNaN(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Turns Ctrl-C into a checkpoint and an orderly end; a second Ctrl-C ends at once."""
+    """Turns Ctrl-C into a checkpoint and an orderly end; a second Ctrl-C ends at once.
+
+    Of several processes all stop at the same step, whichever was told. `interrupted`: the run
+    stops before its end.
+    """
 
     def __init__(self) -> None:
         self.interrupted = False
+        self._told_at: float | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -199,14 +222,19 @@ class StopOnInterrupt(TrainerCallback):
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        now = time.monotonic()
+        same_press = SAME_PRESS_SECONDS if _several_processes() else 0.0
+        if self._told_at is None:
+            self._told_at = now
+        elif now - self._told_at >= same_press:
+            raise KeyboardInterrupt
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.global_step >= state.max_steps:
-            self.interrupted = False  # the run is complete, and ends as it would
+        told = any_process(self._told_at is not None, args.device)
+        # Behind the last step the run is complete, and ends as it would.
+        self.interrupted = told and state.global_step < state.max_steps
         if self.interrupted:
             # An evaluation that is due still happens, so that a resumed run has seen it.
             args.load_best_model_at_end = False

@@ -4,12 +4,12 @@ Here is what they take from a configuration. It stops here: below stand plain ar
 """
 
 import math
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sentilora.data import Columns, Rows
 from sentilora.model import Base, load_base
+from sentilora.progress import num_processes
 from sentilora.prompt import PromptFormat
 from sentilora.splits import load_splits, load_test
 
@@ -72,6 +72,5 @@ def rows_per_step(config: "Config") -> int:
 def count_steps(config: "Config", num_rows: int) -> int:
     """Optimizer steps of a whole run over `num_rows` training rows."""
     recipe = config.training
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    steps_per_epoch = math.ceil(num_rows / (rows_per_step(config) * num_processes))
+    steps_per_epoch = math.ceil(num_rows / (rows_per_step(config) * num_processes()))
     return recipe.max_steps or math.ceil(steps_per_epoch * recipe.num_train_epochs)

@@ -146,7 +146,8 @@ def find_checkpoint(folder: Path, config: Config, record: dict[str, Any], num_ro
         raise DataError(f"{folder} holds no run to resume: {CONFIG_FILE} is missing")
     require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     require_same_rows(folder, record)
-    return last_checkpoint(folder, count_steps(config, num_rows))
+    patience = config.training.early_stopping_patience
+    return last_checkpoint(folder, count_steps(config, num_rows), patience)
 
 
 def show_overview(overview: "Overview") -> None:
@@ -225,6 +226,8 @@ def training_arguments(config: Config, base: "Base", num_rows: int) -> "Training
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=base.device == "cuda",
+        restore_callback_states_from_checkpoint=True,  # early stopping's count of evaluations
+        ddp_find_unused_parameters=False,  # every adapter weight takes part in every pass
     )
     if arguments.n_gpu > 1:
         raise UsageError(
@@ -257,7 +260,8 @@ def build_trainer(
 
     recipe = config.training
     stop_on_nan, stop_on_interrupt = StopOnNaN(), StopOnInterrupt()
-    callbacks = [SaveBest(), Report(Path(config.output_dir)), stop_on_nan, stop_on_interrupt]
+    # NaN last: Ctrl-C asks for a checkpoint, and none may hold a NaN.
+    callbacks = [SaveBest(), Report(Path(config.output_dir)), stop_on_interrupt, stop_on_nan]
     if recipe.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
     trainer = ClassifierTrainer(
@@ -299,10 +303,12 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
         report.close()
         interrupt.restore()
     if interrupt.interrupted:
+        num = trainer.accelerator.num_processes
+        launch = f"accelerate launch --num_processes {num} -m " if num > 1 else ""
         raise Interrupted(
             f"stopped after step {trainer.state.global_step}, saved in "
             f"{folder / f'checkpoint-{trainer.state.global_step}'}; go on with "
-            f"`sentilora train --output-dir {folder} --resume`"
+            f"`{launch}sentilora train --output-dir {folder} --resume`"
         )
     return time.perf_counter() - started
 

@@ -1,0 +1,179 @@
+"""Two processes that train together, over gloo on the CPU: what they share, and how they end.
+
+`accelerate launch --cpu` starts one process only, whatever --num_processes says; torchrun starts
+them.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sentilora.config import load_config
+from sentilora.errors import UsageError
+from sentilora.stages.train import train
+
+STEPS = 6
+RECIPE = [
+    f"training.max_steps={STEPS}", "training.eval_steps=2", "training.save_steps=2",
+    "training.logging_steps=1", "training.warmup_steps=1", "training.warmup_ratio=0",
+    "training.optim=adamw_torch", "lora.lora_dropout=0.0", "data.num_train=32",
+    "data.num_evaluation=17", "training.gradient_accumulation_steps=2",
+]  # fmt: skip
+# What each of the two processes runs. One launch for all of it: most of its time is importing.
+PROGRAM = """
+import os, signal, sys
+from sentilora import cli, trainer
+from sentilora.config import load_config
+from sentilora.errors import SentiloraError
+from sentilora.stages.train import train
+
+rank, folder = int(os.environ["RANK"]), sys.argv[1]
+sys.argv[1:] = ["train", *sys.argv[2:], "--output-dir", f"{folder}/whole"]
+recipe = [item for item in sys.argv[2:-2]]
+try:
+    cli.main()
+except SystemExit as end:
+    assert end.code in (0, None), end.code
+
+
+def attempt(name, resume=False):
+    config = load_config("tiny", overrides=[*recipe, f"output_dir={folder}/{name}"])
+    try:
+        train(config, resume=resume)
+        said = "finished"
+    except (SentiloraError, KeyboardInterrupt) as error:
+        said = f"{type(error).__name__}: {error}"
+    with open(f"{folder}/{name}-{resume}-{rank}", "w") as file:
+        file.write(said)
+
+
+class OneIsTold(trainer.StopOnInterrupt):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3 and rank == 1:
+            for _ in range(2):  # by the terminal, and by the launcher
+                signal.raise_signal(signal.SIGINT)
+        super().on_step_end(args, state, control, **kwargs)
+
+
+plain, trainer.StopOnInterrupt = trainer.StopOnInterrupt, OneIsTold
+attempt("parts")
+trainer.StopOnInterrupt = plain
+attempt("parts", resume=True)
+
+whole, calls = trainer.answer_loss, []
+
+
+def poisoned(*args):
+    calls.append(args)
+    loss = whole(*args)
+    # In the last pass of step 3: its loss is NaN here, the other process's is not yet.
+    return loss * float("nan") if rank == 1 and len(calls) == 3 * 2 else loss
+
+
+trainer.answer_loss = poisoned
+attempt("nan")
+"""
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "adapter_model.safetensors")
+
+
+def entries(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_as_one_does_and_end_together(toy_base, tmp_path):
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo: two processes cannot talk on a CPU")
+    recipe = [f"base.name={toy_base}", "base.device=cpu", *RECIPE]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        str(program), str(tmp_path), *recipe, "training.per_device_train_batch_size=2",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+    # One process with the same rows in a step: 4 × 2 instead of 2 × (2 × 2).
+    one = load_config(
+        overrides=[*recipe, "training.per_device_train_batch_size=4"],
+        values={"output_dir": str(tmp_path / "one")},
+    )
+    train(one)
+    whole = tmp_path / "whole"
+    alone, together = entries(tmp_path / "one"), entries(whole)
+    for key in ("loss", "eval_log_loss"):
+        pairs = [(a[key], b[key]) for a, b in zip(alone, together, strict=True) if key in a]
+        assert len(pairs) == {"loss": STEPS, "eval_log_loss": STEPS // 2}[key]
+        np.testing.assert_allclose(*np.transpose(pairs), rtol=1e-5)
+    ours, theirs = (
+        weights(whole / f"checkpoint-{STEPS}"),
+        weights(tmp_path / f"one/checkpoint-{STEPS}"),
+    )
+    assert len(ours) == 28
+    for name, tensor in theirs.items():
+        assert torch.linalg.norm(ours[name] - tensor) <= 2e-5 * torch.linalg.norm(tensor), name
+
+    # Said and written once.
+    for text, stream in (("best of 6 steps", done.stdout), ("next: sentilora", done.stdout)):
+        assert stream.count(text) == 1
+    assert [e["step"] for e in together if "loss" in e] == list(range(1, STEPS + 1))
+
+    # Ctrl-C that one process is told of ends both, at the same step; what follows is as if not.
+    for rank in range(2):
+        said = (tmp_path / f"parts-False-{rank}").read_text()
+        assert said.startswith("Interrupted: stopped after step 3, saved in "), said
+        assert "`accelerate launch --num_processes 2 -m sentilora train" in said
+        assert (tmp_path / f"parts-True-{rank}").read_text() == "finished"
+    resumed = weights(tmp_path / f"parts/checkpoint-{STEPS}")
+    assert all(torch.equal(ours[name], resumed[name]) for name in ours)
+    two = one.with_values({"output_dir": str(whole), "training.per_device_train_batch_size": 2})
+    with pytest.raises(UsageError, match="is finished"):
+        train(two, resume=True)
+
+    # A loss that is NaN in one process ends both, before anything of it is saved.
+    for rank in range(2):
+        said = (tmp_path / f"nan-False-{rank}").read_text()
+        assert said.startswith("SentiloraError: the loss became NaN or infinite by step 3"), said
+    assert (tmp_path / "nan/checkpoint-2").is_dir()
+    assert not (tmp_path / "nan/checkpoint-4").exists()
+
+    # One process cannot go on where two stopped: a step would hold other rows.
+    (whole / "train_results.json").unlink()
+    (whole / f"checkpoint-{STEPS}" / "trainer_state.json").unlink()
+    with pytest.raises(UsageError, match="was saved by 2 processes, here are 1"):
+        train(two, resume=True)
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    from sentilora.device import place_of_process
+
+    taken = [0]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: taken.append(number))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: taken[-1])
+    assert place_of_process("cuda") == "cuda:0"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert place_of_process("cuda") == "cuda:1" and place_of_process("cpu") == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match="launch with --num_processes 2"):
+        place_of_process("cuda")
+
+
+def test_a_second_ctrl_c_ends_at_once_when_one_process_trains():
+    from sentilora.trainer import StopOnInterrupt
+
+    stop = StopOnInterrupt()
+    stop._on_signal(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        stop._on_signal(signal.SIGINT, None)
