@@ -229,6 +229,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkey
         with pytest.raises(Interrupted, match="step 11"):
             train(config)
     assert (tmp_path / "parts/checkpoint-11/trainer_state.json").is_file()
+    stored = (tmp_path / "parts/checkpoint-11/trainer_state.json").read_text()
+    for damaged in ("", stored[: len(stored) // 2], "[]", "{}"):
+        (tmp_path / "parts/checkpoint-11/trainer_state.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"checkpoint-11/trainer_state.json is damaged"):
+            train(config, resume=True)
+    (tmp_path / "parts/checkpoint-11/trainer_state.json").write_text(stored)
     train(config, resume=True)
     whole = adapter_weights(tmp_path / f"whole/checkpoint-{STEPS}")
     parts = adapter_weights(tmp_path / f"parts/checkpoint-{STEPS}")
@@ -343,6 +349,41 @@ def test_early_stopping_stops_and_loads_the_best(toy_base, tmp_path):
     assert result.num_steps == result.best_step + 4
 
 
+@pytest.mark.parametrize("before_end", [1, 0])  # between evaluations in vain; at the last one
+def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
+    toy_base, tmp_path, monkeypatch, before_end
+):
+    import signal
+
+    from sentilora import trainer
+
+    overrides = ["training.learning_rate=0.5", "training.lr_scheduler_type=constant",
+                 "training.eval_steps=2", "training.save_steps=2", "training.optim=adamw_torch",
+                 "training.early_stopping_patience=2"]  # fmt: skip
+    whole = train(settings(toy_base, tmp_path / "whole", *overrides))
+    assert whole.num_steps == whole.best_step + 4 < STEPS
+    stop_at = whole.num_steps - before_end
+
+    class InterruptOnce(trainer.StopOnInterrupt):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            super().on_step_end(args, state, control, **kwargs)
+
+    config = settings(toy_base, tmp_path / "parts", *overrides)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopOnInterrupt", InterruptOnce)
+        with pytest.raises(Interrupted, match=f"step {stop_at}"):
+            train(config)
+    parts = train(config, resume=True)
+    assert (parts.best_step, parts.num_steps) == (whole.best_step, whole.num_steps)
+    assert parts.metrics == whole.metrics
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    for folder in ("", f"checkpoint-{whole.num_steps}"):
+        ours, theirs = (adapter_weights(tmp_path / run / folder) for run in ("parts", "whole"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_nan_stops_and_keeps_the_last_good_checkpoint(toy_base, tmp_path, monkeypatch):
     from sentilora import trainer
 
@@ -360,6 +401,26 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(toy_base, tmp_path, monkey
     weights = adapter_weights(tmp_path / "run/checkpoint-8")
     assert all(tensor.isfinite().all() for tensor in weights.values())
     assert not (tmp_path / "run/checkpoint-16").exists()
+
+
+def test_ctrl_c_saves_no_nan(toy_base, tmp_path, monkeypatch):
+    """The loss is NaN since step 3, nobody has looked yet, and Ctrl-C asks for a checkpoint."""
+    import signal
+
+    from sentilora import trainer
+
+    whole, calls = trainer.answer_loss, []
+
+    def poisoned(*args):
+        calls.append(args)
+        if len(calls) == 4 * 4:
+            signal.raise_signal(signal.SIGINT)
+        return whole(*args) * (float("nan") if len(calls) > 4 * 2 else 1.0)
+
+    monkeypatch.setattr(trainer, "answer_loss", poisoned)
+    with pytest.raises(SentiloraError, match=r"NaN or infinite by step 4; no checkpoint"):
+        train(settings(toy_base, tmp_path / "run", "training.logging_steps=8"))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_every_4bit_layer_has_the_repacking_off(toy_base):
