@@ -427,3 +427,30 @@ def test_every_4bit_layer_has_the_repacking_off(toy_base):
     modules = linear_4bit_modules(load_base(str(toy_base), device="cpu").model)
     assert len(modules) == 14
     assert not any(module.support_avx512bf16_for_cpu for module in modules)
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "predict"])
+def test_no_kernel_is_fetched_from_the_hub(toy_base, toy_run, tmp_path, verb):
+    import os
+    import subprocess
+    import sys
+
+    from bitsandbytes.functional import has_avx512bf16
+
+    if not has_avx512bf16():
+        pytest.skip("this CPU has no AVX512-BF16: bitsandbytes fetches no kernel here")
+    asked = tmp_path / "asked"
+    code = f"def get_kernel(*args, **kwargs):\n    open({str(asked)!r}, 'w')\n    raise OSError\n"
+    (tmp_path / "kernels.py").write_text(code)
+    arguments = ["x", "--adapter", str(toy_run)]
+    if verb != "predict":  # ends once the base is loaded
+        arguments = [f"base.name={toy_base}", 'lora.target_modules=["none"]']
+    paths = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "sentilora", verb, *arguments],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
+        check=False,
+    )  # fmt: skip
+    assert not asked.exists(), done.stderr
+    assert "kernels-community" not in done.stderr, done.stderr
+    assert done.returncode == (0 if verb == "predict" else 2), done.stderr

@@ -102,8 +102,6 @@ def load_base(
     be read, `UsageError` when device, dtype or quantisation cannot be had.
     """
     source = resolve_base(name)
-    import torch
-
     import_bitsandbytes()  # before transformers does
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
