@@ -471,15 +471,73 @@ def test_check_looks_at_everything(toy_base):
     assert "no --preset given: tiny" in stderr and "✗" not in stdout
 
 
+def problems(stdout):
+    """{name: text} of the lines of a check that are marked."""
+    marked = [line[2:] for line in stdout.splitlines() if line.startswith("✗")]
+    return {line[:20].strip(): line[20:] for line in marked}
+
+
 def test_check_lists_every_problem_it_finds(toy_base, tmp_path):
-    code, stdout, stderr = run("check", f"base.name={toy_base}", "data.train=none.csv",
-                               "base.compute_dtype=float16", "base.device=cpu")  # fmt: skip
-    assert code == 1
-    assert "✗ data                there is no file or folder none.csv" in stdout
-    assert "✗ device              base.compute_dtype=float16 needs a GPU" in stdout
-    assert "error: 2 problems, marked ✗ above" in stderr
-    code, stdout, stderr = run("check", f"base.name={tmp_path}")
-    assert code == 1 and "✗ base " in stdout and "error: 1 problem, marked" in stderr
+    code, stdout, stderr = run(
+        "check", f"base.name={toy_base}", "data.train=none.csv", "data.evaluation=never.csv",
+        f"data.test={tmp_path}", "training.save_steps=7", "prompt.max_length=9",
+        "training.optim=adamw_9bit", "training.lr_scheduler_type=linar", "training.report_to=wand",
+        'lora.target_modules=["q_proj", "nope"]', "base.attn_implementation=foo",
+        "base.compute_dtype=float16", "base.device=cpu",
+    )  # fmt: skip
+    assert problems(stdout) == {
+        "data": "there is no file or folder none.csv",
+        "evaluation data": "there is no file or folder never.csv",
+        "test data": Contains(f"{tmp_path} has no test data"),
+        "steps": Contains("training.save_steps=7 is no multiple of training.eval_steps=50"),
+        "prompt": Contains("prompt.max_length is 9, but template, label and EOS alone need"),
+        "dtype": Contains("base.compute_dtype=float16 needs a GPU"),
+        "optim": Contains("does not know; did you mean 'adamw_8bit'?"),
+        "lr_scheduler_type": Contains("does not know; did you mean 'linear'?"),
+        "report_to": Contains("does not know; did you mean 'wandb'?"),
+        "lora": "lora.target_modules holds 'nope', and no module of this base is called so; its "
+        "linear layers are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head",
+        "attention": Contains("base.attn_implementation cannot be had: "),
+    }
+    assert code == 3 and stderr.endswith("error: 11 problems, marked ✗ above\n")  # the first's code
+
+
+class Contains(str):
+    """Equal to every string that it is in."""
+
+    def __eq__(self, other):
+        return str(self) in other
+
+    __hash__ = None
+
+
+def test_check_ends_with_the_code_of_what_is_wrong(toy_base, tmp_path):
+    base = f"base.name={toy_base}"
+    code, stdout, stderr = run("check", base, "training.optim=lomo", "training.report_to=neptune")
+    assert code == 2 and "error: 2 problems, marked" in stderr
+    for name, package in (("optim", "lomo"), ("report_to", "neptune")):
+        assert f"training.{name}={package} cannot be had here" in problems(stdout)[name]
+        assert "install what is missing, or choose another" in problems(stdout)[name]
+    code, stdout, stderr = run("check", f"base.name={tmp_path}", "prompt.template=x")
+    assert code == 3 and list(problems(stdout)) == ["base", "prompt"]
+    # What two settings name and is wrong once, is said once.
+    code, stdout, _ = run("check", base, "data.train=none.csv", "data.test=none.csv")
+    assert code == 3 and problems(stdout) == {"data": "there is no file or folder none.csv"}
+
+
+def test_what_transformers_cannot_do_is_refused_before_the_base_is_loaded(
+    toy_base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
+    for setting in ("optim=lomo", "report_to=neptune", "lr_scheduler_type=cosine_with_min_lr"):
+        failed(2, f"training.{setting} cannot be had here", "train", f"base.name={toy_base}",
+               f"training.{setting}", "--output-dir", tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_says_when_the_output_folder_is_in_use(toy_base, toy_run):
+    code, stdout, _ = run("check", f"base.name={toy_base}", f"output_dir={toy_run}")
+    assert code == 0 and f"! output              {toy_run} is in use; choose another" in stdout
 
 
 def test_env_is_the_text_for_a_bug_report():

@@ -16,7 +16,17 @@ PACKAGE = Path(sentilora.__file__).parent
 # From bottom to top. A module imports from its own storey or below.
 STOREYS = [
     {"", "errors", "progress", "hub", "prompt", "data", "splits", "overview", "metrics", "config"},
-    {"device", "adapter_folder", "run_folder", "model", "scoring", "batching", "plots", "report"},
+    {
+        "device",
+        "adapter_folder",
+        "run_folder",
+        "model",
+        "recipe",
+        "scoring",
+        "batching",
+        "plots",
+        "report",
+    },
     {"classifier", "trainer", "card"},
     {"stages"},
     {"cli"},

@@ -192,9 +192,10 @@ def check(
         mark = {"ok": " ", "note": "!", "problem": "✗"}[finding.level]
         indented = finding.text.replace("\n", "\n" + " " * 22)
         print(f"{mark} {finding.name:<20}{indented}")
-    problems = sum(finding.level == "problem" for finding in findings)
-    if problems:
-        _fail(f"{problems} problem{'s' if problems > 1 else ''}, marked ✗ above", 1)
+    codes = [finding.exit_code for finding in findings if finding.level == "problem"]
+    if codes:  # it ends as `train` would, with the first
+        sys.stdout.flush()
+        _fail(f"{len(codes)} problem{'s' if len(codes) > 1 else ''}, marked ✗ above", codes[0])
 
 
 @app.command()

@@ -108,10 +108,9 @@ def load_base(
     device = choose_device(device)
     dtype, reason = choose_dtype(compute_dtype, device)
     with _readable(name):
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        stored = getattr(config, "quantization_config", None)
-        if stored is not None and quantization == "none":
-            raise UsageError(f"{name} is stored quantised; base.quantization=none cannot be had")
+        stored = _stored_quantization(
+            AutoConfig.from_pretrained(source, revision=revision), name, quantization
+        )
         nf4 = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -124,9 +123,7 @@ def load_base(
             dtype=dtype,
             device_map={"": place_of_process(device)},
             attn_implementation=attn_implementation,
-            **(
-                {} if stored is not None or quantization == "none" else {"quantization_config": nf4}
-            ),
+            **({} if stored or quantization == "none" else {"quantization_config": nf4}),
         )
     for module in linear_4bit_modules(model):
         module.compute_dtype = dtype
@@ -141,6 +138,43 @@ def load_base(
     model.requires_grad_(False)
     commit = getattr(model.config, "_commit_hash", None) or revision
     return Base(model, load_tokenizer(name, revision), device, dtype, reason, commit)
+
+
+def load_structure(
+    name: str,
+    *,
+    revision: str = "main",
+    quantization: str = "nf4",
+    attn_implementation: str = "sdpa",
+) -> tuple["PreTrainedModel", bool]:
+    """The base's modules without their weights, unquantised on torch's meta device.
+
+    Also returns whether the base is stored quantised. Raises what `load_base` raises.
+    """
+    source = resolve_base(name)
+    import_bitsandbytes()  # before transformers does
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _readable(name):
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        stored = _stored_quantization(config, name, quantization)
+        if stored:
+            del config.quantization_config
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attn_implementation
+            )
+    return model.requires_grad_(False), stored
+
+
+def _stored_quantization(config: Any, name: str, quantization: str) -> bool:
+    stored = getattr(config, "quantization_config", None) is not None
+    if stored and quantization == "none":
+        raise UsageError(
+            f"{name} is stored quantised; base.quantization=none cannot be had, leave it at nf4"
+        )
+    return stored
 
 
 def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBase":
@@ -227,9 +261,20 @@ def attach_adapter(
     bias: Literal["none", "all", "lora_only"],
     target_modules: Sequence[str],
 ) -> "PeftModel":
-    """A new LoRA adapter on a loaded base. Seed before: its A matrices are drawn here."""
+    """A new LoRA adapter on a loaded base. Seed before: its A matrices are drawn here.
+
+    Raises `UsageError` when one of `target_modules` is nowhere in the base.
+    """
     from peft import LoraConfig, get_peft_model
 
+    # PEFT is content when one of them is found, and trains less than was asked for.
+    names = [name for name, _ in model.named_modules()]
+    for target in target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise UsageError(
+                f"lora.target_modules holds {target!r}, and no module of this base is called so; "
+                f"its linear layers are {', '.join(_linear_names(model))}"
+            )
     config = LoraConfig(
         r=r,
         lora_alpha=lora_alpha,
@@ -241,7 +286,21 @@ def attach_adapter(
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise UsageError(f"lora.target_modules does not fit this base: {error}") from error
+        raise UsageError(
+            f"lora.target_modules does not fit this base: {first_line(error)}"
+        ) from error
+
+
+def _linear_names(model: "PreTrainedModel") -> list[str]:
+    """Last parts of the linear layers' names, in the model's order, the head's last."""
+    import torch
+
+    found = {
+        name.rpartition(".")[2]: None
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)  # a 4-bit one is one
+    }
+    return list(found)
 
 
 def load_adapter(

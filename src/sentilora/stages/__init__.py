@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sentilora.data import Columns, Rows
+from sentilora.errors import UsageError
 from sentilora.model import Base, load_base
 from sentilora.progress import num_processes
 from sentilora.prompt import PromptFormat
@@ -74,3 +75,14 @@ def count_steps(config: "Config", num_rows: int) -> int:
     recipe = config.training
     steps_per_epoch = math.ceil(num_rows / (rows_per_step(config) * num_processes()))
     return recipe.max_steps or math.ceil(steps_per_epoch * recipe.num_train_epochs)
+
+
+def check_steps(config: "Config") -> None:
+    """Raise `UsageError` unless checkpoints fall on evaluations: the best could not be kept."""
+    training = config.training
+    if training.save_steps % training.eval_steps:
+        raise UsageError(
+            f"training.save_steps={training.save_steps} is no multiple of "
+            f"training.eval_steps={training.eval_steps}; the best checkpoint could not be "
+            "kept. Make it one"
+        )

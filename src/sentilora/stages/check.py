@@ -7,17 +7,27 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sentilora.config import Config
-from sentilora.data import EMBEDDED
+from sentilora.data import EMBEDDED, Rows, load_rows
 from sentilora.device import choose_device, choose_dtype
-from sentilora.errors import SentiloraError, first_line
+from sentilora.errors import DataError, SentiloraError, UsageError, first_line
 from sentilora.hub import hub_reachable
-from sentilora.model import load_tokenizer, resolve_base
+from sentilora.model import (
+    attach_adapter,
+    count_parameters,
+    load_structure,
+    load_tokenizer,
+)
 from sentilora.overview import look_over, look_over_lengths
-from sentilora.prompt import IGNORE_INDEX, Prompter
+from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
+from sentilora.recipe import recipe_faults
+from sentilora.run_folder import require_unused
 from sentilora.stages import (
+    check_steps,
+    columns_of,
     count_steps,
     load_rows_of,
     load_test_of,
@@ -27,6 +37,7 @@ from sentilora.stages import (
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Bits per weight with its scales, double-quantised or not (QLoRA, section 3).
 NF4_BITS = {True: 4.127, False: 4.5}
@@ -38,54 +49,158 @@ LAYER_SECONDS = {"cpu": 0.0, "cuda": 0.025}
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the check. level: "ok", "note" or "problem"."""
+    """A line of the check. level: "ok", "note" or "problem".
+
+    exit_code: that of the error which a problem would become; 0 otherwise.
+    """
 
     level: str
     name: str
     text: str
+    exit_code: int = 0
 
 
 def check(config: Config) -> list[Finding]:
     """Everything `train` would trip over or choose, without loading weights or training.
 
-    What cannot be had (a device, the hub, a source) becomes a finding of level "problem".
+    Goes on behind a problem (a source, a setting, a device, the hub): every one becomes a finding.
     """
     findings: list[Finding] = []
-    train_rows = None
-    try:
-        train_rows, eval_rows = load_rows_of(config)
-        splits = {"train": train_rows, "evaluation": eval_rows}
-        try:
-            splits["test"] = load_test_of(config, config.prompt.labels)
-        except SentiloraError as error:
-            findings.append(Finding("problem", "test data", str(error)))
-        findings += _data(splits)
-    except SentiloraError as error:
-        findings.append(Finding("problem", "data", str(error)))
-    try:
-        prompter = Prompter(load_tokenizer(config.base.name, config.base.revision),
-                            prompt_format_of(config))  # fmt: skip
-    except SentiloraError as error:
-        findings.append(Finding("problem", "base", str(error)))
-        return findings + _device(config)[0]
-    for label, ids in zip(prompter.format.labels, prompter.label_ids, strict=True):
-        pieces = prompter.tokenizer.convert_ids_to_tokens(ids)
-        findings.append(Finding("ok", f"label {label!r}", f"tokens {ids} {' '.join(pieces)}"))
+    splits = _load_splits(config, findings)
+    with _Problem(findings, "steps"):
+        check_steps(config)
+    prompter = _prompter(config, findings)
     mean_length = 0.0
-    if train_rows is not None:
-        pairs = zip(train_rows.texts, train_rows.labels, strict=True)
-        examples = [prompter.encode_example(text, label) for text, label in pairs]
-        lengths = look_over_lengths(examples)
-        mean_length = lengths.mean_tokens
-        cut = f"{lengths.truncated}, keeping the {config.prompt.truncation} of the text"
-        findings.append(Finding("ok", "tokens", lengths.tokens))
-        findings.append(Finding("ok", "truncated", cut))
-        findings.append(Finding("ok", "example", render_example(prompter, examples[0])))
-    device_findings, device, dtype = _device(config)
-    findings += device_findings
-    if device is not None and dtype is not None:
-        findings += _cost(config, device, dtype, len(train_rows or ()), mean_length)
-    return findings + _downloads(config)
+    if prompter is not None and "train" in splits:
+        with _Problem(findings, "tokens"):
+            mean_length = _tokens(config, prompter, splits["train"], findings)
+    device, dtype = None, None
+    with _Problem(findings, "device"):
+        device = choose_device(config.base.device)
+    with _Problem(findings, "dtype"):
+        # Of a device that is not there, what can be said is said for a CPU.
+        dtype, reason = choose_dtype(config.base.compute_dtype, device or "cpu")
+        if device is not None:
+            text = f"{device}, computing in {str(dtype)[6:]} ({reason})"
+            findings.append(Finding("ok", "device", text))
+    recipe = config.training
+    faults = recipe_faults(
+        optim=recipe.optim,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        report_to=recipe.report_to,
+        device=device or "cpu",
+    )
+    findings += [
+        Finding("problem", key.rpartition(".")[2], text, UsageError.exit_code)
+        for key, text in faults.items()
+    ]
+    with _Problem(findings, "base"):
+        base, stored = load_structure(
+            config.base.name,
+            revision=config.base.revision,
+            quantization=config.base.quantization,
+        )
+        shapes = _shapes(base)
+        with _Problem(findings, "lora"):
+            model = attach_adapter(base, **config.lora.model_dump())
+            num_trained = count_parameters(model).num_trainable
+            text = f"{shapes.num_parameters:,}, and {num_trained:,} in the adapter"
+            findings.append(Finding("ok", "parameters", text))
+            if device is not None and dtype is not None:
+                findings.append(_memory(config, shapes, num_trained, stored, device, dtype))
+                if mean_length:
+                    num_steps = count_steps(config, len(splits["train"]))
+                    flop = _flop_per_token(config, shapes, num_trained, device) * mean_length
+                    findings.append(_time(config, shapes, flop, num_steps, device, dtype))
+        with _Problem(findings, "attention"):
+            load_structure(
+                config.base.name,
+                revision=config.base.revision,
+                quantization=config.base.quantization,
+                attn_implementation=config.base.attn_implementation,
+            )
+    findings.append(_downloads(config))
+    findings += _output(Path(config.output_dir))
+    # A file that is wrong, is wrong once, however many settings name it.
+    distinct: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        distinct.setdefault((finding.level, finding.text), finding)
+    return list(distinct.values())
+
+
+class _Problem:
+    """Makes an error within it a finding, and goes on."""
+
+    def __init__(self, findings: list[Finding], name: str) -> None:
+        self.findings = findings
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, SentiloraError):
+            return False
+        text = " ".join(str(error).split())
+        self.findings.append(Finding("problem", self.name, text, error.exit_code))
+        return True
+
+
+def _load_splits(config: Config, findings: list[Finding]) -> dict[str, Rows]:
+    """The splits that can be had, and what there is to say of them."""
+    splits: dict[str, Rows] = {}
+    with _Problem(findings, "data"):
+        splits["train"], splits["evaluation"] = load_rows_of(config)
+    evaluation = config.data.evaluation
+    if not splits and evaluation not in ("train", "test"):
+        with _Problem(findings, "evaluation data"):
+            load_rows(evaluation, "validation", columns_of(config, config.prompt.labels))
+    with _Problem(findings, "test data"):
+        splits["test"] = load_test_of(config, config.prompt.labels)
+    if splits:
+        overview = look_over(splits)
+        findings += [Finding("ok", name, overview.describe(name)) for name in splits]
+        if overview.shared:
+            shared = ", ".join(f"{pair}: {count}" for pair, count in overview.shared.items())
+            findings.append(Finding("ok", "leakage", f"exact duplicates between splits: {shared}"))
+        findings += [Finding("note", "data", warning) for warning in overview.warnings]
+    return splits
+
+
+def _prompter(config: Config, findings: list[Finding]) -> Prompter | None:
+    """The prompter, if there is one, and the labels' tokens."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    format: PromptFormat | None = None
+    with _Problem(findings, "base"):
+        tokenizer = load_tokenizer(config.base.name, config.base.revision)
+    with _Problem(findings, "prompt"):
+        format = prompt_format_of(config)
+    if tokenizer is None or format is None:
+        return None
+    with _Problem(findings, "prompt"):
+        prompter = Prompter(tokenizer, format)
+        for label, ids in zip(format.labels, prompter.label_ids, strict=True):
+            pieces = " ".join(tokenizer.convert_ids_to_tokens(ids))
+            findings.append(Finding("ok", f"label {label!r}", f"tokens {ids} {pieces}"))
+        return prompter
+    return None
+
+
+def _tokens(config: Config, prompter: Prompter, rows: Rows, findings: list[Finding]) -> float:
+    """Lengths, truncation and an example of the training rows; returns their mean length."""
+    pairs = zip(rows.texts, rows.labels, strict=True)
+    examples = [prompter.encode_example(text, label) for text, label in pairs]
+    lengths = look_over_lengths(examples)
+    cut = f"{lengths.truncated}, keeping the {config.prompt.truncation} of the text"
+    findings.append(Finding("ok", "tokens", lengths.tokens))
+    findings.append(Finding("ok", "truncated", cut))
+    findings.append(Finding("ok", "example", render_example(prompter, examples[0])))
+    return lengths.mean_tokens
 
 
 def render_example(prompter: Prompter, example: Any) -> str:
@@ -102,91 +217,97 @@ def render_example(prompter: Prompter, example: Any) -> str:
     return f"{prompt}⟦{decode(answer)}⟧\n({masked} tokens masked, {len(answer)} in the loss)"
 
 
-def _data(splits: dict[str, Any]) -> list[Finding]:
-    overview = look_over(splits)
-    findings = [Finding("ok", name, overview.describe(name)) for name in splits]
-    shared = ", ".join(f"{pair}: {count}" for pair, count in overview.shared.items())
-    findings.append(Finding("ok", "leakage", f"exact duplicates between splits: {shared}"))
-    return findings + [Finding("note", "data", warning) for warning in overview.warnings]
+@dataclass(frozen=True)
+class _Shapes:
+    """Sizes of a base. num_quantised: weights of the linear layers without the head."""
+
+    num_parameters: int
+    num_quantised: int
+    num_layers: int
+    hidden: int
+    inner: int
 
 
-def _device(config: Config) -> tuple[list[Finding], str | None, "torch.dtype | None"]:
-    try:
-        device = choose_device(config.base.device)
-        dtype, reason = choose_dtype(config.base.compute_dtype, device)
-    except SentiloraError as error:
-        return [Finding("problem", "device", str(error))], None, None
-    text = f"{device}, computing in {str(dtype)[6:]} ({reason})"
-    return [Finding("ok", "device", text)], device, dtype
-
-
-def _cost(
-    config: Config, device: str, dtype: "torch.dtype", num_rows: int, mean_length: float
-) -> list[Finding]:
-    """Memory and time, estimated from the base's shapes and a matmul timed here."""
+def _shapes(model: "PreTrainedModel") -> _Shapes:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    return _Shapes(
+        num_parameters=model.num_parameters(),
+        num_quantised=sum(module.weight.numel() for module in linear),
+        num_layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        inner=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+    )
+
+
+def _memory(
+    config: Config,
+    shapes: _Shapes,
+    num_trained: int,
+    stored: bool,
+    device: str,
+    dtype: "torch.dtype",
+) -> Finding:
+    """Memory of training, estimated from the base's shapes."""
+    import torch
 
     base, recipe = config.base, config.training
-    shape = AutoConfig.from_pretrained(resolve_base(base.name), revision=base.revision)
-    stored = getattr(shape, "quantization_config", None) is not None
-    if stored:
-        del shape.quantization_config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
-    total = model.num_parameters()
-    head = model.get_output_embeddings()
-    linear = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    quantised = sum(module.weight.numel() for module in linear.values())
-    targets = tuple(config.lora.target_modules)
-    adapter = config.lora.r * sum(
-        sum(m.weight.shape) for name, m in linear.items() if name.endswith(targets)
-    )
-    bits = (
-        NF4_BITS[base.double_quantization]
-        if stored or base.quantization == "nf4"
-        else 8 * dtype.itemsize
-    )
-    weights = quantised * bits / 8 + (total - quantised) * dtype.itemsize
+    nf4 = stored or base.quantization == "nf4"
+    bits = NF4_BITS[base.double_quantization] if nf4 else 8 * dtype.itemsize
+    plain = shapes.num_parameters - shapes.num_quantised
+    weights = shapes.num_quantised * bits / 8 + plain * dtype.itemsize
     # float32 weights and gradients, two 8-bit moments
-    trained = adapter * (4 + 4 + 2)
+    trained = num_trained * (4 + 4 + 2)
     tokens = recipe.per_device_train_batch_size * config.prompt.max_length
-    layers, hidden = shape.num_hidden_layers, shape.hidden_size
-    inner = getattr(shape, "intermediate_size", None) or 4 * hidden
-    layer = (8 * hidden + 4 * inner) * max(dtype.itemsize, 2) * tokens
-    checkpointing = recipe.gradient_checkpointing and device == "cuda"
-    kept = layers * hidden * dtype.itemsize * tokens + layer if checkpointing else layers * layer
+    layer = (8 * shapes.hidden + 4 * shapes.inner) * max(dtype.itemsize, 2) * tokens
+    kept = shapes.num_layers * layer
+    if recipe.gradient_checkpointing and device == "cuda":
+        kept = shapes.num_layers * shapes.hidden * dtype.itemsize * tokens + layer
     gib = 2**30
-    memory = (
+    text = (
         f"about {(weights + trained + kept) / gib:.1f} GiB: weights {weights / gib:.2f}, adapter "
         f"and optimizer {trained / gib:.2f}, activations of {tokens:,} tokens {kept / gib:.2f}"
     )
-    findings = [
-        Finding("ok", "parameters", f"{total:,}, of them {adapter:,} in the adapter's shapes")
-    ]
-    level = "ok"
     if device == "cuda":
         available = torch.cuda.mem_get_info()[0]
-        memory += f"; {available / gib:.1f} GiB are free"
-        level = "problem" if weights + trained + kept > available else "ok"
-    findings.append(Finding(level, "memory", memory))
-    if num_rows:
-        num_steps = count_steps(config, num_rows)
-        flop_per_token = (6 if checkpointing else 4) * (quantised + adapter)
-        flop = flop_per_token * mean_length * rows_per_step(config) * num_steps
-        rate = _matmul_rate(device, dtype)
-        passes = num_steps * recipe.gradient_accumulation_steps
-        seconds = flop / (rate * EFFICIENCY[device]) + passes * layers * LAYER_SECONDS[device]
-        text = (
-            f"{num_steps:,} steps in the order of {seconds / 60:.0f} min, without evaluations "
-            f"({flop:.2g} FLOP, matmul here {rate / 1e12:.2f} TFLOP/s)"
-        )
-        findings.append(Finding("ok", "time", text))
-    return findings
+        text += f"; {available / gib:.1f} GiB are free"
+        if weights + trained + kept > available:
+            text += (
+                "; lower training.per_device_train_batch_size (and raise "
+                "training.gradient_accumulation_steps by as much) or prompt.max_length"
+            )
+            return Finding("problem", "memory", text, UsageError.exit_code)
+    return Finding("ok", "memory", text)
+
+
+def _flop_per_token(config: Config, shapes: _Shapes, num_trained: int, device: str) -> float:
+    """Arithmetic of training on one token: forward, backward and, checkpointed, forward again."""
+    checkpointing = config.training.gradient_checkpointing and device == "cuda"
+    return (6 if checkpointing else 4) * (shapes.num_quantised + num_trained)
+
+
+def _time(
+    config: Config,
+    shapes: _Shapes,
+    flop_per_row: float,
+    num_steps: int,
+    device: str,
+    dtype: "torch.dtype",
+) -> Finding:
+    """Time of training, estimated from its arithmetic and a matmul timed here."""
+    flop = flop_per_row * rows_per_step(config) * num_steps
+    rate = _matmul_rate(device, dtype)
+    passes = num_steps * config.training.gradient_accumulation_steps
+    overhead = passes * shapes.num_layers * LAYER_SECONDS[device]
+    seconds = flop / (rate * EFFICIENCY[device]) + overhead
+    text = (
+        f"{num_steps:,} steps in the order of {seconds / 60:.0f} min, without evaluations "
+        f"({flop:.2g} FLOP, matmul here {rate / 1e12:.2f} TFLOP/s)"
+    )
+    return Finding("ok", "time", text)
 
 
 def _matmul_rate(device: str, dtype: "torch.dtype") -> float:
@@ -207,25 +328,24 @@ def _matmul_rate(device: str, dtype: "torch.dtype") -> float:
     return 2 * size**3 * repeats / seconds
 
 
-def _downloads(config: Config) -> list[Finding]:
+def _downloads(config: Config) -> Finding:
+    """What is to be downloaded, whether it fits, and whether it may be."""
     name = config.base.name
-    home = Path.cwd()
-    free = f"{shutil.disk_usage(home).free / 2**30:.0f} GiB free here"
+    free = f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here"
     if name == EMBEDDED or Path(name).expanduser().is_dir():
-        return [Finding("ok", "download", f"none, the base is local; {free}")]
+        return Finding("ok", "download", f"none, the base is local; {free}")
     if not hub_reachable():
-        return [
-            Finding("note", "download", f"the hub is not reachable: only what is cached; {free}")
-        ]
+        return Finding("note", "download", f"the hub is not reachable: only what is cached; {free}")
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError
 
     token = "a token is set" if get_token() else "no token is set"
     try:
         info = HfApi().model_info(name, revision=config.base.revision, files_metadata=True)
-    except HfHubHTTPError as error:
-        return [Finding("problem", "download", f"{name}: {first_line(error)}; {token}")]
+    except Exception as error:
+        # Not found, gated, a name that none can have, a broken line: unrelated types.
+        text = f"{name}: {first_line(error)}; {token}"
+        return Finding("problem", "download", text, DataError.exit_code)
     files = [f for f in info.siblings or [] if f.rfilename.endswith(".safetensors")]
     size = sum(f.size or 0 for f in files)
     cache = Path(HF_HUB_CACHE)
@@ -236,5 +356,16 @@ def _downloads(config: Config) -> list[Finding]:
         f"{size / 2**30:.1f} GiB (unless cached); {room / 2**30:.0f} GiB free in {HF_HUB_CACHE}; "
         f"{'gated: accept its terms on the hub' if info.gated else 'not gated'}; {token}"
     )
-    problem = size > room or (bool(info.gated) and not get_token())
-    return [Finding("problem" if problem else "ok", "download", text)]
+    if info.gated and not get_token():
+        return Finding("problem", "download", text, DataError.exit_code)
+    if size > room:
+        return Finding("problem", "download", text, SentiloraError.exit_code)
+    return Finding("ok", "download", text)
+
+
+def _output(folder: Path) -> list[Finding]:
+    try:
+        require_unused(folder)
+    except UsageError as error:  # no problem yet: `train` takes another name
+        return [Finding("note", "output", str(error))]
+    return []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sentilora.adapter_folder import BaseReference, ClassifierFile, lora_to_continue
 from sentilora.card import write_model_card
 from sentilora.config import CONFIG_FILE, Config, read_config
-from sentilora.device import require_device
+from sentilora.device import choose_device, require_device
 from sentilora.errors import (
     DataError,
     Interrupted,
@@ -32,6 +32,7 @@ from sentilora.model import (
 from sentilora.overview import look_over, look_over_lengths
 from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter
+from sentilora.recipe import recipe_faults
 from sentilora.run_folder import (
     TrainingResult,
     data_record,
@@ -43,6 +44,7 @@ from sentilora.run_folder import (
 )
 from sentilora.splits import label_weights
 from sentilora.stages import (
+    check_steps,
     count_steps,
     load_base_of,
     load_rows_of,
@@ -93,6 +95,7 @@ def train(
     if untrained:
         say(f"warning: no training row is {', '.join(untrained)}; that answer is not learnt")
 
+    check_recipe(config)
     base = load_base_of(config)
     say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
     prompter = Prompter(base.tokenizer, format)
@@ -130,14 +133,17 @@ def train(
 # --- before --------------------------------------------------------------------------------------
 
 
-def check_steps(config: Config) -> None:
-    """The best checkpoint can only be kept when checkpoints fall on evaluations."""
-    training = config.training
-    if training.save_steps % training.eval_steps:
-        raise UsageError(
-            f"training.save_steps={training.save_steps} is no multiple of "
-            f"training.eval_steps={training.eval_steps}; the best checkpoint could not be kept"
-        )
+def check_recipe(config: Config) -> None:
+    """Raise `UsageError` for an optimizer, a schedule or a tracker that cannot be had here."""
+    recipe = config.training
+    faults = recipe_faults(
+        optim=recipe.optim,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        report_to=recipe.report_to,
+        device=choose_device(config.base.device),
+    )
+    if faults:
+        raise UsageError(next(iter(faults.values())))
 
 
 def find_checkpoint(folder: Path, config: Config, record: dict[str, Any], num_rows: int) -> Path:

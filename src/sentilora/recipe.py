@@ -1,0 +1,80 @@
+"""What of a recipe transformers can do here: optimizer, schedule and tracker, tried by name.
+
+    for fault in recipe_faults(optim="paged_adamw_8bit", ...):
+        print(fault)
+
+Asked before a base is loaded: minutes on a large one.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+
+from sentilora.errors import first_line
+from sentilora.model import import_bitsandbytes
+
+
+def recipe_faults(
+    *, optim: str, lr_scheduler_type: str, report_to: str, device: str
+) -> dict[str, str]:
+    """{setting: what is wrong with it}; empty when all can be had. device: "cuda" or "cpu"."""
+    import_bitsandbytes()  # before transformers does
+    from transformers import SchedulerType
+    from transformers.integrations import integration_utils
+    from transformers.training_args import OptimizerNames
+
+    trackers = ["none", "all", *integration_utils.INTEGRATION_TO_CALLBACK]
+    asked: list[tuple[str, str, Iterable[str], Callable[[], object]]] = [
+        ("optim", optim, [n.value for n in OptimizerNames], lambda: _optimizer(optim, device)),
+        (
+            "lr_scheduler_type",
+            lr_scheduler_type,
+            [name.value for name in SchedulerType],
+            lambda: _schedule(lr_scheduler_type),
+        ),
+        ("report_to", report_to, trackers, lambda: _tracker(report_to)),
+    ]
+    faults = {}
+    for setting, value, known, attempt in asked:
+        key = f"training.{setting}"
+        if value not in known:
+            near = difflib.get_close_matches(value, known, 1, 0.0)[0]
+            faults[key] = (
+                f"{key} is {value!r}, which transformers does not know; did you mean {near!r}? "
+                f"({', '.join(known)})"
+            )
+            continue
+        try:
+            attempt()
+        except (ImportError, RuntimeError, ValueError, TypeError) as error:
+            faults[key] = (
+                f"{key}={value} cannot be had here: {first_line(error).rstrip('.')}; install what "
+                "is missing, or choose another"
+            )
+    return faults
+
+
+def _optimizer(name: str, device: str) -> object:
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir="unused", optim=name, use_cpu=device == "cpu", report_to="none"
+    )
+    return Trainer.get_optimizer_cls_and_kwargs(arguments)
+
+
+def _schedule(name: str) -> object:
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    return get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=2)
+
+
+def _tracker(name: str) -> None:
+    from transformers.integrations import integration_utils
+
+    available = {"none", "all", *integration_utils.get_available_reporting_integrations()}
+    if name in {"flyte", "azure_ml"}:  # not in that list, or not always
+        integration_utils.INTEGRATION_TO_CALLBACK[name]()
+    elif name not in available:
+        raise ImportError(f"its package {name} is not installed")
