@@ -211,15 +211,59 @@ def test_a_damaged_adapter(tmp_path, toy_run):
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     failed(3, "adapter_model.safetensors is damaged", "predict", "x", "--adapter", folder)
+    weights.write_bytes((toy_run / weights.name).read_bytes())
     (folder / "classifier.json").write_text('{"format_version": 99}')
     failed(3, "has format 99, this sentilora reads up to", "predict", "x", "--adapter", folder)
-    for content in ("{", "[]", '{"format_version": 1}'):
-        (folder / "classifier.json").write_text(content)
-        failed(3, "classifier.json", "predict", "x", "--adapter", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "it is no JSON (line "),
+        (lambda text: "", "it is no JSON (line 1)"),
+        (lambda text: "[]", "it has no 'format_version'"),
+        (lambda text: text.replace('"labels"', '"lables"'), "it has no 'labels'"),
+        (lambda text: text.replace('"tail"', "5"), "its 'truncation' is 5"),
+        (lambda text: text.replace("{text}", "text"), "must hold {text} exactly once"),
+        (lambda text: text.replace('"negative"', "7"), "prompt.labels holds 7"),
+        (lambda text: text.replace('"name"', '"nam"'), "it has no 'name'"),
+        (lambda text: text.replace('"label_ids": [', '"label_ids": 3, "_": ['), "'label_ids' is 3"),
+        (lambda text: b"\xff\xfe", "it is no UTF-8 text"),
+    ],
+)
+def test_a_damaged_classifier_json_is_named_in_plain_words(tmp_path, toy_run, change, reason):
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
+    path = folder / "classifier.json"
+    content = change(path.read_text(encoding="utf-8"))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = failed(3, f"{path} is damaged: ", "predict", "x", "--adapter", folder)
+    assert reason in said and "; restore it" in said
+    assert failed(3, f"{path} is damaged: ", "evaluate", "--adapter", folder) == said
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "it is no JSON (line "),
+        (lambda text: "null", "it has no 'base_model_name_or_path'"),
+        (
+            lambda text: text.replace('"peft_type": "LORA"', '"peft_type": 1'),
+            "its 'peft_type' is 1",
+        ),
+        (lambda text: text.replace('"LORA"', '"LOAR"'), "LOAR"),
+        (lambda text: text.replace('"r": 16', '"r": "x"'), "adapter_config.json"),
+    ],
+)
+def test_a_damaged_adapter_config_is_named(tmp_path, toy_run, change, reason):
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
+    path = folder / "adapter_config.json"
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    assert reason in failed(3, str(path), "predict", "x", "--adapter", folder)
     (folder / "classifier.json").unlink()
-    (folder / "adapter_config.json").write_text("{")
-    failed(3, "adapter_config.json", "predict", "x", "--adapter", folder, "--labels", "a,b",
-           "--template", "{text}\n")  # fmt: skip
+    plain = ["--labels", "a,b", "--template", "{text}\n"]
+    assert reason in failed(3, str(path), "predict", "x", "--adapter", folder, *plain)
 
 
 def test_an_adapter_of_another_base(tmp_path, toy_base, toy_run):
@@ -394,8 +438,11 @@ def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expec
     assert len(outputs) == 1
     found = [json.loads(line) for line in outputs.pop().splitlines()]
     assert [entry["label"] for entry in found] == expected[0]
-    failed(2, "{text} exactly once", *ask, *labels, "--template", "no place")
-    failed(2, "{text} exactly once", *ask, *labels, "--template", "long " * 2000)
+    for given in ("nofile.txt", tmp_path, "no place", "long " * 2000):
+        said = f"there is no template file {str(given)[:50]}"
+        failed(2, said, *ask, *labels, "--template", given)
+    (tmp_path / "no text.txt").write_text("no place")
+    failed(2, "{text} exactly once", *ask, *labels, "--template", tmp_path / "no text.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     failed(3, "cannot read the template", *ask, *labels, "--template", tmp_path / "latin.txt")
     failed(2, "needs at least 2 labels", *ask, "--labels", "one", "--template", template)
@@ -443,6 +490,35 @@ def test_evaluate_on_one_class_reports(toy_run, tmp_path):
     assert "warning: no test row is negative" in stderr
     result = json.loads(stdout)
     assert result["num_rows"] == 2 and result["adapter"]["confusion"][1] == [0, 0]
+
+
+def test_evaluate_warns_of_rows_that_were_trained_on(toy_run, tmp_path):
+    from sentilora.config import read_config
+    from sentilora.stages import load_rows_of
+
+    train_rows, eval_rows = load_rows_of(read_config(toy_run / "sentilora.toml"))
+    other = {"positive": "negative", "negative": "positive"}
+    rows = [  # the label does not matter, nor what is new
+        *({"text": text, "label": other[label]} for text, label in
+          zip(train_rows.texts[:3], train_rows.labels[:3], strict=True)),
+        {"text": eval_rows.texts[0], "label": eval_rows.labels[0]},
+        {"text": "Never seen.", "label": "positive"},
+        {"text": "Nor this.", "label": "negative"},
+    ]  # fmt: skip
+    source = tmp_path / "three.csv"
+    pd.DataFrame(rows).to_csv(source, index=False)
+    for adapter in (toy_run, toy_run / "checkpoint-4"):
+        code, _, stderr = run("evaluate", "--adapter", adapter, f"data.test={source}")
+        assert code == 0
+        assert (
+            "warning: of the 6 test rows 3 among its train rows and 1 among its evaluation rows: "
+        ) in stderr
+    pd.DataFrame(rows[4:]).to_csv(source, index=False)
+    assert "test rows" not in run("evaluate", "--adapter", toy_run, f"data.test={source}")[2]
+    folder = shutil.copytree(toy_run, tmp_path / "damaged")
+    for damaged in ("{", "[]", '{"train": 3}'):
+        (folder / "data.json").write_text(damaged)
+        failed(3, f"{folder / 'data.json'} is damaged", "evaluate", "--adapter", folder)
 
 
 def test_evaluate_scores_a_base_alone(toy_base):

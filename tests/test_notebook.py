@@ -12,6 +12,15 @@ FEW_STEPS = (
 )
 
 
+def test_notebook_is_committed_without_outputs():
+    """None of it then is of another machine or an older version; running it makes them."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) >= 10
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+
+
 def test_notebook_runs_with_few_steps(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     replaced = 0

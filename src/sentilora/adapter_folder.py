@@ -57,20 +57,51 @@ class ClassifierFile:
         path = folder / CLASSIFIER_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format_version"] > FORMAT_VERSION:
+            version = _field(content, "format_version", int)
+            if version > FORMAT_VERSION:
                 raise DataError(
-                    f"{path} has format {content['format_version']}, this sentilora reads up to "
-                    f"{FORMAT_VERSION}; update sentilora"
+                    f"{path} has format {version}, this sentilora reads up to {FORMAT_VERSION}; "
+                    "update sentilora"
                 )
+            prompt, base = _field(content, "prompt", dict), _field(content, "base", dict)
             return cls(
-                PromptFormat(**content["prompt"]),
-                BaseReference(**content["base"]),
-                content["label_ids"],
+                PromptFormat(**{key: _field(prompt, key, kind) for key, kind in _PROMPT.items()}),
+                BaseReference(**{key: _field(base, key, kind) for key, kind in _BASE.items()}),
+                _field(content, "label_ids", list),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"cannot read {path}: {error}") from error
+            raise DataError(
+                f"{path} is damaged: {_reason(error)}; restore it (a checkpoint-N folder beside it "
+                "has the same), or remove it and give --labels and --template"
+            ) from error
+
+
+# The fields of `classifier.json` and what they hold.
+_PROMPT = {
+    "template": str,
+    "instruction": str,
+    "labels": list,
+    "max_length": int,
+    "truncation": str,
+}
+_BASE = {"name": str, "revision": str, "quantization": str, "double_quantization": bool}
+
+
+def _field(content: Any, name: str, kind: type) -> Any:
+    if not isinstance(content, dict) or name not in content:
+        raise ValueError(f"it has no {name!r}")
+    if not isinstance(content[name], kind):
+        raise ValueError(f"its {name!r} is {content[name]!r:.60}")
+    return content[name]
+
+
+def _reason(error: Exception) -> str:
+    """Why a JSON file cannot be used, in plain words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON (line {error.lineno})"
+    return "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def check_adapter_folder(folder: Path) -> None:
@@ -87,10 +118,13 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if "base_model_name_or_path" not in content:
-            raise ValueError("it does not name its base")
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        _field(content, "base_model_name_or_path", str)
+        _field(content, "peft_type", str)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged: {_reason(error)}; restore it (a checkpoint-N folder beside it has "
+            "the same)"
+        ) from error
     return dict(content)
 
 
@@ -109,6 +143,11 @@ def lora_to_continue(
     check_adapter_folder(folder)
     stored = adapter_config(folder)
     lora = {name: stored[name] for name in names if stored.get(name) is not None}
+    if stored["peft_type"] != "LORA" or not isinstance(lora.get("target_modules"), list):
+        raise UsageError(
+            f"the adapter in {folder} is {stored['peft_type']} on {lora.get('target_modules')!r}; "
+            "training goes on from a LORA adapter with a list of target_modules"
+        )
     lora["target_modules"] = sorted(lora["target_modules"])
     if (folder / CLASSIFIER_FILE).is_file():  # else a plain adapter: its shapes tell when loaded
         before = ClassifierFile.load(folder)

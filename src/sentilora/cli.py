@@ -284,8 +284,14 @@ def _config(
 
 
 def _template(template: str | None) -> str | None:
-    if template is None or "{text}" in template or not os.path.isfile(template):
+    if template is None or "{text}" in template:
         return template
+    if not os.path.isfile(template):
+        begin = template if len(template) <= 60 else f"{template[:59]}…"
+        raise UsageError(
+            f"there is no template file {begin}; a prompt given in its place must hold {{text}} "
+            "exactly once"
+        )
     try:
         return Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

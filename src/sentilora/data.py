@@ -62,8 +62,12 @@ class Rows:
 
     def hashes(self) -> list[str]:
         """SHA-256 of each text as the source has it, and its label."""
-        pairs = zip(self.texts, self.labels, strict=True)
-        return [hashlib.sha256(f"{t}\0{label}".encode()).hexdigest() for t, label in pairs]
+        return [row_hash(*pair) for pair in zip(self.texts, self.labels, strict=True)]
+
+
+def row_hash(text: str, label: str) -> str:
+    """SHA-256 of a text as the source has it, and its label."""
+    return hashlib.sha256(f"{text}\0{label}".encode()).hexdigest()
 
 
 def load_rows(source: str, split: str, columns: Columns) -> Rows:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sentilora.adapter_folder import (
+    ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
     ClassifierFile,
     adapter_base_name,
+    adapter_config,
     check_adapter_folder,
 )
 from sentilora.data import EMBEDDED, looks_like_hub_id
@@ -311,6 +313,7 @@ def load_adapter(
 
     folder = Path(folder)
     check_adapter_folder(folder)
+    adapter_config(folder)  # in plain words, which PEFT has not
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except RuntimeError as error:
@@ -321,7 +324,10 @@ def load_adapter(
             "its shapes do not fit"
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"cannot load the adapter in {folder}: {error}") from error
+        raise DataError(
+            f"PEFT cannot use {folder / ADAPTER_CONFIG_FILE} ({type(error).__name__}: "
+            f"{first_line(error)}); it is damaged, or of another base"
+        ) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise

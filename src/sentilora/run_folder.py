@@ -8,12 +8,12 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.data import Rows
+from sentilora.data import Rows, row_hash
 from sentilora.errors import DataError, UsageError
 from sentilora.progress import is_main_process, num_processes
 
@@ -82,6 +82,27 @@ def require_same_rows(folder: Path, record: Mapping[str, Any]) -> None:
             f"({stored[name]['num_rows']:,} rows then, {record[name]['num_rows']:,} now, other "
             "hashes); restore them, or start a new --output-dir"
         )
+
+
+def seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> dict[str, int]:
+    """{split: how many of `rows` are among it, whatever their label}, of the run in `folder`.
+
+    Empty when the folder does not say which rows it was trained on. The text must be the same to
+    the letter: what is recorded are hashes.
+    """
+    path = folder / DATA_FILE
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: set(split["rows"]) for name, split in record.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is damaged: it cannot be told which test rows were trained on; restore or "
+            "remove it"
+        ) from error
+    found = [{row_hash(text, label) for label in labels} for text in rows.texts]
+    return {name: sum(not hashes.isdisjoint(h) for h in found) for name, hashes in known.items()}
 
 
 def last_checkpoint(folder: Path, num_steps: int, patience: int) -> Path:

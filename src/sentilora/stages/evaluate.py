@@ -4,7 +4,7 @@ sentilora evaluate --adapter ./mistral-sentiment-ita
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from sentilora.errors import UsageError
 from sentilora.model import shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
+from sentilora.run_folder import seen_rows
 from sentilora.stages import load_test_of, prompt_format_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def evaluate(
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
         say(f"warning: no test row is {', '.join(missing)}; macro-F1 is over the labels that occur")
+    if folder is not None:
+        warn_of_seen_rows(folder, rows, format.labels)
     if folder is None:
         assert base is not None
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
@@ -93,8 +96,7 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
         raise UsageError(
             f"{folder} has no {CLASSIFIER_FILE}: evaluate knows neither its labels nor its prompt"
         )
-    # A checkpoint's recipe lies one folder up.
-    run = folder.absolute().parent if folder.name.startswith("checkpoint-") else folder
+    run = run_of(folder)
     if (run / CONFIG_FILE).is_file():
         config = read_config(run / CONFIG_FILE)
     elif "data.test" in overrides:
@@ -102,6 +104,22 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
     else:
         raise UsageError(f"{folder} has no {CONFIG_FILE} that names test rows; give data.test=…")
     return config.with_values(overrides), ClassifierFile.load(folder).prompt
+
+
+def run_of(folder: Path) -> Path:
+    """The run folder of an adapter: itself, for a checkpoint the one above."""
+    return folder.absolute().parent if folder.name.startswith("checkpoint-") else folder
+
+
+def warn_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> None:
+    """Say how many test rows the adapter was trained or chosen on."""
+    seen = {name: count for name, count in seen_rows(run_of(folder), rows, labels).items() if count}
+    if seen:
+        parts = " and ".join(f"{count:,} among its {name} rows" for name, count in seen.items())
+        say(
+            f"warning: of the {len(rows):,} test rows {parts}: what it does with those says "
+            "little about unseen text; give other rows with data.test=…"
+        )
 
 
 def evaluate_rows(
