@@ -1,0 +1,307 @@
+"""Seconds per optimizer step of this recipe: other stacks and sentilora's engine, the same rows.
+
+    python bench/training.py --base BASE --data imdb                  # a GPU: every stack below
+    python bench/training.py --base embedded --data imdb              # a CPU: plain and engine
+
+BASE is a folder (`tools/random_base.py` makes one of Mistral-7B's shape), "embedded" or a hub id;
+imdb a folder as `sentilora train data.train=` takes it. Each stack runs in a process of its own,
+one after the other. Timed are steps 6 to 30 of seed 42's order, from the loader's batch to the
+device's idle; the loader and the tokenizer are not.
+
+    notebook    Trainer + PEFT + bitsandbytes as the recipe was published: padded to 512, 4 × 4,
+                activations checkpointed, float16
+    tuned       the same parts: bfloat16, padded to a batch's longest, 4 × 4, nothing recomputed
+    liger       tuned, with Liger's kernels and 16 × 1
+    unsloth     Unsloth, 16 × 1 without checkpointing (when it is installed, and only if named)
+    engine      sentilora train
+    fp8         sentilora train engine.base_matmul=fp8
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+GPU_STACKS = ["notebook", "tuned", "liger", "engine"]
+CPU_STACKS = ["tuned", "engine"]
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--stacks", help="comma-separated; default: all that the device has")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--memory-gib", type=float, help="limit the process to this much")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        print(json.dumps(run_stack(options.run, options)))
+        return
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    stacks = options.stacks.split(",") if options.stacks else GPU_STACKS if on_gpu else CPU_STACKS
+    print(describe_machine(), flush=True)
+    found = {}
+    for stack in stacks:
+        command = [sys.executable, __file__, *sys.argv[1:], "--run", stack]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            print(f"{stack:<10}failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
+            continue
+        found[stack] = json.loads(done.stdout.strip().splitlines()[-1])
+        show(stack, found)
+
+
+def describe_machine() -> str:
+    """GPU with its clocks, or CPU; versions; what a matrix product reaches."""
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    names = ("torch", "transformers", "peft", "bitsandbytes")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    if not torch.cuda.is_available():
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {versions}"
+    query = ["nvidia-smi", "--query-gpu=name,clocks.max.sm,clocks.max.mem", "--format=csv,noheader"]
+    card = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    return f"{card}; {matmul_rate():.0f} TFLOP/s bfloat16 8192³; {versions}"
+
+
+def matmul_rate() -> float:
+    """TFLOP/s of an 8192³ product in bfloat16."""
+    import torch
+
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in "ab")
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(10):
+        a @ b
+    torch.cuda.synchronize()
+    return 10 * 2 * 8192**3 / (time.perf_counter() - started) / 1e12
+
+
+def show(stack: str, found: dict) -> None:
+    """A line of the table, as soon as it is there."""
+    row = found[stack]
+    if len(found) == 1:
+        print(
+            f"{'':<10}{'s/step':>8}{'min':>8}{'max':>8}{'tokens/s':>10}{'GiB':>7}{'reserved':>9}"
+            f"{'loss 1':>8}{'last':>7}"
+        )
+    first = next(iter(found.values()))
+    memory = "".join(
+        f"{value:>{width}.2f}" if value is not None else f"{'–':>{width}}"
+        for value, width in ((row["peak_gib"], 7), (row["reserved_gib"], 9))
+    )
+    print(
+        f"{stack:<10}{row['median']:>8.3f}{row['min']:>8.3f}{row['max']:>8.3f}"
+        f"{row['tokens_per_second']:>10,.0f}{memory}{row['losses'][0]:>8.3f}{row['losses'][-1]:>7.3f}"
+        f"   {first['median'] / row['median']:.2f}× {row['note']}",
+        flush=True,
+    )
+
+
+# --- one stack -----------------------------------------------------------------------------------
+
+
+def run_stack(stack: str, options: argparse.Namespace) -> dict:
+    import torch
+    from transformers import TrainerCallback
+
+    on_gpu = torch.cuda.is_available()
+    if on_gpu and options.memory_gib:
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(options.memory_gib * 2**30 / total)
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+            if on_gpu:
+                torch.cuda.synchronize()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+            if on_gpu:
+                torch.cuda.synchronize()
+            self.seconds.append(time.perf_counter() - self.started)
+
+    clock = Clock()
+    build = build_sentilora if stack in ("engine", "fp8") else build_stock
+    trainer, num_tokens, note = build(stack, options)
+    trainer.add_callback(clock)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    timed = clock.seconds[5:]
+    return {
+        "median": statistics.median(timed),
+        "min": min(timed),
+        "max": max(timed),
+        "seconds": clock.seconds,
+        "tokens_per_second": num_tokens / statistics.median(timed),
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "note": note,
+    }
+
+
+def load_config_of(options: argparse.Namespace, *more: str):  # type: ignore[no-untyped-def]
+    from tempfile import mkdtemp
+
+    from sentilora.config import load_config
+
+    return load_config(
+        "tiny" if options.base == "embedded" else "mistral-7b",
+        overrides=[
+            f"base.name={options.base}",
+            f"data.train={options.data}",
+            f"data.test={options.data}",
+            "data.num_evaluation=8",
+            f"training.max_steps={options.steps}",
+            "training.logging_steps=1",
+            "training.eval_steps=100000",
+            "training.save_steps=100000",
+            f"output_dir={mkdtemp()}",
+            *more,
+            *options.set,
+        ],
+    )
+
+
+def prepare(config):  # type: ignore[no-untyped-def]
+    """Base and encoded rows, as `sentilora train` has them."""
+    from sentilora.prompt import Prompter
+    from sentilora.stages import load_base_of, load_rows_of, prompt_format_of
+    from sentilora.stages.train import encode_training
+
+    rows, evaluation = load_rows_of(config)
+    base = load_base_of(config)
+    prompter = Prompter(base.tokenizer, prompt_format_of(config))
+    examples = encode_training(prompter, rows, "none")
+    prompts = [prompter.encode(text) for text in evaluation.texts]
+    truth = [config.prompt.labels.index(label) for label in evaluation.labels]
+    return base, prompter, examples, prompts, truth
+
+
+def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    import io
+    from contextlib import redirect_stderr
+
+    from sentilora.adapter_folder import BaseReference, ClassifierFile
+    from sentilora.model import install_engine
+    from sentilora.stages import prompt_format_of
+    from sentilora.stages.train import build_trainer, prepare_model
+
+    config = load_config_of(options, *(["engine.base_matmul=fp8"] if stack == "fp8" else []))
+    base, prompter, examples, prompts, truth = prepare(config)
+    model = prepare_model(config, base, None)
+    engine = install_engine(model, **config.engine.model_dump())
+    assert engine is not None, "the engine does not fit this base"
+    classifier = ClassifierFile(
+        prompt_format_of(config), BaseReference(config.base.name), prompter.label_ids
+    )
+    said = io.StringIO()
+    with redirect_stderr(said):
+        trainer = build_trainer(config, base, model, engine, classifier, examples, prompts, truth)
+    return trainer, mean_tokens(examples), said.getvalue().strip().splitlines()[-1]
+
+
+def mean_tokens(examples) -> float:  # type: ignore[no-untyped-def]
+    return 16 * sum(len(example.input_ids) for example in examples) / len(examples)
+
+
+def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """Trainer + PEFT + bitsandbytes, without a line of sentilora in the step."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    on_gpu = torch.cuda.is_available()
+    if stack == "liger":
+        from liger_kernel.transformers import apply_liger_kernel_to_mistral
+
+        apply_liger_kernel_to_mistral()
+    dtype = "float16" if stack == "notebook" else "auto"
+    config = load_config_of(options, f"base.compute_dtype={dtype}")
+    base, _, examples, _, _ = prepare(config)
+    rows_at_once = 16 if stack in ("liger", "unsloth") else 4
+    if stack == "unsloth":
+        model = unsloth_model(options.base)
+    else:
+        from sentilora.model import attach_adapter
+
+        torch.manual_seed(42)
+        model = attach_adapter(base.model, **config.lora.model_dump())
+    recipe = config.training
+    arguments = TrainingArguments(
+        output_dir=config.output_dir,
+        use_cpu=not on_gpu,
+        bf16=on_gpu and base.dtype == torch.bfloat16,
+        fp16=base.dtype == torch.float16,
+        max_steps=options.steps,
+        per_device_train_batch_size=rows_at_once,
+        gradient_accumulation_steps=16 // rows_at_once,
+        gradient_checkpointing=stack == "notebook",
+        gradient_checkpointing_kwargs={"use_reentrant": False} if stack == "notebook" else None,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        optim=recipe.optim if on_gpu else recipe.optim.removeprefix("paged_"),
+        seed=42,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+
+    def collate(batch):  # type: ignore[no-untyped-def]
+        width = max(len(example.input_ids) for example in batch)
+        width = 512 if stack == "notebook" else width
+        pad = base.pad_token_id
+
+        def rows(name: str, value: int) -> torch.Tensor:
+            columns = [list(getattr(example, name)) for example in batch]
+            return torch.tensor([row + [value] * (width - len(row)) for row in columns])
+
+        ids = rows("input_ids", pad)
+        mask = torch.tensor(
+            [[i < len(example.input_ids) for i in range(width)] for example in batch]
+        )
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": rows("labels", -100)}
+
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=list(examples), data_collator=collate
+    )
+    return trainer, mean_tokens(examples), f"{rows_at_once} × {16 // rows_at_once}"
+
+
+def unsloth_model(name: str):  # type: ignore[no-untyped-def]
+    from unsloth import FastLanguageModel
+
+    model, _ = FastLanguageModel.from_pretrained(name, max_seq_length=512, load_in_4bit=True)
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=16,
+        lora_alpha=32,
+        lora_dropout=0.05,
+        target_modules=TARGETS,
+        use_gradient_checkpointing=False,
+        random_state=42,
+    )
+
+
+if __name__ == "__main__":
+    main()

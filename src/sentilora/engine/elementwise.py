@@ -1,0 +1,252 @@
+"""RMSNorm, SwiGLU and rotary embedding, forward and backward, each in one pass over memory.
+
+Beside every Triton kernel stands the plain PyTorch that it must equal; CPUs take that.
+
+Axes: T tokens, D hidden, F half of a SwiGLU's input, H heads, E a head's width.
+"""
+
+import torch
+from torch.nn.functional import silu
+
+from sentilora.engine.kernels import tl, triton, use_triton
+
+
+def rms_norm(
+    x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float, out_TD: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`weight · x / √(mean(x²) + eps)`, the norm in float32 (Zhang & Sennrich 2019, eq. 4).
+
+    out_TD: written there; its rows may lie apart.
+    """
+    if use_triton(x_TD):
+        out_TD = torch.empty_like(x_TD) if out_TD is None else out_TD
+        T, D = x_TD.shape
+        _rms_norm[(T,)](
+            x_TD,
+            weight_D,
+            out_TD,
+            D,
+            x_TD.stride(0),
+            out_TD.stride(0),
+            eps,
+            BLOCK=triton.next_power_of_2(D),
+        )
+        return out_TD
+    x = x_TD.float()
+    normed = weight_D * (x * _root_scale(x, eps)).to(x_TD.dtype)
+    return normed if out_TD is None else out_TD.copy_(normed)
+
+
+def _root_scale(x_TD: torch.Tensor, eps: float) -> torch.Tensor:
+    squares = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True).square_()
+    return squares.div_(x_TD.shape[-1]).add_(eps).rsqrt_()
+
+
+def rms_norm_backward(
+    d_TD: torch.Tensor,
+    x_TD: torch.Tensor,
+    weight_D: torch.Tensor,
+    eps: float,
+    residual_TD: torch.Tensor | None,
+) -> torch.Tensor:
+    """Gradient of the norm's input, plus `residual_TD`, the gradient that flows past the norm."""
+    if use_triton(x_TD):
+        out_TD = torch.empty_like(x_TD)
+        T, D = x_TD.shape
+        _rms_norm_backward[(T,)](
+            d_TD,
+            x_TD,
+            weight_D,
+            residual_TD if residual_TD is not None else d_TD,
+            out_TD,
+            D,
+            d_TD.stride(0),
+            x_TD.stride(0),
+            eps,
+            HAS_RESIDUAL=residual_TD is not None,
+            BLOCK=triton.next_power_of_2(D),
+        )
+        return out_TD
+    x, d = x_TD.float(), d_TD.float() * weight_D.float()
+    scale = _root_scale(x, eps)
+    normed = x * scale
+    along = torch.linalg.vecdot(d, normed)[:, None] / x.shape[-1]
+    out = d.addcmul_(normed, along, value=-1).mul_(scale)
+    if residual_TD is not None:
+        out += residual_TD
+    return out.to(x_TD.dtype)
+
+
+def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor | None = None) -> torch.Tensor:
+    """`silu(gate) · up` of the two halves (Shazeer 2020, eq. 6).
+
+    out_TF: written there; its rows may lie apart.
+    """
+    T, width = gate_up_T2F.shape
+    F = width // 2
+    if use_triton(gate_up_T2F):
+        out_TF = gate_up_T2F.new_empty(T, F) if out_TF is None else out_TF
+        _swiglu[(T, triton.cdiv(F, 1024))](gate_up_T2F, out_TF, F, out_TF.stride(0), BLOCK=1024)
+        return out_TF
+    gate, up = gate_up_T2F.split(F, -1)
+    activated = silu(gate).mul_(up)
+    return activated if out_TF is None else out_TF.copy_(activated)
+
+
+def swiglu_backward(d_TF: torch.Tensor, gate_up_T2F: torch.Tensor) -> torch.Tensor:
+    """Gradient of both halves."""
+    T, F = d_TF.shape
+    if use_triton(gate_up_T2F):
+        out_T2F = torch.empty_like(gate_up_T2F)
+        _swiglu_backward[(T, triton.cdiv(F, 1024))](
+            d_TF, gate_up_T2F, out_T2F, F, d_TF.stride(0), BLOCK=1024
+        )
+        return out_T2F
+    gate, up = gate_up_T2F.float().split(F, -1)
+    d = d_TF.float()
+    out_T2F = torch.empty_like(gate_up_T2F)
+    out_T2F[:, :F] = torch.ops.aten.silu_backward(d * up, gate)
+    out_T2F[:, F:] = silu(gate).mul_(d)
+    return out_T2F
+
+
+def rotate(
+    x_THE: torch.Tensor,
+    cos_TE: torch.Tensor,
+    sin_TE: torch.Tensor,
+    out_THE: torch.Tensor,
+    backward: bool = False,
+) -> None:
+    """Rotary embedding of every head into `out_THE`, which may be `x_THE` (Su et al. 2021, eq. 34).
+
+    backward: turn the other way round, which is the gradient.
+    """
+    T, H, E = x_THE.shape
+    if use_triton(x_THE):
+        _rotate[(T,)](
+            x_THE,
+            cos_TE,
+            sin_TE,
+            out_THE,
+            x_THE.stride(0),
+            out_THE.stride(0),
+            H,
+            E // 2,
+            BACKWARD=backward,
+            HEADS=triton.next_power_of_2(H),
+            HALF=triton.next_power_of_2(E // 2),
+        )
+        return
+    sign = 1 if backward else -1
+    (cos_1, cos_2), (sin_1, sin_2) = (x[:, None].chunk(2, -1) for x in (cos_TE, sin_TE))
+    first, second = x_THE.chunk(2, -1)
+    turned = (first * cos_1).addcmul_(second, sin_1, value=sign)
+    out_1, out_2 = out_THE.chunk(2, -1)
+    torch.mul(second, cos_2, out=out_2)
+    out_2.addcmul_(first, sin_2, value=-sign)
+    out_1.copy_(turned)
+
+
+if triton is not None:
+
+    @triton.jit
+    def _rms_norm(  # type: ignore[no-untyped-def]
+        x_ptr, weight_ptr, out_ptr, D, stride, out_stride, eps, BLOCK: tl.constexpr
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        d = tl.arange(0, BLOCK)
+        ok = d < D
+        x = tl.load(x_ptr + row * stride + d, mask=ok, other=0.0)
+        weight = tl.load(weight_ptr + d, mask=ok, other=0.0)
+        value = x.to(tl.float32)
+        normed = value * tl.div_rn(1.0, tl.sqrt_rn(tl.sum(value * value, 0) / D + eps))
+        out = normed.to(x.dtype).to(tl.float32) * weight.to(tl.float32)
+        tl.store(out_ptr + row * out_stride + d, out.to(x.dtype), mask=ok)
+
+    @triton.jit
+    def _rms_norm_backward(  # type: ignore[no-untyped-def]
+        d_ptr,
+        x_ptr,
+        weight_ptr,
+        residual_ptr,
+        out_ptr,
+        D,
+        d_stride,
+        x_stride,
+        eps,
+        HAS_RESIDUAL: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        d = tl.arange(0, BLOCK)
+        ok = d < D
+        raw = tl.load(x_ptr + row * x_stride + d, mask=ok, other=0.0)
+        x = raw.to(tl.float32)
+        weight = tl.load(weight_ptr + d, mask=ok, other=0.0).to(tl.float32)
+        grad = tl.load(d_ptr + row * d_stride + d, mask=ok, other=0.0).to(tl.float32) * weight
+        scale = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(x * x, 0) / D + eps))
+        normed = x * scale
+        out = scale * (grad - normed * (tl.sum(grad * normed, 0) / D))
+        if HAS_RESIDUAL:
+            out += tl.load(residual_ptr + row * D + d, mask=ok, other=0.0).to(tl.float32)
+        tl.store(out_ptr + row * D + d, out.to(raw.dtype), mask=ok)
+
+    @triton.jit
+    def _swiglu(in_ptr, out_ptr, F, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+        row = tl.program_id(0).to(tl.int64)
+        f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        ok = f < F
+        raw = tl.load(in_ptr + row * 2 * F + f, mask=ok, other=0.0)
+        up = tl.load(in_ptr + row * 2 * F + F + f, mask=ok, other=0.0)
+        gate = raw.to(tl.float32)
+        activated = (gate * tl.sigmoid(gate)).to(raw.dtype).to(tl.float32)
+        tl.store(out_ptr + row * stride + f, (activated * up.to(tl.float32)).to(raw.dtype), mask=ok)
+
+    @triton.jit
+    def _swiglu_backward(d_ptr, in_ptr, out_ptr, F, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+        row = tl.program_id(0).to(tl.int64)
+        f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        ok = f < F
+        raw = tl.load(in_ptr + row * 2 * F + f, mask=ok, other=0.0)
+        gate = raw.to(tl.float32)
+        up = tl.load(in_ptr + row * 2 * F + F + f, mask=ok, other=0.0).to(tl.float32)
+        grad = tl.load(d_ptr + row * stride + f, mask=ok, other=0.0).to(tl.float32)
+        sigmoid = tl.sigmoid(gate)
+        d_gate = grad * up * sigmoid * (1 + gate * (1 - sigmoid))
+        tl.store(out_ptr + row * 2 * F + f, d_gate.to(raw.dtype), mask=ok)
+        tl.store(out_ptr + row * 2 * F + F + f, (grad * gate * sigmoid).to(raw.dtype), mask=ok)
+
+    @triton.jit
+    def _rotate(  # type: ignore[no-untyped-def]
+        x_ptr,
+        cos_ptr,
+        sin_ptr,
+        out_ptr,
+        x_stride,
+        out_stride,
+        H,
+        half,
+        BACKWARD: tl.constexpr,
+        HEADS: tl.constexpr,
+        HALF: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        h = tl.arange(0, HEADS)[:, None]
+        e = tl.arange(0, HALF)[None, :]
+        ok = (h < H) & (e < half)
+        at = h * 2 * half + e
+        raw = tl.load(x_ptr + row * x_stride + at, mask=ok, other=0.0)
+        first = raw.to(tl.float32)
+        second = tl.load(x_ptr + row * x_stride + at + half, mask=ok, other=0.0).to(tl.float32)
+        table = row * 2 * half + e
+        near = e < half
+        cos_1 = tl.load(cos_ptr + table, mask=near, other=0.0).to(tl.float32)
+        cos_2 = tl.load(cos_ptr + table + half, mask=near, other=0.0).to(tl.float32)
+        sin_1 = tl.load(sin_ptr + table, mask=near, other=0.0).to(tl.float32)
+        sin_2 = tl.load(sin_ptr + table + half, mask=near, other=0.0).to(tl.float32)
+        if BACKWARD:
+            sin_1 = -sin_1
+            sin_2 = -sin_2
+        out = out_ptr + row * out_stride + at
+        tl.store(out, (first * cos_1 - second * sin_1).to(raw.dtype), mask=ok)
+        tl.store(out + half, (second * cos_2 + first * sin_2).to(raw.dtype), mask=ok)

@@ -1,0 +1,233 @@
+"""A decoder layer over the tokens of a pass: two operations before attention and two behind it.
+
+    q, k, v, x = norm_project(x)             RMSNorm → q, k, v → rotary embedding
+    x          = x + act_project(attention)  output projection
+    gate_up, x = norm_project(x)             RMSNorm → gate, up
+    x          = x + act_project(gate_up)    SwiGLU → down projection
+
+What lies between (norms, activations, dropped inputs) is computed again in the backward pass
+rather than kept. In the last layer, queries, output and MLP exist for the answer rows only.
+
+Axes: T tokens, D hidden, N outputs, R ranks, H heads, E a head's width.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from sentilora.engine.attention import Attend, SplitKeys
+from sentilora.engine.elementwise import (
+    rms_norm,
+    rms_norm_backward,
+    rotate,
+    swiglu,
+    swiglu_backward,
+)
+from sentilora.engine.lora import ProjectionGroup, project, project_backward, project_ranks
+from sentilora.engine.segments import Pass
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """cos and sin (T, E); of the group's outputs, the first `num_heads` heads are rotated."""
+
+    cos_TE: torch.Tensor
+    sin_TE: torch.Tensor
+    num_heads: int
+
+
+class NormProject(torch.autograd.Function):
+    """RMSNorm, a projection group, and rotary embedding; the input passes by, for the residual.
+
+    Returns x and the group's outputs, split at `splits` (one tensor when empty).
+    """
+
+    @staticmethod
+    def forward(ctx, x_TD, weight_D, eps, group, seed, rotary, splits, *parameters):  # type: ignore[no-untyped-def]
+        inputs = group.new_input(x_TD)
+        rms_norm(x_TD, weight_D, eps, inputs[:, : group.num_in])
+        y_TN, h_TR = project(inputs, group, seed)
+        if rotary is not None:
+            _rotate_first(y_TN, rotary)
+        ctx.save_for_backward(x_TD, h_TR)
+        ctx.norm, ctx.group, ctx.seed, ctx.rotary = (weight_D, eps), group, seed, rotary
+        return x_TD, *(y_TN.split(splits, -1) if splits else (y_TN,))
+
+    @staticmethod
+    def backward(ctx, residual_TD, *outputs):  # type: ignore[no-untyped-def]
+        x_TD, h_TR = ctx.saved_tensors
+        d_TN = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        if ctx.rotary is not None:
+            d_TN = d_TN if len(outputs) > 1 else d_TN.clone()
+            _rotate_first(d_TN, ctx.rotary, backward=True)
+        weight_D, eps = ctx.norm
+        normed_TD = rms_norm(x_TD, weight_D, eps)
+        dn_TD, gradients = project_backward(
+            d_TN, normed_TD, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0]
+        )
+        dx_TD = None
+        if dn_TD is not None:
+            dx_TD = rms_norm_backward(dn_TD, x_TD, weight_D, eps, residual_TD)
+        return dx_TD, None, None, None, None, None, None, *gradients
+
+
+class ActProject(torch.autograd.Function):
+    """`residual + project(act(z))`, with act SwiGLU or nothing.
+
+    again: it is computed a second time, only for what backward needs; the result is not looked at.
+    """
+
+    @staticmethod
+    def forward(ctx, z, residual_TD, group, seed, activated, again, *parameters):  # type: ignore[no-untyped-def]
+        x = z
+        if activated:
+            x = group.new_input(z)
+            swiglu(z, x[:, : group.num_in])
+        if again:
+            y_TD, h_TR = torch.empty_like(residual_TD), project_ranks(x, group, seed)
+        else:
+            y_TD, h_TR = project(x, group, seed)
+            y_TD.add_(residual_TD)
+        ctx.save_for_backward(z, h_TR)
+        ctx.group, ctx.seed, ctx.activated = group, seed, activated
+        return y_TD
+
+    @staticmethod
+    def backward(ctx, d_TD):  # type: ignore[no-untyped-def]
+        z, h_TR = ctx.saved_tensors
+        x = swiglu(z) if ctx.activated else z
+        dx, gradients = project_backward(
+            d_TD, x, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0]
+        )
+        if ctx.activated and dx is not None:
+            dx = swiglu_backward(dx, z)
+        return dx, d_TD, None, None, None, None, *gradients
+
+
+def _rotate_first(y_TN: torch.Tensor, rotary: Rotary, backward: bool = False) -> None:
+    E = rotary.cos_TE.shape[1]
+    heads = y_TN[:, : rotary.num_heads * E].unflatten(-1, (rotary.num_heads, E))
+    rotate(heads, rotary.cos_TE, rotary.sin_TE, heads, backward)
+
+
+class FastLayer:
+    """Mixed into a decoder layer's class; a call without `packed` goes to the layer's own forward.
+
+    Set by `swap`: `fast`, the parts below.
+    """
+
+    fast: "Parts"
+
+    def forward(self, hidden_states, *args, packed=None, position_embeddings=None, **kwargs):  # type: ignore[no-untyped-def]
+        if packed is None:
+            if position_embeddings is not None:
+                kwargs["position_embeddings"] = position_embeddings
+            return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
+        cos_TE, sin_TE = (x[0].to(hidden_states.dtype) for x in position_embeddings)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            if self.fast.number < packed.checkpoint_layers and torch.is_grad_enabled():
+                x_TD = checkpoint(
+                    self._packed,
+                    hidden_states[0],
+                    cos_TE,
+                    sin_TE,
+                    packed,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=lambda: (nullcontext(), self.fast.second_time()),
+                )
+            else:
+                x_TD = self._packed(hidden_states[0], cos_TE, sin_TE, packed)
+        return x_TD[None]
+
+    def _packed(
+        self, x_TD: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor, packed: Pass
+    ) -> torch.Tensor:
+        fast, groups, layer = self.fast, self.fast.groups, self
+        seed = packed.dropout_seed
+        norm: Any = layer.input_layernorm  # type: ignore[attr-defined]
+        if fast.is_last:
+            attention, rows_A = packed.answers, packed.answer_rows_A
+            x_TD, kv = self._queries_or_keys(x_TD, norm, groups["kv"], cos_TE, sin_TE, seed)
+            x_TD, cos_TE, sin_TE = (x.index_select(0, rows_A) for x in (x_TD, cos_TE, sin_TE))
+            x_TD, q = self._queries_or_keys(x_TD, norm, groups["q"], cos_TE, sin_TE, seed)
+        else:
+            attention = packed.attention
+            x_TD, q, kv = self._queries_or_keys(x_TD, norm, groups["qkv"], cos_TE, sin_TE, seed)
+        k, v = SplitKeys.apply(kv, attention)
+        out = fast.attend(q, k, v, attention, fast.scaling, fast.window).flatten(1)
+        group = groups["o"]
+        x_TD = ActProject.apply(out, x_TD, group, seed, False, False, *group.parameters)
+        norm = layer.post_attention_layernorm  # type: ignore[attr-defined]
+        group = groups["gate_up"]
+        x_TD, gate_up = NormProject.apply(
+            x_TD, norm.weight, fast.eps, group, seed, None, (), *group.parameters
+        )
+        group = groups["down"]
+        return ActProject.apply(gate_up, x_TD, group, seed, True, fast.again, *group.parameters)
+
+    def _queries_or_keys(
+        self,
+        x_TD: torch.Tensor,
+        norm: Any,
+        group: ProjectionGroup,
+        cos_TE: torch.Tensor,
+        sin_TE: torch.Tensor,
+        seed: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """x, then queries (T, H, E), keys and values (T, 2G, E) as far as the group has them."""
+        fast, E = self.fast, self.fast.head_dim
+        widths = [outputs.stop - outputs.start for outputs in group.outputs]
+        num_keys = widths[-1] if len(widths) > 1 else 0
+        num_queries = group.num_out - 2 * num_keys
+        splits = [width for width in (num_queries, 2 * num_keys) if width]
+        # Values, which come last, are not rotated.
+        rotated = (group.num_out - num_keys) // E
+        rotary = None if fast.norms_heads else Rotary(cos_TE, sin_TE, rotated)
+        x_TD, *parts = NormProject.apply(
+            x_TD, norm.weight, fast.eps, group, seed, rotary, splits, *group.parameters
+        )
+        heads = [part.unflatten(-1, (-1, E)) for part in parts]
+        if fast.norms_heads:
+            attention: Any = self.self_attn  # type: ignore[attr-defined]
+            if num_queries:
+                heads[0] = _rotated(attention.q_norm(heads[0]), cos_TE, sin_TE)
+            if num_keys:
+                k, v = heads[-1].chunk(2, 1)
+                heads[-1] = torch.cat([_rotated(attention.k_norm(k), cos_TE, sin_TE), v], 1)
+        return [x_TD, *heads]
+
+
+def _rotated(x_THE: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor) -> torch.Tensor:
+    first, second = x_THE.chunk(2, -1)
+    turned = torch.cat([-second, first], -1)
+    return x_THE * cos_TE[:, None] + turned * sin_TE[:, None]
+
+
+@dataclass
+class Parts:
+    """What a `FastLayer` needs beside its own modules."""
+
+    number: int
+    is_last: bool
+    groups: dict[str, ProjectionGroup]
+    attend: Attend
+    head_dim: int
+    scaling: float
+    window: int | None
+    eps: float
+    norms_heads: bool
+    again: bool = False
+
+    @contextmanager
+    def second_time(self) -> Iterator[None]:
+        """Within, the layer is computed for its backward pass only."""
+        self.again = True
+        try:
+            yield
+        finally:
+            self.again = False

@@ -1,0 +1,240 @@
+"""Which tokens see which: a pass is a forest of segments, and needs no padding.
+
+A segment's token sees the tokens of its own segment up to itself, and all tokens of the segments
+above it. So rows that begin alike share their beginning, and all answers to a prompt share it:
+
+    instruction ─┬─ review 1 ── …            training: a segment per row
+                 └─ review 2 ─┬─ positive    scoring: a segment per answer behind its prompt
+                              └─ negative
+
+Axes: T tokens of the pass, Q query rows, K key rows (a shared row is listed once per segment that
+sees it), S segments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens that follow those of segment number `parent` (None: they begin a sequence).
+
+    num_answer: logits are wanted at the last so many of them.
+    """
+
+    tokens: Sequence[int]
+    parent: int | None = None
+    num_answer: int = 0
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Query and key rows of every segment, as variable-length attention takes them.
+
+    Segment s has queries q_starts_S[s]:q_starts_S[s+1] and keys k_starts_S[s]:k_starts_S[s+1], of
+    which its last query sees all, the one before all but the last, and so on. `key_rows_K` are rows
+    of the pass, None when key row i is row i; row t is key number uses_K[i] for every i in
+    use_starts_T[t]:use_starts_T[t+1].
+    """
+
+    q_lengths: list[int]
+    k_lengths: list[int]
+    max_q: int
+    max_k: int
+    q_starts_S: torch.Tensor
+    k_starts_S: torch.Tensor
+    key_rows_K: torch.Tensor | None
+    use_starts_T: torch.Tensor | None
+    uses_K: torch.Tensor | None
+
+    def to(self, device: torch.device | str) -> "Attention":
+        """The same on another device."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: what goes in, who sees whom, and at which rows logits come out.
+
+    answer_rows_A: rows of the pass, segment after segment. dropout_seed: of this pass's masks.
+    checkpoint_layers: how many of the first layers are computed again in the backward pass.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention: Attention
+    answers: Attention
+    answer_rows_A: torch.Tensor
+    num_tokens: int
+    dropout_seed: torch.Tensor
+    checkpoint_layers: int
+
+    def to(self, device: torch.device | str) -> "Pass":
+        """The same pass on another device."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor | Attention)
+        }
+        return replace(self, **moved)
+
+
+def share_prefix(rows: Sequence[Sequence[int]], num_answers: Sequence[int]) -> list[Segment]:
+    """A segment per row, behind one segment with the beginning that all rows have in common.
+
+    The tokens at which answers are wanted stay in the row's own segment.
+    """
+    limit = min(len(row) - max(num, 1) for row, num in zip(rows, num_answers, strict=True))
+    shared = 0
+    if len(rows) > 1:
+        first = rows[0]
+        while shared < limit and all(row[shared] == first[shared] for row in rows):
+            shared += 1
+    if not shared:
+        return [Segment(row, None, num) for row, num in zip(rows, num_answers, strict=True)]
+    segments = [Segment(rows[0][:shared])]
+    segments += [Segment(row[shared:], 0, num) for row, num in zip(rows, num_answers, strict=True)]
+    return segments
+
+
+def lay_out(
+    segments: Sequence[Segment],
+    device: torch.device | str,
+    dropout_seed: int = 0,
+    checkpoint_layers: int = 0,
+    round_up: bool = False,
+) -> Pass:
+    """The tensors of a pass over `segments`; a parent stands before its children.
+
+    round_up: append a segment that nobody sees, so that passes come in few sizes; as many answer
+    rows more than asked for come out, at the end.
+    """
+    num_answers = sum(segment.num_answer for segment in segments)
+    spare_keys = 0
+    if round_up:
+        num_tokens = sum(len(segment.tokens) for segment in segments)
+        spare_answers = -num_answers % 16
+        grain = max(64, 2 ** (num_tokens.bit_length() - 5))  # 6 % of a pass at most
+        spare = 16 + -(num_tokens + 16) % grain
+        segments = [*segments, Segment([0] * spare, None, spare_answers)]
+        spare_keys = grain
+    lengths = [len(segment.tokens) for segment in segments]
+    starts = _cumulated(lengths)
+    above: list[list[int]] = []
+    depths = []
+    for segment in segments:
+        parent = segment.parent
+        above.append([] if parent is None else [*above[parent], parent])
+        depths.append(sum(lengths[i] for i in above[-1]))
+    spans = [np.arange(start, end) for start, end in pairwise(starts)]
+    tokens = np.concatenate([np.asarray(segment.tokens) for segment in segments])
+    positions = np.concatenate(
+        [span - start + depth for span, start, depth in zip(spans, starts, depths, strict=False)]
+    )
+    keys = [[spans[i] for i in (*above[s], s)] for s in range(len(segments))]
+    everything = list(enumerate(lengths))
+    asked = [
+        (s, segment.num_answer)
+        for s, segment in enumerate(segments)
+        if segment.num_answer or (round_up and s == len(segments) - 1)
+    ]
+    answer_rows = np.concatenate([spans[s][lengths[s] - num :] for s, num in asked])
+    return Pass(
+        input_ids=to_device(tokens, device)[None],
+        position_ids=to_device(positions, device)[None],
+        attention=_attention(everything, keys, len(tokens), device, spare_keys),
+        answers=_attention(asked, keys, len(tokens), device, spare_keys),
+        answer_rows_A=to_device(answer_rows, device),
+        num_tokens=len(tokens),
+        dropout_seed=to_device([dropout_seed], device),
+        checkpoint_layers=checkpoint_layers,
+    )
+
+
+def _attention(
+    queries: Sequence[tuple[int, int]],
+    keys: Sequence[Sequence[np.ndarray]],
+    num_tokens: int,
+    device: torch.device | str,
+    spare_keys: int,
+) -> Attention:
+    """Of segments and how many of their last rows ask; `keys`: the rows that each sees.
+
+    spare_keys: above 0, the number of segments and of keys is rounded up (the keys to a multiple of
+    this), and so are the greatest lengths; the last segment, which nobody sees, fills up.
+    """
+    q_lengths = [num for _, num in queries]
+    k_lengths = [sum(map(len, keys[s])) for s, _ in queries]
+    parts = [part for s, _ in queries for part in keys[s]]
+    if spare_keys:
+        spare = -sum(k_lengths) % spare_keys
+        # In front of its own keys: its last query still sees itself last.
+        parts.insert(-1, np.full(spare, parts[-1][0]))
+        k_lengths[-1] += spare
+        idle = -len(q_lengths) % 16
+        q_lengths, k_lengths = q_lengths + [0] * idle, k_lengths + [0] * idle
+    key_rows = np.concatenate(parts)
+    max_q, max_k = max(q_lengths), max(k_lengths)
+    if spare_keys:
+        max_q = min(-(-max_q // 512) * 512, sum(q_lengths))
+        max_k = min(-(-max_k // 512) * 512, len(key_rows))
+    plain = len(key_rows) == num_tokens and (key_rows == np.arange(num_tokens)).all()
+    num_uses = np.bincount(key_rows, minlength=num_tokens)
+    return Attention(
+        q_lengths=q_lengths,
+        k_lengths=k_lengths,
+        max_q=max_q,
+        max_k=max_k,
+        q_starts_S=to_device(_cumulated(q_lengths), device, torch.int32),
+        k_starts_S=to_device(_cumulated(k_lengths), device, torch.int32),
+        key_rows_K=None if plain else to_device(key_rows, device),
+        use_starts_T=None if plain else to_device([0, *np.cumsum(num_uses)], device),
+        uses_K=None if plain else to_device(np.argsort(key_rows, kind="stable"), device),
+    )
+
+
+def _cumulated(lengths: Sequence[int]) -> list[int]:
+    total = [0]
+    for length in lengths:
+        total.append(total[-1] + length)
+    return total
+
+
+def to_device(
+    values: Sequence[object] | np.ndarray,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """A tensor of `values` on the device, without waiting for it."""
+    tensor = torch.as_tensor(values, dtype=dtype)
+    if torch.device(device).type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def tensors_of(packed: Pass) -> list[torch.Tensor]:
+    """Every tensor of a pass, in a fixed order."""
+    found = [packed.input_ids, packed.position_ids, packed.answer_rows_A, packed.dropout_seed]
+    for attention in (packed.attention, packed.answers):
+        found += [
+            tensor
+            for tensor in (
+                attention.q_starts_S,
+                attention.k_starts_S,
+                attention.key_rows_K,
+                attention.use_starts_T,
+                attention.uses_K,
+            )
+            if tensor is not None
+        ]
+    return found
