@@ -11,10 +11,13 @@ ended in NaN within 200 steps, whatever the seed: docs/results.md.)
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sentilora.engine.segments import Pass, lay_out, share_prefix, to_device
+from sentilora.engine.swap import packed_logits
 from sentilora.prompt import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -27,16 +30,41 @@ def plan_passes(lengths: Sequence[int], max_rows: int) -> list[list[int]]:
     return [order[start : start + max_rows] for start in range(0, len(order), max_rows)]
 
 
-def collate(examples: Sequence["Example"]) -> dict[str, torch.Tensor]:
-    """The examples of an optimizer step end to end, without padding.
+def plan_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Row numbers per pass: as few passes as `max_tokens` tokens each allow, evenly filled.
 
-    Returns `input_ids` and `labels` of shape (tokens,), `lengths` and `weights` of shape (rows,).
+    A row longer than that has a pass to itself. Longest first into the emptiest pass.
     """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    num_passes = max(1, -(-sum(lengths) // max_tokens))
+    while True:
+        passes: list[list[int]] = [[] for _ in range(num_passes)]
+        filled = [0] * num_passes
+        for row in order:
+            emptiest = filled.index(min(filled))
+            passes[emptiest].append(row)
+            filled[emptiest] += lengths[row]
+        fits = all(
+            total <= max_tokens or len(rows) == 1
+            for rows, total in zip(passes, filled, strict=True)
+        )
+        if fits:
+            return [sorted(rows) for rows in passes if rows]
+        num_passes += 1
+
+
+class Step:
+    """The examples of an optimizer step, as they are: nothing of them is copied to a device."""
+
+    def __init__(self, examples: Sequence["Example"]) -> None:
+        self.examples = list(examples)
+
+
+def collate(examples: Sequence["Example"]) -> dict[str, Any]:
+    """A `Step`, and its `labels` of shape (tokens,), of which transformers counts the answers."""
     return {
-        "input_ids": torch.tensor([i for example in examples for i in example.input_ids]),
-        "labels": torch.tensor([i for example in examples for i in example.labels]),
-        "lengths": torch.tensor([len(example.input_ids) for example in examples]),
-        "weights": torch.tensor([example.weight for example in examples]),
+        "step": Step(examples),
+        "labels": torch.tensor([label for example in examples for label in example.labels]),
     }
 
 
@@ -98,3 +126,45 @@ def answer_loss(
     )
     per_row = losses.view(len(rows), longest).sum(-1)
     return (per_row * torch.tensor(weights, device=per_row.device)).sum()
+
+
+@dataclass(frozen=True)
+class PackedAnswers:
+    """A pass for fast layers, and what its answer rows (A) should say: tokens and weights."""
+
+    packed: Pass
+    targets_A: torch.Tensor
+    weights_A: torch.Tensor
+
+
+def pack_answers(
+    rows: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    weights: Sequence[float],
+    device: torch.device | str,
+    *,
+    dropout_seed: int = 0,
+    checkpoint_layers: int = 0,
+    round_up: bool = False,
+) -> PackedAnswers:
+    """Rows as for `answer_loss`, end to end, their common beginning once. See `lay_out`."""
+    num_answer = [sum(i != IGNORE_INDEX for i in row) for row in labels]
+    segments = share_prefix([row[:-1] for row in rows], num_answer)
+    packed = lay_out(segments, device, dropout_seed, checkpoint_layers, round_up)
+    targets = [token for row, num in zip(labels, num_answer, strict=True) for token in row[-num:]]
+    spread = [w for w, num in zip(weights, num_answer, strict=True) for _ in range(num)]
+    spare = len(packed.answer_rows_A) - len(targets)  # of no weight
+    return PackedAnswers(
+        packed,
+        to_device(targets + [0] * spare, device),
+        to_device(spread + [0.0] * spare, device),
+    )
+
+
+def packed_answer_loss(
+    model: torch.nn.Module, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
+) -> torch.Tensor:
+    """`answer_loss` on a model with fast layers."""
+    logits_AV = packed_logits(model, packed).float()
+    losses_A = torch.nn.functional.cross_entropy(logits_AV, targets_A, reduction="none")
+    return (losses_A * weights_A).sum()

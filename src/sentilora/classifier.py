@@ -21,7 +21,7 @@ from sentilora.adapter_folder import (
 )
 from sentilora.device import require_device
 from sentilora.errors import UsageError
-from sentilora.model import Base, load_adapter, load_base, shipped_adapter
+from sentilora.model import Base, install_engine, load_adapter, load_base, shipped_adapter
 from sentilora.prompt import Prompter, PromptFormat
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Classifier:
             base.pad_token_id,
             base.dtype,
             batch_size,
+            install_engine(model),
         )
 
     @classmethod
@@ -169,6 +170,7 @@ class Classifier:
 
         if isinstance(texts, str):
             raise UsageError("a list of texts is expected, not one string; write [text]")
+        texts = list(texts)
         if not len(texts):  # nothing to choose a way of scoring by
             return np.empty((0, len(self.labels))), []
         prompts = [self.prompter.encode(text) for text in texts]

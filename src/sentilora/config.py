@@ -83,13 +83,20 @@ class TrainingSection(Section):
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(ge=0)
     gradient_checkpointing: bool
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)  # NumPy's
     logging_steps: int = Field(ge=1)
     eval_steps: int = Field(ge=1)
     save_steps: int = Field(ge=1)
     save_total_limit: int = Field(ge=2)
     early_stopping_patience: int = Field(ge=0)
     report_to: str
+
+
+class EngineSection(Section):
+    implementation: Literal["auto", "reference"]
+    base_matmul: Literal["exact", "fp8"]
+    assume_capability: float = Field(ge=0)
+    max_memory_gib: float = Field(ge=0)
 
 
 class Config(Section):
@@ -101,6 +108,7 @@ class Config(Section):
     data: DataSection
     prompt: PromptSection
     training: TrainingSection
+    engine: EngineSection
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its full name, `{"section.key": value}`, as plain JSON values."""
@@ -198,7 +206,8 @@ def _read_toml(path: Path, fault: type[UsageError] | type[DataError]) -> dict[st
     except FileNotFoundError as error:
         raise fault(f"there is no configuration file {path}") from error
     except (OSError, ValueError) as error:
-        raise fault(f"cannot read the configuration {path}: {error}") from error
+        reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise fault(f"cannot read the configuration {path}: {reason}") from error
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -212,6 +221,9 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
     known = sorted(key for key, _ in _flatten(tree))
+    if isinstance(values.get("engine"), str):  # engine=reference
+        values = {"engine.implementation": values["engine"], **values}
+        del values["engine"]
     for key in values:
         _check_known(key, known)
     for key, value in values.items():
@@ -232,7 +244,7 @@ def _check_known(key: str, known: list[str]) -> None:
         raise UsageError(f"{key!r} is a section; set one of its keys, e.g. {key}.key=value")
     likeness = {name: _likeness(key, name) for name in known}
     near = [repr(name) for name in known if likeness[name] == max(likeness.values())]
-    raise UsageError(f"there is no setting {key!r}; did you mean {' or '.join(near)}?")
+    raise UsageError(f"there is no setting {key!r}; did you mean {' or '.join(near[:3])}?")
 
 
 def _likeness(key: str, name: str) -> float:
@@ -254,7 +266,47 @@ def _validate(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        hint = """; write '["a", "b"]'""" if first["type"] == "tuple_type" else ""
-        raise UsageError(f"{key} is {first['input']!r}: {first['msg']}{hint}") from error
+        found = error.errors(include_url=False)
+        parts = [
+            f"{_key_of(e)} is missing"
+            if e["type"] == "missing"
+            else f"{_key_of(e)} is {e['input']!r:.60}: {_expected(e)}"
+            for e in found
+        ]
+        raise UsageError("; ".join(parts)) from error
+
+
+def _key_of(error: Any) -> str:
+    """`section.key`, without the place in a list."""
+    return ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
+
+
+def _expected(error: Any) -> str:
+    """What a value should have been, without pydantic's words."""
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "tuple_type":
+            return """a list is expected: '["a", "b"]'"""
+        case "too_short" | "string_too_short":
+            return "it must not be empty"
+        case "dict_type":
+            return """a table is expected: '{neg = "negative", pos = "positive"}'"""
+        case "string_type":
+            return f"a text is expected, in double quotes: '\"{error['input']}\"'"
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            return "a whole number is expected"
+        case "float_type" | "float_parsing" | "finite_number":
+            return "a number is expected"
+        case "bool_type" | "bool_parsing":
+            return "true or false is expected"
+        case "extra_forbidden":
+            return "there is no such setting"
+        case "literal_error":
+            return f"choose {context['expected']}"
+        case "greater_than_equal":
+            return f"it must be {context['ge']:g} or more"
+        case "greater_than":
+            return f"it must be more than {context['gt']:g}"
+        case "less_than":
+            return f"it must be less than {context['lt']:g}"
+    return str(error["msg"])

@@ -66,7 +66,19 @@ def place_of_process(device: str) -> str:
     return f"cuda:{torch.cuda.current_device()}"
 
 
-def choose_dtype(dtype: str, device: str) -> tuple["torch.dtype", str]:
+def compute_capability(assumed: float = 0.0) -> float:
+    """The GPU's, as a number (7.5 for a T4), or the one to act for; 0 without a GPU."""
+    import torch
+
+    if assumed or not torch.cuda.is_available():
+        return assumed
+    major, minor = torch.cuda.get_device_capability()
+    return major + minor / 10
+
+
+def choose_dtype(
+    dtype: str, device: str, assume_capability: float = 0.0
+) -> tuple["torch.dtype", str]:
     """The dtype to compute in, and why."""
     import torch
 
@@ -76,8 +88,18 @@ def choose_dtype(dtype: str, device: str) -> tuple["torch.dtype", str]:
         return getattr(torch, dtype), "as base.compute_dtype asks"
     if device == "cpu":
         return torch.float32, "on a CPU"
-    major, minor = torch.cuda.get_device_capability()
-    name = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
-    if major < 8:
+    capability = compute_capability(assume_capability)
+    name = f"{torch.cuda.get_device_name()}, compute capability {capability}"
+    if assume_capability:
+        name += " assumed"
+    if capability < 8:
         return torch.float16, f"{name} has no bfloat16"
     return torch.bfloat16, name
+
+
+def available_memory(max_memory_gib: float = 0.0) -> float:
+    """Bytes of GPU memory that can be had now, or the limit set when that is less."""
+    import torch
+
+    free = float(torch.cuda.mem_get_info()[0])
+    return min(free, max_memory_gib * 2**30) if max_memory_gib else free

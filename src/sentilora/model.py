@@ -10,6 +10,7 @@ computes what the trained one did.
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,14 +27,16 @@ from sentilora.adapter_folder import (
     check_adapter_folder,
 )
 from sentilora.data import EMBEDDED, looks_like_hub_id
-from sentilora.device import choose_device, choose_dtype, place_of_process
-from sentilora.errors import DataError, UsageError, first_line
+from sentilora.device import choose_device, choose_dtype, compute_capability, place_of_process
+from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
 from sentilora.hub import require_hub
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sentilora.engine.swap import Engine
 
 
 # --- where things lie ----------------------------------------------------------------------------
@@ -56,6 +59,10 @@ def resolve_base(name: str) -> str:
     """
     if name == EMBEDDED:
         return embedded_base()
+    if not name.strip():
+        raise UsageError(
+            "a base is asked for without its name; give a hub id, a folder or embedded"
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -97,6 +104,7 @@ def load_base(
     double_quantization: bool = True,
     compute_dtype: str = "auto",
     attn_implementation: str = "sdpa",
+    assume_capability: float = 0.0,
 ) -> Base:
     """Load a causal LM, its linear layers in NF4 unless `quantization` is "none".
 
@@ -108,7 +116,7 @@ def load_base(
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     device = choose_device(device)
-    dtype, reason = choose_dtype(compute_dtype, device)
+    dtype, reason = choose_dtype(compute_dtype, device, assume_capability)
     with _readable(name):
         stored = _stored_quantization(
             AutoConfig.from_pretrained(source, revision=revision), name, quantization
@@ -168,6 +176,17 @@ def load_structure(
                 config, attn_implementation=attn_implementation
             )
     return model.requires_grad_(False), stored
+
+
+def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
+    """What to warn of when prompts may be longer than what the base knows; None when not."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if known is None or max_length <= known:
+        return None
+    return (
+        f"prompt.max_length is {max_length:,}, the base knows {known:,} positions: longer prompts "
+        "are answered badly or not at all"
+    )
 
 
 def _stored_quantization(config: Any, name: str, quantization: str) -> bool:
@@ -233,6 +252,11 @@ def _readable(name: str) -> Any:
             ) from error
         raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise SentiloraError(
+                f"out of memory while loading {name!r}: close what else uses the device, keep "
+                "base.quantization=nf4, or choose a smaller base or a larger device"
+            ) from error
         # safetensors and tokenizers raise bare exceptions of their own for a damaged file.
         if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
             raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
@@ -315,7 +339,15 @@ def load_adapter(
     check_adapter_folder(folder)
     adapter_config(folder)  # in plain words, which PEFT has not
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+        with warnings.catch_warnings():
+            # PEFT is content with a part of the weights, and would answer with untrained ones.
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    except UserWarning as warning:
+        raise DataError(
+            f"{folder / ADAPTER_WEIGHTS_FILE} lacks some of the adapter's weights "
+            f"({str(warning).count('lora_')} tensors): it is damaged, or of another base"
+        ) from warning
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
@@ -351,6 +383,40 @@ def save_classifier(
     model.save_pretrained(str(folder), state_dict=state_dict, save_embedding_layers=False)
     tokenizer.save_pretrained(str(folder))
     classifier.save(folder)
+
+
+def require_engine(implementation: str, base_matmul: str, capability: float) -> None:
+    """Raise `UsageError` when 8-bit products are asked for and cannot be had."""
+    if base_matmul == "exact":
+        return
+    if implementation == "reference":
+        raise UsageError(
+            "engine.base_matmul=fp8 belongs to the fast engine; leave out engine=reference"
+        )
+    if capability < 8.9:
+        here = f"this one has {capability}" if capability else "there is none here"
+        raise UsageError(
+            "engine.base_matmul=fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), "
+            f"and {here}; leave it at exact"
+        )
+
+
+def install_engine(
+    model: "torch.nn.Module",
+    *,
+    implementation: str = "auto",
+    base_matmul: str = "exact",
+    assume_capability: float = 0.0,
+    max_memory_gib: float = 0.0,
+) -> "Engine | None":
+    """The fast engine in a model's layers; None where it is switched off or does not fit."""
+    require_engine(implementation, base_matmul, compute_capability(assume_capability))
+    if implementation == "reference":
+        return None
+    from sentilora.engine.swap import install
+
+    capability = compute_capability(assume_capability)
+    return install(model, capability, base_matmul)
 
 
 # --- counting ------------------------------------------------------------------------------------

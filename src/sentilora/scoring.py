@@ -17,9 +17,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from sentilora.batching import last_logits, plan_passes, takes
+from sentilora.engine.segments import Segment, lay_out, share_prefix, to_device
+from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
 
 logger = logging.getLogger(__name__)
+MANY = 200  # prompts for which it pays to keep the base's weights decoded
 
 
 class LabelScorer:
@@ -37,12 +40,14 @@ class LabelScorer:
         pad_token_id: int,
         dtype: torch.dtype = torch.float32,
         batch_size: int = 16,
+        engine: Engine | None = None,
     ) -> None:
         self.model = model
         self.label_ids = [list(ids) for ids in label_ids]
         self.pad_token_id = pad_token_id
         self.dtype = dtype
         self.batch_size = batch_size
+        self.engine = engine
         self._branches_work: bool | None = None
 
     def log_probs(
@@ -56,17 +61,9 @@ class LabelScorer:
         self.model.eval()
         scores = torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64)
         with torch.inference_mode(), self._autocast():
-            score = self._choose(prompts)
-            for rows in plan_passes([len(p) for p in prompts], self.batch_size):
-                try:
-                    scores[rows] = score([prompts[i] for i in rows]).double().cpu()
-                except torch.OutOfMemoryError as error:
-                    raise SentiloraError(
-                        f"out of GPU memory while scoring {len(rows)} texts at once; lower "
-                        "training.per_device_eval_batch_size (or --batch-size)"
-                    ) from error
-                if progress:
-                    progress(len(rows))
+            pending = list(range(len(prompts)))
+            while pending:
+                pending = self._score_some(prompts, pending, scores, progress)
         if scores.isnan().any():
             raise SentiloraError(
                 "the model's scores are NaN: the adapter or the base is damaged, or float16 "
@@ -84,6 +81,77 @@ class LabelScorer:
         device = next(self.model.parameters()).device.type
         half = self.dtype in (torch.float16, torch.bfloat16)
         return torch.autocast(device, dtype=self.dtype) if half else nullcontext()
+
+    def _score_some(
+        self,
+        prompts: Sequence[list[int]],
+        pending: list[int],
+        scores: torch.Tensor,
+        progress: Callable[[int], object] | None,
+    ) -> list[int]:
+        """Fill in the scores of `pending` prompts; returns those for which memory did not do."""
+        score, passes = self._plan([prompts[i] for i in pending])
+        for number, numbers in enumerate(passes):
+            rows = [pending[i] for i in numbers]
+            try:
+                scores[rows] = score([prompts[i] for i in rows]).double().cpu()
+            except torch.OutOfMemoryError as error:
+                if self.engine is not None and len(rows) > 1:
+                    self.engine.max_score_tokens = sum(len(prompts[i]) for i in rows) // 2
+                    logger.warning("out of GPU memory: scoring goes on in smaller passes")
+                    return [pending[i] for left in passes[number:] for i in left]
+                raise SentiloraError(
+                    f"out of GPU memory while scoring {len(rows)} texts at once; lower "
+                    "training.per_device_eval_batch_size (or --batch-size), or prompt.max_length"
+                ) from error
+            if progress:
+                progress(len(rows))
+        return []
+
+    def _plan(
+        self, prompts: Sequence[list[int]]
+    ) -> tuple[Callable[[list[list[int]]], torch.Tensor], list[list[int]]]:
+        """How a batch is scored, and which rows are in which."""
+        lengths = [len(prompt) for prompt in prompts]
+        if self.engine is None or not self.engine.is_usable():
+            return self._choose(prompts), plan_passes(lengths, self.batch_size)
+        self.engine.refresh()
+        if len(prompts) >= MANY:
+            self.engine.keep_weights()
+        order = plan_passes(lengths, len(lengths) or 1)[0] if lengths else []
+        behind = sum(len(ids) - 1 for ids in self.label_ids)
+        passes: list[list[int]] = []
+        room = 0
+        for row in order:
+            needed = lengths[row] + behind
+            if needed > room:
+                passes.append([])
+                room = self.engine.max_score_tokens
+            passes[-1].append(row)
+            room -= needed
+        return self._packed, passes
+
+    def _packed(self, prompts: list[list[int]]) -> torch.Tensor:
+        """Prompts end to end, their common beginning once, all labels' tokens behind each."""
+        shared = share_prefix(prompts, [1] * len(prompts))
+        segments = shared[: len(shared) - len(prompts)]
+        num_rows, at = 0, []
+        for prompt in shared[len(segments) :]:
+            parent = len(segments)
+            segments.append(prompt)
+            first, num_rows = num_rows, num_rows + 1
+            for ids in self.label_ids:
+                at.append([first, *range(num_rows, num_rows + len(ids) - 1)])
+                if len(ids) > 1:
+                    segments.append(Segment(ids[:-1], parent, len(ids) - 1))
+                num_rows += len(ids) - 1
+        device = next(self.model.parameters()).device
+        found = packed_logits(self.model, lay_out(segments, device)).float().log_softmax(-1)
+        picked = [ids for _ in prompts for ids in self.label_ids]
+        flat = to_device([row for rows in at for row in rows], device)
+        tokens = to_device([token for ids in picked for token in ids], device)
+        scores = found[flat, tokens].split([len(ids) for ids in picked])
+        return torch.stack([part.sum() for part in scores]).view(len(prompts), -1)
 
     def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
         """Branches where the model gets them right (asked once) and sees far enough, else rows."""

@@ -7,9 +7,11 @@ log-loss. Loop, schedule, resume, trackers and processes stay transformers'.
 
 import contextlib
 import json
+import logging
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,12 +23,24 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import EvalLoopOutput
 
 from sentilora.adapter_folder import ClassifierFile
-from sentilora.batching import answer_loss, collate, plan_passes
+from sentilora.batching import (
+    answer_loss,
+    collate,
+    pack_answers,
+    packed_answer_loss,
+    plan_passes,
+    plan_tokens,
+)
+from sentilora.engine.graph import Graphs
+from sentilora.engine.swap import Engine
 from sentilora.errors import SentiloraError
 from sentilora.metrics import measure
 from sentilora.model import save_classifier
 from sentilora.progress import Progress, is_main_process
+from sentilora.prompt import Example
 from sentilora.scoring import LabelScorer
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 # A launcher hands Ctrl-C on to processes that the terminal has told already: one press, twice.
@@ -37,7 +51,8 @@ class ClassifierTrainer(Trainer):
     """Trains on `Example`s, evaluates prompts by label scoring.
 
     eval_prompts: prompt token ids; eval_truth: their label numbers. rows_per_pass: examples that
-    enter the model together; a batch of the loader is a whole optimizer step.
+    enter the model together on the plain path; `engine` plans by tokens. A batch of the loader is a
+    whole optimizer step.
     """
 
     def __init__(
@@ -51,6 +66,8 @@ class ClassifierTrainer(Trainer):
         eval_truth: Sequence[int],
         rows_per_pass: int,
         dtype: torch.dtype,
+        engine: Engine | None = None,
+        graphs: Graphs | None = None,
         **kwargs: Any,
     ) -> None:
         rows = list(range(len(eval_truth)))
@@ -63,6 +80,8 @@ class ClassifierTrainer(Trainer):
         self.eval_prompts = eval_prompts
         self.eval_truth = np.asarray(eval_truth)
         self.rows_per_pass = rows_per_pass
+        self.engine = engine
+        self.graphs = graphs
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         self.scorer = LabelScorer(
@@ -71,39 +90,108 @@ class ClassifierTrainer(Trainer):
             pad_token_id,
             dtype,
             self.args.per_device_eval_batch_size,
+            engine,
         )
 
     def training_step(
         self,
         model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Forward and backward over all passes of an optimizer step; returns its loss."""
-        model.train()
-        lengths = inputs["lengths"].tolist()
-        rows = [part.tolist() for part in inputs["input_ids"].split(lengths)]
-        labels = [part.tolist() for part in inputs["labels"].split(lengths)]
-        weights = inputs["weights"].tolist()
+        if not model.training:
+            model.train()
+        step = inputs["step"].examples
         # Under data parallel the gradients are averaged over processes; the sum is wanted.
         scale = self.accelerator.num_processes / num_items_in_batch
+        if self.engine is None:
+            loss = self._plain_passes(model, step, scale)
+        else:
+            loss = self._fast_passes(model, step, scale)
+        self.all_finite &= torch.isfinite(loss)
+        return loss
+
+    def _plain_passes(
+        self, model: torch.nn.Module, step: Sequence[Example], scale: torch.Tensor | float
+    ) -> torch.Tensor:
+        """Padded passes of `rows_per_pass` rows."""
+        passes = plan_passes([len(example.input_ids) for example in step], self.rows_per_pass)
         loss = torch.zeros((), device=self.args.device)
-        passes = plan_passes(lengths, self.rows_per_pass)
         for number, chosen in enumerate(passes, 1):
             last = number == len(passes)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    part = scale * answer_loss(
-                        model,
-                        [rows[i] for i in chosen],
-                        [labels[i] for i in chosen],
-                        [weights[i] for i in chosen],
-                        self.pad_token_id,
-                    )
+                    part = scale * answer_loss(model, *_columns(step, chosen), self.pad_token_id)
                 self.accelerator.backward(part)
             loss += part.detach()
-        self.all_finite &= torch.isfinite(loss)
         return loss
+
+    def _fast_passes(
+        self, model: torch.nn.Module, step: Sequence[Example], scale: torch.Tensor | float
+    ) -> torch.Tensor:
+        """Packed passes of `engine.max_tokens` tokens; when memory runs out, of fewer."""
+        assert self.engine is not None
+        lengths = [len(example.input_ids) for example in step]
+        while True:
+            passes = plan_tokens(lengths, self.engine.max_tokens)
+            try:
+                return self._run_fast_passes(model, step, passes, scale)
+            except torch.OutOfMemoryError:
+                longest, largest = max(lengths), max(sum(lengths[i] for i in p) for p in passes)
+                if largest <= longest:
+                    raise
+                self.engine.max_tokens = max(longest, int(0.8 * largest))
+                if self.graphs is not None:
+                    self.graphs.forget()
+                model.zero_grad()
+            torch.cuda.empty_cache()
+            logger.warning(
+                "out of GPU memory: from here on in passes of up to %d tokens",
+                self.engine.max_tokens,
+            )
+
+    def _run_fast_passes(
+        self,
+        model: torch.nn.Module,
+        step: Sequence[Example],
+        passes: Sequence[Sequence[int]],
+        scale: torch.Tensor | float,
+    ) -> torch.Tensor:
+        assert self.engine is not None
+        if self.graphs is None:
+            self.engine.refresh()
+        else:
+            self.graphs.begin_step(self._gradient_scale(scale))
+        loss = torch.zeros((), device=self.args.device)
+        for number, chosen in enumerate(passes, 1):
+            answers = pack_answers(
+                *_columns(step, chosen),
+                "cpu" if self.graphs is not None else self.args.device,
+                dropout_seed=int(torch.randint(2**30, ())),  # a checkpoint restores the generator
+                checkpoint_layers=self.engine.checkpoint_layers,
+                round_up=self.graphs is not None,
+            )
+            whole = answers.packed, answers.targets_A, answers.weights_A
+            if self.graphs is not None:
+                loss += scale * self.graphs.backward(partial(self._packed_loss, model), *whole)
+                continue
+            last = number == len(passes)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                part = scale * self._packed_loss(model, *whole)
+                self.accelerator.backward(part)
+            loss += part.detach()
+        return loss
+
+    def _gradient_scale(self, scale: torch.Tensor | float) -> torch.Tensor:
+        """What a sum of losses is multiplied by before its gradient: with float16 the scaler's."""
+        scaler = self.accelerator.scaler
+        one = torch.ones((), device=self.args.device) * scale
+        return one if scaler is None else scaler.scale(one)
+
+    def _packed_loss(self, model: torch.nn.Module, *pass_and_answers: Any) -> torch.Tensor:
+        with self.compute_loss_context_manager():
+            return packed_answer_loss(model, *pass_and_answers)
 
     def evaluation_loop(
         self,
@@ -165,6 +253,18 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 def _several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _columns(
+    step: Sequence[Example], chosen: Sequence[int]
+) -> tuple[list[list[int]], list[list[int]], list[float]]:
+    """Token ids, labels and weights of some examples of a step."""
+    examples = [step[i] for i in chosen]
+    return (
+        [example.input_ids for example in examples],
+        [example.labels for example in examples],
+        [example.weight for example in examples],
+    )
 
 
 class SaveBest(TrainerCallback):

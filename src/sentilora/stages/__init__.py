@@ -61,6 +61,7 @@ def load_base_of(config: "Config") -> Base:
         double_quantization=base.double_quantization,
         compute_dtype=base.compute_dtype,
         attn_implementation=base.attn_implementation,
+        assume_capability=config.engine.assume_capability,
     )
 
 

@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from sentilora.config import Config
 from sentilora.data import EMBEDDED, Rows, load_rows
-from sentilora.device import choose_device, choose_dtype
+from sentilora.device import (
+    available_memory,
+    choose_device,
+    choose_dtype,
+    compute_capability,
+)
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line
 from sentilora.hub import hub_reachable
 from sentilora.model import (
     attach_adapter,
+    beyond_positions,
     count_parameters,
     load_structure,
     load_tokenizer,
+    require_engine,
 )
 from sentilora.overview import look_over, look_over_lengths
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
@@ -77,9 +84,20 @@ def check(config: Config) -> list[Finding]:
     device, dtype = None, None
     with _Problem(findings, "device"):
         device = choose_device(config.base.device)
+    with _Problem(findings, "engine"):
+        engine = config.engine
+        capability = compute_capability(engine.assume_capability)
+        require_engine(engine.implementation, engine.base_matmul, capability)
+        plain = engine.implementation == "reference"
+        text = "plain path" if plain else "fast engine, where it fits the base's layers"
+        if device == "cpu" and (engine.assume_capability or engine.max_memory_gib):
+            text += "; assume_capability and max_memory_gib concern GPUs only"
+        findings.append(Finding("ok", "engine", text))
     with _Problem(findings, "dtype"):
         # Of a device that is not there, what can be said is said for a CPU.
-        dtype, reason = choose_dtype(config.base.compute_dtype, device or "cpu")
+        dtype, reason = choose_dtype(
+            config.base.compute_dtype, device or "cpu", config.engine.assume_capability
+        )
         if device is not None:
             text = f"{device}, computing in {str(dtype)[6:]} ({reason})"
             findings.append(Finding("ok", "device", text))
@@ -101,6 +119,8 @@ def check(config: Config) -> list[Finding]:
             quantization=config.base.quantization,
         )
         shapes = _shapes(base)
+        if beyond := beyond_positions(base, config.prompt.max_length):
+            findings.append(Finding("note", "max_length", beyond))
         with _Problem(findings, "lora"):
             model = attach_adapter(base, **config.lora.model_dump())
             num_trained = count_parameters(model).num_trainable
@@ -261,6 +281,8 @@ def _memory(
     weights = shapes.num_quantised * bits / 8 + plain * dtype.itemsize
     # float32 weights and gradients, two 8-bit moments
     trained = num_trained * (4 + 4 + 2)
+    if device == "cuda" and config.engine.implementation != "reference":
+        return _fast_memory(config, shapes, weights, trained, dtype)
     tokens = recipe.per_device_train_batch_size * config.prompt.max_length
     layer = (8 * shapes.hidden + 4 * shapes.inner) * max(dtype.itemsize, 2) * tokens
     kept = shapes.num_layers * layer
@@ -283,9 +305,44 @@ def _memory(
     return Finding("ok", "memory", text)
 
 
+def _fast_memory(
+    config: Config, shapes: _Shapes, weights: float, trained: float, dtype: "torch.dtype"
+) -> Finding:
+    """Memory as the fast engine would plan it: it takes what is free, and needs some least."""
+    from sentilora.engine.memory import LayerSizes, plan_memory
+
+    hidden, inner, element, gib = shapes.hidden, shapes.inner, dtype.itemsize, 2**30
+    sizes = LayerSizes(
+        kept_per_token=element * (6 * hidden + 2 * inner),
+        input_per_token=element * hidden,
+        work_per_token=element * (4 * hidden + 6 * inner),
+        weights=element * shapes.num_quantised // shapes.num_layers,
+        buffer=element * 2 * hidden * inner,
+    )
+    left = available_memory(config.engine.max_memory_gib) - weights - trained
+    longest = config.prompt.max_length
+    plan = plan_memory(
+        int(left), rows_per_step(config) * longest, longest, shapes.num_layers, sizes
+    )
+    text = (
+        f"weights {weights / gib:.2f} GiB, adapter and optimizer {trained / gib:.2f}; beside them "
+        f"{left / gib:.1f} GiB are free"
+    )
+    if plan is None:
+        text += f", too little for one text of {longest} tokens; lower prompt.max_length"
+        return Finding("problem", "memory", text, UsageError.exit_code)
+    num = shapes.num_layers
+    text += (
+        f": passes of up to {plan.max_tokens:,} tokens, decoded weights kept in {plan.keep_layers} "
+        f"of {num} layers, {plan.checkpoint_layers} computed twice"
+    )
+    return Finding("ok", "memory", text)
+
+
 def _flop_per_token(config: Config, shapes: _Shapes, num_trained: int, device: str) -> float:
     """Arithmetic of training on one token: forward, backward and, checkpointed, forward again."""
-    checkpointing = config.training.gradient_checkpointing and device == "cuda"
+    plain = config.engine.implementation == "reference"
+    checkpointing = plain and config.training.gradient_checkpointing and device == "cuda"
     return (6 if checkpointing else 4) * (shapes.num_quantised + num_trained)
 
 
@@ -301,7 +358,8 @@ def _time(
     flop = flop_per_row * rows_per_step(config) * num_steps
     rate = _matmul_rate(device, dtype)
     passes = num_steps * config.training.gradient_accumulation_steps
-    overhead = passes * shapes.num_layers * LAYER_SECONDS[device]
+    plain = config.engine.implementation == "reference"
+    overhead = passes * shapes.num_layers * LAYER_SECONDS[device] if plain else 0.0
     seconds = flop / (rate * EFFICIENCY[device]) + overhead
     text = (
         f"{num_steps:,} steps in the order of {seconds / 60:.0f} min, without evaluations "

@@ -24,8 +24,10 @@ from sentilora.errors import (
 )
 from sentilora.model import (
     attach_adapter,
+    beyond_positions,
     checkpoint_activations,
     count_parameters,
+    install_engine,
     load_adapter,
     resolve_base,
 )
@@ -54,10 +56,13 @@ from sentilora.stages import (
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from peft import PeftModel
     from transformers import TrainingArguments
 
     from sentilora.data import Rows
+    from sentilora.engine.graph import FlatParameters
+    from sentilora.engine.swap import Engine
     from sentilora.model import Base
     from sentilora.overview import Overview
     from sentilora.prompt import Example, Prompt
@@ -101,19 +106,24 @@ def train(
     prompter = Prompter(base.tokenizer, format)
     examples = encode_training(prompter, train_rows, config.data.balance)
     prompts = [prompter.encode(text) for text in eval_rows.texts]
+    if beyond := beyond_positions(base.model, format.max_length):
+        say(f"warning: {beyond}")
     lengths = look_over_lengths(examples)
     say(f"tokens per example: {lengths.tokens}")
     say(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
     model = prepare_model(config, base, adapter)
     say(str(count_parameters(model)))
+    engine = install_engine(model, **config.engine.model_dump())
+    if engine is None and config.training.gradient_checkpointing and base.device == "cuda":
+        checkpoint_activations(base.model)
 
     reference = BaseReference(
         config.base.name, base.revision, config.base.quantization, config.base.double_quantization
     )
     classifier = ClassifierFile(format, reference, prompter.label_ids)
     truth = [format.labels.index(label) for label in eval_rows.labels]
-    with refused_settings():
-        trainer = build_trainer(config, base, model, classifier, examples, prompts, truth)
+    with refused_settings(), training_errors(folder):
+        trainer = build_trainer(config, base, model, engine, classifier, examples, prompts, truth)
     with training_errors(folder):
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)
@@ -177,8 +187,6 @@ def prepare_model(config: Config, base: "Base", adapter: str | Path | None) -> "
     """The base with a new adapter, or with the one to start from, seeded and ready to train."""
     from transformers import set_seed
 
-    if config.training.gradient_checkpointing and base.device == "cuda":
-        checkpoint_activations(base.model)
     set_seed(config.training.seed)  # before the adapter is created: its A matrices are random
     if adapter is not None:
         return load_adapter(base.model, adapter, is_trainable=True)
@@ -248,6 +256,7 @@ def build_trainer(
     config: Config,
     base: "Base",
     model: "PeftModel",
+    engine: "Engine | None",
     classifier: ClassifierFile,
     examples: "Sequence[Example]",
     prompts: "Sequence[Prompt]",
@@ -256,6 +265,7 @@ def build_trainer(
     """The Trainer with its callbacks."""
     from transformers import EarlyStoppingCallback, PrinterCallback
 
+    from sentilora.engine.graph import FlatParameters, Graphs
     from sentilora.trainer import (
         ClassifierTrainer,
         Report,
@@ -270,9 +280,16 @@ def build_trainer(
     callbacks = [SaveBest(), Report(Path(config.output_dir)), stop_on_interrupt, stop_on_nan]
     if recipe.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    arguments = training_arguments(config, base, len(examples))
+    graphs = optimizer = None
+    if engine is not None:
+        if base.device == "cuda" and arguments.world_size == 1:
+            flat = FlatParameters([p for p in model.parameters() if p.requires_grad])
+            graphs, optimizer = Graphs(flat, engine.refresh), one_launch_optimizer(flat, arguments)
+        say(plan_engine(engine, config, examples, model))
     trainer = ClassifierTrainer(
         model=model,
-        args=training_arguments(config, base, len(examples)),
+        args=arguments,
         train_dataset=list(examples),
         callbacks=callbacks,
         classifier=classifier,
@@ -282,10 +299,50 @@ def build_trainer(
         eval_truth=truth,
         rows_per_pass=recipe.per_device_train_batch_size,
         dtype=base.dtype,
+        engine=engine,
+        graphs=graphs,
+        optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)
     stop_on_nan.trainer = trainer
     return trainer
+
+
+def plan_engine(
+    engine: "Engine", config: Config, examples: "Sequence[Example]", model: "PeftModel"
+) -> str:
+    """How the engine runs this recipe's steps; the text says what was chosen."""
+    engine.refresh()
+    lengths = [len(example.input_ids) for example in examples]
+    num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    usual = sum(lengths) / len(lengths) * rows_per_step(config)
+    optim = config.training.optim
+    states = 0 if optim.startswith("paged") else 2 if "8bit" in optim else 8  # bytes; paged: host
+    try:
+        chosen = engine.plan(
+            int(1.25 * usual), max(lengths), config.engine.max_memory_gib, states * num_trained
+        )
+    except MemoryError as error:
+        raise SentiloraError(f"{error}; lower prompt.max_length, or take a smaller base") from error
+    return f"fast engine, {chosen}"
+
+
+def one_launch_optimizer(
+    flat: "FlatParameters", arguments: "TrainingArguments"
+) -> "torch.optim.Optimizer | None":
+    """The recipe's optimizer over all adapter matrices as one tensor, None where that would differ.
+
+    AdamW treats every element alike; bitsandbytes' 8-bit states come in blocks of 256, and tensors
+    below 4,096 elements keep 32 bits.
+    """
+    from transformers import Trainer
+
+    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    is_8bit = settings.get("optim_bits") == 8
+    if "adamw" not in arguments.optim or (is_8bit and not flat.is_like_separate(256, 4096)):
+        return None
+    group = {"params": [flat.whole], "weight_decay": arguments.weight_decay}
+    return kind([group], **settings)
 
 
 def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
@@ -342,13 +399,24 @@ def finish(
     peak = None
     if base.device == "cuda":
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    before = trainer.engine
+    if trainer.graphs is not None:
+        trainer.graphs.forget()
+    if before is not None:
+        before.remove()
     model = load_adapter(trainer.accelerator.unwrap_model(trainer.model).unload(), folder)
+    engine = None
+    if before is not None:
+        engine = install_engine(model, **config.engine.model_dump())
+        assert engine is not None  # it fitted the same base before
+        engine.take_plan(before)
     scorer = LabelScorer(
         model,
         trainer.classifier.label_ids,
         trainer.pad_token_id,
         base.dtype,
         config.training.per_device_eval_batch_size,
+        engine,
     )
     probabilities = scorer.probabilities(trainer.eval_prompts).numpy()
     difference = float(abs(probabilities - expected).max())
