@@ -64,6 +64,8 @@ class ClassifierFile:
                     "update sentilora"
                 )
             prompt, base = _field(content, "prompt", dict), _field(content, "base", dict)
+            if base.get("quantization") not in ("nf4", "none"):
+                raise ValueError(f"its 'quantization' is {base.get('quantization')!r:.60}")
             return cls(
                 PromptFormat(**{key: _field(prompt, key, kind) for key, kind in _PROMPT.items()}),
                 BaseReference(**{key: _field(base, key, kind) for key, kind in _BASE.items()}),

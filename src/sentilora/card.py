@@ -29,6 +29,7 @@ def write_model_card(
     embedded = base_name == EMBEDDED
     hub_base = "" if embedded else f"base_model: {base_name}\n"
     load_base = "sentilora.embedded_base()" if embedded else f'"{base_name}"'
+    import_base = "import sentilora\n" if embedded else ""
     card = f"""---
 library_name: peft
 {hub_base}pipeline_tag: text-classification
@@ -58,7 +59,7 @@ sentilora.Classifier.load("{result.output_dir}").predict(["A lovely film."])
 It is a plain PEFT adapter:
 
 ```python
-from peft import PeftModel
+{import_base}from peft import PeftModel
 from transformers import AutoModelForCausalLM
 base = AutoModelForCausalLM.from_pretrained({load_base})
 model = PeftModel.from_pretrained(base, "{result.output_dir}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sentilora.errors import DataError, SentiloraError, UsageError
+from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_memory
 from sentilora.progress import is_main_process, say
 
 
@@ -21,7 +21,9 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a full disk is told of here, not behind the end
+            return result
         except (
             SentiloraError
         ) as error:  # here: Typer would swallow Interrupted, a KeyboardInterrupt
@@ -29,6 +31,16 @@ class Verbs(TyperGroup):
             _fail(str(error), error.exit_code, kind)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _fail("out of memory; lower --batch-size, or prompt.max_length when training", 1)
+        except BrokenPipeError:
+            # The reader has gone, as `head` does: nobody is left to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None  # as a shell has it: 128 + SIGPIPE
+        except OSError as error:
+            _fail(f"cannot read or write: {error}", 1)
 
 
 app = typer.Typer(
@@ -144,6 +156,8 @@ def predict(
 
     if (input is None) == (not texts):
         raise UsageError("give texts as arguments, - for stdin, or --input FILE")
+    if texts and "-" in texts and len(texts) > 1:
+        raise UsageError("- reads the texts from stdin and stands alone; here are others beside it")
     if output is not None and input is None:
         raise UsageError("--output goes with --input")
     frame = None
@@ -280,7 +294,8 @@ def _config(
             return read_config(path).with_values({**given, **values})
     if preset is None:
         say(f"no --preset given: {DEFAULT_PRESET} (the other one is mistral-7b)")
-    return load_config(preset or DEFAULT_PRESET, file, overrides or (), values)
+        preset = DEFAULT_PRESET
+    return load_config(preset, file, overrides or (), values)
 
 
 def _template(template: str | None) -> str | None:
@@ -299,6 +314,8 @@ def _template(template: str | None) -> str | None:
 
 
 def _stdin_lines() -> list[str]:
+    if sys.stdin is None:
+        raise UsageError("- reads the texts from stdin, and stdin is closed")
     try:
         # Not splitlines: a text may hold one of the eight other characters that it splits at.
         lines = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").split("\n")

@@ -100,39 +100,66 @@ def read_table(source: str, split: str, text_column: str) -> "pd.DataFrame":
 
 def _no_column(source: str, frame: "pd.DataFrame", column: str, kind: str) -> str:
     names = ", ".join(map(str, frame.columns)) or "none at all"
-    return f"{source} has no column {column!r}; it has {names}. Name it with --{kind}-column"
+    remedy = f"Name it with --{kind}-column"
+    if len(frame.columns) == 1 and (found := re.search("[;\t|]", names)):
+        remedy = (
+            f"Its separator seems to be {found[0]!r}: save it with commas, or as .tsv with tabs"
+        )
+    return f"{source} has no column {column!r}; it has {names}. {remedy}"
 
 
 def texts_of(source: str, frame: "pd.DataFrame", column: str) -> list[str]:
     """The texts of a column. Raises `DataError` with the row of the first that cannot be used."""
     values = frame[column].tolist()
-    for row, (value, missing) in enumerate(zip(values, frame[column].isna(), strict=True), 1):
-        if fault := "missing" if missing else fault_of(value):
-            raise DataError(f"{source}, row {row}: {column} is {fault}; mend it or drop the row")
+    faults = {
+        row: fault
+        for row, (value, missing) in enumerate(zip(values, frame[column].isna(), strict=True), 1)
+        if (fault := "missing" if missing else fault_of(value))
+    }
+    if faults:
+        row, fault = next(iter(faults.items()))
+        raise DataError(
+            f"{source}, row {row}: {column} is {fault}; mend it or drop the row"
+            + _more(len(faults) - 1, "row that cannot be used", "rows that cannot be used")
+        )
     return values
+
+
+def _more(count: int, one: str, several: str) -> str:
+    """How much of the same there is, so that it can be mended in one go."""
+    return f" (and {count:,} more {one if count == 1 else several})" if count else ""
 
 
 def _labels(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:
     column = frame[columns.label]
     if column.isna().any():
         row = int(column.isna().to_numpy().argmax()) + 1
-        raise DataError(f"{source}, row {row}: {columns.label} is missing; fill it or drop the row")
+        raise DataError(
+            f"{source}, row {row}: {columns.label} is missing; fill it or drop the row"
+            + _more(int(column.isna().sum()) - 1, "row without", "rows without")
+        )
     label_map = dict(columns.label_map or {})
     words: dict[Any, str] = {}
+    unknown: dict[str, int] = {}
     for value, row in _first_rows(source, column.tolist()).items():
         keys = _label_keys(value)
         # A label that the map leads to no label of the prompt may itself be one: the labels 0 … 9.
         candidates = [label_map[key] for key in keys if key in label_map] + keys
         word = next((c for c in candidates if c in columns.labels), None)
         if word is None:
-            known = ", ".join(columns.labels)
-            mapped = ", ".join(f"{k} = {v}" for k, v in label_map.items())
-            raise DataError(
-                f"{source}, row {row}: {columns.label} is {keys[0]!r}, which is no label of the "
-                f"prompt ({known}) and is mapped to none (data.label_map: {mapped}); extend "
-                "data.label_map or prompt.labels"
-            )
-        words[value] = word
+            unknown[keys[0]] = row
+        else:
+            words[value] = word
+    if unknown:
+        known = ", ".join(columns.labels)
+        mapped = ", ".join(f"{k} = {v}" for k, v in label_map.items()) or "empty"
+        found, row = next(iter(unknown.items()))
+        raise DataError(
+            f"{source}, row {row}: {columns.label} is {found!r:.60}, which is no label of the "
+            f"prompt ({known}) and is mapped to none (data.label_map: {mapped}); extend "
+            "data.label_map or prompt.labels"
+            + _more(len(unknown) - 1, "unknown label", "unknown labels")
+        )
     return [words[value] for value in column.tolist()]
 
 
@@ -223,7 +250,7 @@ def _review_number(file: Path) -> tuple[int, str]:
 
 
 def _read_hub(source: str, split: str) -> "pd.DataFrame":
-    require_hub(source, "data.train=<folder or file> reads local data")
+    require_hub(source, "name a folder or a file to read local data")
     import datasets
 
     try:
@@ -253,7 +280,9 @@ def _read_file(path: Path) -> "pd.DataFrame":
                 return _read_csv(path, "\t" if suffix == ".tsv" else ",")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not valid UTF-8{_bad_byte(path)}; save it as UTF-8") from error
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"cannot read {path}: {first_line(error)}") from error
 
 
@@ -298,10 +327,19 @@ def _read_csv(path: Path, separator: str) -> "pd.DataFrame":
                 keep_default_na=False,
                 na_values=[""],
             )
-        except pd.errors.ParserWarning as error:
+        except pd.errors.EmptyDataError as error:
+            raise DataError(f"{path} is empty; a header and rows are expected") from error
+        except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+            if "EOF inside string" in str(error):
+                row = re.search(r"row (\d+)", str(error))
+                raise DataError(
+                    f"{path} opens a double quote{f' in row {row[1]}' if row else ''} and never "
+                    'closes it; within a text in quotes, write "" for a quote'
+                ) from error
+            line = re.search(r"line (\d+)", str(error))
             raise DataError(
-                f"{path} has rows with more cells than its header; put texts that hold a "
-                f"{separator!r} in double quotes"
+                f"{path} has more cells {f'in line {line[1]} ' if line else 'in its rows '}than in "
+                f"its header; put texts that hold a {separator!r} in double quotes"
             ) from error
 
 

@@ -48,6 +48,15 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a GPU's, for which torch has a class, or the machine's."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
+
+
 @contextmanager
 def refused_settings() -> Iterator[None]:
     """An optimizer, a schedule or a tracker that transformers does not know or find."""
@@ -62,19 +71,22 @@ def refused_settings() -> Iterator[None]:
 @contextmanager
 def training_errors(folder: Path) -> Iterator[None]:
     """What breaks while training, and while saving in `folder`."""
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise SentiloraError(
-            "out of GPU memory while training; lower training.per_device_train_batch_size (and "
-            "raise training.gradient_accumulation_steps by as much), set "
-            "training.gradient_checkpointing=true, or lower prompt.max_length"
-        ) from error
     except OSError as error:
         raise SentiloraError(f"cannot write to {folder}: {error}") from error
+    except NotImplementedError as error:
+        raise UsageError(
+            f"this device cannot compute what the settings ask for ({first_line(error)}); try "
+            "base.attn_implementation=sdpa and training.optim=adamw_torch"
+        ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise SentiloraError(
+                "out of memory while training; lower training.per_device_train_batch_size (and "
+                "raise training.gradient_accumulation_steps by as much), set "
+                "training.gradient_checkpointing=true, or lower prompt.max_length"
+            ) from error
         # A full disk: safetensors has an error of its own, torch.save a RuntimeError.
         if type(error).__name__ != "SafetensorError" and "PytorchStreamWriter" not in str(error):
             raise

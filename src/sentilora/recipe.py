@@ -46,10 +46,11 @@ def recipe_faults(
         try:
             attempt()
         except (ImportError, RuntimeError, ValueError, TypeError) as error:
-            faults[key] = (
-                f"{key}={value} cannot be had here: {first_line(error).rstrip('.')}; install what "
-                "is missing, or choose another"
-            )
+            remedy = "it needs what no setting here gives: choose another"
+            if isinstance(error, ImportError | RuntimeError):
+                remedy = "install what is missing, or choose another"
+            reason = first_line(error).rstrip(".")
+            faults[key] = f"{key}={value} cannot be had here: {reason}; {remedy}"
     return faults
 
 

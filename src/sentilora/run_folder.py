@@ -7,6 +7,7 @@ was started with. Settings are `{"section.key": value}`, as in the run's recipe.
 import hashlib
 import json
 import math
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +31,11 @@ FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_
 
 
 def require_unused(folder: Path) -> None:
-    """Raise `UsageError` when a new run would write among what is already there."""
+    """Raise `UsageError` when a new run would write among what is there, or cannot write at all."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if there != folder and not (there.is_dir() and os.access(there, os.W_OK)):
+        reason = "may not be written to" if there.is_dir() else "is no folder"
+        raise UsageError(f"cannot make {folder}: {there} {reason}; choose another --output-dir")
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if in_use and is_main_process():
         raise UsageError(
