@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,9 @@ def test_the_shape_of_a_request(tmp_path):
     failed(2, "give texts as arguments, - for stdin, or --input FILE", "predict")
     failed(2, "give texts as arguments", "predict", "x", "--input", "x.csv")
     failed(2, "--output goes with --input", "predict", "x", "--output", tmp_path / "y.csv")
+    failed(2, "- reads the texts from stdin and stands alone", "predict", "-", "x", input="y\n")
+    failed(2, "there is no preset ''", "train", "--preset", "")
+    failed(2, "a base is asked for without its name", "evaluate", "--base", "")
     failed(2, "cannot read 'seed'; write section.key=value", "train", "seed")
     failed(2, "cannot read 'seed'; write section.key=value", "evaluate", "seed")
     failed(2, "there is no preset 'tinny'; did you mean 'tiny'?", "check", "--preset", "tinny")
@@ -145,6 +149,8 @@ def test_only_one_line_says_what_is_wrong(monkeypatch, capsys):
             "stopped after step 3",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 1, "out of memory; lower --batch-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate"), 1, "out of memory; lower"),
     ],
 )
 def test_what_breaks_while_working_has_its_exit_code(monkeypatch, raised, code, said):
@@ -196,6 +202,24 @@ def test_an_output_folder_in_use_is_refused(tmp_path, toy_base):
     assert len(list((tmp_path / "run").iterdir())) == 1
 
 
+def test_an_output_folder_that_cannot_be_made_is_refused_before_the_base_is_loaded(
+    toy_base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
+    (tmp_path / "file").write_text("mine")
+    failed(2, f"cannot make {tmp_path / 'file/run'}: {tmp_path / 'file'} is no folder", "train",
+           f"base.name={toy_base}", "--output-dir", tmp_path / "file" / "run")  # fmt: skip
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    failed(2, f"{tmp_path} may not be written to; choose another --output-dir", "train",
+           f"base.name={toy_base}", "--output-dir", tmp_path / "new" / "run")  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc, where nobody can write")
+def test_an_output_folder_that_cannot_be_made_after_all(toy_base):
+    failed(1, "cannot write to /proc/none", "train", f"base.name={toy_base}", "--output-dir",
+           "/proc/none", "data.num_train=16", "data.num_evaluation=4")  # fmt: skip
+
+
 def test_a_folder_that_is_no_adapter(tmp_path, toy_run):
     for verb in (["predict", "x"], ["evaluate"]):
         failed(3, "there is no adapter folder", *verb, "--adapter", tmp_path / "none")
@@ -206,11 +230,21 @@ def test_a_folder_that_is_no_adapter(tmp_path, toy_run):
 
 
 def test_a_damaged_adapter(tmp_path, toy_run):
+    from safetensors.torch import load_file, save_file
+
     ignore = shutil.ignore_patterns("checkpoint*")
     folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     failed(3, "adapter_model.safetensors is damaged", "predict", "x", "--adapter", folder)
+    stored = load_file(toy_run / weights.name)
+    for kept in (5, 0):
+        some = {name: stored[name] for name in list(stored)[:kept]}
+        save_file(
+            {**some, "x": stored[next(iter(stored))].clone()}, weights, metadata={"format": "pt"}
+        )
+        said = f"{weights} lacks some of the adapter's weights ({len(stored) - kept} tensors)"
+        failed(3, said, "predict", "x", "--adapter", folder)
     weights.write_bytes((toy_run / weights.name).read_bytes())
     (folder / "classifier.json").write_text('{"format_version": 99}')
     failed(3, "has format 99, this sentilora reads up to", "predict", "x", "--adapter", folder)
@@ -227,6 +261,7 @@ def test_a_damaged_adapter(tmp_path, toy_run):
         (lambda text: text.replace("{text}", "text"), "must hold {text} exactly once"),
         (lambda text: text.replace('"negative"', "7"), "prompt.labels holds 7"),
         (lambda text: text.replace('"name"', '"nam"'), "it has no 'name'"),
+        (lambda text: text.replace('"nf4"', '"int8"'), "its 'quantization' is 'int8'"),
         (lambda text: text.replace('"label_ids": [', '"label_ids": 3, "_": ['), "'label_ids' is 3"),
         (lambda text: b"\xff\xfe", "it is no UTF-8 text"),
     ],
@@ -611,6 +646,18 @@ def test_what_transformers_cannot_do_is_refused_before_the_base_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
+def test_prompts_longer_than_the_base_knows_are_warned_of(toy_base, tmp_path):
+    long, fits = "prompt.max_length=2049", "prompt.max_length=2048"
+    said = "prompt.max_length is 2,049, the base knows 2,048 positions"
+    assert said in run("check", f"base.name={toy_base}", long)[1]
+    assert "positions" not in run("check", f"base.name={toy_base}", fits)[1]
+    few = ["training.max_steps=1", "training.eval_steps=1", "training.save_steps=1",
+           "data.num_train=16", "data.num_evaluation=4"]  # fmt: skip
+    folder = tmp_path / "run"
+    code, _, stderr = run("train", f"base.name={toy_base}", long, *few, "--output-dir", folder)
+    assert code == 0 and f"warning: {said}" in stderr
+
+
 def test_check_says_when_the_output_folder_is_in_use(toy_base, toy_run):
     code, stdout, _ = run("check", f"base.name={toy_base}", f"output_dir={toy_run}")
     assert code == 0 and f"! output              {toy_run} is in use; choose another" in stdout
@@ -659,6 +706,32 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
     )
     source.write_text("\n".join(lines[1:]), encoding="utf-8")
     failed(2, "the rows of data.train changed", "train", "--resume", "--output-dir", folder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a full disk")
+@pytest.mark.parametrize("verb", [["env"], ["predict", "x"]])
+def test_a_full_disk_behind_stdout_is_an_error(verb):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "sentilora", *verb], stdout=full,
+                              stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot read or write: [Errno 28] No space left on device\n"
+
+
+def test_a_reader_that_goes_ends_it_without_a_word():
+    command = [sys.executable, "-m", "sentilora", "env"]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done.stdout.close()
+    assert done.wait() == 141 and done.stderr.read() == ""
+    done.stderr.close()
+
+
+def test_stdin_may_be_closed(monkeypatch):
+    from sentilora.errors import UsageError
+
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="stdin is closed"):
+        cli._stdin_lines()
 
 
 def test_a_review_of_100_000_words_is_classified(toy_run):

@@ -237,7 +237,7 @@ def test_a_hub_out_of_reach_is_said_at_once(monkeypatch):
     said = refused(
         "is no local file or folder, and the hub .* is not reachable", "stanfordnlp/imdb"
     )
-    assert "data.train=<folder or file> reads local data" in said and "HF_HUB_OFFLINE=1" in said
+    assert "name a folder or a file to read local data" in said and "HF_HUB_OFFLINE=1" in said
     refused("'reviews' is no local file or folder", "reviews")
 
 
@@ -252,17 +252,42 @@ def test_what_looks_like_a_hub_id():
     ("name", "content", "said"),
     [
         ("x.txt", b"words", "cannot tell the format of x.txt; use one of .csv, .tsv, .jsonl"),
-        ("x.csv", b"", "cannot read .*x.csv: No columns"),
+        ("x.csv", b"", "x.csv is empty; a header and rows are expected"),
         ("x.csv", b"text,label\n", "x.csv has no rows"),
         (
             "x.csv",
             b"text,label\nGood, really good,pos\n",
-            "more cells than its header.*double quotes",
+            "x.csv has more cells in its rows than in its header.*double quotes",
         ),
-        ("x.csv", b"text,label\nGood.,pos\nFine, good,neg\n", "cannot read .*line 3"),
-        ("x.csv", b'text,label\n"Good.,pos\n', "cannot read"),
+        (
+            "x.csv",
+            b"text,label\nGood.,pos\nFine, good,neg\n",
+            "x.csv has more cells in line 3 than in its header",
+        ),
+        ("x.csv", b'text,label\n"Good.,pos\n', "opens a double quote in row 1 and never closes"),
+        ("x.csv", b"text;label\nGood.;pos\n", "Its separator seems to be ';': save it with"),
+        ("x.json", b"[" * 100_000, "cannot read .*x.json: maximum recursion"),
         ("x.csv", b"text,label\nGood.\n", "row 1: label is missing; fill it or drop the row"),
-        ("x.csv", b"text,label\nGood.,pos\n,neg\n", "row 2: text is missing; mend it or drop"),
+        (
+            "x.csv",
+            b"text,label\nGood.,pos\n,neg\n",
+            "row 2: text is missing; mend it or drop the row$",
+        ),
+        (
+            "x.csv",
+            b"text,label\n,pos\nFine.,neg\n ,neg\n,neg\n",
+            r"row 1: text is missing; .* \(and 2 more rows that cannot be used\)$",
+        ),
+        (
+            "x.csv",
+            b"text,label\nGood.,\nFine.,neg\nBad.,\n",
+            r"row 1: label is missing; .* \(and 1 more row without\)$",
+        ),
+        (
+            "x.csv",
+            b"text,label\nGood.,pos\nFine.,meh\nBad.,bof\nFine.,meh\n",
+            r"row 2: label is 'meh', .* \(and 1 more unknown label\)$",
+        ),
         ("x.csv", b'text,label\n" ",neg\n', "row 1: text is empty"),
         ("x.csv", b"text,label\n<br />,neg\n", "row 1: text is empty"),
         (
@@ -282,7 +307,7 @@ def test_what_looks_like_a_hub_id():
             "text,label\nGood.,pos\n".encode("utf-16"),
             "not valid UTF-8: byte 0xff in line 1",
         ),
-        ("x.tsv", b"text\tlabel\nGood\tyes\tpos\n", "more cells than its header"),
+        ("x.tsv", b"text\tlabel\nGood\tyes\tpos\n", "more cells in its rows than in its header"),
         ("x.jsonl", b"", "no column 'text'; it has none at all"),
         ("x.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"\n', "cannot read .*line 2: Exp"),
         ("x.jsonl", b'{"text": "a", "label": 1}\n["b", 0]\n', r"line 2 is \['b', 0\]; an object"),

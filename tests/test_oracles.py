@@ -72,9 +72,12 @@ def plain_base(path):
     return model.requires_grad_(False)
 
 
-def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path):
-    """24 steps of 4 × 4 with adamw: ours in passes of sorted rows, theirs padded on the right."""
-    config = settings(toy_base, tmp_path / "ours", "training.optim=adamw_torch")
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path, implementation):
+    """24 steps of 4 × 4 with adamw: ours packed, or in passes of sorted rows; theirs padded."""
+    config = settings(
+        toy_base, tmp_path / "ours", "training.optim=adamw_torch", f"engine={implementation}"
+    )
     train(config)
 
     tokenizer = AutoTokenizer.from_pretrained(toy_base)
@@ -176,10 +179,15 @@ def test_adapter_reloads_in_stock_peft_with_identical_logits(toy_base, toy_run):
 @pytest.mark.parametrize(
     "labels", [("positive", "negative"), tuple(map(str, range(1, 11))), ("bad", "bad film", "b")]
 )
-def test_label_scores_equal_a_naive_forward_per_label(toy_base, labels):
+@pytest.mark.parametrize("path", ["plain", "fast"])
+def test_label_scores_equal_a_naive_forward_per_label(toy_base, labels, path):
     from sentilora.prompt import PromptFormat
 
     classifier = Classifier.from_base(str(toy_base), PromptFormat(labels=labels, max_length=128))
+    assert classifier.scorer.engine is not None
+    if path == "plain":
+        classifier.scorer.engine.remove()
+        classifier.scorer.engine = None
     texts = [
         "short",
         "A film of " + "many words " * 20,
@@ -188,7 +196,7 @@ def test_label_scores_equal_a_naive_forward_per_label(toy_base, labels):
     ]
     prompts = [classifier.prompter.encode(text).input_ids for text in texts]
     scores = classifier.scorer.log_probs(prompts)
-    assert classifier.scorer._branches_work
+    assert classifier.scorer._branches_work is (True if path == "plain" else None)
     with torch.inference_mode():
         for prompt, row in zip(prompts, scores, strict=True):
             for ids, score in zip(classifier.prompter.label_ids, row, strict=True):
@@ -384,20 +392,25 @@ def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def each_step(patch, change):
+    """From now on `change(step, loss)` gives the loss of a training step, whatever computes it."""
+    from sentilora.trainer import ClassifierTrainer
+
+    whole, steps = ClassifierTrainer.training_step, []
+
+    def training_step(self, *args, **kwargs):
+        steps.append(len(steps) + 1)
+        loss = change(steps[-1], whole(self, *args, **kwargs))
+        self.all_finite &= torch.isfinite(loss)
+        return loss
+
+    patch.setattr(ClassifierTrainer, "training_step", training_step)
+
+
 def test_nan_stops_and_keeps_the_last_good_checkpoint(toy_base, tmp_path, monkeypatch):
-    from sentilora import trainer
-
-    whole = trainer.answer_loss
-    calls = []
-
-    def poisoned(*args):
-        calls.append(args)
-        loss = whole(*args)
-        return loss * float("nan") if len(calls) > 4 * 10 else loss
-
-    monkeypatch.setattr(trainer, "answer_loss", poisoned)
+    each_step(monkeypatch, lambda step, loss: loss * float("nan") if step > 10 else loss)
     with pytest.raises(SentiloraError, match=r"NaN.*checkpoint-8"):
-        train(settings(toy_base, tmp_path / "run"))
+        train(settings(toy_base, tmp_path / "run", "engine=reference"))
     weights = adapter_weights(tmp_path / "run/checkpoint-8")
     assert all(tensor.isfinite().all() for tensor in weights.values())
     assert not (tmp_path / "run/checkpoint-16").exists()
@@ -407,20 +420,45 @@ def test_ctrl_c_saves_no_nan(toy_base, tmp_path, monkeypatch):
     """The loss is NaN since step 3, nobody has looked yet, and Ctrl-C asks for a checkpoint."""
     import signal
 
-    from sentilora import trainer
-
-    whole, calls = trainer.answer_loss, []
-
-    def poisoned(*args):
-        calls.append(args)
-        if len(calls) == 4 * 4:
+    def change(step, loss):
+        if step == 4:
             signal.raise_signal(signal.SIGINT)
-        return whole(*args) * (float("nan") if len(calls) > 4 * 2 else 1.0)
+        return loss * float("nan") if step > 2 else loss
 
-    monkeypatch.setattr(trainer, "answer_loss", poisoned)
+    each_step(monkeypatch, change)
     with pytest.raises(SentiloraError, match=r"NaN or infinite by step 4; no checkpoint"):
-        train(settings(toy_base, tmp_path / "run", "training.logging_steps=8"))
+        train(settings(toy_base, tmp_path / "run", "training.logging_steps=8", "engine=reference"))
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: no"),
+     MemoryError()],
+)  # fmt: skip
+def test_out_of_memory_names_the_setting(toy_base, tmp_path, monkeypatch, error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+        with pytest.raises(SentiloraError, match=r"out of memory while loading .* smaller base"):
+            load_base(str(toy_base), device="cpu")
+    monkeypatch.setattr("sentilora.trainer.ClassifierTrainer.training_step", refuse)
+    with pytest.raises(SentiloraError, match=r"lower training.per_device_train_batch_size") as end:
+        train(settings(toy_base, tmp_path / "run"))
+    assert end.value.exit_code == 1
+
+
+def test_what_the_device_cannot_compute_is_an_error_of_usage(toy_base, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError("no backward on CPU")
+
+    monkeypatch.setattr("sentilora.trainer.ClassifierTrainer.training_step", refuse)
+    with pytest.raises(
+        UsageError, match=r"no backward on CPU\); try base.attn_implementation=sdpa"
+    ):
+        train(settings(toy_base, tmp_path / "run"))
 
 
 def test_every_4bit_layer_has_the_repacking_off(toy_base):
@@ -454,3 +492,43 @@ def test_no_kernel_is_fetched_from_the_hub(toy_base, toy_run, tmp_path, verb):
     assert not asked.exists(), done.stderr
     assert "kernels-community" not in done.stderr, done.stderr
     assert done.returncode == (0 if verb == "predict" else 2), done.stderr
+
+
+def test_scoring_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, monkeypatch, caplog):
+    classifier = Classifier.from_base(str(toy_base))
+    texts = ["word " * n for n in (3, 40, 1, 17, 90, 17, 8)]
+    expected = classifier.predict_proba(texts)
+    packed, sizes = classifier.scorer._packed, []
+
+    def limited(prompts):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return packed(prompts)
+
+    monkeypatch.setattr(classifier.scorer, "_packed", limited)
+    seen = []
+    np.testing.assert_allclose(classifier.predict_proba(texts, seen.append), expected, atol=2e-6)
+    assert sum(seen) == 7 and sizes[0] == 7 and "smaller passes" in caplog.text
+    monkeypatch.setattr(classifier.scorer, "_packed", lambda prompts: limited([1, 2, 3]))
+    with pytest.raises(SentiloraError, match="out of GPU memory while scoring 1 texts"):
+        classifier.predict_proba(texts[:1])
+
+
+def test_training_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, tmp_path, monkeypatch):
+    from sentilora import trainer
+
+    whole, calls = trainer.packed_answer_loss, []
+
+    def limited(model, packed, *answers):
+        calls.append(packed.num_tokens)
+        if packed.num_tokens > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(model, packed, *answers)
+
+    steps = ("training.max_steps=3", "training.optim=adamw_torch")
+    train(settings(toy_base, tmp_path / "roomy", *steps))
+    monkeypatch.setattr(trainer, "packed_answer_loss", limited)
+    train(settings(toy_base, tmp_path / "tight", *steps))
+    assert calls[0] > 1000 and max(calls[-4:]) <= 1000
+    np.testing.assert_allclose(losses(tmp_path / "tight"), losses(tmp_path / "roomy"), rtol=2e-6)

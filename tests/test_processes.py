@@ -66,17 +66,19 @@ attempt("parts")
 trainer.StopOnInterrupt = plain
 attempt("parts", resume=True)
 
-whole, calls = trainer.answer_loss, []
+whole, calls = trainer.ClassifierTrainer.training_step, []
 
 
-def poisoned(*args):
+def poisoned(self, *args, **kwargs):
     calls.append(args)
-    loss = whole(*args)
-    # In the last pass of step 3: its loss is NaN here, the other process's is not yet.
-    return loss * float("nan") if rank == 1 and len(calls) == 3 * 2 else loss
+    loss = whole(self, *args, **kwargs)
+    # From step 3 on it is NaN in this process, in the other one it is not.
+    if rank == 1 and len(calls) > 2:
+        self.all_finite &= False
+    return loss
 
 
-trainer.answer_loss = poisoned
+trainer.ClassifierTrainer.training_step = poisoned
 attempt("nan")
 """
 

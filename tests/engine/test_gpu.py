@@ -1,0 +1,297 @@
+"""What only a GPU can show: the kernels, the graphs, the path of a T4, bfloat16 that stays finite.
+
+pytest -m gpu          # their last output is in docs/results.md
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here"),
+]
+HALF = [torch.bfloat16, torch.float16]
+
+
+def error(found, exact):
+    return ((found.double() - exact.double()).norm() / exact.double().norm()).item()
+
+
+def assert_as_good_as_plain(kernel, plain, exact):
+    """The rule for kernels: at most twice the error of plain PyTorch in the same dtype."""
+    assert kernel.isfinite().all()
+    assert error(kernel, exact) <= 2 * error(plain, exact) + 1e-12
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Runs a function with the Triton kernels switched off."""
+    from sentilora.engine import elementwise, lora
+
+    def run(function, *arguments):
+        with monkeypatch.context() as patch:
+            for module in (elementwise, lora):
+                patch.setattr(module, "use_triton", lambda x: False)
+            return function(*arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+@pytest.mark.parametrize("shape", [(7, 64), (129, 4096), (1000, 7168)])
+def test_elementwise_kernels(plain, dtype, shape):
+    from sentilora.engine import elementwise as ew
+
+    torch.manual_seed(0)
+    T, D = shape
+
+    def draw(*size):
+        return torch.randn(size, device="cuda", dtype=dtype)
+
+    x, d, residual, gate_up = draw(T, D), draw(T, D), draw(T, D), draw(T, 2 * D)
+    weight = draw(D) + 2
+    cases = [
+        (ew.rms_norm, (x, weight, 1e-5)),
+        (ew.rms_norm_backward, (d, x, weight, 1e-5, residual)),
+        (ew.rms_norm_backward, (d, x, weight, 1e-5, None)),
+        (ew.swiglu, (gate_up,)),
+        (ew.swiglu_backward, (d, gate_up)),
+    ]
+    for function, arguments in cases:
+        wide = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
+        exact = plain(function, *wide)
+        assert_as_good_as_plain(function(*arguments), plain(function, *arguments), exact)
+    heads, cos, sin = draw(T, 2, D // 2), draw(T, D // 2), draw(T, D // 2)
+    for backward in (False, True):
+        out, out_plain, exact = heads.clone(), heads.clone(), heads.double()
+        ew.rotate(out, cos, sin, out, backward)
+        plain(ew.rotate, out_plain, cos, sin, out_plain, backward)
+        plain(ew.rotate, exact, cos.double(), sin.double(), exact, backward)
+        assert_as_good_as_plain(out, out_plain, exact)
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+@pytest.mark.parametrize("shape", [(70, 128, 3, 16), (1000, 4096, 2, 16), (333, 14336, 1, 32)])
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+def test_adapter_kernels(dtype, shape, dropout):
+    from sentilora.engine import lora
+
+    torch.manual_seed(0)
+    T, D, num, rank = shape
+    R, scale = num * rank, 2 / (1 - dropout)
+    seed = torch.tensor([77], device="cuda")
+
+    def group_of(A):
+        adapters = [
+            lora.Adapter(
+                part, torch.empty(8, rank), 2.0, slice(0, 8), slice(i * rank, i * rank + rank)
+            )
+            for i, part in enumerate(A.split(rank))
+        ]
+        return SimpleNamespace(
+            adapters=adapters, num_ranks=R, dropout=dropout, number=3, room=-(-R // 64) * 64
+        )
+
+    A = torch.randn(R, D, device="cuda") / D**0.5
+    group = group_of(A)
+    x = torch.randn(T, D + group.room, device="cuda", dtype=dtype)
+    dh = torch.randn(T, R, device="cuda", dtype=dtype)
+    masks = []
+    for i in range(num):  # read off the kernel: ones through a row of ones
+        ones, row = torch.zeros_like(dh), torch.zeros_like(A)
+        ones[:, i * rank] = 1
+        row[i * rank] = 1
+        mask = torch.zeros(T, D, device="cuda", dtype=dtype)
+        lora._down_backward_triton(ones, x[:, :D], mask, group_of(row), seed)
+        masks.append(mask != 0)
+        share = 1 - masks[-1].double().mean().item()
+        assert abs(share - dropout) <= 5 * (dropout * (1 - dropout) / (T * D)) ** 0.5
+    wide, matrix = x[:, :D].double(), A.to(dtype).double().split(rank)
+    h = lora._down_triton(x[:, :D], group, seed, x)
+    assert torch.equal(x[:, D : D + R], h) and not x[:, D + R :].any()
+    exact = torch.cat([scale * (wide * m) @ a.T for m, a in zip(masks, matrix, strict=True)], -1)
+    assert error(h, exact) <= (4e-3 if dtype == torch.bfloat16 else 1e-3)
+    before = torch.randn(T, D + 64, device="cuda", dtype=dtype)
+    after = before.clone()
+    dA = lora._down_backward_triton(dh, x[:, :D], after[:, :D], group, seed)
+    parts = dh.double().split(rank, -1)
+    exact_dA = torch.cat([scale * g.T @ (wide * m) for g, m in zip(parts, masks, strict=True)])
+    exact_dx = before[:, :D].double() + sum(
+        scale * (g @ a) * m for g, a, m in zip(parts, matrix, masks, strict=True)
+    )
+    assert error(dA, exact_dA) <= (4e-3 if dtype == torch.bfloat16 else 1e-3)
+    assert error(after[:, :D], exact_dx) <= (4e-3 if dtype == torch.bfloat16 else 1e-3)
+    assert torch.equal(after[:, D:], before[:, D:])
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_attention_kernels(dtype):
+    from sentilora.engine import attention as at
+    from sentilora.engine.segments import lay_out, share_prefix
+
+    torch.manual_seed(0)
+    rows = [[1, 2, 3, *torch.randint(5, 99, (n,)).tolist()] for n in (40, 200, 7, 300)]
+    for round_up in (False, True):
+        packed = lay_out(share_prefix(rows, [2, 1, 3, 2]), "cuda", round_up=round_up)
+        for who in (packed.attention, packed.answers):
+            q = torch.randn(sum(who.q_lengths), 32, 128, device="cuda", dtype=dtype)
+            kv = torch.randn(packed.num_tokens, 16, 128, device="cuda", dtype=dtype)
+            d = torch.randn_like(q)
+
+            def run(attend, q, kv, d, who=who):
+                q, kv = q.detach().requires_grad_(), kv.detach().requires_grad_()
+                out = attend(q, *at.SplitKeys.apply(kv, who), who, 128**-0.5, None)
+                out.backward(d)
+                return out.detach(), q.grad, kv.grad
+
+            exact = run(at.by_segment, q.double(), kv.double(), d.double())
+            reference = run(at.by_segment, q, kv, d)
+            for attend in (at.varlen, at.efficient):
+                for found, same_dtype, best in zip(
+                    run(attend, q, kv, d), reference, exact, strict=True
+                ):
+                    assert_as_good_as_plain(found, same_dtype, best)
+
+
+def test_decoded_weights_are_bitsandbytes_bits():
+    import bitsandbytes as bnb
+
+    from sentilora.engine import nf4
+
+    torch.manual_seed(0)
+    for dtype in (*HALF, torch.float32):
+        linear = bnb.nn.Linear4bit(384, 1000, bias=False, quant_type="nf4").cuda()
+        out = torch.full((1000, 384 + 64), 7.0, device="cuda", dtype=dtype)
+        nf4._decode_triton(linear, linear.weight.quant_state, out[:, :384])
+        expected = bnb.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+        assert torch.equal(out[:, :384], expected.to(dtype)) and (out[:, 384:] == 7).all()
+
+
+def embedded(*overrides):
+    """The embedded base with a new adapter whose B matrices are not zero, and its engine."""
+    from sentilora.config import load_config
+    from sentilora.model import install_engine
+    from sentilora.stages import load_base_of
+    from sentilora.stages.train import prepare_model
+
+    config = load_config("tiny", overrides=["base.device=cuda", *overrides])
+    base = load_base_of(config)
+    model = prepare_model(config, base, None).train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    engine = install_engine(model, **config.engine.model_dump())
+    engine.refresh()
+    return base, model, engine
+
+
+ROWS = [[1, 5, 6, 7, *range(10 * n, 10 * n + 9 * n)] for n in (3, 40, 1, 17, 20)]
+LABELS = [[-100] * (len(row) - 2) + row[-2:] for row in ROWS]
+
+
+def gradients_of(model):
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("overrides", [(), ("engine.assume_capability=7.5",)], ids=["as is", "T4"])
+def test_engine_equals_the_plain_path(overrides):
+    from sentilora.batching import answer_loss, pack_answers, packed_answer_loss
+
+    base, model, engine = embedded("lora.lora_dropout=0.0", *overrides)
+    attend = engine.layers[0].fast.attend.__name__
+    expected = ("efficient", torch.float16) if overrides else ("varlen", torch.bfloat16)
+    assert (attend, base.dtype) == expected
+    with torch.autocast("cuda", dtype=base.dtype):
+        loss = answer_loss(model, ROWS, LABELS, [1.0] * 5, 0)
+        loss.backward()
+        plain_gradients = gradients_of(model)
+        answers = pack_answers(ROWS, LABELS, [1.0] * 5, "cuda")
+        packed = packed_answer_loss(model, answers.packed, answers.targets_A, answers.weights_A)
+        packed.backward()
+    fast_gradients = gradients_of(model)
+    assert packed.item() == pytest.approx(loss.item(), rel=5e-3)
+    assert len(fast_gradients) == len(plain_gradients) == 6 * 7 * 2
+    for name, gradient in plain_gradients.items():
+        assert error(fast_gradients[name], gradient) < 0.05, name
+
+
+@pytest.mark.parametrize("checkpoint_layers", [0, 4])
+def test_graphs_equal_launches_one_by_one(checkpoint_layers):
+    from sentilora.batching import pack_answers, packed_answer_loss
+    from sentilora.engine.graph import FlatParameters, Graphs
+
+    _, model, engine = embedded()
+
+    def loss_of(*arguments):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            return packed_answer_loss(model, *arguments)
+
+    def answers_on(device, seed):
+        found = pack_answers(
+            ROWS,
+            LABELS,
+            [1.0] * 5,
+            device,
+            dropout_seed=seed,
+            checkpoint_layers=checkpoint_layers,
+            round_up=True,
+        )
+        return found.packed, found.targets_A, found.weights_A
+
+    eager = []
+    for seed in (1, 2):
+        loss = loss_of(*answers_on("cuda", seed))
+        loss.backward()
+        eager.append((loss.item(), gradients_of(model)))
+    flat = FlatParameters([p for p in model.parameters() if p.requires_grad])
+    del loss  # what it hangs on would be of another stream than the capture's
+    graphs = Graphs(flat, engine.refresh)
+    for seed in (1, 2):
+        graphs.begin_step(torch.ones((), device="cuda"))
+        loss = graphs.backward(loss_of, *answers_on("cpu", seed))
+        gradients = gradients_of(model)
+        assert loss.item() == eager[seed - 1][0]
+        assert len(gradients) == 6 * 7 * 2
+        for name, gradient in eager[seed - 1][1].items():
+            assert error(gradients[name], gradient) < 1e-5, name
+    assert len(graphs._captured) == 1
+
+
+def test_fp8_products_are_near(plain):
+    from sentilora.engine import fp8
+
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("8-bit products need compute capability 8.9")
+    torch.manual_seed(0)
+    x = torch.randn(100, 512, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(256, 512, device="cuda", dtype=torch.bfloat16)
+    found = fp8.quantize_weight(weight)
+    exact = x.double() @ weight.double().T
+    assert error(fp8.matmul(x, found.forward_ND, found.forward_scale_N), exact) < 0.05
+    d = torch.randn(100, 256, device="cuda", dtype=torch.bfloat16)
+    back = fp8.matmul(d, found.backward_DN, found.backward_scale_D)
+    assert error(back, d.double() @ weight.double()) < 0.05
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_training_in_half_precision_stays_finite(tmp_path, implementation):
+    """Padded on the left, with an attention mask, this ended in NaN within 200 steps."""
+    from sentilora.config import load_config
+    from sentilora.stages.train import train
+
+    config = load_config(
+        "tiny",
+        overrides=[
+            f"engine={implementation}",
+            "training.num_train_epochs=10.0",
+            "training.eval_steps=100",
+            "training.save_steps=100",
+        ],
+        values={"output_dir": str(tmp_path / "run")},
+    )
+    result = train(config)
+    assert result.num_steps == 200 and result.metrics.log_loss < 0.69
