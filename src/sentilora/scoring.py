@@ -96,7 +96,7 @@ class LabelScorer:
             try:
                 scores[rows] = score([prompts[i] for i in rows]).double().cpu()
             except torch.OutOfMemoryError as error:
-                if self.engine is not None and len(rows) > 1:
+                if self.engine is not None and score == self._packed and len(rows) > 1:
                     self.engine.max_score_tokens = sum(len(prompts[i]) for i in rows) // 2
                     logger.warning("out of GPU memory: scoring goes on in smaller passes")
                     return [pending[i] for left in passes[number:] for i in left]
