@@ -108,9 +108,11 @@ class Source:
         self, tensors: Sequence[torch.Tensor | None], modules: Sequence[torch.nn.Module]
     ) -> None:
         self._tensors = list(tensors)
-        self._versions = [
-            None if tensor is None or tensor.is_inference() else tensor._version
-            for tensor in tensors
+        # `.data = …`, a module's way of changing its dtype, leaves the version too.
+        self._states = [
+            (t.data_ptr(), t.dtype, None if t.is_inference() else t._version)
+            for t in tensors
+            if t is not None
         ]
         # A layer that PEFT has unwrapped (None) may have been merged before.
         merged = [getattr(module, "merged_adapters", None) for module in modules]
@@ -120,7 +122,7 @@ class Source:
         return (
             isinstance(other, Source)
             and all(a is b for a, b in zip(self._tensors, other._tensors, strict=True))
-            and self._versions == other._versions
+            and self._states == other._states
             and self._merged == other._merged
         )
 
