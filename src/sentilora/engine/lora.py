@@ -290,6 +290,11 @@ def _scale(group: ProjectionGroup, adapter: Adapter) -> float:
     return adapter.scaling / (1 - group.dropout)
 
 
+def _threshold(group: ProjectionGroup) -> int:
+    """What 16 random bits must reach for an element to be kept, in the kernels."""
+    return int(group.dropout * 65536 + 0.5)
+
+
 def _mask_seed(group: ProjectionGroup, seed: torch.Tensor, number: int) -> int:
     """Of one adapter's mask: no two of a pass are alike; a group has fewer than 8."""
     return int(seed) + 8 * group.number + number
@@ -351,7 +356,7 @@ def _down_triton(
         seed,
         8 * group.number,
         *_three([_scale(group, adapter) for adapter in group.adapters], 0.0),
-        group.dropout,
+        _threshold(group),
         T,
         D,
         x_TD.stride(0),
@@ -391,7 +396,7 @@ def _down_backward_triton(
         seed,
         8 * group.number,
         *_three([_scale(group, adapter) for adapter in group.adapters], 0.0),
-        group.dropout,
+        _threshold(group),
         T,
         D,
         dh_TR.stride(0),
@@ -433,7 +438,7 @@ def _place(adapters: Sequence[Adapter], out_NR: torch.Tensor) -> None:
 if triton is not None:
 
     @triton.jit
-    def _keep(seed, t, d, D, dropout, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
+    def _keep(seed, t, d, D, threshold, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
         """Whether elements (t, d) are kept: 16 random bits each, eight of a Philox call.
 
         Seven rounds: the fewest that pass BigCrush (Salmon et al. 2011, table 2).
@@ -447,7 +452,7 @@ if triton is not None:
         low = bits & 0xFFFF
         high = (bits >> 16) & 0xFFFF
         both = tl.reshape(tl.join(low, high), (BLOCK_T, BLOCK_D))
-        return both >= (dropout * 65536 + 0.5).to(tl.int32)
+        return both >= threshold
 
     @triton.jit
     def _add_down(  # type: ignore[no-untyped-def]
@@ -459,7 +464,7 @@ if triton is not None:
         t,
         start,
         D,
-        dropout,
+        threshold,
         DROPOUT: tl.constexpr,
         BLOCK_T: tl.constexpr,
         BLOCK_D: tl.constexpr,
@@ -468,12 +473,12 @@ if triton is not None:
         """One adapter's share of a tile of inputs."""
         kept = x
         if DROPOUT:
-            keep = _keep(seed, t, start, D, dropout, BLOCK_T, BLOCK_D)
+            keep = _keep(seed, t, start, D, threshold, BLOCK_T, BLOCK_D)
             kept = tl.where(keep, x, 0.0).to(x.dtype)
         a = tl.load(a_at, mask=ok, other=0.0).to(x.dtype)
         return acc + tl.dot(kept, a, input_precision=PRECISION)
 
-    @triton.jit(do_not_specialize=["mask_number", "T"])
+    @triton.jit(do_not_specialize=["mask_number", "threshold", "T"])
     def _down_kernel(  # type: ignore[no-untyped-def]
         x_ptr,
         a_0_ptr,
@@ -486,7 +491,7 @@ if triton is not None:
         scale_0,
         scale_1,
         scale_2,
-        dropout,
+        threshold,
         T,
         D,
         stride,
@@ -512,17 +517,17 @@ if triton is not None:
             at = r[None, :] * D + d[:, None]
             ok = d[:, None] < D
             acc_0 = _add_down(
-                x, a_0_ptr + at, ok, acc_0, seed, t, start, D, dropout,
+                x, a_0_ptr + at, ok, acc_0, seed, t, start, D, threshold,
                 DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
             )  # fmt: skip
             if NUM > 1:
                 acc_1 = _add_down(
-                    x, a_1_ptr + at, ok, acc_1, seed + 1, t, start, D, dropout,
+                    x, a_1_ptr + at, ok, acc_1, seed + 1, t, start, D, threshold,
                     DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
                 )  # fmt: skip
             if NUM > 2:
                 acc_2 = _add_down(
-                    x, a_2_ptr + at, ok, acc_2, seed + 2, t, start, D, dropout,
+                    x, a_2_ptr + at, ok, acc_2, seed + 2, t, start, D, threshold,
                     DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
                 )  # fmt: skip
         h_0 = (acc_0 * scale_0).to(out_ptr.dtype.element_ty)
@@ -593,7 +598,7 @@ if triton is not None:
         start,
         T,
         D,
-        dropout,
+        threshold,
         DROPOUT: tl.constexpr,
         BLOCK_T: tl.constexpr,
         BLOCK_D: tl.constexpr,
@@ -605,13 +610,13 @@ if triton is not None:
         share = tl.dot(g, a, input_precision=PRECISION)
         kept = x
         if DROPOUT:
-            keep = _keep(seed, t, start, D, dropout, BLOCK_T, BLOCK_D)
+            keep = _keep(seed, t, start, D, threshold, BLOCK_T, BLOCK_D)
             share = tl.where(keep, share, 0.0)
             kept = tl.where(keep, x, 0.0).to(x.dtype)
         acc += tl.dot(tl.trans(g), kept, input_precision=PRECISION)
         return dx + share, acc
 
-    @triton.jit(do_not_specialize=["mask_number", "T", "per_split"])
+    @triton.jit(do_not_specialize=["mask_number", "threshold", "T", "per_split"])
     def _down_backward_kernel(  # type: ignore[no-untyped-def]
         g_ptr,
         x_ptr,
@@ -625,7 +630,7 @@ if triton is not None:
         scale_0,
         scale_1,
         scale_2,
-        dropout,
+        threshold,
         T,
         D,
         g_stride,
@@ -667,18 +672,18 @@ if triton is not None:
             dx = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
             g_at = g_ptr + row * g_stride + r[None, :]
             dx, acc_0 = _add_adapter(
-                x, dx, acc_0, g_at, a_0, scale_0, seed, t, start, T, D, dropout,
+                x, dx, acc_0, g_at, a_0, scale_0, seed, t, start, T, D, threshold,
                 DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
             )  # fmt: skip
             if NUM > 1:
                 dx, acc_1 = _add_adapter(
-                    x, dx, acc_1, g_at + RANK, a_1, scale_1, seed + 1, t, start, T, D, dropout,
+                    x, dx, acc_1, g_at + RANK, a_1, scale_1, seed + 1, t, start, T, D, threshold,
                     DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
                 )  # fmt: skip
             if NUM > 2:
                 dx, acc_2 = _add_adapter(
-                    x, dx, acc_2, g_at + 2 * RANK, a_2, scale_2, seed + 2, t, start, T, D, dropout,
-                    DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
+                    x, dx, acc_2, g_at + 2 * RANK, a_2, scale_2, seed + 2, t, start, T, D,
+                    threshold, DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
                 )  # fmt: skip
             if INPUT_GRAD:
                 dx_at = dx_ptr + row * dx_stride + d[None, :]
