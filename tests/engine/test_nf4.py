@@ -180,3 +180,19 @@ def test_a_kept_weight_is_not_mistaken_for_a_later_one_at_its_address():
     assert decoded and torch.equal(got, true)
     gc.collect()
     assert first() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_new_dtype_is_seen(dtype):
+    """`model.double()` puts other data into the same parameters, and leaves their versions."""
+    model = make_model("qwen2").eval()
+    engine = installed(model)
+    engine.keep_weights()
+    group = engine.layers[0].fast.groups["qkv"]
+    before = group.weight(torch.float32).clone()
+    model.to(dtype)
+    for linear in group.linears:
+        linear.weight.data = linear.weight.data + 1
+    engine.refresh()
+    assert group.bias.dtype == dtype
+    assert torch.allclose(group.weight(dtype).float(), before + 1)

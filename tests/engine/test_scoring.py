@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import KINDS, add_lora, installed, make_base, make_model, make_rows, plain_logits
 
+from sentilora.errors import SentiloraError
 from sentilora.scoring import MANY, LabelScorer
 
 EOS = 2
@@ -159,3 +160,34 @@ def test_the_adapter_in_use_is_the_one_scored(monkeypatch):
     check()
     assert len(passes) == 3 and torch.equal(seen[0], seen[3])
     assert not torch.allclose(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_out_of_memory_scores_in_smaller_passes_or_ends(usable, monkeypatch):
+    """The engine's passes shrink; the plain path's do not, and it must not try for ever."""
+    model = make_model("mistral").eval()
+    labels = make_labels(2)
+    engine = installed(model)
+    monkeypatch.setattr(engine, "is_usable", lambda: usable)
+    scorer = LabelScorer(model, labels, 0, engine=engine)
+    tried = []
+
+    def tight(whole):
+        def score(prompts):
+            tried.append(len(prompts))
+            if len(prompts) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(prompts)
+
+        return score
+
+    for path in ("_packed", "_branches"):
+        monkeypatch.setattr(scorer, path, tight(getattr(scorer, path)))
+    if usable:
+        got = scorer.log_probs(PROMPTS)
+        torch.testing.assert_close(got, by_label(model, PROMPTS, labels), rtol=1e-5, atol=1e-5)
+        assert tried[0] == 5 and len(tried) > 2 and sum(n for n in tried if n <= 2) == 5
+    else:
+        with pytest.raises(SentiloraError, match="out of GPU memory while scoring 5 texts"):
+            scorer.log_probs(PROMPTS)
+        assert tried == [2, 5]  # the first two try whether branches work
