@@ -13,11 +13,13 @@ sees it), S segments.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+Moved = TypeVar("Moved", "Attention", "Pass")
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,7 @@ class Attention:
 
     def to(self, device: torch.device | str) -> "Attention":
         """The same on another device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return replace(self, **moved)
+        return _moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,7 @@ class Pass:
 
     def to(self, device: torch.device | str) -> "Pass":
         """The same pass on another device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor | Attention)
-        }
-        return replace(self, **moved)
+        return _moved(self, device)
 
 
 def share_prefix(rows: Sequence[Sequence[int]], num_answers: Sequence[int]) -> list[Segment]:
@@ -204,10 +196,17 @@ def _attention(
 
 
 def _cumulated(lengths: Sequence[int]) -> list[int]:
-    total = [0]
-    for length in lengths:
-        total.append(total[-1] + length)
-    return total
+    return list(accumulate(lengths, initial=0))
+
+
+def _moved(found: Moved, device: torch.device | str) -> Moved:
+    """A copy with every tensor on the device."""
+    moved: dict[str, Any] = {
+        field.name: value.to(device)
+        for field in fields(found)
+        if isinstance(value := getattr(found, field.name), torch.Tensor | Attention)
+    }
+    return replace(found, **moved)
 
 
 def to_device(
