@@ -162,7 +162,7 @@ class ClassifierTrainer(Trainer):
         if self.graphs is None:
             self.engine.refresh()
         else:
-            self.graphs.begin_step(self._gradient_scale(scale))
+            self.graphs.scale_losses(self._gradient_scale(scale))
         loss = torch.zeros((), device=self.args.device)
         for number, chosen in enumerate(passes, 1):
             answers = pack_answers(

@@ -3,8 +3,6 @@
 pytest -m gpu          # their last output is in docs/results.md
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -52,16 +50,21 @@ def test_elementwise_kernels(plain, dtype, shape):
 
     x, d, residual, gate_up = draw(T, D), draw(T, D), draw(T, D), draw(T, 2 * D)
     weight = draw(D) + 2
+    # In float64 throughout, which the plain norm is not.
+    wide, wide_gate_up = x.double().requires_grad_(), gate_up.double().requires_grad_()
+    normed = weight.double() * wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    (dx,) = torch.autograd.grad(normed, wide, d.double())
+    gate, up = wide_gate_up.chunk(2, -1)
+    activated = torch.nn.functional.silu(gate) * up
+    (d_gate_up,) = torch.autograd.grad(activated, wide_gate_up, d.double())
     cases = [
-        (ew.rms_norm, (x, weight, 1e-5)),
-        (ew.rms_norm_backward, (d, x, weight, 1e-5, residual)),
-        (ew.rms_norm_backward, (d, x, weight, 1e-5, None)),
-        (ew.swiglu, (gate_up,)),
-        (ew.swiglu_backward, (d, gate_up)),
+        (normed, ew.rms_norm, (x, weight, 1e-5)),
+        (dx + residual, ew.rms_norm_backward, (d, x, weight, 1e-5, residual)),
+        (dx, ew.rms_norm_backward, (d, x, weight, 1e-5, None)),
+        (activated, ew.swiglu, (gate_up,)),
+        (d_gate_up, ew.swiglu_backward, (d, gate_up)),
     ]
-    for function, arguments in cases:
-        wide = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
-        exact = plain(function, *wide)
+    for exact, function, arguments in cases:
         assert_as_good_as_plain(function(*arguments), plain(function, *arguments), exact)
     heads, cos, sin = draw(T, 2, D // 2), draw(T, D // 2), draw(T, D // 2)
     for backward in (False, True):
@@ -73,30 +76,18 @@ def test_elementwise_kernels(plain, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32])
-@pytest.mark.parametrize("shape", [(70, 128, 3, 16), (1000, 4096, 2, 16), (333, 14336, 1, 32)])
+@pytest.mark.parametrize("shape", [(70, 128, 3, 16), (1000, 4096, 2, 8), (333, 14336, 1, 32)])
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 def test_adapter_kernels(dtype, shape, dropout):
-    from sentilora.engine import lora
+    from sentilora.engine.lora_kernels import Masks, down, down_backward
 
     torch.manual_seed(0)
     T, D, num, rank = shape
     R, scale = num * rank, 2 / (1 - dropout)
-    seed = torch.tensor([77], device="cuda")
-
-    def group_of(A):
-        adapters = [
-            lora.Adapter(
-                part, torch.empty(8, rank), 2.0, slice(0, 8), slice(i * rank, i * rank + rank)
-            )
-            for i, part in enumerate(A.split(rank))
-        ]
-        return SimpleNamespace(
-            adapters=adapters, num_ranks=R, dropout=dropout, number=3, room=-(-R // 64) * 64
-        )
-
+    drawn = Masks(dropout, torch.tensor([77], device="cuda"), 24)
+    scales = [scale] * num
     A = torch.randn(R, D, device="cuda") / D**0.5
-    group = group_of(A)
-    x = torch.randn(T, D + group.room, device="cuda", dtype=dtype)
+    x = torch.randn(T, D + -(-R // 64) * 64, device="cuda", dtype=dtype)
     dh = torch.randn(T, R, device="cuda", dtype=dtype)
     masks = []
     for i in range(num):  # read off the kernel: ones through a row of ones
@@ -104,18 +95,18 @@ def test_adapter_kernels(dtype, shape, dropout):
         ones[:, i * rank] = 1
         row[i * rank] = 1
         mask = torch.zeros(T, D, device="cuda", dtype=dtype)
-        lora._down_backward_triton(ones, x[:, :D], mask, group_of(row), seed)
+        down_backward(ones, x[:, :D], mask, row.split(rank), scales, drawn)
         masks.append(mask != 0)
         share = 1 - masks[-1].double().mean().item()
         assert abs(share - dropout) <= 5 * (dropout * (1 - dropout) / (T * D)) ** 0.5
     wide, matrix = x[:, :D].double(), A.to(dtype).double().split(rank)
-    h = lora._down_triton(x[:, :D], group, seed, x)
+    h = down(x[:, :D], A.split(rank), scales, drawn, x[:, D:])
     assert torch.equal(x[:, D : D + R], h) and not x[:, D + R :].any()
     exact = torch.cat([scale * (wide * m) @ a.T for m, a in zip(masks, matrix, strict=True)], -1)
     assert error(h, exact) <= (4e-3 if dtype == torch.bfloat16 else 1e-3)
     before = torch.randn(T, D + 64, device="cuda", dtype=dtype)
     after = before.clone()
-    dA = lora._down_backward_triton(dh, x[:, :D], after[:, :D], group, seed)
+    dA = down_backward(dh, x[:, :D], after[:, :D], A.split(rank), scales, drawn)
     parts = dh.double().split(rank, -1)
     exact_dA = torch.cat([scale * g.T @ (wide * m) for g, m in zip(parts, masks, strict=True)])
     exact_dx = before[:, :D].double() + sum(
@@ -124,6 +115,26 @@ def test_adapter_kernels(dtype, shape, dropout):
     assert error(dA, exact_dA) <= (4e-3 if dtype == torch.bfloat16 else 1e-3)
     assert error(after[:, :D], exact_dx) <= (4e-3 if dtype == torch.bfloat16 else 1e-3)
     assert torch.equal(after[:, D:], before[:, D:])
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_backward_through_swiglu(dtype):
+    """In one pass with the adapter's; step by step it is rounded once more."""
+    from sentilora.engine.elementwise import swiglu, swiglu_backward
+    from sentilora.engine.lora_kernels import Masks, down_backward
+
+    torch.manual_seed(0)
+    z = torch.randn(1000, 2 * 14336, device="cuda", dtype=dtype)
+    dh = torch.randn(1000, 16, device="cuda", dtype=dtype)
+    dx = torch.randn(1000, 14336, device="cuda", dtype=dtype)
+    A = [torch.randn(16, 14336, device="cuda") / 14336**0.5]
+    drawn = Masks(0.05, torch.tensor([5], device="cuda"), 8)
+    after, place = dx.clone(), z.clone()
+    expected_dA = down_backward(dh, swiglu(z), after, A, [2.0], drawn)
+    expected = swiglu_backward(after, z)
+    dA = down_backward(dh, place, dx, A, [2.0], drawn, is_swiglu=True)
+    assert error(dA, expected_dA) < 1e-6
+    assert error(place, expected) <= (8e-3 if dtype == torch.bfloat16 else 1e-3)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -250,14 +261,16 @@ def test_graphs_equal_launches_one_by_one(checkpoint_layers):
     flat = FlatParameters([p for p in model.parameters() if p.requires_grad])
     del loss  # what it hangs on would be of another stream than the capture's
     graphs = Graphs(flat, engine.refresh)
+    graphs.scale_losses(torch.ones((), device="cuda"))
     for seed in (1, 2):
-        graphs.begin_step(torch.ones((), device="cuda"))
+        flat.zero_grad()
         loss = graphs.backward(loss_of, *answers_on("cpu", seed))
-        gradients = gradients_of(model)
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         assert loss.item() == eager[seed - 1][0]
         assert len(gradients) == 6 * 7 * 2
         for name, gradient in eager[seed - 1][1].items():
-            assert error(gradients[name], gradient) < 1e-5, name
+            # Flash attention sums the queries' gradient in no fixed order.
+            assert error(gradients[name], gradient) < 1e-3, name
     assert len(graphs._captured) == 1
 
 
@@ -294,4 +307,5 @@ def test_training_in_half_precision_stays_finite(tmp_path, implementation):
         values={"output_dir": str(tmp_path / "run")},
     )
     result = train(config)
-    assert result.num_steps == 200 and result.metrics.log_loss < 0.69
+    # Ten epochs of 320 rows are learned by heart: what is asked is that no number got lost.
+    assert result.num_steps == 200 and result.metrics.accuracy_interval[0] > 0.5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sentilora.engine import lora
+from sentilora.engine import lora, nf4
 from sentilora.engine.lora import (
     ProjectionGroup,
     dropped,
@@ -131,9 +131,32 @@ def test_without_adapters_a_group_is_its_linear_layers():
         )
         dx, gradients = project_backward(y, x, h, group, SEED, needs_input_grad=True)
         assert gradients == []
-        torch.testing.assert_close(dx, y @ group.weight(x.dtype))
+        torch.testing.assert_close(dx, y @ next(group.weight_parts(x.dtype))[1])
     group.refresh()
     assert len(group.parameters) == 6
+
+
+@pytest.mark.parametrize("biases", [(True, False, True), (False, False, False)])
+def test_large_groups_go_layer_by_layer(monkeypatch, biases):
+    """The same numbers to rounding, and no weights of more than one layer at once."""
+    _, _, group = make_group(biases=biases)
+    x, d = torch.randn(9, 10, dtype=torch.float64), torch.randn(9, 17, dtype=torch.float64)
+
+    def run():
+        y, h = project(x, group, SEED)
+        dx, gradients = project_backward(d, x, h, group, SEED, needs_input_grad=True)
+        return [y, dx, *gradients]
+
+    assert group.largest_part == 17 * 10
+    expected = run()
+    for module in (lora, nf4):
+        monkeypatch.setattr(module, "PART_ELEMENTS", 100)
+    group.weights.forget()
+    for got, want in zip(run(), expected, strict=True):
+        torch.testing.assert_close(got, want)
+    assert group.largest_part == group.weights._buffer.numel() == 7 * 10
+    group.weights.keep(group)
+    assert len(list(group.weight_parts(x.dtype))) == 1
 
 
 def test_in_eval_mode_nothing_is_dropped():

@@ -20,9 +20,10 @@ from sentilora.engine.memory import (
 MISTRAL = LayerSizes(
     kept_per_token=2 * (2 * 4096 + 6144 + 2 * 4096 + 28672 + 7 * 16),
     input_per_token=2 * 4096,
-    work_per_token=2 * (3 * 28672 + 4 * 4096),
+    work_per_token=2 * (14336 + 6 * 4096),
+    score_per_token=2 * (3 * 14336 + 6144 + 4 * 4096),
     weights=2 * 218_103_808,
-    buffer=2 * 28672 * 4160,
+    buffer=2 * 14336 * 4160,
 )
 
 
@@ -34,6 +35,7 @@ def sizes(draw):
         kept_per_token=small + draw(st.integers(0, 10**6)),
         input_per_token=small,
         work_per_token=draw(st.integers(1, 10**6)),
+        score_per_token=1,
         weights=weights,
         buffer=draw(st.integers(1, weights)),
     )
@@ -110,7 +112,7 @@ def test_the_recipe_on_cards_of_every_size():
     # All at once, nothing computed twice, every weight kept.
     assert plans[70] == MemoryPlan(6360, 0, 32)
     assert plans[40].checkpoint_layers == 0 and plans[40].max_tokens > 2000
-    assert plans[2].checkpoint_layers > 0 and plans[2].max_tokens < 3000
+    assert plans[2].checkpoint_layers > 0 and plans[2].max_tokens < 4000
     assert plans[1].keep_layers == 0
     costs = [cost_of(plan, 6360, 512, 32) for plan in plans.values()]
     assert costs == sorted(costs) and costs[0] == 6360 + PASS_TOKENS

@@ -94,23 +94,30 @@ def make_groups(weights):
     return [ProjectionGroup(layer, "01", 0, weights), ProjectionGroup(layer, "2", 1, weights)]
 
 
+def whole(weights, group, dtype=torch.float32, room=0):
+    """A group's weights, and whether they were decoded just now."""
+    ((outputs, weight, decoded),) = weights.parts_of(group, dtype, room)
+    assert outputs == slice(0, group.num_out)
+    return weight, decoded
+
+
 def test_kept_weights_are_decoded_once_and_others_share_a_buffer():
     weights = Weights()
     kept, used = make_groups(weights)
     weights.keep(kept)
     for group in (kept, used):
         expected = torch.cat([by_definition(linear) for linear in group.linears])
-        first, decoded = weights.of(group, torch.float32, 0)
+        first, decoded = whole(weights, group)
         assert decoded and torch.equal(first, expected)
-        second, decoded = weights.of(group, torch.float32, 0)
+        second, decoded = whole(weights, group)
         assert torch.equal(second, expected)
         # Both are the same memory, and only the kept one's was not written again.
         assert second.data_ptr() == first.data_ptr() and decoded == (group is used)
-    assert weights.of(kept, torch.float32, 0)[0].shape == (32, 64)
-    assert weights.of(kept, torch.bfloat16, 0)[0].dtype == torch.bfloat16
-    assert weights.of(kept, torch.bfloat16, 64)[0].shape == (32, 128)
+    assert whole(weights, kept)[0].shape == (32, 64)
+    assert whole(weights, kept, torch.bfloat16)[0].dtype == torch.bfloat16
+    assert whole(weights, kept, torch.bfloat16, 64)[0].shape == (32, 128)
     weights.forget()
-    assert weights.of(kept, torch.float32, 0)[1] and weights.of(kept, torch.float32, 0)[1]
+    assert whole(weights, kept)[1] and whole(weights, kept)[1]
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2"])
@@ -145,7 +152,7 @@ def test_kept_weights_follow_merging(nf4, safe):
 
     def kept_is_true():
         engine.refresh()
-        weight = engine.weights.of(group, torch.float32, 0)[0].clone()
+        weight = whole(engine.weights, group)[0].clone()
         true = torch.empty_like(weight)
         for linear, outputs in zip(group.linears, group.outputs, strict=True):
             decode(linear, true[outputs])
@@ -168,13 +175,13 @@ def test_a_kept_weight_is_not_mistaken_for_a_later_one_at_its_address():
     engine = installed(model)
     group = engine.layers[0].fast.groups["o"]
     engine.weights.keep(group)
-    engine.weights.of(group, torch.float32, 0)
+    whole(engine.weights, group)
     first = weakref.ref(group.linears[0].weight)
     model.merge_adapter()
     model.unmerge_adapter()
     engine.refresh()
     assert first() is not None and first() is not group.linears[0].weight
-    got, decoded = engine.weights.of(group, torch.float32, 0)
+    got, decoded = whole(engine.weights, group)
     true = torch.empty_like(got)
     decode(group.linears[0], true)
     assert decoded and torch.equal(got, true)
@@ -189,10 +196,10 @@ def test_a_new_dtype_is_seen(dtype):
     engine = installed(model)
     engine.keep_weights()
     group = engine.layers[0].fast.groups["qkv"]
-    before = group.weight(torch.float32).clone()
+    before = whole(engine.weights, group)[0].clone()
     model.to(dtype)
     for linear in group.linears:
         linear.weight.data = linear.weight.data + 1
     engine.refresh()
     assert group.bias.dtype == dtype
-    assert torch.allclose(group.weight(dtype).float(), before + 1)
+    assert torch.allclose(whole(engine.weights, group, dtype)[0].float(), before + 1)

@@ -167,7 +167,6 @@ def test_one_flat_parameter_is_stepped_like_its_parts():
         for group in ([flat.whole], apart)
     ]
     for _ in range(5):
-        flat.begin_step()
         assert not flat.whole.grad.any()
         for group in (parts, apart):
             for number, parameter in enumerate(group):
@@ -175,6 +174,7 @@ def test_one_flat_parameter_is_stepped_like_its_parts():
                     (parameter.square().sum() * (number + 1)).backward()
         for optimizer in optimizers:
             optimizer.step()
+        flat.zero_grad()
         optimizers[1].zero_grad()
     num = 0
     for ours, theirs in zip(parts, apart, strict=True):

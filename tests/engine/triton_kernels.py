@@ -164,16 +164,17 @@ def make_float_group(adapted=NAMES, r=16, dropout=0.0, number=3):
 
 
 def masks_of(group, seed, T):
-    """Read off `_down_triton`, whose x is all ones, 16 columns at a time picked by A."""
+    """Read off `down`, whose x is all ones, as many columns at a time as A can pick."""
     D = group.num_in
+    rank = len(group.adapters[0].A)
     masks = torch.empty(len(group.adapters), T, D)
     kept = [adapter.A.detach().clone() for adapter in group.adapters]
-    for start in range(0, D, 16):
-        width = min(16, D - start)
+    for start in range(0, D, rank):
+        width = min(rank, D - start)
         for adapter in group.adapters:
             adapter.A.data.zero_()
             adapter.A.data[:width, start : start + width] = torch.eye(width)
-        h = lora._down_triton(torch.ones(T, D), group, seed, None)
+        h = project_ranks(torch.ones(T, D), group, seed)
         for number, adapter in enumerate(group.adapters):
             picked = h[:, adapter.ranks][:, :width] / lora._scale(group, adapter)
             masks[number, :, start : start + width] = picked
@@ -185,7 +186,7 @@ def masks_of(group, seed, T):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("adapted", [NAMES, ["one", "three"], ["two"]])
-@pytest.mark.parametrize("T, r", [(1, 16), (37, 32), (520, 16)])  # 520: in two splits
+@pytest.mark.parametrize("T, r", [(1, 16), (37, 32), (520, 16), (40, 5)])  # 520: in two splits
 def test_a_group_equals_its_formula(T, r, adapted, dropout):
     net, group = make_float_group(adapted, r, dropout)
     masks = masks_of(group, SEED, T)
@@ -211,9 +212,33 @@ def test_a_group_equals_its_formula(T, r, adapted, dropout):
         torch.testing.assert_close(project_ranks(x.detach(), group, SEED), h, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("T, r, dropout", [(37, 16, 0.3), (520, 5, 0.0)])
+def test_backward_through_swiglu(T, r, dropout):
+    """In one pass with the group's, and into the place of its input."""
+    _, group = make_float_group(["two"], r, dropout)
+    z, d = torch.randn(T, 20) * 3, torch.randn(T, 17)
+    x = elementwise.swiglu(z)
+    _, h = project(x, group, SEED)
+    dx, expected = project_backward(d, x, h, group, SEED, True)
+    dz = elementwise.swiglu_backward(dx, z)
+    given = z.clone()
+    none, gradients = project_backward(d, given, h, group, SEED, False, is_swiglu=True)
+    assert none is None and torch.equal(given, z)
+    got, again = project_backward(d, given, h, group, SEED, True, is_swiglu=True)
+    assert got is given
+    torch.testing.assert_close(got, dz, rtol=1e-5, atol=1e-5)
+    for ours in (gradients, again):
+        for ours_one, theirs in zip(ours, expected, strict=True):
+            torch.testing.assert_close(ours_one, theirs, rtol=1e-5, atol=1e-5)
+
+
+def whole_weight(group):
+    return torch.cat([weight.clone() for _, weight in group.weight_parts(torch.float32)])
+
+
 def test_B_matrices_stand_behind_the_weights():
     _, group = make_float_group()
-    weight = group.weight(torch.float32)
+    weight = whole_weight(group)
     assert weight.shape == (17, 10 + 64)
     expected = torch.zeros(17, 64)
     for adapter in group.adapters:
@@ -222,11 +247,11 @@ def test_B_matrices_stand_behind_the_weights():
     assert torch.equal(group.beside_fp8(torch.float32), expected[:, :48])
     # kept weights too see new values of B, once asked to look
     group.weights.keep(group)
-    group.weight(torch.float32)
+    whole_weight(group)
     group.adapters[1].B.data.add_(1)
     group.refresh()
     at = group.adapters[1]
-    assert torch.equal(group.weight(torch.float32)[at.outputs, 10:][:, at.ranks], at.B)
+    assert torch.equal(whole_weight(group)[at.outputs, 10:][:, at.ranks], at.B)
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.5])
@@ -300,7 +325,7 @@ def test_packed_equals_plain(kind):
         assert_close(rounded, expected, 1e-5, num=28)
 
 
-@pytest.mark.parametrize("r", [16, 4])  # 4: without room, what CPUs take
+@pytest.mark.parametrize("r", [16, 4, 80])  # 80: without room, what CPUs take
 def test_layers_computed_twice_give_the_same_bits(r):
     rows, labels = CASES["one example"]
     model = make_model("qwen2", dropout=0.3, num_layers=2, lora={"r": r})

@@ -21,8 +21,8 @@ Loss = Callable[[Pass, torch.Tensor, torch.Tensor], torch.Tensor]
 class FlatParameters:
     """Parameters of one dtype as views of one tensor, so that an optimizer step is one launch.
 
-    whole: that tensor, itself a parameter; its `.grad` is what `begin_step` empties, and the
-    parameters' gradients are views of that.
+    whole: that tensor, itself a parameter. Its gradient, of which the parameters' are views, stays
+    where it is; `zero_grad` empties it.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -30,21 +30,20 @@ class FlatParameters:
         self.sizes = [p.numel() for p in self.parameters]
         with torch.no_grad():
             self.whole = torch.nn.Parameter(torch.cat([p.flatten() for p in self.parameters]))
-        self._gradient = torch.zeros_like(self.whole)
-        self._gradients = self._views(self._gradient)
-        for parameter, values in zip(self.parameters, self._views(self.whole.data), strict=True):
+        self.whole.grad = torch.zeros_like(self.whole)
+        views = self._views(self.whole.data), self._views(self.whole.grad)
+        for parameter, values, gradient in zip(self.parameters, *views, strict=True):
             parameter.data = values
+            parameter.grad = gradient
 
     def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
         parts = flat.split(self.sizes)
         return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
-    def begin_step(self) -> None:
-        """Every gradient is zero, and where backward passes add to it."""
-        self._gradient.zero_()
-        self.whole.grad = self._gradient
-        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
-            parameter.grad = gradient
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Every gradient zero: a module's method in one launch, not a walk over its modules."""
+        assert self.whole.grad is not None
+        self.whole.grad.zero_()
 
     def is_like_separate(self, block: int, least: int) -> bool:
         """Whether an optimizer with 8-bit states in blocks treats the whole as it would the parts.
@@ -69,9 +68,8 @@ class Graphs:
         self._pool: Any = None
         self._captured: dict[Any, tuple[Any, list[torch.Tensor], torch.Tensor]] = {}
 
-    def begin_step(self, scale: torch.Tensor) -> None:
-        """Gradients are zero; losses will be multiplied by `scale`."""
-        self.flat.begin_step()
+    def scale_losses(self, scale: torch.Tensor) -> None:
+        """From here on losses are multiplied by `scale` before their gradients."""
         self._scale.copy_(scale)
 
     def forget(self) -> None:
@@ -110,7 +108,7 @@ class Graphs:
         if not self._captured:
             # Kernels are compiled and libraries set up outside of a capture.
             (loss_of(packed, targets_A, weights_A) * self._scale).backward()
-            self.flat.begin_step()
+            self.flat.zero_grad()  # the first pass of a step: nothing else is in there
             self._before_capture()
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()

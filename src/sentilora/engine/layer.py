@@ -25,7 +25,6 @@ from sentilora.engine.elementwise import (
     rms_norm_backward,
     rotate,
     swiglu,
-    swiglu_backward,
 )
 from sentilora.engine.lora import ProjectionGroup, project, project_backward, project_ranks
 from sentilora.engine.segments import Pass
@@ -99,13 +98,10 @@ class ActProject(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_TD):  # type: ignore[no-untyped-def]
         z, h_TR = ctx.saved_tensors
-        x = swiglu(z) if ctx.activated else z
-        dx, gradients = project_backward(
-            d_TD, x, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0]
+        dz, gradients = project_backward(
+            d_TD, z, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0], ctx.activated
         )
-        if ctx.activated and dx is not None:
-            dx = swiglu_backward(dx, z)
-        return dx, d_TD, None, None, None, None, *gradients
+        return dz, d_TD, None, None, None, None, *gradients
 
 
 def _rotate_first(y_TN: torch.Tensor, rotary: Rotary, backward: bool = False) -> None:

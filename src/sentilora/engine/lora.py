@@ -8,7 +8,7 @@ no weight gradient; the masks are drawn again there from their seeds, and no cop
 Axes: T tokens, D input, N outputs of all layers, R ranks of all adapters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
-from sentilora.engine import fp8
-from sentilora.engine.kernels import tl, triton, use_triton
-from sentilora.engine.nf4 import Source, Weights
+from sentilora.engine import fp8, lora_kernels
+from sentilora.engine.elementwise import swiglu, swiglu_backward
+from sentilora.engine.kernels import use_triton
+from sentilora.engine.nf4 import PART_ELEMENTS, Source, Weights
 
 
 @dataclass(frozen=True)
@@ -99,25 +100,42 @@ class ProjectionGroup:
                 self.dropout = layer.p
         # On GPUs the B matrices stand in columns behind the weights: one product for both.
         ranks = {len(adapter.A) for adapter in self.adapters}
-        fits = len(ranks) == 1 and ranks <= {16, 32, 64} and len(self.adapters) < 4
+        fits = len(ranks) == 1 and max(ranks) <= lora_kernels.MAX_RANK
+        fits = fits and len(self.adapters) <= lora_kernels.MAX_ADAPTERS
         self.room = -(-rank // 64) * 64 if fits and use_triton(self.adapters[0].A) else 0
         self._placed = False
         self._beside: torch.Tensor | None = None
 
-    def weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """(N, D + room): the base's weights, behind them every adapter's B at its ranks."""
-        weight_ND, decoded = self.weights.of(self, dtype, self.room)
-        if self.room and (decoded or not self._placed):
-            _place(self.adapters, weight_ND[:, self.num_in :])
-            self._placed = True
-        return weight_ND
+    def weight_parts(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Outputs n and their (n, D + room): the base's weights, behind them every adapter's B.
+
+        A part is to be used before the next is asked for; kept weights are one part.
+        """
+        for outputs, weight_ND, decoded in self.weights.parts_of(self, dtype, self.room):
+            if self.room and (decoded or not self._placed):
+                self._place(outputs.start, weight_ND[:, self.num_in :])
+                self._placed = True
+            yield outputs, weight_ND
 
     def beside_fp8(self, dtype: torch.dtype) -> torch.Tensor:
         """(N, R): every adapter's B at its outputs and ranks, where the weights have 8 bits."""
         if self._beside is None:
             self._beside = self.adapters[0].B.new_empty(self.num_out, self.room, dtype=dtype)
-            _place(self.adapters, self._beside)
+            self._place(0, self._beside)
         return self._beside[:, : self.num_ranks]
+
+    def _place(self, first: int, out_NR: torch.Tensor) -> None:
+        """B matrices into the columns behind the weights of outputs `first` and on."""
+        matrices = [adapter.B for adapter in self.adapters]
+        lora_kernels.place(matrices, [adapter.outputs for adapter in self.adapters], first, out_NR)
+
+    @property
+    def largest_part(self) -> int:
+        """Elements of the largest weight that is decoded at once, where none is kept."""
+        width, rows = self.num_in + self.room, self.num_out
+        if rows * width > PART_ELEMENTS:
+            rows = max(linear.out_features for linear in self.linears)
+        return rows * width
 
     @property
     def parameters(self) -> list[torch.Tensor]:
@@ -178,29 +196,65 @@ def project(
         y_TN = fp8.matmul(x_TD, weight.forward_ND, weight.forward_scale_N)
         if group.bias is not None:
             y_TN += group.bias
-        h_TR = _down_triton(x_TD, group, seed, None)
+        h_TR = _down(x_TD, group, seed)
         return y_TN.addmm_(h_TR, group.beside_fp8(x_TD.dtype).T), h_TR
-    if group.room:
-        h_TR = _down_triton(x_TD[:, :D], group, seed, x_TD if x_TD.shape[1] > D else None)
-        weight_ND = group.weight(x_TD.dtype)
-        if x_TD.shape[1] > D:
-            return linear(x_TD, weight_ND, group.bias), h_TR
-        y_TN = linear(x_TD, weight_ND[:, :D], group.bias)
-        return y_TN.addmm_(h_TR, weight_ND[:, D : D + group.num_ranks].T), h_TR
-    y_TN = linear(x_TD, group.weight(x_TD.dtype), group.bias)
-    ranks_TR = _ranks(x_TD, group, seed)
-    for adapter in group.adapters:
-        assert ranks_TR is not None
-        B = adapter.B.to(x_TD.dtype)
-        y_TN[:, adapter.outputs].addmm_(ranks_TR[:, adapter.ranks], B.T)
-    return y_TN, ranks_TR
+    if not group.room:
+        y_TN, ranks_TR = _times_weight(x_TD, group), _ranks(x_TD, group, seed)
+        for adapter in group.adapters:
+            assert ranks_TR is not None
+            B = adapter.B.to(x_TD.dtype)
+            y_TN[:, adapter.outputs].addmm_(ranks_TR[:, adapter.ranks], B.T)
+        return y_TN, ranks_TR
+    if x_TD.shape[1] > D:
+        h_TR = _down(x_TD[:, :D], group, seed, x_TD[:, D:])
+        return _times_weight(x_TD, group), h_TR
+    h_TR = _down(x_TD, group, seed)
+    return _times_weight(x_TD, group, h_TR), h_TR
+
+
+def _times_weight(
+    x_TD: torch.Tensor, group: ProjectionGroup, h_TR: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`x Wᵀ + bias`, part by part. h_TR: what belongs behind x, where it does not stand there."""
+    y_TN: torch.Tensor | None = None
+    for outputs, weight_ND in group.weight_parts(x_TD.dtype):
+        own_ND = weight_ND[:, : x_TD.shape[1]]
+        if outputs.stop - outputs.start == group.num_out:
+            y_TN = y = linear(x_TD, own_ND, group.bias)
+        else:
+            y_TN = x_TD.new_empty(len(x_TD), group.num_out) if y_TN is None else y_TN
+            y = torch.mm(x_TD, own_ND.T, out=y_TN[:, outputs])
+            if group.bias is not None:
+                y += group.bias[outputs]
+        if h_TR is not None:
+            y.addmm_(h_TR, weight_ND[:, group.num_in : group.num_in + group.num_ranks].T)
+    assert y_TN is not None
+    return y_TN
 
 
 def project_ranks(x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor) -> Any:
     """What `project` gives backward, without the products with the weights."""
     if group.room:
-        return _down_triton(x_TD[:, : group.num_in], group, seed, None)
+        return _down(x_TD[:, : group.num_in], group, seed)
     return _ranks(x_TD, group, seed)
+
+
+def _down(
+    x_TD: torch.Tensor,
+    group: ProjectionGroup,
+    seed: torch.Tensor,
+    beside_T: torch.Tensor | None = None,
+) -> torch.Tensor:
+    A = [adapter.A for adapter in group.adapters]
+    return lora_kernels.down(x_TD, A, _scales(group), _masks(group, seed), beside_T)
+
+
+def _scales(group: ProjectionGroup) -> list[float]:
+    return [_scale(group, adapter) for adapter in group.adapters]
+
+
+def _masks(group: ProjectionGroup, seed: torch.Tensor) -> lora_kernels.Masks:
+    return lora_kernels.Masks(group.dropout, seed, _mask_number(group))
 
 
 def _ranks(x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor) -> torch.Tensor | None:
@@ -220,27 +274,44 @@ def project_backward(
     group: ProjectionGroup,
     seed: torch.Tensor,
     needs_input_grad: bool,
+    is_swiglu: bool = False,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-    """Gradients of the input (its rows may lie apart), and of `group.parameters`."""
+    """Gradients of the input (its rows may lie apart), and of `group.parameters`.
+
+    is_swiglu: `x_TD` is gate and up side by side (T, 2F), the group's input SwiGLU of them; its
+    gradient may take its place.
+    """
     D = group.num_in
     dx_TD: torch.Tensor | None = None
     if not group.room:
+        inputs_TD = swiglu(x_TD) if is_swiglu else x_TD
         if needs_input_grad:
-            dx_TD = d_TN @ group.weight(x_TD.dtype)
-        return dx_TD, _adapters_backward(d_TN, x_TD, dx_TD, h_TR, group, seed)
+            dx_TD = _into_weight(d_TN, group)
+        gradients = _adapters_backward(d_TN, inputs_TD, dx_TD, h_TR, group, seed)
+        if is_swiglu and dx_TD is not None:
+            dx_TD = swiglu_backward(dx_TD, x_TD)
+        return dx_TD, gradients
     if group.weights.is_fp8(group):
-        weight = group.weights.fp8_of(group, x_TD.dtype)
-        dh_TR = d_TN @ group.beside_fp8(x_TD.dtype)
+        weight = group.weights.fp8_of(group, d_TN.dtype)
+        dh_TR = d_TN @ group.beside_fp8(d_TN.dtype)
         if needs_input_grad:
             dx_TD = fp8.matmul(d_TN, weight.backward_DN, weight.backward_scale_D)
     elif needs_input_grad:
-        weight_ND = group.weight(x_TD.dtype)
-        dxh = d_TN @ weight_ND
+        dxh = _into_weight(d_TN, group)
         dx_TD, dh_TR = dxh[:, :D], dxh[:, D : D + group.num_ranks]
     else:
-        weight_ND = group.weight(x_TD.dtype)
-        dh_TR = d_TN @ weight_ND[:, D : D + group.num_ranks]
-    dA_RD = _down_backward_triton(dh_TR, x_TD, dx_TD, group, seed)
+        dh_TR = _into_weight(d_TN, group, slice(D, D + group.num_ranks))
+    dA_RD = lora_kernels.down_backward(
+        dh_TR,
+        x_TD,
+        dx_TD,
+        [adapter.A for adapter in group.adapters],
+        _scales(group),
+        _masks(group, seed),
+        is_swiglu,
+    )
+    if is_swiglu and dx_TD is not None:
+        dx_TD = x_TD
     assert h_TR is not None
     # All outputs against all ranks: one product that reads d once; an adapter's B is one block.
     dB_NR = _product(d_TN.T, h_TR, group.adapters[0].B.dtype)
@@ -249,6 +320,18 @@ def project_backward(
         dA = dA_RD[adapter.ranks].to(adapter.A.dtype)
         gradients += [dA, dB_NR[adapter.outputs, adapter.ranks]]
     return dx_TD, gradients
+
+
+def _into_weight(
+    d_TN: torch.Tensor, group: ProjectionGroup, columns: slice = slice(None)
+) -> torch.Tensor:
+    """`d W` at some columns of W, summed part by part."""
+    total: torch.Tensor | None = None
+    for outputs, weight_ND in group.weight_parts(d_TN.dtype):
+        d, weight_ND = d_TN[:, outputs], weight_ND[:, columns]
+        total = d @ weight_ND if total is None else total.addmm_(d, weight_ND)
+    assert total is not None
+    return total
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -290,14 +373,14 @@ def _scale(group: ProjectionGroup, adapter: Adapter) -> float:
     return adapter.scaling / (1 - group.dropout)
 
 
-def _threshold(group: ProjectionGroup) -> int:
-    """What 16 random bits must reach for an element to be kept, in the kernels."""
-    return int(group.dropout * 65536 + 0.5)
+def _mask_number(group: ProjectionGroup) -> int:
+    """Of its first adapter's mask: no two of a pass are alike; a group has fewer than 8."""
+    return 8 * group.number
 
 
 def _mask_seed(group: ProjectionGroup, seed: torch.Tensor, number: int) -> int:
-    """Of one adapter's mask: no two of a pass are alike; a group has fewer than 8."""
-    return int(seed) + 8 * group.number + number
+    """Of one adapter's mask."""
+    return int(seed) + _mask_number(group) + number
 
 
 def dropped(
@@ -333,365 +416,3 @@ def _dropped_places(num: int, probability: float, seed: int) -> torch.Tensor:
         last = int(found[-1])
     every = np.concatenate(places) if len(places) > 1 else places[0]
     return torch.from_numpy(every[: np.searchsorted(every, num)])
-
-
-def _three(items: list[Any], filler: Any) -> list[Any]:
-    return items + [filler] * (3 - len(items))
-
-
-def _down_triton(
-    x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor, beside: torch.Tensor | None
-) -> torch.Tensor:
-    """`c · (m ⊙ x) Aᵀ` (T, R) of every adapter; also into the columns behind x in `beside`."""
-    T, D = x_TD.shape
-    R = group.num_ranks
-    h_TR = x_TD.new_empty(T, R)
-    block_T = 32
-    A = [adapter.A for adapter in group.adapters]
-    _down_kernel[(triton.cdiv(T, block_T),)](
-        x_TD,
-        *_three(A, A[0]),
-        h_TR,
-        h_TR if beside is None else beside[:, D:],
-        seed,
-        8 * group.number,
-        *_three([_scale(group, adapter) for adapter in group.adapters], 0.0),
-        _threshold(group),
-        T,
-        D,
-        x_TD.stride(0),
-        RANK=R // len(A),
-        NUM=len(A),
-        ROOM=0 if beside is None else group.room,
-        DROPOUT=group.dropout > 0,
-        BLOCK_T=block_T,
-        BLOCK_D=128,
-        PRECISION="ieee" if x_TD.dtype == torch.float32 else "tf32",
-    )
-    return h_TR
-
-
-def _down_backward_triton(
-    dh_TR: torch.Tensor,
-    x_TD: torch.Tensor,
-    dx_TD: torch.Tensor | None,
-    group: ProjectionGroup,
-    seed: torch.Tensor,
-) -> torch.Tensor:
-    """Gradient (R, D) of the A matrices in float32; the input's is added to `dx_TD` in place."""
-    T, D = x_TD.shape
-    R = group.num_ranks
-    block_T, block_D = 64, 64
-    num_splits = max(1, min(8, T // 256))
-    per_split = triton.cdiv(triton.cdiv(T, num_splits), block_T) * block_T
-    parts = torch.empty(num_splits, R, D, dtype=torch.float32, device=x_TD.device)
-    A = [adapter.A for adapter in group.adapters]
-    dx = x_TD if dx_TD is None else dx_TD
-    _down_backward_kernel[(triton.cdiv(D, block_D), num_splits)](
-        dh_TR,
-        x_TD,
-        dx,
-        *_three(A, A[0]),
-        parts,
-        seed,
-        8 * group.number,
-        *_three([_scale(group, adapter) for adapter in group.adapters], 0.0),
-        _threshold(group),
-        T,
-        D,
-        dh_TR.stride(0),
-        x_TD.stride(0),
-        dx.stride(0),
-        per_split,
-        RANK=R // len(A),
-        NUM=len(A),
-        DROPOUT=group.dropout > 0,
-        INPUT_GRAD=dx_TD is not None,
-        BLOCK_T=block_T,
-        BLOCK_D=block_D,
-        PRECISION="ieee" if x_TD.dtype == torch.float32 else "tf32",
-    )
-    return parts.sum(0) if num_splits > 1 else parts[0]
-
-
-def _place(adapters: Sequence[Adapter], out_NR: torch.Tensor) -> None:
-    """Every adapter's B at its outputs and ranks, zero elsewhere."""
-    N, room = out_NR.shape
-    B = [adapter.B for adapter in adapters]
-    starts = [adapter.outputs.start for adapter in adapters]
-    ends = [adapter.outputs.stop for adapter in adapters]
-    block = 64
-    _place_kernel[(triton.cdiv(N, block),)](
-        *_three(B, B[0]),
-        *_three(starts, 0),
-        *_three(ends, 0),
-        out_NR,
-        N,
-        out_NR.stride(0),
-        RANK=B[0].shape[1],
-        NUM=len(B),
-        ROOM=room,
-        BLOCK=block,
-    )
-
-
-if triton is not None:
-
-    @triton.jit
-    def _keep(seed, t, d, D, threshold, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):  # type: ignore[no-untyped-def]
-        """Whether elements (t, d) are kept: 16 random bits each, eight of a Philox call.
-
-        Seven rounds: the fewest that pass BigCrush (Salmon et al. 2011, table 2).
-        """
-        eighth = d // 8 + tl.arange(0, BLOCK_D // 8)
-        counter = t[:, None] * (D // 8 + 1) + eighth[None, :]
-        a, b, c, e = tl.randint4x(seed, counter, n_rounds=7)
-        ab = tl.join(a, b)
-        ce = tl.join(c, e)
-        bits = tl.reshape(tl.join(ab, ce), (BLOCK_T, BLOCK_D // 2))
-        low = bits & 0xFFFF
-        high = (bits >> 16) & 0xFFFF
-        both = tl.reshape(tl.join(low, high), (BLOCK_T, BLOCK_D))
-        return both >= threshold
-
-    @triton.jit
-    def _add_down(  # type: ignore[no-untyped-def]
-        x,
-        a_at,
-        ok,
-        acc,
-        seed,
-        t,
-        start,
-        D,
-        threshold,
-        DROPOUT: tl.constexpr,
-        BLOCK_T: tl.constexpr,
-        BLOCK_D: tl.constexpr,
-        PRECISION: tl.constexpr,
-    ):
-        """One adapter's share of a tile of inputs."""
-        kept = x
-        if DROPOUT:
-            keep = _keep(seed, t, start, D, threshold, BLOCK_T, BLOCK_D)
-            kept = tl.where(keep, x, 0.0).to(x.dtype)
-        a = tl.load(a_at, mask=ok, other=0.0).to(x.dtype)
-        return acc + tl.dot(kept, a, input_precision=PRECISION)
-
-    @triton.jit(do_not_specialize=["mask_number", "threshold", "T"])
-    def _down_kernel(  # type: ignore[no-untyped-def]
-        x_ptr,
-        a_0_ptr,
-        a_1_ptr,
-        a_2_ptr,
-        out_ptr,
-        beside_ptr,
-        seed_ptr,
-        mask_number,
-        scale_0,
-        scale_1,
-        scale_2,
-        threshold,
-        T,
-        D,
-        stride,
-        RANK: tl.constexpr,
-        NUM: tl.constexpr,
-        ROOM: tl.constexpr,
-        DROPOUT: tl.constexpr,
-        BLOCK_T: tl.constexpr,
-        BLOCK_D: tl.constexpr,
-        PRECISION: tl.constexpr,
-    ):
-        seed = tl.load(seed_ptr) + mask_number
-        t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-        r = tl.arange(0, RANK)
-        acc_0 = tl.zeros((BLOCK_T, RANK), tl.float32)
-        acc_1 = tl.zeros((BLOCK_T, RANK), tl.float32)
-        acc_2 = tl.zeros((BLOCK_T, RANK), tl.float32)
-        rows = x_ptr + t[:, None].to(tl.int64) * stride
-        inside = t[:, None] < T
-        for start in range(0, D, BLOCK_D):
-            d = start + tl.arange(0, BLOCK_D)
-            x = tl.load(rows + d[None, :], mask=inside & (d[None, :] < D), other=0.0)
-            at = r[None, :] * D + d[:, None]
-            ok = d[:, None] < D
-            acc_0 = _add_down(
-                x, a_0_ptr + at, ok, acc_0, seed, t, start, D, threshold,
-                DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
-            )  # fmt: skip
-            if NUM > 1:
-                acc_1 = _add_down(
-                    x, a_1_ptr + at, ok, acc_1, seed + 1, t, start, D, threshold,
-                    DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
-                )  # fmt: skip
-            if NUM > 2:
-                acc_2 = _add_down(
-                    x, a_2_ptr + at, ok, acc_2, seed + 2, t, start, D, threshold,
-                    DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
-                )  # fmt: skip
-        h_0 = (acc_0 * scale_0).to(out_ptr.dtype.element_ty)
-        h_1 = (acc_1 * scale_1).to(out_ptr.dtype.element_ty)
-        h_2 = (acc_2 * scale_2).to(out_ptr.dtype.element_ty)
-        out = out_ptr + t[:, None].to(tl.int64) * (NUM * RANK) + r[None, :]
-        tl.store(out, h_0, mask=inside)
-        if NUM > 1:
-            tl.store(out + RANK, h_1, mask=inside)
-        if NUM > 2:
-            tl.store(out + 2 * RANK, h_2, mask=inside)
-        if ROOM:
-            beside = beside_ptr + t[:, None].to(tl.int64) * stride
-            tl.store(beside + r[None, :], h_0, mask=inside)
-            if NUM > 1:
-                tl.store(beside + RANK + r[None, :], h_1, mask=inside)
-            if NUM > 2:
-                tl.store(beside + 2 * RANK + r[None, :], h_2, mask=inside)
-            column = tl.arange(0, 64)[None, :]
-            for first in range(0, ROOM, 64):
-                rest = first + column
-                empty = (rest >= NUM * RANK) & (rest < ROOM) & inside
-                tl.store(beside + rest, tl.zeros((BLOCK_T, 64), x_ptr.dtype.element_ty), mask=empty)
-
-    @triton.jit
-    def _place_kernel(  # type: ignore[no-untyped-def]
-        b_0_ptr,
-        b_1_ptr,
-        b_2_ptr,
-        start_0,
-        start_1,
-        start_2,
-        end_0,
-        end_1,
-        end_2,
-        out_ptr,
-        N,
-        stride,
-        RANK: tl.constexpr,
-        NUM: tl.constexpr,
-        ROOM: tl.constexpr,
-        BLOCK: tl.constexpr,
-    ):
-        n = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
-        for first in range(0, ROOM, 64):
-            r = first + tl.arange(0, 64)[None, :]
-            own = (n >= start_0) & (n < end_0) & (r < RANK)
-            value = tl.load(b_0_ptr + (n - start_0) * RANK + r, mask=own, other=0.0)
-            if NUM > 1:
-                own = (n >= start_1) & (n < end_1) & (r >= RANK) & (r < 2 * RANK)
-                value += tl.load(b_1_ptr + (n - start_1) * RANK + r - RANK, mask=own, other=0.0)
-            if NUM > 2:
-                own = (n >= start_2) & (n < end_2) & (r >= 2 * RANK) & (r < 3 * RANK)
-                value += tl.load(b_2_ptr + (n - start_2) * RANK + r - 2 * RANK, mask=own, other=0.0)
-            out = out_ptr + n.to(tl.int64) * stride + r
-            tl.store(out, value.to(out_ptr.dtype.element_ty), mask=(n < N) & (r < ROOM))
-
-    @triton.jit
-    def _add_adapter(  # type: ignore[no-untyped-def]
-        x,
-        dx,
-        acc,
-        g_at,
-        a,
-        scale,
-        seed,
-        t,
-        start,
-        T,
-        D,
-        threshold,
-        DROPOUT: tl.constexpr,
-        BLOCK_T: tl.constexpr,
-        BLOCK_D: tl.constexpr,
-        PRECISION: tl.constexpr,
-    ):
-        """One adapter's share of a tile: of the input's gradient, and of its A matrix's."""
-        g = tl.load(g_at, mask=t[:, None] < T, other=0.0)
-        g = (g.to(tl.float32) * scale).to(x.dtype)
-        share = tl.dot(g, a, input_precision=PRECISION)
-        kept = x
-        if DROPOUT:
-            keep = _keep(seed, t, start, D, threshold, BLOCK_T, BLOCK_D)
-            share = tl.where(keep, share, 0.0)
-            kept = tl.where(keep, x, 0.0).to(x.dtype)
-        acc += tl.dot(tl.trans(g), kept, input_precision=PRECISION)
-        return dx + share, acc
-
-    @triton.jit(do_not_specialize=["mask_number", "threshold", "T", "per_split"])
-    def _down_backward_kernel(  # type: ignore[no-untyped-def]
-        g_ptr,
-        x_ptr,
-        dx_ptr,
-        a_0_ptr,
-        a_1_ptr,
-        a_2_ptr,
-        out_ptr,
-        seed_ptr,
-        mask_number,
-        scale_0,
-        scale_1,
-        scale_2,
-        threshold,
-        T,
-        D,
-        g_stride,
-        stride,
-        dx_stride,
-        per_split,
-        RANK: tl.constexpr,
-        NUM: tl.constexpr,
-        DROPOUT: tl.constexpr,
-        INPUT_GRAD: tl.constexpr,
-        BLOCK_T: tl.constexpr,
-        BLOCK_D: tl.constexpr,
-        PRECISION: tl.constexpr,
-    ):
-        seed = tl.load(seed_ptr) + mask_number
-        start = tl.program_id(0) * BLOCK_D
-        split = tl.program_id(1)
-        d = start + tl.arange(0, BLOCK_D)
-        ok = d < D
-        r = tl.arange(0, RANK)
-        a_at = r[:, None] * D + d[None, :]
-        dtype = x_ptr.dtype.element_ty
-        a_0 = tl.load(a_0_ptr + a_at, mask=ok[None, :], other=0.0).to(dtype)
-        a_1 = a_0
-        a_2 = a_0
-        if NUM > 1:
-            a_1 = tl.load(a_1_ptr + a_at, mask=ok[None, :], other=0.0).to(dtype)
-        if NUM > 2:
-            a_2 = tl.load(a_2_ptr + a_at, mask=ok[None, :], other=0.0).to(dtype)
-        acc_0 = tl.zeros((RANK, BLOCK_D), tl.float32)
-        acc_1 = tl.zeros((RANK, BLOCK_D), tl.float32)
-        acc_2 = tl.zeros((RANK, BLOCK_D), tl.float32)
-        end = tl.minimum(T, (split + 1) * per_split)
-        for first in range(split * per_split, end, BLOCK_T):
-            t = first + tl.arange(0, BLOCK_T)
-            inside = (t[:, None] < T) & ok[None, :]
-            row = t[:, None].to(tl.int64)
-            x = tl.load(x_ptr + row * stride + d[None, :], mask=inside, other=0.0)
-            dx = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
-            g_at = g_ptr + row * g_stride + r[None, :]
-            dx, acc_0 = _add_adapter(
-                x, dx, acc_0, g_at, a_0, scale_0, seed, t, start, T, D, threshold,
-                DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
-            )  # fmt: skip
-            if NUM > 1:
-                dx, acc_1 = _add_adapter(
-                    x, dx, acc_1, g_at + RANK, a_1, scale_1, seed + 1, t, start, T, D, threshold,
-                    DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
-                )  # fmt: skip
-            if NUM > 2:
-                dx, acc_2 = _add_adapter(
-                    x, dx, acc_2, g_at + 2 * RANK, a_2, scale_2, seed + 2, t, start, T, D,
-                    threshold, DROPOUT, BLOCK_T, BLOCK_D, PRECISION,
-                )  # fmt: skip
-            if INPUT_GRAD:
-                dx_at = dx_ptr + row * dx_stride + d[None, :]
-                dx += tl.load(dx_at, mask=inside, other=0.0).to(tl.float32)
-                tl.store(dx_at, dx.to(x.dtype), mask=inside)
-        out = out_ptr + (split * NUM * RANK + r[:, None]) * D + d[None, :]
-        tl.store(out, acc_0, mask=ok[None, :])
-        if NUM > 1:
-            tl.store(out + RANK * D, acc_1, mask=ok[None, :])
-        if NUM > 2:
-            tl.store(out + 2 * RANK * D, acc_2, mask=ok[None, :])

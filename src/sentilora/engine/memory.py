@@ -22,12 +22,14 @@ RECOMPUTE = 0.37
 class LayerSizes:
     """Bytes: per token what a layer keeps, what it keeps when computed twice, what it works with.
 
-    weights: of a layer's decoded weights. buffer: of the largest group's, decoded per use.
+    score_per_token: what it works with when nothing is kept. weights: of a layer's decoded weights.
+    buffer: of the largest part that is decoded per use.
     """
 
     kept_per_token: int
     input_per_token: int
     work_per_token: int
+    score_per_token: int
     weights: int
     buffer: int
 

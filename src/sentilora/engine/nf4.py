@@ -7,7 +7,7 @@ kept weight and one decoded per use are the same bits.
 Axes: N outputs of a group's layers, one below the other; D inputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,8 @@ from sentilora.engine.kernels import INTERPRETED, tl, triton
 
 if TYPE_CHECKING:
     from sentilora.engine.lora import ProjectionGroup
+
+PART_ELEMENTS = 64 * 2**20  # of a group's weights, decoded at each use in one part
 
 
 class Weights:
@@ -58,24 +60,36 @@ class Weights:
         self._keep.clear()
         self._buffer = None
 
-    def of(
+    def parts_of(
         self, group: "ProjectionGroup", dtype: torch.dtype, room: int
-    ) -> tuple[torch.Tensor, bool]:
-        """(N, D + room), to be used before the next call, and whether it was decoded just now."""
+    ) -> Iterator[tuple[slice, torch.Tensor, bool]]:
+        """Outputs n of the group, their (n, D + room), and whether it was decoded just now.
+
+        A part is to be used before the next is asked for. What is kept, or small, is one part; else
+        every layer is one, so that the buffer need not be larger than a layer.
+        """
         source = _weights_of(group)
         kept = self._kept.get(group)
+        whole = slice(0, group.num_out)
         shape = group.num_out, group.num_in + room
         if kept is not None and (kept[0], kept[1].dtype, kept[1].shape) == (source, dtype, shape):
-            return kept[1], False
-        if not room and len(group.linears) == 1 and not _is_4bit(group.linears[0]):
-            return group.linears[0].weight.to(dtype), True
-        if group in self._keep:
+            yield whole, kept[1], False
+        elif not room and len(group.linears) == 1 and not _is_4bit(group.linears[0]):
+            yield whole, group.linears[0].weight.to(dtype), True
+        elif group in self._keep:
             weight_ND = _empty(shape, dtype, group.linears[0].weight.device)
             self._kept[group] = (source, weight_ND)
-        else:
+            self._decode(group, weight_ND)
+            yield whole, weight_ND, True
+        elif shape[0] * shape[1] <= PART_ELEMENTS:
             weight_ND = self._from_buffer(group, shape, dtype)
-        self._decode(group, weight_ND)
-        return weight_ND, True
+            self._decode(group, weight_ND)
+            yield whole, weight_ND, True
+        else:
+            for linear, outputs in zip(group.linears, group.outputs, strict=True):
+                weight_ND = self._from_buffer(group, (linear.out_features, shape[1]), dtype)
+                decode(linear, weight_ND[:, : group.num_in])
+                yield outputs, weight_ND, True
 
     def _decode(self, group: "ProjectionGroup", out_ND: torch.Tensor) -> None:
         for linear, outputs in zip(group.linears, group.outputs, strict=True):

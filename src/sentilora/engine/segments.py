@@ -181,7 +181,7 @@ def _attention(
         max_q = min(-(-max_q // 512) * 512, sum(q_lengths))
         max_k = min(-(-max_k // 512) * 512, len(key_rows))
     plain = len(key_rows) == num_tokens and (key_rows == np.arange(num_tokens)).all()
-    num_uses = np.bincount(key_rows, minlength=num_tokens)
+    num_uses = np.bincount(key_rows + 1, minlength=num_tokens + 1)  # in front: 0
     return Attention(
         q_lengths=q_lengths,
         k_lengths=k_lengths,
@@ -190,7 +190,7 @@ def _attention(
         q_starts_S=to_device(_cumulated(q_lengths), device, torch.int32),
         k_starts_S=to_device(_cumulated(k_lengths), device, torch.int32),
         key_rows_K=None if plain else to_device(key_rows, device),
-        use_starts_T=None if plain else to_device([0, *np.cumsum(num_uses)], device),
+        use_starts_T=None if plain else to_device(np.cumsum(num_uses), device),
         uses_K=None if plain else to_device(np.argsort(key_rows, kind="stable"), device),
     )
 

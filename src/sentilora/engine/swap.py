@@ -38,6 +38,7 @@ LAST_GROUPS = {
 
 
 CPU_TOKENS = 2048  # of a pass; see docs/results.md
+SCORE_TOKENS = 8192  # of a pass that only scores, on a GPU
 CPU_WEIGHTS_BYTES = 2 * 2**30  # of decoded weights
 
 
@@ -63,7 +64,7 @@ class Engine:
         self.weights = Weights()
         # Tokens of a pass when training and when scoring, and layers that are computed twice.
         self.max_tokens = CPU_TOKENS
-        self.max_score_tokens = 8192 if self.device.type == "cuda" else CPU_TOKENS
+        self.max_score_tokens = SCORE_TOKENS if self.device.type == "cuda" else CPU_TOKENS
         self.checkpoint_layers = 0
         self.keep_layers = 0
         self._planned = False
@@ -102,14 +103,18 @@ class Engine:
         hidden, gate_up = width["o"][1], width["gate_up"][1]
         qkv = sum(width[name][1] for name in ("qkv", "q", "kv") if name in width)
         attended = width["o"][0]
-        numbers = [group.num_out * (group.num_in + group.room) for group in fast.groups.values()]
+        groups = list(fast.groups.values())
+        numbers = [group.num_out * (group.num_in + group.room) for group in groups]
+        # SwiGLU's gradient takes its input's place where the adapter's kernels run.
+        in_place = all(group.room for group in groups)
+        work = 0.5 * gate_up + 6 * hidden if in_place else 3 * gate_up + 4 * hidden
         return LayerSizes(
             kept_per_token=element * (2 * hidden + qkv + 2 * attended + gate_up + ranks),
             input_per_token=element * hidden,
-            # An MLP's backward pass: its activation and that one's gradient, both halves' gradient.
-            work_per_token=element * (3 * gate_up + 4 * hidden),
+            work_per_token=int(element * work),
+            score_per_token=int(element * (1.5 * gate_up + qkv + 4 * hidden)),
             weights=element * sum(numbers),
-            buffer=element * max(numbers),
+            buffer=element * max(group.largest_part for group in groups),
         )
 
     def plan(
@@ -124,8 +129,10 @@ class Engine:
             self.keep_weights()
             self._planned = True
             return f"passes of up to {self.max_tokens:,} tokens"
+        self.weights.forget()  # the trial's buffer
         free = free_memory(self.device, max_memory_gib) - reserved_bytes
-        found = plan_memory(free, step_tokens, longest, len(self.layers), self.sizes())
+        sizes = self.sizes()
+        found = plan_memory(free, step_tokens, longest, len(self.layers), sizes)
         if found is None:
             raise MemoryError(
                 f"{free / 2**30:.1f} GiB of GPU memory are free beside base and adapter: too "
@@ -135,8 +142,8 @@ class Engine:
         num = len(self.layers)
         self._keep(found.keep_layers)
         self._planned = True
-        work = max(1, self.sizes().work_per_token)
-        self.max_score_tokens = int(min(8192, max(longest, 0.5 * found.max_tokens, 2**30 / work)))
+        left = free - found.keep_layers * sizes.weights - sizes.buffer
+        self.max_score_tokens = min(SCORE_TOKENS, max(longest, left // sizes.score_per_token))
         kept = {0: "decoded at each use", num: "decoded once and kept"}.get(
             found.keep_layers, f"kept decoded in {found.keep_layers} of {num} layers"
         )
@@ -158,7 +165,7 @@ class Engine:
         sizes = self.sizes()
         room = CPU_WEIGHTS_BYTES
         if self.device.type == "cuda":
-            work = self.max_score_tokens * (sizes.work_per_token + sizes.kept_per_token)
+            work = self.max_score_tokens * sizes.score_per_token
             room = free_memory(self.device) - work - sizes.buffer
         self._keep(max(0, room) // sizes.weights)
 
@@ -171,6 +178,7 @@ class Engine:
 
     def _keep(self, num_layers: int) -> None:
         self.keep_layers = num_layers
+        self.weights.forget()
         for layer in self.layers[max(0, len(self.layers) - num_layers) :]:
             for group in layer.fast.groups.values():
                 self.weights.keep(group)

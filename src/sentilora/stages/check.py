@@ -310,14 +310,16 @@ def _fast_memory(
 ) -> Finding:
     """Memory as the fast engine would plan it: it takes what is free, and needs some least."""
     from sentilora.engine.memory import LayerSizes, plan_memory
+    from sentilora.engine.nf4 import PART_ELEMENTS
 
     hidden, inner, element, gib = shapes.hidden, shapes.inner, dtype.itemsize, 2**30
     sizes = LayerSizes(
         kept_per_token=element * (6 * hidden + 2 * inner),
         input_per_token=element * hidden,
-        work_per_token=element * (4 * hidden + 6 * inner),
+        work_per_token=element * (6 * hidden + inner),
+        score_per_token=element * (6 * hidden + 3 * inner),
         weights=element * shapes.num_quantised // shapes.num_layers,
-        buffer=element * 2 * hidden * inner,
+        buffer=element * (1 if 2 * hidden * inner > PART_ELEMENTS else 2) * hidden * inner,
     )
     left = available_memory(config.engine.max_memory_gib) - weights - trained
     longest = config.prompt.max_length

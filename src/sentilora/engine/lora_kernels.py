@@ -1,0 +1,418 @@
+"""What a projection group's A matrices give, forward and backward, with dropout, in one pass each.
+
+Triton kernels for up to three adapters of one rank (16 to 64; less is filled up). Beside them, in
+`lora`, stands the plain PyTorch that they must equal, up to the masks that are drawn.
+
+Axes: T tokens, D inputs, F half of a SwiGLU's input, R ranks of all adapters, N outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sentilora.engine.kernels import tl, triton
+
+MAX_ADAPTERS = 3
+MAX_RANK = 64
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Dropout of a group in a pass: its probability, and which of the pass's masks it draws."""
+
+    dropout: float
+    seed: torch.Tensor
+    number: int
+
+    def arguments(self) -> tuple[torch.Tensor, int, int]:
+        """Seed, number, and what 31 random bits must reach for an element to be kept."""
+        return self.seed, self.number, int(self.dropout * 2**31 + 0.5)
+
+
+def down(
+    x_TD: torch.Tensor,
+    A: Sequence[torch.Tensor],
+    scales: Sequence[float],
+    masks: Masks,
+    beside_T: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`scale · (m ⊙ x) Aᵀ` (T, R) of every adapter; also into `beside_T`, zeros behind it."""
+    T, D = x_TD.shape
+    rank = len(A[0])
+    h_TR = x_TD.new_empty(T, rank * len(A))
+    block_T = 16
+    _down_kernel[(triton.cdiv(T, block_T),)](
+        x_TD,
+        *_three(A, A[0]),
+        h_TR,
+        h_TR if beside_T is None else beside_T,
+        *masks.arguments(),
+        *_three(scales, 0.0),
+        T,
+        D,
+        x_TD.stride(0),
+        R=rank,
+        RANK=_block_rank(rank),
+        NUM=len(A),
+        ROOM=0 if beside_T is None else beside_T.shape[1],
+        DROPOUT=masks.dropout > 0,
+        BLOCK_T=block_T,
+        BLOCK_D=256,
+        PRECISION=_precision(x_TD),
+        num_warps=4,
+    )
+    return h_TR
+
+
+def down_backward(
+    dh_TR: torch.Tensor,
+    x_TD: torch.Tensor,
+    dx_TD: torch.Tensor | None,
+    A: Sequence[torch.Tensor],
+    scales: Sequence[float],
+    masks: Masks,
+    is_swiglu: bool = False,
+) -> torch.Tensor:
+    """Gradient (R, D) of the A matrices in float32; the input's is added to `dx_TD` in place.
+
+    is_swiglu: `x_TD` is gate and up side by side, the group's input SwiGLU of them; the gradient of
+    both takes their place, when `dx_TD` is there.
+    """
+    T = len(x_TD)
+    D = A[0].shape[1]
+    rank = len(A[0])
+    block_T, block_D = 32, 64
+    num_splits = max(1, min(8, T // 256))
+    per_split = triton.cdiv(triton.cdiv(T, num_splits), block_T) * block_T
+    parts = torch.empty(num_splits, rank * len(A), D, dtype=torch.float32, device=x_TD.device)
+    dx = x_TD if dx_TD is None else dx_TD
+    _down_backward_kernel[(triton.cdiv(D, block_D), num_splits)](
+        dh_TR,
+        x_TD,
+        dx,
+        *_three(A, A[0]),
+        parts,
+        *masks.arguments(),
+        *_three(scales, 0.0),
+        T,
+        D,
+        dh_TR.stride(0),
+        x_TD.stride(0),
+        dx.stride(0),
+        per_split,
+        R=rank,
+        RANK=_block_rank(rank),
+        NUM=len(A),
+        DROPOUT=masks.dropout > 0,
+        INPUT_GRAD=dx_TD is not None,
+        SWIGLU=is_swiglu,
+        BLOCK_T=block_T,
+        BLOCK_D=block_D,
+        PRECISION=_precision(x_TD),
+        num_warps=4,
+    )
+    return parts.sum(0) if num_splits > 1 else parts[0]
+
+
+def place(
+    B: Sequence[torch.Tensor], outputs: Sequence[slice], first: int, out_NR: torch.Tensor
+) -> None:
+    """Every adapter's B at its outputs (counted from `first`) and ranks, zero elsewhere."""
+    N, room = out_NR.shape
+    block = 64
+    rank = B[0].shape[1]
+    _place_kernel[(triton.cdiv(N, block),)](
+        *_three(B, B[0]),
+        *_three([rows.start - first for rows in outputs], 0),
+        *_three([rows.stop - first for rows in outputs], 0),
+        out_NR,
+        N,
+        out_NR.stride(0),
+        R=rank,
+        NUM=len(B),
+        ROOM=room,
+        BLOCK=block,
+    )
+
+
+def _three(items: Sequence[Any], filler: Any) -> list[Any]:
+    return [*items, *[filler] * (MAX_ADAPTERS - len(items))]
+
+
+def _block_rank(rank: int) -> int:
+    return max(16, triton.next_power_of_2(rank))  # a tensor core's product is not smaller
+
+
+def _precision(x: torch.Tensor) -> str:
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+if triton is not None:
+
+    @triton.jit
+    def _mix(x):  # type: ignore[no-untyped-def]
+        """32 bits from 32, a bijection in which every bit depends on every other.
+
+        The constants are of Wellons' search for low bias ("hash prospector", public domain).
+        """
+        x = (x ^ (x >> 16)) * 0x7FEB352D
+        x = (x ^ (x >> 15)) * 0x846CA68B
+        return x ^ (x >> 16)
+
+    @triton.jit
+    def _keep(seed, t, d, threshold):  # type: ignore[no-untyped-def]
+        """Whether elements (t, d) of a mask are kept: a hash of seed, row and column.
+
+        Twice as fast as a Philox call for eight elements, whose words must be dealt out to them.
+        """
+        row = _mix(t.to(tl.uint32) ^ _mix(seed.to(tl.uint32)))
+        column = d.to(tl.uint32) * 0x9E3779B1
+        return (_mix(row[:, None] ^ column[None, :]) >> 1).to(tl.int32) >= threshold
+
+    @triton.jit
+    def _add_down(  # type: ignore[no-untyped-def]
+        x,
+        a_at,
+        ok,
+        acc,
+        seed,
+        t,
+        d,
+        threshold,
+        DROPOUT: tl.constexpr,
+        PRECISION: tl.constexpr,
+    ):
+        """One adapter's share of a tile of inputs."""
+        kept = x
+        if DROPOUT:
+            kept = tl.where(_keep(seed, t, d, threshold), x, 0.0).to(x.dtype)
+        a = tl.load(a_at, mask=ok, other=0.0).to(x.dtype)
+        return acc + tl.dot(kept, a, input_precision=PRECISION)
+
+    @triton.jit(do_not_specialize=["mask_number", "threshold", "T"])
+    def _down_kernel(  # type: ignore[no-untyped-def]
+        x_ptr,
+        a_0_ptr,
+        a_1_ptr,
+        a_2_ptr,
+        out_ptr,
+        beside_ptr,
+        seed_ptr,
+        mask_number,
+        threshold,
+        scale_0,
+        scale_1,
+        scale_2,
+        T,
+        D,
+        stride,
+        R: tl.constexpr,
+        RANK: tl.constexpr,
+        NUM: tl.constexpr,
+        ROOM: tl.constexpr,
+        DROPOUT: tl.constexpr,
+        BLOCK_T: tl.constexpr,
+        BLOCK_D: tl.constexpr,
+        PRECISION: tl.constexpr,
+    ):
+        seed = tl.load(seed_ptr) + mask_number
+        t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+        r = tl.arange(0, RANK)[None, :]
+        acc_0 = tl.zeros((BLOCK_T, RANK), tl.float32)
+        acc_1 = tl.zeros((BLOCK_T, RANK), tl.float32)
+        acc_2 = tl.zeros((BLOCK_T, RANK), tl.float32)
+        rows = x_ptr + t[:, None].to(tl.int64) * stride
+        inside = t[:, None] < T
+        for start in range(0, D, BLOCK_D):
+            d = start + tl.arange(0, BLOCK_D)
+            x = tl.load(rows + d[None, :], mask=inside & (d[None, :] < D), other=0.0)
+            at = r * D + d[:, None]
+            ok = (d[:, None] < D) & (r < R)
+            acc_0 = _add_down(x, a_0_ptr + at, ok, acc_0, seed, t, d, threshold, DROPOUT, PRECISION)
+            if NUM > 1:
+                acc_1 = _add_down(
+                    x, a_1_ptr + at, ok, acc_1, seed + 1, t, d, threshold, DROPOUT, PRECISION
+                )
+            if NUM > 2:
+                acc_2 = _add_down(
+                    x, a_2_ptr + at, ok, acc_2, seed + 2, t, d, threshold, DROPOUT, PRECISION
+                )
+        h_0 = (acc_0 * scale_0).to(out_ptr.dtype.element_ty)
+        h_1 = (acc_1 * scale_1).to(out_ptr.dtype.element_ty)
+        h_2 = (acc_2 * scale_2).to(out_ptr.dtype.element_ty)
+        out = out_ptr + t[:, None].to(tl.int64) * (NUM * R) + r
+        ok = inside & (r < R)
+        tl.store(out, h_0, mask=ok)
+        if NUM > 1:
+            tl.store(out + R, h_1, mask=ok)
+        if NUM > 2:
+            tl.store(out + 2 * R, h_2, mask=ok)
+        if ROOM:
+            beside = beside_ptr + t[:, None].to(tl.int64) * stride
+            tl.store(beside + r, h_0, mask=ok)
+            if NUM > 1:
+                tl.store(beside + R + r, h_1, mask=ok)
+            if NUM > 2:
+                tl.store(beside + 2 * R + r, h_2, mask=ok)
+            column = tl.arange(0, 64)[None, :]
+            for first in range(0, ROOM, 64):
+                rest = first + column
+                empty = (rest >= NUM * R) & (rest < ROOM) & inside
+                tl.store(beside + rest, tl.zeros((BLOCK_T, 64), x_ptr.dtype.element_ty), mask=empty)
+
+    @triton.jit
+    def _place_kernel(  # type: ignore[no-untyped-def]
+        b_0_ptr,
+        b_1_ptr,
+        b_2_ptr,
+        start_0,
+        start_1,
+        start_2,
+        end_0,
+        end_1,
+        end_2,
+        out_ptr,
+        N,
+        stride,
+        R: tl.constexpr,
+        NUM: tl.constexpr,
+        ROOM: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        n = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
+        for first in range(0, ROOM, 64):
+            r = first + tl.arange(0, 64)[None, :]
+            own = (n >= start_0) & (n < end_0) & (r < R)
+            value = tl.load(b_0_ptr + (n - start_0) * R + r, mask=own, other=0.0)
+            if NUM > 1:
+                own = (n >= start_1) & (n < end_1) & (r >= R) & (r < 2 * R)
+                value += tl.load(b_1_ptr + (n - start_1) * R + r - R, mask=own, other=0.0)
+            if NUM > 2:
+                own = (n >= start_2) & (n < end_2) & (r >= 2 * R) & (r < 3 * R)
+                value += tl.load(b_2_ptr + (n - start_2) * R + r - 2 * R, mask=own, other=0.0)
+            out = out_ptr + n.to(tl.int64) * stride + r
+            tl.store(out, value.to(out_ptr.dtype.element_ty), mask=(n < N) & (r < ROOM))
+
+    @triton.jit
+    def _add_adapter(  # type: ignore[no-untyped-def]
+        x,
+        dx,
+        acc,
+        g_at,
+        ok,
+        a,
+        scale,
+        seed,
+        t,
+        d,
+        threshold,
+        DROPOUT: tl.constexpr,
+        PRECISION: tl.constexpr,
+    ):
+        """One adapter's share of a tile: of the input's gradient, and of its A matrix's."""
+        g = tl.load(g_at, mask=ok, other=0.0)
+        g = (g.to(tl.float32) * scale).to(x.dtype)
+        share = tl.dot(g, a, input_precision=PRECISION)
+        kept = x
+        if DROPOUT:
+            keep = _keep(seed, t, d, threshold)
+            share = tl.where(keep, share, 0.0)
+            kept = tl.where(keep, x, 0.0).to(x.dtype)
+        acc += tl.dot(tl.trans(g), kept, input_precision=PRECISION)
+        return dx + share, acc
+
+    @triton.jit(do_not_specialize=["mask_number", "threshold", "T", "per_split"])
+    def _down_backward_kernel(  # type: ignore[no-untyped-def]
+        g_ptr,
+        x_ptr,
+        dx_ptr,
+        a_0_ptr,
+        a_1_ptr,
+        a_2_ptr,
+        out_ptr,
+        seed_ptr,
+        mask_number,
+        threshold,
+        scale_0,
+        scale_1,
+        scale_2,
+        T,
+        D,
+        g_stride,
+        stride,
+        dx_stride,
+        per_split,
+        R: tl.constexpr,
+        RANK: tl.constexpr,
+        NUM: tl.constexpr,
+        DROPOUT: tl.constexpr,
+        INPUT_GRAD: tl.constexpr,
+        SWIGLU: tl.constexpr,
+        BLOCK_T: tl.constexpr,
+        BLOCK_D: tl.constexpr,
+        PRECISION: tl.constexpr,
+    ):
+        seed = tl.load(seed_ptr) + mask_number
+        split = tl.program_id(1)
+        d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+        ok = d < D
+        r = tl.arange(0, RANK)
+        own = (r[:, None] < R) & ok[None, :]
+        a_at = r[:, None] * D + d[None, :]
+        dtype = x_ptr.dtype.element_ty
+        a_0 = tl.load(a_0_ptr + a_at, mask=own, other=0.0).to(dtype)
+        a_1 = a_0
+        a_2 = a_0
+        if NUM > 1:
+            a_1 = tl.load(a_1_ptr + a_at, mask=own, other=0.0).to(dtype)
+        if NUM > 2:
+            a_2 = tl.load(a_2_ptr + a_at, mask=own, other=0.0).to(dtype)
+        acc_0 = tl.zeros((RANK, BLOCK_D), tl.float32)
+        acc_1 = tl.zeros((RANK, BLOCK_D), tl.float32)
+        acc_2 = tl.zeros((RANK, BLOCK_D), tl.float32)
+        end = tl.minimum(T, (split + 1) * per_split)
+        for first in range(split * per_split, end, BLOCK_T):
+            t = first + tl.arange(0, BLOCK_T)
+            inside = (t[:, None] < T) & ok[None, :]
+            row = t[:, None].to(tl.int64)
+            x_at = x_ptr + row * stride + d[None, :]
+            raw = tl.load(x_at, mask=inside, other=0.0)
+            x = raw
+            if SWIGLU:
+                gate = raw.to(tl.float32)
+                up = tl.load(x_at + D, mask=inside, other=0.0).to(tl.float32)
+                sigmoid = tl.sigmoid(gate)
+                x = ((gate * sigmoid).to(dtype).to(tl.float32) * up).to(dtype)
+            dx = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+            g_at = g_ptr + row * g_stride + r[None, :]
+            g_ok = (t[:, None] < T) & (r[None, :] < R)
+            dx, acc_0 = _add_adapter(
+                x, dx, acc_0, g_at, g_ok, a_0, scale_0, seed, t, d, threshold, DROPOUT, PRECISION
+            )
+            if NUM > 1:
+                dx, acc_1 = _add_adapter(
+                    x, dx, acc_1, g_at + R, g_ok, a_1, scale_1, seed + 1, t, d, threshold,
+                    DROPOUT, PRECISION,
+                )  # fmt: skip
+            if NUM > 2:
+                dx, acc_2 = _add_adapter(
+                    x, dx, acc_2, g_at + 2 * R, g_ok, a_2, scale_2, seed + 2, t, d, threshold,
+                    DROPOUT, PRECISION,
+                )  # fmt: skip
+            if INPUT_GRAD:
+                dx_at = dx_ptr + row * dx_stride + d[None, :]
+                dx += tl.load(dx_at, mask=inside, other=0.0).to(tl.float32)
+                if SWIGLU:
+                    d_gate = dx * up * sigmoid * (1 + gate * (1 - sigmoid))
+                    tl.store(x_at, d_gate.to(dtype), mask=inside)
+                    tl.store(x_at + D, (dx * gate * sigmoid).to(dtype), mask=inside)
+                else:
+                    tl.store(dx_at, dx.to(dtype), mask=inside)
+        out = out_ptr + (split * NUM * R + r[:, None]) * D + d[None, :]
+        tl.store(out, acc_0, mask=own)
+        if NUM > 1:
+            tl.store(out + R * D, acc_1, mask=own)
+        if NUM > 2:
+            tl.store(out + 2 * R * D, acc_2, mask=own)
