@@ -100,7 +100,7 @@ def test_adapter_kernels(dtype, shape, dropout):
         share = 1 - masks[-1].double().mean().item()
         assert abs(share - dropout) <= 5 * (dropout * (1 - dropout) / (T * D)) ** 0.5
     wide, matrix = x[:, :D].double(), A.to(dtype).double().split(rank)
-    h = down(x[:, :D], A.split(rank), scales, drawn, x[:, D:])
+    h = down(x[:, :D], A.split(rank), scales, drawn, x)
     assert torch.equal(x[:, D : D + R], h) and not x[:, D + R :].any()
     exact = torch.cat([scale * (wide * m) @ a.T for m, a in zip(masks, matrix, strict=True)], -1)
     assert error(h, exact) <= (4e-3 if dtype == torch.bfloat16 else 1e-3)

@@ -218,7 +218,10 @@ def test_backward_through_swiglu(T, r, dropout):
     _, group = make_float_group(["two"], r, dropout)
     z, d = torch.randn(T, 20) * 3, torch.randn(T, 17)
     x = elementwise.swiglu(z)
-    _, h = project(x, group, SEED)
+    y, h = project(x, group, SEED)
+    for got, want in zip(project(z, group, SEED, is_swiglu=True), (y, h), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert torch.equal(project_ranks(z, group, SEED, is_swiglu=True), h)
     dx, expected = project_backward(d, x, h, group, SEED, True)
     dz = elementwise.swiglu_backward(dx, z)
     given = z.clone()
@@ -256,33 +259,39 @@ def test_B_matrices_stand_behind_the_weights():
 
 @pytest.mark.parametrize("probability", [0.05, 0.5])
 def test_the_share_of_zeros_is_right(probability):
-    """Within five standard deviations: over all, per column, per place among eight, of pairs."""
+    """Within five standard deviations: over all, per column, row and place, of pairs of any two."""
     zeros = []
     for seed in range(2):
         torch.manual_seed(0)
-        net = torch.nn.Module()
-        net.add_module("one", torch.nn.Linear(200, 4))
-        zeros.append(masks_of(one_wide_group(net, probability), torch.tensor([seed]), 200) == 0)
-    zero = torch.cat(zeros, 1)[0]
-    assert zero.shape == (400, 200)
-    parts = [zero, *(zero[:, i::8] for i in range(8)), *zero.split(20, 1), *zero.split(100, 0)]
-    pairs = [zero[:, 1:] & zero[:, :-1], zero[1:] & zero[:-1], zero[:, 8:] & zero[:, :-8]]
-    for part, share in [(p, probability) for p in parts] + [(p, probability**2) for p in pairs]:
+        group = wide_group(probability)
+        zeros.append(masks_of(group, torch.tensor([seed]), 200) == 0)
+    first, second, third = zero = torch.cat(zeros, 1)
+    assert zero.shape == (3, 400, 200)
+    alone = [zero, *zero, *(zero[:, :, i::8] for i in range(8))]
+    alone += [*zero.split(20, 2), *zero.split(100, 1)]
+    pairs = [first & second, first & third, second & third]
+    pairs += [zero[:, :, n:] & zero[:, :, :-n] for n in (1, 2, 8, 16)]
+    pairs += [zero[:, n:] & zero[:, :-n] for n in (1, 2, 16, 200)]
+    for part, share in [(p, probability) for p in alone] + [(p, probability**2) for p in pairs]:
         num = part.numel()
         spread = math.sqrt(num * share * (1 - share)) * (1 if share == probability else 1.8)
         assert abs(part.sum().item() - num * share) <= 5 * spread + 1
-    assert len(parts) == 1 + 8 + 10 + 4
+    assert len(alone) == 4 + 8 + 10 + 4
 
 
-def one_wide_group(net, probability):
+def wide_group(probability):
+    """Three layers of 200 inputs."""
     from peft import LoraConfig, get_peft_model
 
     from sentilora.engine.lora import ProjectionGroup
     from sentilora.engine.nf4 import Weights
 
-    config = LoraConfig(r=16, lora_dropout=probability, target_modules=["one"])
+    net = torch.nn.Module()
+    for name in NAMES:
+        net.add_module(name, torch.nn.Linear(200, 4))
+    config = LoraConfig(r=16, lora_dropout=probability, target_modules=NAMES)
     get_peft_model(net, config).train()
-    group = ProjectionGroup(net, ["one"], 3, Weights())
+    group = ProjectionGroup(net, NAMES, 3, Weights())
     group.refresh()
     assert group.room == 64 and group.dropout == probability
     return group

@@ -24,7 +24,6 @@ from sentilora.engine.elementwise import (
     rms_norm,
     rms_norm_backward,
     rotate,
-    swiglu,
 )
 from sentilora.engine.lora import ProjectionGroup, project, project_backward, project_ranks
 from sentilora.engine.segments import Pass
@@ -82,14 +81,10 @@ class ActProject(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, residual_TD, group, seed, activated, again, *parameters):  # type: ignore[no-untyped-def]
-        x = z
-        if activated:
-            x = group.new_input(z)
-            swiglu(z, x[:, : group.num_in])
         if again:
-            y_TD, h_TR = torch.empty_like(residual_TD), project_ranks(x, group, seed)
+            y_TD, h_TR = torch.empty_like(residual_TD), project_ranks(z, group, seed, activated)
         else:
-            y_TD, h_TR = project(x, group, seed)
+            y_TD, h_TR = project(z, group, seed, activated)
             y_TD.add_(residual_TD)
         ctx.save_for_backward(z, h_TR)
         ctx.group, ctx.seed, ctx.activated = group, seed, activated

@@ -183,33 +183,35 @@ def is_plain(module: torch.nn.Module) -> bool:
 
 
 def project(
-    x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor
+    x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor, is_swiglu: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The group's outputs (T, N), and what its A matrices gave (T, R), which backward needs.
 
     x_TD: from `group.new_input`, its first D columns filled; or just the D columns. seed: of the
-    pass's dropout masks.
+    pass's dropout masks. is_swiglu: `x_TD` is gate and up side by side (T, 2F), the group's input
+    SwiGLU of them.
     """
     D = group.num_in
-    if group.room and group.weights.is_fp8(group):
-        weight = group.weights.fp8_of(group, x_TD.dtype)
-        y_TN = fp8.matmul(x_TD, weight.forward_ND, weight.forward_scale_N)
-        if group.bias is not None:
-            y_TN += group.bias
-        h_TR = _down(x_TD, group, seed)
-        return y_TN.addmm_(h_TR, group.beside_fp8(x_TD.dtype).T), h_TR
     if not group.room:
+        x_TD = swiglu(x_TD) if is_swiglu else x_TD
         y_TN, ranks_TR = _times_weight(x_TD, group), _ranks(x_TD, group, seed)
         for adapter in group.adapters:
             assert ranks_TR is not None
             B = adapter.B.to(x_TD.dtype)
             y_TN[:, adapter.outputs].addmm_(ranks_TR[:, adapter.ranks], B.T)
         return y_TN, ranks_TR
-    if x_TD.shape[1] > D:
-        h_TR = _down(x_TD[:, :D], group, seed, x_TD[:, D:])
-        return _times_weight(x_TD, group), h_TR
-    h_TR = _down(x_TD, group, seed)
-    return _times_weight(x_TD, group, h_TR), h_TR
+    if is_swiglu:
+        gate_up_T2F, x_TD = x_TD, group.new_input(x_TD)
+        h_TR = _down(gate_up_T2F, group, seed, x_TD, is_swiglu)
+    else:
+        h_TR = _down(x_TD[:, :D], group, seed, x_TD if x_TD.shape[1] > D else None)
+    if not group.weights.is_fp8(group):
+        return _times_weight(x_TD, group, h_TR if x_TD.shape[1] == D else None), h_TR
+    weight = group.weights.fp8_of(group, x_TD.dtype)
+    y_TN = fp8.matmul(x_TD, weight.forward_ND, weight.forward_scale_N)
+    if group.bias is not None:
+        y_TN += group.bias
+    return y_TN.addmm_(h_TR, group.beside_fp8(x_TD.dtype).T), h_TR
 
 
 def _times_weight(
@@ -232,21 +234,24 @@ def _times_weight(
     return y_TN
 
 
-def project_ranks(x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor) -> Any:
+def project_ranks(
+    x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor, is_swiglu: bool = False
+) -> Any:
     """What `project` gives backward, without the products with the weights."""
     if group.room:
-        return _down(x_TD[:, : group.num_in], group, seed)
-    return _ranks(x_TD, group, seed)
+        return _down(x_TD if is_swiglu else x_TD[:, : group.num_in], group, seed, None, is_swiglu)
+    return _ranks(swiglu(x_TD) if is_swiglu else x_TD, group, seed)
 
 
 def _down(
     x_TD: torch.Tensor,
     group: ProjectionGroup,
     seed: torch.Tensor,
-    beside_T: torch.Tensor | None = None,
+    into_TD: torch.Tensor | None = None,
+    is_swiglu: bool = False,
 ) -> torch.Tensor:
     A = [adapter.A for adapter in group.adapters]
-    return lora_kernels.down(x_TD, A, _scales(group), _masks(group, seed), beside_T)
+    return lora_kernels.down(x_TD, A, _scales(group), _masks(group, seed), into_TD, is_swiglu)
 
 
 def _scales(group: ProjectionGroup) -> list[float]:

@@ -27,8 +27,8 @@ class Masks:
     number: int
 
     def arguments(self) -> tuple[torch.Tensor, int, int]:
-        """Seed, number, and what 31 random bits must reach for an element to be kept."""
-        return self.seed, self.number, int(self.dropout * 2**31 + 0.5)
+        """Seed, number, and what 16 random bits must reach for an element to be kept."""
+        return self.seed, self.number, int(self.dropout * 2**16 + 0.5)
 
 
 def down(
@@ -36,32 +36,42 @@ def down(
     A: Sequence[torch.Tensor],
     scales: Sequence[float],
     masks: Masks,
-    beside_T: torch.Tensor | None = None,
+    into_TD: torch.Tensor | None = None,
+    is_swiglu: bool = False,
 ) -> torch.Tensor:
-    """`scale · (m ⊙ x) Aᵀ` (T, R) of every adapter; also into `beside_T`, zeros behind it."""
-    T, D = x_TD.shape
-    rank = len(A[0])
+    """`scale · (m ⊙ x) Aᵀ` (T, R) of every adapter.
+
+    into_TD: it is also written there, behind the D columns of x, with zeros to the end of the row.
+    is_swiglu: `x_TD` is gate and up side by side; x, SwiGLU of them, is written to `into_TD`.
+    """
+    T = len(x_TD)
+    rank, D = A[0].shape
     h_TR = x_TD.new_empty(T, rank * len(A))
+    into = h_TR if into_TD is None else into_TD
     block_T = 16
     _down_kernel[(triton.cdiv(T, block_T),)](
         x_TD,
         *_three(A, A[0]),
         h_TR,
-        h_TR if beside_T is None else beside_T,
+        into,
         *masks.arguments(),
         *_three(scales, 0.0),
         T,
         D,
         x_TD.stride(0),
+        into.stride(0),
         R=rank,
         RANK=_block_rank(rank),
         NUM=len(A),
-        ROOM=0 if beside_T is None else beside_T.shape[1],
+        ROOM=0 if into_TD is None else into_TD.shape[1] - D,
         DROPOUT=masks.dropout > 0,
+        SWIGLU=is_swiglu,
+        STORE_X=is_swiglu and into_TD is not None,
         BLOCK_T=block_T,
-        BLOCK_D=256,
+        BLOCK_D=128,
         PRECISION=_precision(x_TD),
         num_warps=4,
+        num_stages=3,
     )
     return h_TR
 
@@ -83,8 +93,8 @@ def down_backward(
     T = len(x_TD)
     D = A[0].shape[1]
     rank = len(A[0])
-    block_T, block_D = 32, 64
-    num_splits = max(1, min(8, T // 256))
+    block_T, block_D = 16, 128
+    num_splits = max(1, min(16, T // 256))
     per_split = triton.cdiv(triton.cdiv(T, num_splits), block_T) * block_T
     parts = torch.empty(num_splits, rank * len(A), D, dtype=torch.float32, device=x_TD.device)
     dx = x_TD if dx_TD is None else dx_TD
@@ -162,14 +172,16 @@ if triton is not None:
         return x ^ (x >> 16)
 
     @triton.jit
-    def _keep(seed, t, d, threshold):  # type: ignore[no-untyped-def]
-        """Whether elements (t, d) of a mask are kept: a hash of seed, row and column.
+    def _bits(seed, t, d, DROPOUT: tl.constexpr):  # type: ignore[no-untyped-def]
+        """32 random bits for elements (t, d): a hash of seed, row and column; two masks' worth.
 
         Twice as fast as a Philox call for eight elements, whose words must be dealt out to them.
         """
-        row = _mix(t.to(tl.uint32) ^ _mix(seed.to(tl.uint32)))
-        column = d.to(tl.uint32) * 0x9E3779B1
-        return (_mix(row[:, None] ^ column[None, :]) >> 1).to(tl.int32) >= threshold
+        if DROPOUT:
+            row = _mix(t.to(tl.uint32) ^ _mix(seed.to(tl.uint32)))
+            column = d.to(tl.uint32) * 0x9E3779B1
+            return _mix(row[:, None] ^ column[None, :])
+        return seed
 
     @triton.jit
     def _add_down(  # type: ignore[no-untyped-def]
@@ -177,9 +189,7 @@ if triton is not None:
         a_at,
         ok,
         acc,
-        seed,
-        t,
-        d,
+        bits,
         threshold,
         DROPOUT: tl.constexpr,
         PRECISION: tl.constexpr,
@@ -187,7 +197,7 @@ if triton is not None:
         """One adapter's share of a tile of inputs."""
         kept = x
         if DROPOUT:
-            kept = tl.where(_keep(seed, t, d, threshold), x, 0.0).to(x.dtype)
+            kept = tl.where((bits & 0xFFFF).to(tl.int32) >= threshold, x, 0.0).to(x.dtype)
         a = tl.load(a_at, mask=ok, other=0.0).to(x.dtype)
         return acc + tl.dot(kept, a, input_precision=PRECISION)
 
@@ -198,7 +208,7 @@ if triton is not None:
         a_1_ptr,
         a_2_ptr,
         out_ptr,
-        beside_ptr,
+        into_ptr,
         seed_ptr,
         mask_number,
         threshold,
@@ -208,11 +218,14 @@ if triton is not None:
         T,
         D,
         stride,
+        into_stride,
         R: tl.constexpr,
         RANK: tl.constexpr,
         NUM: tl.constexpr,
         ROOM: tl.constexpr,
         DROPOUT: tl.constexpr,
+        SWIGLU: tl.constexpr,
+        STORE_X: tl.constexpr,
         BLOCK_T: tl.constexpr,
         BLOCK_D: tl.constexpr,
         PRECISION: tl.constexpr,
@@ -224,21 +237,29 @@ if triton is not None:
         acc_1 = tl.zeros((BLOCK_T, RANK), tl.float32)
         acc_2 = tl.zeros((BLOCK_T, RANK), tl.float32)
         rows = x_ptr + t[:, None].to(tl.int64) * stride
+        into = into_ptr + t[:, None].to(tl.int64) * into_stride
         inside = t[:, None] < T
         for start in range(0, D, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
-            x = tl.load(rows + d[None, :], mask=inside & (d[None, :] < D), other=0.0)
+            own = inside & (d[None, :] < D)
+            x = tl.load(rows + d[None, :], mask=own, other=0.0)
+            if SWIGLU:
+                gate = x.to(tl.float32)
+                up = tl.load(rows + D + d[None, :], mask=own, other=0.0).to(tl.float32)
+                x = ((gate * tl.sigmoid(gate)).to(x.dtype).to(tl.float32) * up).to(x.dtype)
+                if STORE_X:
+                    tl.store(into + d[None, :], x, mask=own)
             at = r * D + d[:, None]
             ok = (d[:, None] < D) & (r < R)
-            acc_0 = _add_down(x, a_0_ptr + at, ok, acc_0, seed, t, d, threshold, DROPOUT, PRECISION)
+            bits = _bits(seed, t, d, DROPOUT)
+            acc_0 = _add_down(x, a_0_ptr + at, ok, acc_0, bits, threshold, DROPOUT, PRECISION)
             if NUM > 1:
                 acc_1 = _add_down(
-                    x, a_1_ptr + at, ok, acc_1, seed + 1, t, d, threshold, DROPOUT, PRECISION
+                    x, a_1_ptr + at, ok, acc_1, bits >> 16, threshold, DROPOUT, PRECISION
                 )
             if NUM > 2:
-                acc_2 = _add_down(
-                    x, a_2_ptr + at, ok, acc_2, seed + 2, t, d, threshold, DROPOUT, PRECISION
-                )
+                bits = _bits(seed + 1, t, d, DROPOUT)
+                acc_2 = _add_down(x, a_2_ptr + at, ok, acc_2, bits, threshold, DROPOUT, PRECISION)
         h_0 = (acc_0 * scale_0).to(out_ptr.dtype.element_ty)
         h_1 = (acc_1 * scale_1).to(out_ptr.dtype.element_ty)
         h_2 = (acc_2 * scale_2).to(out_ptr.dtype.element_ty)
@@ -250,7 +271,7 @@ if triton is not None:
         if NUM > 2:
             tl.store(out + 2 * R, h_2, mask=ok)
         if ROOM:
-            beside = beside_ptr + t[:, None].to(tl.int64) * stride
+            beside = into + D
             tl.store(beside + r, h_0, mask=ok)
             if NUM > 1:
                 tl.store(beside + R + r, h_1, mask=ok)
@@ -304,9 +325,7 @@ if triton is not None:
         ok,
         a,
         scale,
-        seed,
-        t,
-        d,
+        bits,
         threshold,
         DROPOUT: tl.constexpr,
         PRECISION: tl.constexpr,
@@ -317,7 +336,7 @@ if triton is not None:
         share = tl.dot(g, a, input_precision=PRECISION)
         kept = x
         if DROPOUT:
-            keep = _keep(seed, t, d, threshold)
+            keep = (bits & 0xFFFF).to(tl.int32) >= threshold
             share = tl.where(keep, share, 0.0)
             kept = tl.where(keep, x, 0.0).to(x.dtype)
         acc += tl.dot(tl.trans(g), kept, input_precision=PRECISION)
@@ -388,17 +407,19 @@ if triton is not None:
             dx = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
             g_at = g_ptr + row * g_stride + r[None, :]
             g_ok = (t[:, None] < T) & (r[None, :] < R)
+            bits = _bits(seed, t, d, DROPOUT)
             dx, acc_0 = _add_adapter(
-                x, dx, acc_0, g_at, g_ok, a_0, scale_0, seed, t, d, threshold, DROPOUT, PRECISION
+                x, dx, acc_0, g_at, g_ok, a_0, scale_0, bits, threshold, DROPOUT, PRECISION
             )
             if NUM > 1:
                 dx, acc_1 = _add_adapter(
-                    x, dx, acc_1, g_at + R, g_ok, a_1, scale_1, seed + 1, t, d, threshold,
+                    x, dx, acc_1, g_at + R, g_ok, a_1, scale_1, bits >> 16, threshold,
                     DROPOUT, PRECISION,
                 )  # fmt: skip
             if NUM > 2:
+                bits = _bits(seed + 1, t, d, DROPOUT)
                 dx, acc_2 = _add_adapter(
-                    x, dx, acc_2, g_at + 2 * R, g_ok, a_2, scale_2, seed + 2, t, d, threshold,
+                    x, dx, acc_2, g_at + 2 * R, g_ok, a_2, scale_2, bits, threshold,
                     DROPOUT, PRECISION,
                 )  # fmt: skip
             if INPUT_GRAD:
