@@ -91,11 +91,22 @@ class LabelScorer:
     ) -> list[int]:
         """Fill in the scores of `pending` prompts; returns those for which memory did not do."""
         score, passes = self._plan([prompts[i] for i in pending])
+        running: list[tuple[list[int], torch.Tensor]] = []
+
+        def finish(num_left: int) -> None:
+            while len(running) > num_left:
+                rows, found = running.pop(0)
+                scores[rows] = found.double().cpu()
+                if progress:
+                    progress(len(rows))
+
         for number, numbers in enumerate(passes):
             rows = [pending[i] for i in numbers]
             try:
-                scores[rows] = score([prompts[i] for i in rows]).double().cpu()
+                running.append((rows, score([prompts[i] for i in rows])))
+                finish(1)  # the device has the next batch before it is asked for the last one's
             except torch.OutOfMemoryError as error:
+                finish(0)
                 if self.engine is not None and score == self._packed and len(rows) > 1:
                     self.engine.max_score_tokens = sum(len(prompts[i]) for i in rows) // 2
                     logger.warning("out of GPU memory: scoring goes on in smaller passes")
@@ -104,8 +115,7 @@ class LabelScorer:
                     f"out of GPU memory while scoring {len(rows)} texts at once; lower "
                     "training.per_device_eval_batch_size (or --batch-size), or prompt.max_length"
                 ) from error
-            if progress:
-                progress(len(rows))
+        finish(0)
         return []
 
     def _plan(
@@ -150,8 +160,9 @@ class LabelScorer:
         picked = [ids for _ in prompts for ids in self.label_ids]
         flat = to_device([row for rows in at for row in rows], device)
         tokens = to_device([token for ids in picked for token in ids], device)
-        scores = found[flat, tokens].split([len(ids) for ids in picked])
-        return torch.stack([part.sum() for part in scores]).view(len(prompts), -1)
+        label = to_device([i for i, ids in enumerate(picked) for _ in ids], device)
+        scores = found.new_zeros(len(picked)).index_add_(0, label, found[flat, tokens])
+        return scores.view(len(prompts), -1)
 
     def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
         """Branches where the model gets them right (asked once) and sees far enough, else rows."""
