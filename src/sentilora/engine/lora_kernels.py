@@ -172,16 +172,14 @@ if triton is not None:
         return x ^ (x >> 16)
 
     @triton.jit
-    def _bits(seed, t, d, DROPOUT: tl.constexpr):  # type: ignore[no-untyped-def]
+    def _bits(seed, t, d):  # type: ignore[no-untyped-def]
         """32 random bits for elements (t, d): a hash of seed, row and column; two masks' worth.
 
         Twice as fast as a Philox call for eight elements, whose words must be dealt out to them.
         """
-        if DROPOUT:
-            row = _mix(t.to(tl.uint32) ^ _mix(seed.to(tl.uint32)))
-            column = d.to(tl.uint32) * 0x9E3779B1
-            return _mix(row[:, None] ^ column[None, :])
-        return seed
+        row = _mix(t.to(tl.uint32) ^ _mix(seed.to(tl.uint32)))
+        column = d.to(tl.uint32) * 0x9E3779B1
+        return _mix(row[:, None] ^ column[None, :])
 
     @triton.jit
     def _add_down(  # type: ignore[no-untyped-def]
@@ -251,14 +249,17 @@ if triton is not None:
                     tl.store(into + d[None, :], x, mask=own)
             at = r * D + d[:, None]
             ok = (d[:, None] < D) & (r < R)
-            bits = _bits(seed, t, d, DROPOUT)
+            bits = t  # without dropout none are asked for
+            if DROPOUT:
+                bits = _bits(seed, t, d)
             acc_0 = _add_down(x, a_0_ptr + at, ok, acc_0, bits, threshold, DROPOUT, PRECISION)
             if NUM > 1:
                 acc_1 = _add_down(
                     x, a_1_ptr + at, ok, acc_1, bits >> 16, threshold, DROPOUT, PRECISION
                 )
             if NUM > 2:
-                bits = _bits(seed + 1, t, d, DROPOUT)
+                if DROPOUT:
+                    bits = _bits(seed + 1, t, d)
                 acc_2 = _add_down(x, a_2_ptr + at, ok, acc_2, bits, threshold, DROPOUT, PRECISION)
         h_0 = (acc_0 * scale_0).to(out_ptr.dtype.element_ty)
         h_1 = (acc_1 * scale_1).to(out_ptr.dtype.element_ty)
@@ -407,7 +408,9 @@ if triton is not None:
             dx = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
             g_at = g_ptr + row * g_stride + r[None, :]
             g_ok = (t[:, None] < T) & (r[None, :] < R)
-            bits = _bits(seed, t, d, DROPOUT)
+            bits = t  # without dropout none are asked for
+            if DROPOUT:
+                bits = _bits(seed, t, d)
             dx, acc_0 = _add_adapter(
                 x, dx, acc_0, g_at, g_ok, a_0, scale_0, bits, threshold, DROPOUT, PRECISION
             )
@@ -417,7 +420,8 @@ if triton is not None:
                     DROPOUT, PRECISION,
                 )  # fmt: skip
             if NUM > 2:
-                bits = _bits(seed + 1, t, d, DROPOUT)
+                if DROPOUT:
+                    bits = _bits(seed + 1, t, d)
                 dx, acc_2 = _add_adapter(
                     x, dx, acc_2, g_at + 2 * R, g_ok, a_2, scale_2, bits, threshold,
                     DROPOUT, PRECISION,
