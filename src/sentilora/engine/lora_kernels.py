@@ -46,32 +46,53 @@ def down(
     """
     T = len(x_TD)
     rank, D = A[0].shape
-    h_TR = x_TD.new_empty(T, rank * len(A))
+    R = rank * len(A)
+    h_TR = x_TD.new_empty(T, R)
     into = h_TR if into_TD is None else into_TD
-    block_T = 16
-    _down_kernel[(triton.cdiv(T, block_T),)](
+    block_T, block_D = 16, 128
+    # The GPU needs more programs than a pass has blocks of tokens.
+    num_splits = max(1, min(D // 1024, 4096 // triton.cdiv(T, block_T)))
+    per_split = triton.cdiv(triton.cdiv(D, num_splits), block_D) * block_D
+    parts = torch.empty(num_splits, T, R, dtype=torch.float32, device=x_TD.device)
+    _down_kernel[(triton.cdiv(T, block_T), num_splits)](
         x_TD,
         *_three(A, A[0]),
-        h_TR,
+        parts,
         into,
         *masks.arguments(),
-        *_three(scales, 0.0),
         T,
         D,
         x_TD.stride(0),
         into.stride(0),
+        per_split,
         R=rank,
         RANK=_block_rank(rank),
         NUM=len(A),
-        ROOM=0 if into_TD is None else into_TD.shape[1] - D,
         DROPOUT=masks.dropout > 0,
         SWIGLU=is_swiglu,
         STORE_X=is_swiglu and into_TD is not None,
         BLOCK_T=block_T,
-        BLOCK_D=128,
+        BLOCK_D=block_D,
         PRECISION=_precision(x_TD),
         num_warps=4,
         num_stages=3,
+    )
+    room = 0 if into_TD is None else into_TD.shape[1] - D
+    width = max(room, R)
+    _finish_down[(triton.cdiv(T, block_T),)](
+        parts,
+        h_TR,
+        into,
+        *_three(scales, 0.0),
+        T,
+        D,
+        into.stride(0),
+        num_splits,
+        R=rank,
+        NUM=len(A),
+        ROOM=room,
+        BLOCK_T=block_T,
+        WIDTH=triton.next_power_of_2(width),
     )
     return h_TR
 
@@ -205,22 +226,19 @@ if triton is not None:
         a_0_ptr,
         a_1_ptr,
         a_2_ptr,
-        out_ptr,
+        parts_ptr,
         into_ptr,
         seed_ptr,
         mask_number,
         threshold,
-        scale_0,
-        scale_1,
-        scale_2,
         T,
         D,
         stride,
         into_stride,
+        per_split,
         R: tl.constexpr,
         RANK: tl.constexpr,
         NUM: tl.constexpr,
-        ROOM: tl.constexpr,
         DROPOUT: tl.constexpr,
         SWIGLU: tl.constexpr,
         STORE_X: tl.constexpr,
@@ -230,23 +248,25 @@ if triton is not None:
     ):
         seed = tl.load(seed_ptr) + mask_number
         t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+        split = tl.program_id(1)
         r = tl.arange(0, RANK)[None, :]
         acc_0 = tl.zeros((BLOCK_T, RANK), tl.float32)
         acc_1 = tl.zeros((BLOCK_T, RANK), tl.float32)
         acc_2 = tl.zeros((BLOCK_T, RANK), tl.float32)
-        rows = x_ptr + t[:, None].to(tl.int64) * stride
-        into = into_ptr + t[:, None].to(tl.int64) * into_stride
+        row = t[:, None].to(tl.int64)
         inside = t[:, None] < T
-        for start in range(0, D, BLOCK_D):
+        end = tl.minimum(D, (split + 1) * per_split)
+        for start in range(split * per_split, end, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
             own = inside & (d[None, :] < D)
-            x = tl.load(rows + d[None, :], mask=own, other=0.0)
+            x_at = x_ptr + row * stride + d[None, :]
+            x = tl.load(x_at, mask=own, other=0.0)
             if SWIGLU:
                 gate = x.to(tl.float32)
-                up = tl.load(rows + D + d[None, :], mask=own, other=0.0).to(tl.float32)
+                up = tl.load(x_at + D, mask=own, other=0.0).to(tl.float32)
                 x = ((gate * tl.sigmoid(gate)).to(x.dtype).to(tl.float32) * up).to(x.dtype)
                 if STORE_X:
-                    tl.store(into + d[None, :], x, mask=own)
+                    tl.store(into_ptr + row * into_stride + d[None, :], x, mask=own)
             at = r * D + d[:, None]
             ok = (d[:, None] < D) & (r < R)
             bits = t  # without dropout none are asked for
@@ -261,28 +281,45 @@ if triton is not None:
                 if DROPOUT:
                     bits = _bits(seed + 1, t, d)
                 acc_2 = _add_down(x, a_2_ptr + at, ok, acc_2, bits, threshold, DROPOUT, PRECISION)
-        h_0 = (acc_0 * scale_0).to(out_ptr.dtype.element_ty)
-        h_1 = (acc_1 * scale_1).to(out_ptr.dtype.element_ty)
-        h_2 = (acc_2 * scale_2).to(out_ptr.dtype.element_ty)
-        out = out_ptr + t[:, None].to(tl.int64) * (NUM * R) + r
+        part = parts_ptr + (split.to(tl.int64) * T + row) * (NUM * R) + r
         ok = inside & (r < R)
-        tl.store(out, h_0, mask=ok)
+        tl.store(part, acc_0, mask=ok)
         if NUM > 1:
-            tl.store(out + R, h_1, mask=ok)
+            tl.store(part + R, acc_1, mask=ok)
         if NUM > 2:
-            tl.store(out + 2 * R, h_2, mask=ok)
+            tl.store(part + 2 * R, acc_2, mask=ok)
+
+    @triton.jit(do_not_specialize=["T", "num_splits"])
+    def _finish_down(  # type: ignore[no-untyped-def]
+        parts_ptr,
+        out_ptr,
+        into_ptr,
+        scale_0,
+        scale_1,
+        scale_2,
+        T,
+        D,
+        into_stride,
+        num_splits,
+        R: tl.constexpr,
+        NUM: tl.constexpr,
+        ROOM: tl.constexpr,
+        BLOCK_T: tl.constexpr,
+        WIDTH: tl.constexpr,
+    ):
+        """The splits' sum, scaled: as it is, and behind x with zeros to the end of the row."""
+        row = (tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T))[:, None].to(tl.int64)
+        r = tl.arange(0, WIDTH)[None, :]
+        inside = row < T
+        ok = inside & (r < NUM * R)
+        total = tl.zeros((BLOCK_T, WIDTH), tl.float32)
+        for split in range(num_splits):
+            total += tl.load(parts_ptr + (split * T + row) * (NUM * R) + r, mask=ok, other=0.0)
+        scale = tl.where(r < R, scale_0, tl.where(r < 2 * R, scale_1, scale_2))
+        out = (total * scale).to(out_ptr.dtype.element_ty)
+        tl.store(out_ptr + row * (NUM * R) + r, out, mask=ok)
         if ROOM:
-            beside = into + D
-            tl.store(beside + r, h_0, mask=ok)
-            if NUM > 1:
-                tl.store(beside + R + r, h_1, mask=ok)
-            if NUM > 2:
-                tl.store(beside + 2 * R + r, h_2, mask=ok)
-            column = tl.arange(0, 64)[None, :]
-            for first in range(0, ROOM, 64):
-                rest = first + column
-                empty = (rest >= NUM * R) & (rest < ROOM) & inside
-                tl.store(beside + rest, tl.zeros((BLOCK_T, 64), x_ptr.dtype.element_ty), mask=empty)
+            tl.store(into_ptr + row * into_stride + D + r, out, mask=inside & (r < ROOM))
 
     @triton.jit
     def _place_kernel(  # type: ignore[no-untyped-def]
