@@ -20,9 +20,9 @@ from sentilora.adapter_folder import (
     check_adapter_folder,
 )
 from sentilora.device import require_device
-from sentilora.errors import UsageError
+from sentilora.errors import DataError, UsageError
 from sentilora.model import Base, install_engine, load_adapter, load_base, shipped_adapter
-from sentilora.prompt import Prompter, PromptFormat
+from sentilora.prompt import Prompter, PromptFormat, fault_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,6 +173,11 @@ class Classifier:
         texts = list(texts)
         if not len(texts):  # nothing to choose a way of scoring by
             return np.empty((0, len(self.labels))), []
+        for number, text in enumerate(texts):
+            if fault := fault_of(text):
+                raise DataError(
+                    f"texts[{number}] is {fault}; give UTF-8 text of at least one character"
+                )
         prompts = [self.prompter.encode(text) for text in texts]
         scores = self.scorer.probabilities([prompt.input_ids for prompt in prompts], progress)
         return scores.numpy(), [prompt.truncated for prompt in prompts]

@@ -242,8 +242,8 @@ def _check_known(key: str, known: list[str]) -> None:
         return
     if any(name.startswith(f"{key}.") for name in known):
         raise UsageError(f"{key!r} is a section; set one of its keys, e.g. {key}.key=value")
-    likeness = {name: _likeness(key, name) for name in known}
-    near = [repr(name) for name in known if likeness[name] == max(likeness.values())]
+    likeness = {name: _likeness(key, name) for name in [*known, "engine"]}
+    near = [repr(name) for name in likeness if likeness[name] == max(likeness.values())]
     raise UsageError(f"there is no setting {key!r}; did you mean {' or '.join(near[:3])}?")
 
 

@@ -244,7 +244,8 @@ def _readable(name: str) -> Any:
         text = str(error).strip()
         if "attn_implementation" in text or "attention" in text.lower():
             raise UsageError(
-                f"base.attn_implementation cannot be had: {first_line(error)}"
+                f"{name!r} has no such base.attn_implementation; set it to eager "
+                f"({first_line(error)[:120]})"
             ) from error
         if "gated" in text.lower() or "401" in text or "403" in text:
             raise DataError(
@@ -431,10 +432,15 @@ class ParameterCount:
     num_stored: int
 
     def __str__(self) -> str:
+        packed = ""
+        if self.num_stored != self.num_total:
+            packed = (
+                f"; counted over the packed 4-bit storage, {self.num_stored:,} elements, it reads "
+                f"{self.num_trainable / self.num_stored:.1%}"
+            )
         return (
             f"{self.num_trainable:,} of {self.num_total:,} parameters are trained "
-            f"({self.num_trainable / self.num_total:.3%}; counted over the packed 4-bit storage, "
-            f"{self.num_stored:,} elements, it reads {self.num_trainable / self.num_stored:.1%})"
+            f"({self.num_trainable / self.num_total:.3%}{packed})"
         )
 
 

@@ -20,7 +20,7 @@ from tiny_models import (
     plain_gradients,
 )
 
-from sentilora.engine import attention, elementwise, fp8, kernels, lora, nf4
+from sentilora.engine import attention, elementwise, fp8, kernels, lora, lora_kernels, nf4
 from sentilora.engine.lora import project, project_backward, project_ranks
 from sentilora.engine.segments import Segment, lay_out
 
@@ -210,6 +210,21 @@ def test_a_group_equals_its_formula(T, r, adapted, dropout):
             for got, want in list(pairs)[not needs_input_grad :]:
                 torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(project_ranks(x.detach(), group, SEED), h, rtol=0, atol=0)
+
+
+def test_wide_inputs_are_split():
+    """2,100 inputs in two splits: the sum of all of them, and SwiGLU's output as a whole."""
+    A, scales = [torch.randn(16, 2100) for _ in range(2)], [1.5, 0.5]
+    masks = lora_kernels.Masks(0.0, SEED, 0)
+    gate_up = torch.randn(20, 4200)
+    x = elementwise.swiglu(gate_up)
+    expected = torch.cat([scale * x @ a.T for a, scale in zip(A, scales, strict=True)], 1)
+    for given, is_swiglu in ((x, False), (gate_up, True)):
+        into = torch.full((20, 2100 + 64), 7.0)
+        h = lora_kernels.down(given, A, scales, masks, into, is_swiglu)
+        torch.testing.assert_close(h, expected, rtol=1e-4, atol=1e-3)
+        assert torch.equal(into[:, 2100:2132], h) and not into[:, 2132:].any()
+        assert torch.equal(into[:, :2100], x) if is_swiglu else (into[:, :2100] == 7).all()
 
 
 @pytest.mark.parametrize("T, r, dropout", [(37, 16, 0.3), (520, 5, 0.0)])

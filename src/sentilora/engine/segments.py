@@ -116,7 +116,7 @@ def lay_out(
     if round_up:
         num_tokens = sum(len(segment.tokens) for segment in segments)
         spare_answers = -num_answers % 16
-        grain = max(64, 2 ** (num_tokens.bit_length() - 5))  # 6 % of a pass at most
+        grain = max(64, 2 ** (num_tokens.bit_length() - 6))  # 3 % of a long pass at most
         spare = 16 + -(num_tokens + 16) % grain
         segments = [*segments, Segment([0] * spare, None, spare_answers)]
         spare_keys = grain

@@ -88,11 +88,9 @@ def check(config: Config) -> list[Finding]:
         engine = config.engine
         capability = compute_capability(engine.assume_capability)
         require_engine(engine.implementation, engine.base_matmul, capability)
-        plain = engine.implementation == "reference"
-        text = "plain path" if plain else "fast engine, where it fits the base's layers"
         if device == "cpu" and (engine.assume_capability or engine.max_memory_gib):
-            text += "; assume_capability and max_memory_gib concern GPUs only"
-        findings.append(Finding("ok", "engine", text))
+            text = "engine.assume_capability and engine.max_memory_gib concern GPUs only"
+            findings.append(Finding("note", "engine", text))
     with _Problem(findings, "dtype"):
         # Of a device that is not there, what can be said is said for a CPU.
         dtype, reason = choose_dtype(
@@ -123,6 +121,7 @@ def check(config: Config) -> list[Finding]:
             findings.append(Finding("note", "max_length", beyond))
         with _Problem(findings, "lora"):
             model = attach_adapter(base, **config.lora.model_dump())
+            findings.append(_engine(config, model))
             num_trained = count_parameters(model).num_trainable
             text = f"{shapes.num_parameters:,}, and {num_trained:,} in the adapter"
             findings.append(Finding("ok", "parameters", text))
@@ -339,6 +338,19 @@ def _fast_memory(
         f"of {num} layers, {plan.checkpoint_layers} computed twice"
     )
     return Finding("ok", "memory", text)
+
+
+def _engine(config: Config, model: "torch.nn.Module") -> Finding:
+    """Which way training will take. The engine also tries two layers when it has their weights."""
+    from sentilora.engine.swap import find_layers, why_not
+
+    if config.engine.implementation == "reference":
+        return Finding("ok", "engine", "plain path, as engine=reference asks")
+    layers = find_layers(model)
+    reason = why_not(layers) if layers else "its layers are of another structure"
+    if reason:
+        return Finding("note", "engine", f"plain path, several times slower: {reason}")
+    return Finding("ok", "engine", f"fast engine, {len(layers)} layers")
 
 
 def _flop_per_token(config: Config, shapes: _Shapes, num_trained: int, device: str) -> float:
