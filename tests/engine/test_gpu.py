@@ -153,13 +153,13 @@ def test_attention_kernels(dtype):
 
             def run(attend, q, kv, d, who=who):
                 q, kv = q.detach().requires_grad_(), kv.detach().requires_grad_()
-                out = attend(q, *at.SplitKeys.apply(kv, who), who, 128**-0.5, None)
+                out = attend(q, kv, who, 128**-0.5, None)
                 out.backward(d)
                 return out.detach(), q.grad, kv.grad
 
             exact = run(at.by_segment, q.double(), kv.double(), d.double())
             reference = run(at.by_segment, q, kv, d)
-            for attend in (at.varlen, at.efficient):
+            for attend in (at.varlen, at.efficient, at.tiled):
                 for found, same_dtype, best in zip(
                     run(attend, q, kv, d), reference, exact, strict=True
                 ):

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from test_attention import FORESTS
 from test_lora import NAMES, formula, make_group
 from test_nf4 import by_definition, make_linear
 from tiny_models import (
@@ -100,6 +101,44 @@ def test_rotate(shape, backward):
     got, expected = rotated(wide.clone()), plainly(rotated, wide.clone())
     torch.testing.assert_close(got, expected, rtol=2e-6, atol=2e-6)
     assert torch.equal(got[:, H * E :], wide[:, H * E :])
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("name", FORESTS)
+def test_tiled_attention(name, window):
+    """Against one call per segment; three query heads for a key head, so that a tile has a gap."""
+    for round_up in (False, True):
+        packed = lay_out(FORESTS[name], "cpu", round_up=round_up)
+        for who in (packed.attention, packed.answers):
+            q = torch.randn(sum(who.q_lengths), 6, 16, requires_grad=True)
+            kv = torch.randn(packed.num_tokens, 4, 16, requires_grad=True)
+            d = torch.randn(len(q), 6, 16)
+
+            def gradients(attend, q=q, kv=kv, d=d, who=who):
+                out = attend(q, kv, who, 0.3, window)
+                return out, *torch.autograd.grad(out, (q, kv), d)
+
+            expected = gradients(attention.by_segment)
+            for got, want in zip(gradients(attention.tiled), expected, strict=True):
+                torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_tiled_attention_over_several_tiles():
+    """150 queries behind 70 shared keys: more than a tile of either."""
+    segments = [Segment([0] * 70), Segment([0] * 150, 0, 2), Segment([0] * 40, 0, 1)]
+    who = lay_out(segments, "cpu").attention
+    q, kv = torch.randn(260, 2, 16, requires_grad=True), torch.randn(260, 2, 16, requires_grad=True)
+    d = torch.randn(260, 2, 16)
+    for window in (None, 50):
+        found = []
+        for attend in (attention.by_segment, attention.tiled):
+            out = attend(q, kv, who, 0.3, window)
+            found.append((out, *torch.autograd.grad(out, (q, kv), d)))
+        for want, got in zip(*found, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 # --- keys, weights, 8 bits -----------------------------------------------------------------------

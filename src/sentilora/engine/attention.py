@@ -1,12 +1,17 @@
 """Attention over segments of different lengths, without padding and without a mask in memory.
 
-Three ways to the same numbers (to rounding), chosen by what the device has:
+Ways to the same numbers (to rounding), chosen by what the device has:
 
     varlen       flash attention: compute capability 8.0 and above, bfloat16 or float16
+    tiled        our own flash attention, which reads shared keys where they are
     efficient    the memory-efficient kernel: older GPUs, and float32 on any
     by_segment   one scaled_dot_product_attention per segment: CPUs, and the reference
 
-Axes: Q query rows, K key rows, H query heads, G key and value heads, E a head's width.
+Every way takes queries (Q, H, E), keys and then values of the pass's rows (T, 2G, E), who sees
+whom, the factor for scores, and how many tokens, itself included, a token sees at most.
+
+Axes: Q query rows, K key rows, T rows of the pass, H query heads, G key and value heads, E a head's
+width.
 """
 
 from collections.abc import Callable
@@ -14,12 +19,11 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from sentilora.engine import attention_kernels
 from sentilora.engine.kernels import tl, triton, use_triton
 from sentilora.engine.segments import Attention
 
-Attend = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, Attention, float, int | None], torch.Tensor
-]
+Attend = Callable[[torch.Tensor, torch.Tensor, Attention, float, int | None], torch.Tensor]
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, capability: float) -> Attend:
@@ -46,36 +50,42 @@ class SplitKeys(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dk_KGE, dv_KGE):  # type: ignore[no-untyped-def]
-        attention = ctx.attention
-        if attention.key_rows_K is None:
-            return torch.cat([dk_KGE, dv_KGE], 1), None
-        _, G, E = dk_KGE.shape
-        out = dk_KGE.new_empty(ctx.num_tokens, 2 * G, E)
-        if use_triton(dk_KGE):
-            _sum_uses[(ctx.num_tokens, 2)](
-                dk_KGE.contiguous(),
-                dv_KGE.contiguous(),
-                attention.use_starts_T,
-                attention.uses_K,
-                out,
-                G * E,
-                BLOCK=triton.next_power_of_2(G * E),
-            )
-            return out, None
-        d_KGE = torch.cat([dk_KGE, dv_KGE], 1).float()
-        total = torch.zeros(out.shape, device=out.device)
-        return total.index_add_(0, attention.key_rows_K, d_KGE).to(out.dtype), None
+        return _sum_of_uses(dk_KGE, dv_KGE, ctx.attention, ctx.num_tokens), None
+
+
+def _sum_of_uses(
+    dk_KGE: torch.Tensor, dv_KGE: torch.Tensor, attention: Attention, num_tokens: int
+) -> torch.Tensor:
+    """(T, 2G, E): gradients of what every segment lists, summed where rows are shared."""
+    if attention.key_rows_K is None:
+        return torch.cat([dk_KGE, dv_KGE], 1)
+    _, G, E = dk_KGE.shape
+    out = dk_KGE.new_empty(num_tokens, 2 * G, E)
+    if use_triton(dk_KGE):
+        _sum_uses[(num_tokens, 2)](
+            dk_KGE.contiguous(),
+            dv_KGE.contiguous(),
+            attention.use_starts_T,
+            attention.uses_K,
+            out,
+            G * E,
+            BLOCK=triton.next_power_of_2(G * E),
+        )
+        return out
+    d_KGE = torch.cat([dk_KGE, dv_KGE], 1).float()
+    total = torch.zeros(out.shape, device=out.device)
+    return total.index_add_(0, attention.key_rows_K, d_KGE).to(out.dtype)
 
 
 def by_segment(
     q_QHE: torch.Tensor,
-    k_KGE: torch.Tensor,
-    v_KGE: torch.Tensor,
+    kv_TGE: torch.Tensor,
     attention: Attention,
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
-    """One call per segment; `window`: how many tokens, itself included, a token sees at most."""
+    """One call per segment."""
+    k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
     outputs = []
     queries = q_QHE.split(attention.q_lengths)
     keys, values = k_KGE.split(attention.k_lengths), v_KGE.split(attention.k_lengths)
@@ -109,14 +119,42 @@ def by_segment(
 
 def varlen(
     q_QHE: torch.Tensor,
-    k_KGE: torch.Tensor,
-    v_KGE: torch.Tensor,
+    kv_TGE: torch.Tensor,
     attention: Attention,
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
     """torch's variable-length flash attention, causal from the bottom right."""
+    k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
     return _Flash.apply(q_QHE, k_KGE, v_KGE, attention, scale, window)
+
+
+def tiled(
+    q_QHE: torch.Tensor,
+    kv_TGE: torch.Tensor,
+    attention: Attention,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """The kernels of `attention_kernels`: heads of a width of 16 to 128, a power of two."""
+    return _Tiled.apply(q_QHE, kv_TGE, attention, scale, window)
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q_QHE, kv_TGE, attention, scale, window):  # type: ignore[no-untyped-def]
+        out, log_sum = attention_kernels.attend(q_QHE, kv_TGE, attention, scale, window)
+        ctx.save_for_backward(q_QHE, kv_TGE, out, log_sum)
+        ctx.given = attention, scale, window
+        return out
+
+    @staticmethod
+    def backward(ctx, d_QHE):  # type: ignore[no-untyped-def]
+        q_QHE, kv_TGE, out, log_sum = ctx.saved_tensors
+        dq, dk, dv = attention_kernels.attend_backward(
+            d_QHE.contiguous(), q_QHE, kv_TGE, out, log_sum, *ctx.given
+        )
+        return dq, _sum_of_uses(dk, dv, ctx.given[0], len(kv_TGE)), None, None, None
 
 
 class _Flash(torch.autograd.Function):
@@ -151,13 +189,13 @@ class _Flash(torch.autograd.Function):
 
 def efficient(
     q_QHE: torch.Tensor,
-    k_KGE: torch.Tensor,
-    v_KGE: torch.Tensor,
+    kv_TGE: torch.Tensor,
     attention: Attention,
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
     """The memory-efficient kernel with sequence lengths: every head has keys of its own."""
+    k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
     repeats = q_QHE.shape[1] // k_KGE.shape[1]
     if repeats > 1:
         k_KGE, v_KGE = (x.repeat_interleave(repeats, 1) for x in (k_KGE, v_KGE))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from sentilora.engine.attention import Attend, SplitKeys
+from sentilora.engine.attention import Attend
 from sentilora.engine.elementwise import (
     rms_norm,
     rms_norm_backward,
@@ -149,8 +149,7 @@ class FastLayer:
         else:
             attention = packed.attention
             x_TD, q, kv = self._queries_or_keys(x_TD, norm, groups["qkv"], cos_TE, sin_TE, seed)
-        k, v = SplitKeys.apply(kv, attention)
-        out = fast.attend(q, k, v, attention, fast.scaling, fast.window).flatten(1)
+        out = fast.attend(q, kv, attention, fast.scaling, fast.window).flatten(1)
         group = groups["o"]
         x_TD = ActProject.apply(out, x_TD, group, seed, False, False, *group.parameters)
         norm = layer.post_attention_layernorm  # type: ignore[attr-defined]

@@ -1,0 +1,364 @@
+"""Flash attention over segments whose keys lie where the pass has them, forward and backward.
+
+The queries of a segment attend to a list of rows (the tokens above it, then its own), read through
+that list: keys and values that segments share are never copied. All query heads of a key head go
+through one tile, so that keys and values are loaded once for them. (Dao 2023, algorithms 1 and 2:
+online softmax forward; scores computed again backward, from the logarithm of their sum.)
+
+Axes: Q query rows, K key rows, T rows of the pass, H query heads, G key heads, E a head's width.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from sentilora.engine.kernels import tl, triton
+from sentilora.engine.segments import Attention
+
+ROWS = 128  # of a tile: so many (query, head) pairs
+KEYS = 64
+
+
+def attend(
+    q_QHE: torch.Tensor,
+    kv_TGE: torch.Tensor,
+    attention: Attention,
+    scale: float,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output (Q, H, E), and the logarithm to base 2 of every query's sum (Q, H), for backward.
+
+    kv_TGE: keys, then values, 2G heads. window: how many tokens a token sees at most.
+    """
+    Q, H, E = q_QHE.shape
+    out_QHE = q_QHE.new_empty(Q, H, E)
+    log_sum_QH = torch.empty(Q, H, dtype=torch.float32, device=q_QHE.device)
+    sizes = _sizes(q_QHE, kv_TGE, window)
+    _attend_kernel[_grid(attention.max_q, sizes["QUERIES"], kv_TGE, attention)](
+        q_QHE,
+        kv_TGE,
+        out_QHE,
+        log_sum_QH,
+        *_rows_of(attention),
+        scale * math.log2(math.e),
+        window or 0,
+        q_QHE.stride(0),
+        kv_TGE.stride(0),
+        **sizes,
+        LISTED=attention.key_rows_K is not None,
+        num_warps=8,
+        num_stages=2,
+    )
+    return out_QHE, log_sum_QH
+
+
+def attend_backward(
+    d_QHE: torch.Tensor,
+    q_QHE: torch.Tensor,
+    kv_TGE: torch.Tensor,
+    out_QHE: torch.Tensor,
+    log_sum_QH: torch.Tensor,
+    attention: Attention,
+    scale: float,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of queries (Q, H, E), and of the keys and values (K, G, E) that segments list."""
+    Q, H, E = q_QHE.shape
+    num_keys = len(kv_TGE) if attention.key_rows_K is None else len(attention.key_rows_K)
+    dq_QHE = q_QHE.new_empty(Q, H, E)
+    dk_KGE, dv_KGE = kv_TGE.new_empty(2, num_keys, kv_TGE.shape[1] // 2, E)
+    delta_QH = torch.empty_like(log_sum_QH)
+    sizes = _sizes(q_QHE, kv_TGE, window)
+    common = (
+        *_rows_of(attention),
+        scale,
+        window or 0,
+        q_QHE.stride(0),
+        d_QHE.stride(0),
+        kv_TGE.stride(0),
+    )
+    options = {**sizes, "LISTED": attention.key_rows_K is not None, "num_warps": 8}
+    _queries_backward[_grid(attention.max_q, sizes["QUERIES"], kv_TGE, attention)](
+        d_QHE,
+        q_QHE,
+        kv_TGE,
+        out_QHE,
+        log_sum_QH,
+        delta_QH,
+        dq_QHE,
+        *common,
+        **options,
+        num_stages=2,
+    )
+    _keys_backward[_grid(attention.max_k, KEYS, kv_TGE, attention)](
+        d_QHE, q_QHE, kv_TGE, log_sum_QH, delta_QH, dk_KGE, dv_KGE, *common, **options, num_stages=1
+    )
+    return dq_QHE, dk_KGE, dv_KGE
+
+
+def _rows_of(attention: Attention) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = attention.q_starts_S if attention.key_rows_K is None else attention.key_rows_K
+    return attention.q_starts_S, attention.k_starts_S, rows
+
+
+def _grid(
+    longest: int, block: int, kv_TGE: torch.Tensor, attention: Attention
+) -> tuple[int, int, int]:
+    return triton.cdiv(longest, block), kv_TGE.shape[1] // 2, len(attention.q_starts_S) - 1
+
+
+def _sizes(q_QHE: torch.Tensor, kv_TGE: torch.Tensor, window: int | None) -> dict[str, Any]:
+    G = kv_TGE.shape[1] // 2
+    repeats = q_QHE.shape[1] // G
+    places = triton.next_power_of_2(repeats)
+    return {
+        "G": G,
+        "E": q_QHE.shape[2],
+        "REPEATS": repeats,
+        "PLACES": places,
+        "QUERIES": max(1, ROWS // places),
+        "KEYS": KEYS,
+        "WINDOW": window is not None,
+        "PRECISION": "ieee" if q_QHE.dtype == torch.float32 else "tf32",
+    }
+
+
+if triton is not None:
+
+    @triton.jit
+    def _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES):  # type: ignore[no-untyped-def]
+        """Of a tile: number of the query in its segment, (row · H + head), whether it is there."""
+        m = tl.arange(0, QUERIES * PLACES)
+        i = first + m // PLACES
+        head = m % PLACES
+        return i, q_start + i, g * REPEATS + head, (i < q_len) & (head < REPEATS)
+
+    @triton.jit
+    def _seen(i, j, k_len, offset, window, WINDOW: tl.constexpr):  # type: ignore[no-untyped-def]
+        """Which keys j a query i sees."""
+        at = i[:, None] + offset
+        seen = (j[None, :] <= at) & (j[None, :] < k_len)
+        if WINDOW:
+            seen = seen & (j[None, :] > at - window)
+        return seen
+
+    @triton.jit
+    def _key_rows(rows_ptr, k_start, j, k_len, LISTED: tl.constexpr):  # type: ignore[no-untyped-def]
+        """Rows of the pass with a segment's keys j."""
+        if LISTED:
+            rows = tl.load(rows_ptr + k_start + j, mask=j < k_len, other=0)
+        else:
+            rows = (k_start + j).to(tl.int64)
+        return rows
+
+    @triton.jit
+    def _attend_kernel(  # type: ignore[no-untyped-def]
+        q_ptr,
+        kv_ptr,
+        out_ptr,
+        log_sum_ptr,
+        q_starts_ptr,
+        k_starts_ptr,
+        rows_ptr,
+        scale,
+        window,
+        q_stride,
+        kv_stride,
+        G: tl.constexpr,
+        E: tl.constexpr,
+        REPEATS: tl.constexpr,
+        PLACES: tl.constexpr,
+        QUERIES: tl.constexpr,
+        KEYS: tl.constexpr,
+        WINDOW: tl.constexpr,
+        PRECISION: tl.constexpr,
+        LISTED: tl.constexpr,
+    ):
+        first = tl.program_id(0) * QUERIES
+        g = tl.program_id(1)
+        segment = tl.program_id(2)
+        q_start = tl.load(q_starts_ptr + segment)
+        q_len = tl.load(q_starts_ptr + segment + 1) - q_start
+        if first < q_len:
+            k_start = tl.load(k_starts_ptr + segment)
+            k_len = tl.load(k_starts_ptr + segment + 1) - k_start
+            offset = k_len - q_len
+            i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
+            e = tl.arange(0, E)
+            q_at = q_ptr + row[:, None].to(tl.int64) * q_stride + head[:, None] * E + e[None, :]
+            q = tl.load(q_at, mask=there[:, None], other=0.0)
+            top = tl.full((QUERIES * PLACES,), float("-inf"), tl.float32)
+            total = tl.zeros((QUERIES * PLACES,), tl.float32)
+            acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
+            begin = 0
+            if WINDOW:
+                begin = tl.maximum(0, (offset + first - window + 1) // KEYS * KEYS)
+            end = tl.minimum(k_len, offset + first + QUERIES)
+            for start in range(begin, end, KEYS):
+                j = start + tl.arange(0, KEYS)
+                rows = _key_rows(rows_ptr, k_start, j, k_len, LISTED)
+                k_at = kv_ptr + rows[:, None] * kv_stride + g * E + e[None, :]
+                ok = j[:, None] < k_len
+                k = tl.load(k_at, mask=ok, other=0.0)
+                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+                seen = _seen(i, j, k_len, offset, window, WINDOW)
+                scores = tl.where(seen, scores, float("-inf"))
+                higher = tl.maximum(top, tl.max(scores, 1))
+                # Where a query sees no key yet: minus infinity less itself is no number.
+                base = tl.where(higher == float("-inf"), 0.0, higher)
+                weights = tl.exp2(scores - base[:, None])
+                shrink = tl.exp2(top - base)
+                total = total * shrink + tl.sum(weights, 1)
+                v = tl.load(k_at + G * E, mask=ok, other=0.0)
+                acc = acc * shrink[:, None]
+                acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+                top = higher
+            out_at = out_ptr + (row[:, None].to(tl.int64) * (G * REPEATS) + head[:, None]) * E
+            total = tl.where(total == 0.0, 1.0, total)  # queries that are not there
+            out = acc / total[:, None]
+            tl.store(out_at + e[None, :], out.to(q.dtype), mask=there[:, None])
+            tl.store(log_sum_ptr + row * (G * REPEATS) + head, top + tl.log2(total), mask=there)
+
+    @triton.jit
+    def _queries_backward(  # type: ignore[no-untyped-def]
+        d_ptr,
+        q_ptr,
+        kv_ptr,
+        out_ptr,
+        log_sum_ptr,
+        delta_ptr,
+        dq_ptr,
+        q_starts_ptr,
+        k_starts_ptr,
+        rows_ptr,
+        scale,
+        window,
+        q_stride,
+        d_stride,
+        kv_stride,
+        G: tl.constexpr,
+        E: tl.constexpr,
+        REPEATS: tl.constexpr,
+        PLACES: tl.constexpr,
+        QUERIES: tl.constexpr,
+        KEYS: tl.constexpr,
+        WINDOW: tl.constexpr,
+        PRECISION: tl.constexpr,
+        LISTED: tl.constexpr,
+    ):
+        first = tl.program_id(0) * QUERIES
+        g = tl.program_id(1)
+        segment = tl.program_id(2)
+        q_start = tl.load(q_starts_ptr + segment)
+        q_len = tl.load(q_starts_ptr + segment + 1) - q_start
+        if first < q_len:
+            k_start = tl.load(k_starts_ptr + segment)
+            k_len = tl.load(k_starts_ptr + segment + 1) - k_start
+            offset = k_len - q_len
+            i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
+            e = tl.arange(0, E)
+            in_row = head[:, None] * E + e[None, :]
+            row_64 = row[:, None].to(tl.int64)
+            out_at = row_64 * (G * REPEATS * E) + in_row
+            q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
+            d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
+            out = tl.load(out_ptr + out_at, mask=there[:, None], other=0.0)
+            at = row * (G * REPEATS) + head
+            delta = tl.sum(d.to(tl.float32) * out.to(tl.float32), 1)
+            tl.store(delta_ptr + at, delta, mask=there)
+            log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
+            acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
+            begin = 0
+            if WINDOW:
+                begin = tl.maximum(0, (offset + first - window + 1) // KEYS * KEYS)
+            end = tl.minimum(k_len, offset + first + QUERIES)
+            for start in range(begin, end, KEYS):
+                j = start + tl.arange(0, KEYS)
+                rows = _key_rows(rows_ptr, k_start, j, k_len, LISTED)
+                k_at = kv_ptr + rows[:, None] * kv_stride + g * E + e[None, :]
+                ok = j[:, None] < k_len
+                k = tl.load(k_at, mask=ok, other=0.0)
+                v = tl.load(k_at + G * E, mask=ok, other=0.0)
+                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (
+                    scale * 1.4426950408889634
+                )
+                seen = _seen(i, j, k_len, offset, window, WINDOW)
+                weights = tl.where(seen, tl.exp2(scores - log_sum[:, None]), 0.0)
+                d_weights = tl.dot(d, tl.trans(v), input_precision=PRECISION)
+                d_scores = (weights * (d_weights - delta[:, None])).to(k.dtype)
+                acc += tl.dot(d_scores, k, input_precision=PRECISION)
+            tl.store(dq_ptr + out_at, (acc * scale).to(q.dtype), mask=there[:, None])
+
+    @triton.jit
+    def _keys_backward(  # type: ignore[no-untyped-def]
+        d_ptr,
+        q_ptr,
+        kv_ptr,
+        log_sum_ptr,
+        delta_ptr,
+        dk_ptr,
+        dv_ptr,
+        q_starts_ptr,
+        k_starts_ptr,
+        rows_ptr,
+        scale,
+        window,
+        q_stride,
+        d_stride,
+        kv_stride,
+        G: tl.constexpr,
+        E: tl.constexpr,
+        REPEATS: tl.constexpr,
+        PLACES: tl.constexpr,
+        QUERIES: tl.constexpr,
+        KEYS: tl.constexpr,
+        WINDOW: tl.constexpr,
+        PRECISION: tl.constexpr,
+        LISTED: tl.constexpr,
+    ):
+        start = tl.program_id(0) * KEYS
+        g = tl.program_id(1)
+        segment = tl.program_id(2)
+        k_start = tl.load(k_starts_ptr + segment)
+        k_len = tl.load(k_starts_ptr + segment + 1) - k_start
+        if start < k_len:
+            q_start = tl.load(q_starts_ptr + segment)
+            q_len = tl.load(q_starts_ptr + segment + 1) - q_start
+            offset = k_len - q_len
+            e = tl.arange(0, E)
+            j = start + tl.arange(0, KEYS)
+            rows = _key_rows(rows_ptr, k_start, j, k_len, LISTED)
+            k_at = kv_ptr + rows[:, None] * kv_stride + g * E + e[None, :]
+            ok = j[:, None] < k_len
+            k = tl.load(k_at, mask=ok, other=0.0)
+            v = tl.load(k_at + G * E, mask=ok, other=0.0)
+            dk = tl.zeros((KEYS, E), tl.float32)
+            dv = tl.zeros((KEYS, E), tl.float32)
+            begin = tl.maximum(0, start - offset) // QUERIES * QUERIES
+            end = q_len
+            if WINDOW:
+                end = tl.minimum(q_len, start + KEYS + window - 1 - offset)
+            for first in range(begin, end, QUERIES):
+                i, row, head, there = _query_rows(
+                    first, q_len, q_start, g, REPEATS, PLACES, QUERIES
+                )
+                in_row = head[:, None] * E + e[None, :]
+                row_64 = row[:, None].to(tl.int64)
+                q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
+                d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
+                at = row * (G * REPEATS) + head
+                log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
+                delta = tl.load(delta_ptr + at, mask=there, other=0.0)
+                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (
+                    scale * 1.4426950408889634
+                )
+                seen = _seen(i, j, k_len, offset, window, WINDOW) & there[:, None]
+                weights = tl.where(seen, tl.exp2(scores - log_sum[:, None]), 0.0)
+                dv += tl.dot(tl.trans(weights.to(d.dtype)), d, input_precision=PRECISION)
+                d_weights = tl.dot(d, tl.trans(v), input_precision=PRECISION)
+                d_scores = (weights * (d_weights - delta[:, None])).to(q.dtype)
+                dk += tl.dot(tl.trans(d_scores), q, input_precision=PRECISION)
+            out = ((k_start + j)[:, None].to(tl.int64) * G + g) * E + e[None, :]
+            tl.store(dk_ptr + out, (dk * scale).to(k.dtype), mask=ok)
+            tl.store(dv_ptr + out, dv.to(v.dtype), mask=ok)
