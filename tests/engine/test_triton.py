@@ -1,0 +1,39 @@
+"""The Triton kernels without a GPU, in processes of their own: in its interpreter, and compiled."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("triton") is None,
+        reason="triton is not installed (286 MB to download; torch's CUDA builds bring it)",
+    ),
+]
+
+
+def num_passed(name, **environment):
+    """Tests that passed in a file of their own process; none may fail or be skipped."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+         str(Path(__file__).parent / name)],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    passed = re.search(r"^(\d+) passed in", done.stdout, re.MULTILINE)
+    return int(passed[1]) if passed else 0
+
+
+def test_kernels_equal_plain_pytorch_in_the_interpreter():
+    assert num_passed("triton_kernels.py", TRITON_INTERPRET="1") >= 91
+
+
+def test_kernels_compile_for_gpus_that_are_not_here():
+    assert num_passed("compiled_kernels.py") >= 13
