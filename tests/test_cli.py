@@ -507,7 +507,7 @@ def test_evaluate_reports_adapter_and_base(toy_run, tmp_path):
     assert written["num_rows"] == 24 and written["labels"] == ["positive", "negative"]
     for name in ("adapter", "base"):
         assert np.sum(written[name]["confusion"]) == 24
-    assert 0 < written["mcnemar_p"] <= 1
+    assert 0 < written["comparisons"]["base"]["p"] <= 1
     failed(2, "exists; remove it", *ask, "--output", output)
     failed(2, "there is no folder", *ask, "--output", tmp_path / "no" / "result.json")
     failed(2, "did you mean 'data.test'?", *ask, "data.tset=x")
@@ -560,7 +560,7 @@ def test_evaluate_scores_a_base_alone(toy_base):
     code, stdout, stderr = run("evaluate", "--base", toy_base, "data.num_test=8", "--json")
     assert code == 0, stderr
     result = json.loads(stdout)
-    assert (result["adapter"], result["adapter_path"], result["mcnemar_p"]) == (None, None, None)
+    assert (result["adapter"], result["adapter_path"], result["comparisons"]) == (None, None, {})
     assert result["base"]["num_rows"] == 8 and result["base_name"] == str(toy_base)
 
 

@@ -41,6 +41,16 @@ def test_shipped_adapter_answers_right_after_installation():
     assert right >= 0.7
 
 
+def test_shipped_adapter_can_be_evaluated():
+    outcome = CliRunner().invoke(
+        app, ["evaluate", "data.num_test=12", "--json"], catch_exceptions=False
+    )
+    assert outcome.exit_code == 0, outcome.stderr
+    result = json.loads(outcome.stdout)
+    assert result["num_rows"] == 12 and result["adapter"]["num_rows"] == 12
+    assert result["baseline"] is None and "does not say which rows" in result["missing"][0]
+
+
 def test_shipped_folders_name_no_place_of_the_machine_they_were_made_on():
     files = [
         path

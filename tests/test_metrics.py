@@ -6,9 +6,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
 
-from sentilora.metrics import mcnemar_p, measure, tfidf_baseline, wilson_interval
+from sentilora.metrics import (
+    compare,
+    mcnemar_p,
+    measure,
+    measure_fully,
+    reliability,
+    tfidf_baseline,
+    wilson_interval,
+)
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -110,5 +124,86 @@ def test_a_probability_of_zero_gives_a_large_finite_loss():
 def test_the_baseline_learns_words_and_repeats_itself():
     texts = ["lovely warm film", "a lovely time", "dull grey film", "so dull, so long"] * 3
     labels = [0, 0, 1, 1] * 3
-    guesses = [tfidf_baseline(texts, labels, ["lovely", "dull"]).tolist() for _ in range(2)]
+    guesses = [
+        tfidf_baseline(texts, labels, ["lovely", "dull"]).argmax(-1).tolist() for _ in range(2)
+    ]
     assert guesses == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("both", "only_first", "only_second", "none", "low", "high"),
+    # Newcombe 1998, Statistics in Medicine 17:2635, method 10.
+    [(36, 12, 2, 0, 0.0569, 0.3404), (20, 12, 2, 16, 0.0562, 0.3292)],
+)
+def test_the_interval_of_a_paired_difference_has_the_published_bounds(
+    both, only_first, only_second, none, low, high
+):
+    found = compare(*outcomes(both, only_first, only_second, none))
+    assert found.difference == pytest.approx(0.2)
+    assert found.interval == pytest.approx((low, high), abs=5e-5)
+    assert (found.num_only_first, found.num_only_second) == (only_first, only_second)
+    assert found.p == mcnemar_p(*outcomes(both, only_first, only_second, none))
+
+
+COUNTS = st.integers(0, 60)
+
+
+@given(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS).filter(any))
+def test_a_comparison_turned_around_is_its_negative(counts):
+    both, only_first, only_second, none = counts
+    found = compare(*outcomes(*counts))
+    turned = compare(*outcomes(both, only_second, only_first, none))
+    assert turned.difference == pytest.approx(-found.difference)
+    assert turned.interval == pytest.approx((-found.interval[1], -found.interval[0]))
+    low, high = found.interval
+    assert -1 - 1e-9 <= low <= found.difference <= high <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("num_labels", [2, 4])
+def test_full_metrics_are_scikit_learns(num_labels):
+    random = np.random.default_rng(1)
+    probabilities = random.dirichlet(np.ones(num_labels), 300)
+    truth = random.integers(0, num_labels, 300)
+    found = measure_fully(probabilities, truth)
+    one_hot = np.eye(num_labels)[truth]
+    if num_labels == 2:
+        assert found.brier == pytest.approx(brier_score_loss(truth, probabilities[:, 1]))
+        assert found.roc_auc == pytest.approx(roc_auc_score(truth, probabilities[:, 1]))
+    else:
+        assert found.brier == pytest.approx(((probabilities - one_hot) ** 2).sum(1).mean())
+        assert found.roc_auc == pytest.approx(
+            np.mean([roc_auc_score(one_hot[:, i], probabilities[:, i]) for i in range(num_labels)])
+        )
+    assert vars(measure(probabilities, truth)).items() <= vars(found).items()
+
+
+def test_the_calibration_error_by_hand():
+    """Ten rows at 0.95, of which 7 are right; four at 0.55, of which 3 are."""
+    probabilities = np.array([[0.95, 0.05]] * 10 + [[0.45, 0.55]] * 4)
+    truth = [0] * 7 + [1] * 3 + [1] * 3 + [0]
+    first, second = reliability(probabilities, truth)
+    assert (first.num_rows, first.accuracy, first.mean_confidence) == (4, 0.75, pytest.approx(0.55))
+    assert (second.num_rows, second.accuracy, second.mean_confidence) == (
+        10,
+        0.7,
+        pytest.approx(0.95),
+    )
+    found = measure_fully(probabilities, truth).expected_calibration_error
+    assert found == pytest.approx((4 * 0.2 + 10 * 0.25) / 14)
+
+
+def test_bins_are_closed_above():
+    probabilities = np.array([[0.6, 0.4], [1.0, 0.0], [0.5, 0.5]])
+    bins = reliability(probabilities, [0, 0, 0], num_bins=5)
+    assert [(b.low, b.high, b.num_rows) for b in bins] == [(0.4, 0.6, 2), (0.8, 1.0, 1)]
+
+
+def test_one_label_in_the_truth_has_no_roc_auc():
+    found = measure_fully(np.array([[0.9, 0.1], [0.4, 0.6]]), [0, 0])
+    assert found.roc_auc is None and found.accuracy == 0.5
+
+
+def test_a_label_that_training_texts_lack_is_never_guessed():
+    found = tfidf_baseline(["good", "bad", "good", "bad"], [0, 2, 0, 2], ["good", "bad"], 3)
+    assert found.shape == (2, 3) and not found[:, 1].any()
+    assert found.argmax(-1).tolist() == [0, 2] and found.sum(-1) == pytest.approx([1, 1])

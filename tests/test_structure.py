@@ -15,7 +15,20 @@ import sentilora
 PACKAGE = Path(sentilora.__file__).parent
 # From bottom to top. A module imports from its own storey or below.
 STOREYS = [
-    {"", "errors", "progress", "hub", "prompt", "data", "splits", "overview", "metrics", "config"},
+    {
+        "",
+        "errors",
+        "progress",
+        "hub",
+        "prompt",
+        "data",
+        "splits",
+        "overview",
+        "metrics",
+        "config",
+        "calibration",
+        "leakage",
+    },
     {
         "device",
         "adapter_folder",

@@ -34,12 +34,24 @@ class BaseReference:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What `evaluate` found on evaluation rows. Label scores are divided by `temperature`.
+
+    abstain_below: no answer is given with a lower probability; 0 always answers.
+    """
+
+    temperature: float = 1.0
+    abstain_below: float = 0.0
+
+
+@dataclass(frozen=True)
 class ClassifierFile:
     """What `classifier.json` holds beside the adapter: prompt format, base and label tokens."""
 
     prompt: PromptFormat
     base: BaseReference
     label_ids: list[list[int]]
+    calibration: Calibration = Calibration()
 
     def save(self, folder: Path) -> None:
         content = {
@@ -48,6 +60,11 @@ class ClassifierFile:
             "prompt": self.prompt.to_dict(),
             "base": asdict(self.base),
             "label_ids": self.label_ids,
+            **(
+                {}
+                if self.calibration == Calibration()
+                else {"calibration": asdict(self.calibration)}
+            ),
         }
         text = json.dumps(content, indent=2, ensure_ascii=False)
         (folder / CLASSIFIER_FILE).write_text(text + "\n", encoding="utf-8")
@@ -66,10 +83,17 @@ class ClassifierFile:
             prompt, base = _field(content, "prompt", dict), _field(content, "base", dict)
             if base.get("quantization") not in ("nf4", "none"):
                 raise ValueError(f"its 'quantization' is {base.get('quantization')!r:.60}")
+            calibration = content.get("calibration") or {}
+            if not 0 < _number(calibration, "temperature", 1.0) < float("inf"):
+                raise ValueError("its 'temperature' is not above 0")
             return cls(
                 PromptFormat(**{key: _field(prompt, key, kind) for key, kind in _PROMPT.items()}),
                 BaseReference(**{key: _field(base, key, kind) for key, kind in _BASE.items()}),
                 _field(content, "label_ids", list),
+                Calibration(
+                    _number(calibration, "temperature", 1.0),
+                    _number(calibration, "abstain_below", 0.0),
+                ),
             )
         except (OSError, ValueError) as error:
             if isinstance(error, DataError):
@@ -89,6 +113,13 @@ _PROMPT = {
     "truncation": str,
 }
 _BASE = {"name": str, "revision": str, "quantization": str, "double_quantization": bool}
+
+
+def _number(content: Any, name: str, default: float) -> float:
+    value = content.get(name, default) if isinstance(content, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"its {name!r} is {value!r:.60}, not a number")
+    return float(value)
 
 
 def _field(content: Any, name: str, kind: type) -> Any:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Self
 from sentilora.adapter_folder import (
     CLASSIFIER_FILE,
     BaseReference,
+    Calibration,
     ClassifierFile,
     adapter_base_name,
     check_adapter_folder,
 )
+from sentilora.calibration import ABSTAIN, at_temperature
 from sentilora.device import require_device
 from sentilora.errors import DataError, UsageError
 from sentilora.model import Base, install_engine, load_adapter, load_base, shipped_adapter
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: the likeliest. probabilities: per label, in the classifier's order, summing to 1.
+    """label: the likeliest, or "abstain" below the classifier's threshold.
 
-    truncated: whether part of the text was left out to fit `max_length`.
+    probabilities: per label, in the classifier's order, summing to 1. truncated: whether part of
+    the text was left out to fit `max_length`.
     """
 
     label: str
@@ -43,7 +46,7 @@ class Prediction:
 
 
 class Classifier:
-    """A base, with or without an adapter, that answers with one of its labels."""
+    """A base, with or without an adapter, that answers with one of its labels, or abstains."""
 
     def __init__(
         self,
@@ -52,12 +55,14 @@ class Classifier:
         format: PromptFormat,
         reference: BaseReference,
         batch_size: int = 16,
+        calibration: Calibration | None = None,
     ) -> None:
         from sentilora.scoring import LabelScorer
 
         self.base = base
         self.model = model
         self.reference = reference
+        self.calibration = calibration or Calibration()
         self.prompter = Prompter(base.tokenizer, format)
         self.scorer = LabelScorer(
             model,
@@ -106,7 +111,8 @@ class Classifier:
             reference = BaseReference(adapter_base_name(folder))
         base = _load_reference(reference, device, compute_dtype)
         model = load_adapter(base.model, folder)
-        classifier = cls(base, model, format, reference, batch_size)
+        calibration = stored.calibration if stored is not None else None
+        classifier = cls(base, model, format, reference, batch_size, calibration)
         if stored is not None and stored.label_ids != classifier.prompter.label_ids:
             raise UsageError(
                 f"the adapter in {folder} was trained with label tokens {stored.label_ids}, the "
@@ -136,8 +142,8 @@ class Classifier:
         return self.prompter.format.labels
 
     def predict(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest label of each text."""
-        return [self.labels[i] for i in self.predict_proba(texts).argmax(-1)]
+        """The likeliest label of each text, or "abstain": see `Prediction`."""
+        return [prediction.label for prediction in self.classify(texts)]
 
     def predict_proba(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
@@ -154,9 +160,10 @@ class Classifier:
     ) -> list[Prediction]:
         """Label, probabilities and truncation of each text."""
         probabilities, truncated = self._score(texts, progress)
+        threshold = self.calibration.abstain_below
         return [
             Prediction(
-                label=self.labels[int(row.argmax())],
+                label=self.labels[int(row.argmax())] if row.max() >= threshold else ABSTAIN,
                 probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
                 truncated=cut,
             )
@@ -179,8 +186,9 @@ class Classifier:
                     f"texts[{number}] is {fault}; give UTF-8 text of at least one character"
                 )
         prompts = [self.prompter.encode(text) for text in texts]
-        scores = self.scorer.probabilities([prompt.input_ids for prompt in prompts], progress)
-        return scores.numpy(), [prompt.truncated for prompt in prompts]
+        scores = self.scorer.log_probs([prompt.input_ids for prompt in prompts], progress)
+        probabilities = at_temperature(scores.numpy(), self.calibration.temperature)
+        return probabilities, [prompt.truncated for prompt in prompts]
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:

@@ -109,15 +109,18 @@ def evaluate(
     adapter: Adapter = None,
     base: Annotated[str | None, typer.Option(help="Score this base, without adapter.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the result there, as JSON.")] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Abstain below the confidence that reaches it, e.g. 0.98.")
+    ] = None,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     batch_size: BatchSize = 16,
     device: Device = "auto",
 ) -> None:
-    """Measure an adapter, and its base without it, on the test rows."""
+    """Measure an adapter, its base without it, and a baseline, on the test rows."""
     from sentilora.config import parse_override
-    from sentilora.stages.evaluate import as_table
+    from sentilora.report import as_table
     from sentilora.stages.evaluate import evaluate as run
     from sentilora.stages.predict import check_output
 
@@ -126,7 +129,14 @@ def evaluate(
     if output is not None:
         check_output(output)
     _quiet()
-    result = run(adapter, base=base, overrides=values, device=device, batch_size=batch_size)
+    result = run(
+        adapter,
+        base=base,
+        overrides=values,
+        target_accuracy=target_accuracy,
+        device=device,
+        batch_size=batch_size,
+    )
     print(result.to_json() if json else as_table(result), flush=True)
     if output is not None:
         _write(output, result.to_json() + "\n")

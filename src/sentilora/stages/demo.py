@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from sentilora.classifier import Classifier, Prediction
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.progress import say
+from sentilora.report import Evaluation
 from sentilora.stages import load_rows_of, load_test_of
-from sentilora.stages.evaluate import Evaluation, evaluate_rows
+from sentilora.stages.evaluate import evaluate_rows
 from sentilora.stages.predict import predict
 from sentilora.stages.train import train
 
@@ -29,18 +30,15 @@ REVIEWS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo measured: `num_right_tfidf` of the test rows by the word-count baseline."""
+    """What the demo measured."""
 
     evaluation: Evaluation
-    num_right_tfidf: int
     predictions: list[Prediction]
     output_dir: str
 
 
 def demo(config: Config) -> Demo:
     """Train as `config` says, score the test rows three ways, classify three reviews."""
-    from sentilora.metrics import tfidf_baseline
-
     folder = Path(config.output_dir)
     if config.output_dir == OUTPUT_DIR and (folder / CONFIG_FILE).is_file():
         say(f"replacing the previous demo in ./{folder}")
@@ -48,36 +46,27 @@ def demo(config: Config) -> Demo:
     train(config)
     classifier = Classifier.load(folder, batch_size=config.training.per_device_eval_batch_size)
     test = load_test_of(config, classifier.labels)
-    evaluation = evaluate_rows(classifier, test, str(folder))
-
-    rows, _ = load_rows_of(config)
-    number = classifier.labels.index
-    guessed = tfidf_baseline(rows.texts, [number(x) for x in rows.labels], test.texts)
-    num_right = sum(int(a) == number(b) for a, b in zip(guessed, test.labels, strict=True))
-    return Demo(evaluation, num_right, predict(classifier, REVIEWS), str(folder))
+    evaluation = evaluate_rows(classifier, test, str(folder), load_rows_of(config))
+    return Demo(evaluation, predict(classifier, REVIEWS), str(folder))
 
 
 def as_tables(result: Demo) -> "list[Table | str]":
     """The last screen: accuracies with intervals, the three predictions, what to do next."""
     from rich.table import Table
 
-    from sentilora.metrics import wilson_interval
-
     evaluation = result.evaluation
     accuracies = Table(title=f"{evaluation.num_rows} test reviews", title_justify="left")
     for name, justify in (("", "left"), ("accuracy", "right"), ("95 % interval", "right")):
         accuracies.add_column(name, justify=justify)  # type: ignore[arg-type]
-    assert evaluation.adapter is not None
     rows = {
-        "fine-tuned (base + adapter)": round(evaluation.adapter.accuracy * evaluation.num_rows),
-        "TF-IDF + logistic regression": result.num_right_tfidf,
-        "untouched base": round(evaluation.base.accuracy * evaluation.num_rows),
+        "fine-tuned (base + adapter)": evaluation.adapter,
+        "TF-IDF + logistic regression": evaluation.baseline,
+        "untouched base": evaluation.base,
     }
-    for name, num_right in rows.items():
-        low, high = wilson_interval(num_right, evaluation.num_rows)
-        accuracies.add_row(
-            name, f"{num_right / evaluation.num_rows:.1%}", f"{low:.1%} – {high:.1%}"
-        )
+    for name, metrics in rows.items():
+        assert metrics is not None
+        low, high = metrics.accuracy_interval
+        accuracies.add_row(name, f"{metrics.accuracy:.1%}", f"{low:.1%} – {high:.1%}")
     reviews = Table(title="Three reviews it has never seen", title_justify="left")
     for column in ("label", "probability", "review"):
         reviews.add_column(column)
@@ -86,7 +75,7 @@ def as_tables(result: Demo) -> "list[Table | str]":
         reviews.add_row(prediction.label, f"{probability:.3f}", text)
     return [
         accuracies,
-        f"fine-tuned against base, exact McNemar: p = {evaluation.mcnemar_p:.2g}\n",
+        f"fine-tuned against base, exact McNemar: p = {evaluation.comparisons['base'].p:.2g}\n",
         reviews,
         f"The adapter and its curve lie in ./{result.output_dir}. Next:\n"
         f'  sentilora predict --adapter {result.output_dir} "your own review"\n'

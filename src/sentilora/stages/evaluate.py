@@ -1,51 +1,43 @@
-"""Measure: the adapter and its base with the adapter off, on the same test rows.
+"""Measure on test rows: the adapter, its base without it, and TF-IDF on the same labels.
 
 sentilora evaluate --adapter ./mistral-sentiment-ita
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sentilora.adapter_folder import CLASSIFIER_FILE, ClassifierFile, check_adapter_folder
+import numpy as np
+
+from sentilora.adapter_folder import (
+    CLASSIFIER_FILE,
+    Calibration,
+    ClassifierFile,
+    check_adapter_folder,
+)
+from sentilora.calibration import (
+    ABSTAIN,
+    MIN_ROWS,
+    at_temperature,
+    choose_temperature,
+    choose_threshold,
+)
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data import Rows
-from sentilora.errors import UsageError
+from sentilora.errors import DataError, UsageError
+from sentilora.leakage import find_twins
+from sentilora.metrics import compare, measure_fully, tfidf_baseline
 from sentilora.model import shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
-from sentilora.run_folder import seen_rows
-from sentilora.stages import load_test_of, prompt_format_of
+from sentilora.report import Abstention, Calibrated, Evaluation, Leakage, verdict
+from sentilora.run_folder import DATA_FILE, data_record, require_same_rows, seen_rows
+from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from sentilora.metrics import Metrics
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics on the test rows. `mcnemar_p`: exact p-value that adapter and base differ.
-
-    adapter is None when a base was evaluated alone.
-    """
-
-    test: str
-    num_rows: int
-    num_truncated: int
-    labels: tuple[str, ...]
-    adapter_path: str | None
-    base_name: str
-    adapter: "Metrics | None"
-    base: "Metrics"
-    mcnemar_p: float | None
-
-    def to_json(self) -> str:
-        """The whole evaluation as JSON."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows
+MAX_ROWS_NEAR = 200_000  # near-duplicates among more are looked for only when asked
 
 
 def evaluate(
@@ -53,31 +45,43 @@ def evaluate(
     *,
     base: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    target_accuracy: float | None = None,
     device: str = "auto",
     batch_size: int = 16,
 ) -> Evaluation:
-    """Score the test rows with an adapter and with its base alone.
+    """Score the test rows with an adapter, with its base alone, and with a baseline.
 
     adapter: a run folder; None takes the shipped adapter. base: score this base, without any
     adapter. overrides: {"section.key": value} laid over the configuration the adapter was trained
-    with; `data.test` names other rows. Raises `DataError` and `UsageError`, see `errors`.
+    with; `data.test` names other rows. target_accuracy: choose a threshold on the evaluation rows
+    above which the classifier is that accurate. A temperature or threshold that holds is written to
+    the adapter's `classifier.json`. Raises `DataError` and `UsageError`, see `errors`.
     """
     if base is not None and adapter is not None:
         raise UsageError("--base scores a base without adapter; leave out --adapter")
+    if target_accuracy is not None and not 0 < target_accuracy < 1:
+        raise UsageError(f"--target-accuracy is {target_accuracy:g}; give a number such as 0.98")
+    if target_accuracy is not None and base is not None:
+        raise UsageError("--target-accuracy goes with an adapter")
     folder = None if base is not None else Path(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
     rows = load_test_of(config, format.labels)
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
         say(f"warning: no test row is {', '.join(missing)}; macro-F1 is over the labels that occur")
-    if folder is not None:
-        warn_of_seen_rows(folder, rows, format.labels)
     if folder is None:
         assert base is not None
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
-    else:
-        classifier = Classifier.load(folder, device=device, batch_size=batch_size)
-    return evaluate_rows(classifier, rows, str(folder) if folder else None)
+        return evaluate_rows(classifier, rows)
+    warn_of_seen_rows(folder, rows, format.labels)
+    known, reason = known_rows(folder, config)
+    classifier = Classifier.load(folder, device=device, batch_size=batch_size)
+    result = evaluate_rows(classifier, rows, str(folder), known, target_accuracy)
+    if known is None:
+        result = replace(result, missing=[reason, *result.missing])
+    if adapter is not None:
+        store_calibration(folder, result)
+    return result
 
 
 def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Config, PromptFormat]:
@@ -122,65 +126,203 @@ def warn_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> None:
         )
 
 
+def known_rows(folder: Path, config: Config) -> tuple[tuple[Rows, Rows] | None, str]:
+    """Training and evaluation rows of an adapter's run, or None and why they cannot be had."""
+    what = "no baseline, no calibration, no search for duplicates"
+    run = run_of(folder)
+    if not (run / CONFIG_FILE).is_file() or not (run / DATA_FILE).is_file():
+        return None, f"{what}: {run} does not say which rows it was trained on"
+    try:
+        train, evaluation = load_rows_of(config)
+        require_same_rows(run, data_record({"train": train, "evaluation": evaluation}))
+    except (DataError, UsageError) as error:
+        return None, f"{what}: {error}"
+    return (train, evaluation), ""
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of the labels, (rows, labels), and which rows were cut to fit."""
+
+    adapter: np.ndarray | None
+    base: np.ndarray | None
+    truncated: np.ndarray
+
+
 def evaluate_rows(
-    classifier: Classifier, rows: Rows, adapter_path: str | None = None
+    classifier: Classifier,
+    rows: Rows,
+    adapter_path: str | None = None,
+    known: tuple[Rows, Rows] | None = None,
+    target_accuracy: float | None = None,
 ) -> Evaluation:
-    """Score rows with a loaded classifier: adapter on, then (if it has one) off."""
-    import numpy as np
+    """Score rows with a loaded classifier: adapter on, then (if it has one) off.
 
-    from sentilora.metrics import mcnemar_p, measure
-
-    truth = [classifier.labels.index(label) for label in rows.labels]
-    prompts = [classifier.prompter.encode(text) for text in rows.texts]
-    ids = [prompt.input_ids for prompt in prompts]
-
-    def score(description: str) -> "np.ndarray":
-        with Progress(description, len(ids)) as progress:
-            return classifier.scorer.probabilities(ids, progress.advance).numpy()
-
-    if adapter_path is None:
-        tuned, plain = None, score("base")
-    else:
-        tuned = score("adapter")
-        with classifier.adapter_disabled():
-            plain = score("base")
-    right = [np.asarray(p).argmax(-1) == truth for p in (tuned, plain) if p is not None]
-    return Evaluation(
+    known: the adapter's training and evaluation rows.
+    """
+    truth = numbers_of(rows, classifier.labels)
+    scores = score(classifier, rows, "scoring", adapter_path is not None)
+    assert scores.base is not None
+    base = measure_fully(at_temperature(scores.base, 1.0), truth)
+    result = Evaluation(
         test=rows.source,
         num_rows=len(rows),
-        num_truncated=sum(prompt.truncated for prompt in prompts),
+        num_truncated=int(scores.truncated.sum()),
         labels=classifier.labels,
         adapter_path=adapter_path,
         base_name=classifier.reference.name,
-        adapter=None if tuned is None else measure(tuned, truth),
-        base=measure(plain, truth),
-        mcnemar_p=None if tuned is None else mcnemar_p(right[0].tolist(), right[1].tolist()),
+        adapter=None,
+        base=base,
+        baseline=None,
+        comparisons={},
+        verdict=None,
+        calibrated=None,
+        abstention=None,
+        leakage=None,
+        missing=[],
+    )
+    if scores.adapter is None:
+        return result
+    probabilities = at_temperature(scores.adapter, 1.0)
+    right = probabilities.argmax(-1) == truth
+    result = replace(result, adapter=measure_fully(probabilities, truth))
+    result.comparisons["base"] = compare(right, scores.base.argmax(-1) == truth)
+    if known is None:
+        return replace(result, verdict=verdict(result))
+    train, evaluation = known
+    guessed = tfidf_baseline(
+        train.texts, numbers_of(train, classifier.labels), rows.texts, len(classifier.labels)
+    )
+    result.comparisons["baseline"] = compare(right, guessed.argmax(-1) == truth)
+    result = replace(result, baseline=measure_fully(guessed, truth))
+    seen = len(set(evaluation.hashes()) & set(rows.hashes()))
+    if seen > len(evaluation) / 2:
+        calibrated, abstention = None, None
+        reasons = [f"no calibration: {seen:,} evaluation rows are among the test rows"]
+    else:
+        calibrated, abstention, reasons = calibrate(
+            classifier, evaluation, scores.adapter, truth, target_accuracy
+        )
+    return replace(
+        result,
+        verdict=verdict(result),
+        calibrated=calibrated,
+        abstention=abstention,
+        leakage=look_for_leakage(rows, known, probabilities, truth),
+        missing=reasons,
     )
 
 
-def as_table(result: Evaluation) -> str:
-    """The evaluation for a reader: a line per model, then the confusion matrix."""
-    lines = [
-        f"{result.num_rows:,} rows of {result.test}, {result.num_truncated:,} truncated",
-        "",
-        f"{'':<10}{'accuracy':>10}  {'95 % Wilson':<18}{'macro-F1':>9}{'log-loss':>10}",
-    ]
-    named = {"adapter": result.adapter, "base": result.base}
-    for name, metrics in named.items():
-        if metrics is not None:
-            low, high = metrics.accuracy_interval
-            lines.append(
-                f"{name:<10}{metrics.accuracy:>10.2%}  {f'{low:.2%} – {high:.2%}':<18}"
-                f"{metrics.macro_f1:>9.4f}{metrics.log_loss:>10.4f}"
-            )
-    if result.mcnemar_p is not None:
-        lines += ["", f"adapter against base, exact McNemar: p = {result.mcnemar_p:.2g}"]
-    best = result.adapter or result.base
-    width = max(12, *(len(label) + 2 for label in result.labels))
-    lines += [
-        "",
-        "true \\ predicted".ljust(width + 4) + "".join(f"{x:>{width}}" for x in result.labels),
-    ]
-    for label, counts in zip(result.labels, best.confusion, strict=True):
-        lines.append(f"{label:<{width + 4}}" + "".join(f"{count:>{width},}" for count in counts))
-    return "\n".join(lines)
+def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
+    """The rows' labels as numbers."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[label] for label in rows.labels])
+
+
+def score(classifier: Classifier, rows: Rows, description: str, has_adapter: bool) -> Scores:
+    """One forward pass per row and model; `has_adapter`: with it and without it."""
+    found: dict[str, list[np.ndarray]] = {"adapter": [], "base": [], "truncated": []}
+    with Progress(description, len(rows) * (1 + has_adapter)) as progress:
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            texts = rows.texts[start : start + ROWS_AT_ONCE]
+            prompts = [classifier.prompter.encode(text) for text in texts]
+            ids = [prompt.input_ids for prompt in prompts]
+            found["truncated"].append(np.array([prompt.truncated for prompt in prompts]))
+            if not has_adapter:
+                found["base"].append(classifier.scorer.log_probs(ids, progress.advance).numpy())
+                continue
+            found["adapter"].append(classifier.scorer.log_probs(ids, progress.advance).numpy())
+            with classifier.adapter_disabled():
+                found["base"].append(classifier.scorer.log_probs(ids, progress.advance).numpy())
+    adapter, base, truncated = (
+        np.concatenate(parts) if parts else None for parts in found.values()
+    )
+    assert truncated is not None
+    return Scores(adapter, base, truncated)
+
+
+def calibrate(
+    classifier: Classifier,
+    evaluation: Rows,
+    test_log_probs: np.ndarray,
+    truth: np.ndarray,
+    target_accuracy: float | None,
+) -> tuple[Calibrated | None, Abstention | None, list[str]]:
+    """Temperature and threshold of the evaluation rows, on the test rows; or why there is none."""
+    if len(evaluation) < MIN_ROWS:
+        return None, None, [
+            f"no calibration{' and no threshold' if target_accuracy else ''}: there are "
+            f"{len(evaluation)} evaluation rows, and fewer than {MIN_ROWS} say too little; raise "
+            "data.num_evaluation"
+        ]  # fmt: skip
+    eval_truth = numbers_of(evaluation, classifier.labels)
+    with Progress("scoring evaluation rows", len(evaluation)) as progress:
+        prompts = [classifier.prompter.encode(text).input_ids for text in evaluation.texts]
+        log_probs = classifier.scorer.log_probs(prompts, progress.advance).numpy()
+    temperature = choose_temperature(log_probs, eval_truth)
+    used = temperature.value if temperature.helps else 1.0
+    calibrated = Calibrated(
+        temperature,
+        len(evaluation),
+        measure_fully(at_temperature(test_log_probs, temperature.value), truth),
+    )
+    if target_accuracy is None:
+        return calibrated, None, []
+    threshold = choose_threshold(at_temperature(log_probs, used), eval_truth, target_accuracy)
+    probabilities = at_temperature(test_log_probs, used)
+    covered = probabilities.max(-1) >= threshold.confidence
+    right = probabilities.argmax(-1) == truth
+    abstention = Abstention(
+        threshold,
+        int(covered.sum()),
+        float(right[covered].mean()) if covered.any() else None,
+    )
+    return calibrated, abstention, []
+
+
+def look_for_leakage(
+    rows: Rows, known: tuple[Rows, Rows], probabilities: np.ndarray, truth: np.ndarray
+) -> Leakage:
+    """Twins of the test rows among the rows trained and chosen on, and the score without them."""
+    earlier: dict[str, Sequence[str]] = {"train": known[0].texts, "evaluation": known[1].texts}
+    total = len(rows) + sum(map(len, earlier.values()))
+    near = total <= MAX_ROWS_NEAR
+    with Progress("looking for duplicates", total) as progress:
+        twins = find_twins(rows.texts, earlier, near, progress.advance)
+    alone = np.ones(len(rows), bool)
+    alone[[twin.number for twin in twins]] = False
+    num_exact = sum(twin.is_exact for twin in twins)
+    return Leakage(
+        twins=twins,
+        num_exact=num_exact,
+        num_near=len(twins) - num_exact,
+        near_looked_for=near,
+        without=measure_fully(probabilities[alone], truth[alone]) if alone.any() else None,
+    )
+
+
+def store_calibration(folder: Path, result: Evaluation) -> None:
+    """Write what holds into the adapter's `classifier.json`, and say so."""
+    if result.calibrated is None:
+        return
+    stored = ClassifierFile.load(folder)
+    temperature = result.calibrated.temperature
+    value = round(temperature.value, 4) if temperature.helps else 1.0
+    below = stored.calibration.abstain_below
+    if result.abstention is not None and ABSTAIN not in result.labels:
+        below = result.abstention.threshold.confidence if result.abstention.reached else 0.0
+    wanted = Calibration(value, below)
+    if wanted == stored.calibration:
+        return
+    try:
+        replace(stored, calibration=wanted).save(folder)
+    except OSError as error:
+        say(f"warning: cannot write {folder / CLASSIFIER_FILE} ({error}): predict stays as it was")
+        return
+    say(
+        f"stored in {folder / CLASSIFIER_FILE}: temperature {value:g}, "
+        + (f"abstain below {below:.4f}" if below else "every text is answered")
+    )

@@ -104,8 +104,8 @@ def as_line(text: str, prediction: Prediction, width: int = 60) -> str:
     begin = " ".join(text.split())
     begin = begin if len(begin) <= width else begin[: width - 1] + "…"
     cut = "  (truncated)" if prediction.truncated else ""
-    probability = prediction.probabilities[prediction.label]
-    longest = max(map(len, prediction.probabilities))
+    probability = max(prediction.probabilities.values())
+    longest = max(map(len, (*prediction.probabilities, prediction.label)))
     return f"{prediction.label:<{longest}}  {probability:.4f}  {begin}{cut}"
 
 

@@ -1,0 +1,113 @@
+"""How far probabilities can be taken at their word, and below which a classifier should abstain.
+
+Both are fitted on evaluation rows, never on test rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_ROWS = 300  # below, a temperature and a bound of 98 % are guesses
+ABSTAIN = "abstain"
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """What scores are divided by, and the log-loss on rows that it was not fitted on (5 folds).
+
+    helps: whether that is lower than without.
+    """
+
+    value: float
+    log_loss_before: float
+    log_loss_after: float
+
+    @property
+    def helps(self) -> bool:
+        return self.log_loss_after < self.log_loss_before
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Answers of at least this confidence are given. bound: one-sided 95 % on their accuracy."""
+
+    confidence: float
+    target_accuracy: float
+    bound: float
+    num_covered: int
+    num_rows: int
+
+
+def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities over labels from log-probabilities (rows, labels), divided by a temperature."""
+    from scipy.special import softmax
+
+    return np.asarray(softmax(np.asarray(log_probs, dtype=np.float64) / temperature, axis=-1))
+
+
+def fit_temperature(log_probs: np.ndarray, truth: Sequence[int] | np.ndarray) -> float:
+    """The temperature of the least log-loss (Guo et al. 2017, section 4.2), within 1/20 to 20."""
+    from scipy.optimize import minimize_scalar
+
+    log_probs, true = np.asarray(log_probs, dtype=np.float64), np.asarray(truth)
+    found = minimize_scalar(
+        lambda log_t: _log_loss(log_probs, true, np.exp(log_t)),
+        bounds=(-np.log(20), np.log(20)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def choose_temperature(
+    log_probs: np.ndarray, truth: Sequence[int] | np.ndarray, seed: int = 0
+) -> Temperature:
+    """A temperature fitted on all rows, and what five folds say of it."""
+    from sklearn.model_selection import KFold
+
+    log_probs, true = np.asarray(log_probs, dtype=np.float64), np.asarray(truth)
+    after = 0.0
+    for fitted_on, held_out in KFold(5, shuffle=True, random_state=seed).split(log_probs):
+        temperature = fit_temperature(log_probs[fitted_on], true[fitted_on])
+        after += len(held_out) * _log_loss(log_probs[held_out], true[held_out], temperature)
+    return Temperature(
+        value=fit_temperature(log_probs, true),
+        log_loss_before=_log_loss(log_probs, true, 1.0),
+        log_loss_after=after / len(true),
+    )
+
+
+def _log_loss(log_probs: np.ndarray, true: np.ndarray, temperature: float) -> float:
+    from scipy.special import log_softmax
+
+    scaled = log_softmax(log_probs / temperature, axis=-1)
+    return float(-scaled[np.arange(len(true)), true].mean())
+
+
+def choose_threshold(
+    probabilities: np.ndarray, truth: Sequence[int] | np.ndarray, target_accuracy: float
+) -> Threshold:
+    """The lowest confidence above which accuracy is at least the target, with 95 % confidence.
+
+    The bound is Clopper and Pearson's (1934), one-sided, on the rows that are covered. When it is
+    reached nowhere, it is the confidence with the highest bound, which is then below the target.
+    """
+    from scipy.stats import beta
+
+    from sentilora.metrics import coverage_curve
+
+    confidence, accuracy = coverage_curve(probabilities, truth)
+    num = np.arange(1, len(confidence) + 1)
+    num_right = np.rint(accuracy * num)
+    bounds = np.where(num_right > 0, beta.ppf(0.05, num_right, num - num_right + 1), 0.0)
+    # Rows of one confidence are covered together.
+    last = np.append(confidence[1:] < confidence[:-1], True)
+    reached = np.flatnonzero(last & (bounds >= target_accuracy))
+    best = reached[-1] if len(reached) else int(np.argmax(np.where(last, bounds, -1.0)))
+    return Threshold(
+        confidence=float(confidence[best]),
+        target_accuracy=target_accuracy,
+        bound=float(bounds[best]),
+        num_covered=int(num[best]),
+        num_rows=len(num),
+    )

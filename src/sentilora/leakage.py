@@ -1,0 +1,104 @@
+"""Texts that stand in two splits: the same to spaces and case, or nearly.
+
+Near-duplicates are found by MinHash (Broder 1997) over runs of five words, through datasketch, and
+confirmed on the runs themselves.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sentilora.splits import normalised
+
+NEAR = 0.7  # Jaccard similarity of two texts' runs of words, from which on they are near-duplicates
+RUN = 5  # words
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Row `number` of the later split and the most similar row `other` of an earlier one.
+
+    similarity: Jaccard similarity of their runs of words; 1.0 when they are exact duplicates.
+    """
+
+    number: int
+    split: str
+    other: int
+    similarity: float
+    is_exact: bool
+
+
+def find_twins(
+    texts: Sequence[str],
+    earlier: dict[str, Sequence[str]],
+    near: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> list[Twin]:
+    """Rows of `texts` that occur, or nearly occur, in the earlier splits: at most one twin a row.
+
+    near: look for near-duplicates too. `progress` is called with the number of texts looked at.
+    """
+    index = _Index(earlier, near, progress)
+    twins = []
+    for number, text in enumerate(texts):
+        if found := index.twin_of(text):
+            twins.append(Twin(number, *found))
+        if progress:
+            progress(1)
+    return twins
+
+
+class _Index:
+    """The earlier splits' texts, by what they are normalised, and by MinHash."""
+
+    def __init__(
+        self,
+        earlier: dict[str, Sequence[str]],
+        near: bool,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        self._exact: dict[str, tuple[str, int]] = {}
+        self._texts = {split: list(texts) for split, texts in earlier.items()}
+        self._lsh = None
+        if near:
+            from datasketch import MinHashLSH
+
+            # Lower than what counts: an estimate of 128 hashes is off by up to 0.1.
+            self._lsh = MinHashLSH(threshold=NEAR - 0.1, num_perm=128)
+        for split, texts in self._texts.items():
+            for number, text in enumerate(texts):
+                key = normalised(text)
+                self._exact.setdefault(key, (split, number))
+                if self._lsh is not None:
+                    self._lsh.insert((split, number), _sketch(key))
+                if progress:
+                    progress(1)
+
+    def twin_of(self, text: str) -> tuple[str, int, float, bool] | None:
+        """Split, row, similarity, and whether it is the same text."""
+        key = normalised(text)
+        if key in self._exact:
+            return (*self._exact[key], 1.0, True)
+        if self._lsh is None:
+            return None
+        runs = _runs(key)
+        best: tuple[str, int, float, bool] | None = None
+        for split, number in sorted(self._lsh.query(_sketch(key))):
+            others = _runs(normalised(self._texts[split][number]))
+            similarity = len(runs & others) / len(runs | others)
+            if similarity >= NEAR and (best is None or similarity > best[2]):
+                best = split, number, similarity, False
+        return best
+
+
+def _runs(normalised_text: str) -> set[str]:
+    """Every run of five words; a shorter text is one run."""
+    words = normalised_text.split(" ")
+    return {" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))}
+
+
+def _sketch(normalised_text: str):  # type: ignore[no-untyped-def]
+    from datasketch import MinHash
+
+    sketch = MinHash(num_perm=128, seed=1)
+    sketch.update_batch([run.encode("utf-8", "surrogatepass") for run in _runs(normalised_text)])
+    return sketch

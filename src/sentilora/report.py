@@ -1,0 +1,173 @@
+"""What an evaluation found, for a reader: a table, a verdict, what follows for the use."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from sentilora.calibration import Temperature, Threshold
+from sentilora.leakage import Twin
+from sentilora.metrics import Comparison, FullMetrics
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a temperature fitted on evaluation rows does to the test rows' probabilities."""
+
+    temperature: Temperature
+    num_evaluation: int
+    test: FullMetrics
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """A threshold chosen on evaluation rows, and what the test rows say of it.
+
+    accuracy: of the answers given, None when there is none.
+    """
+
+    threshold: Threshold
+    num_covered: int
+    accuracy: float | None
+
+    @property
+    def reached(self) -> bool:
+        return self.threshold.bound >= self.threshold.target_accuracy
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """Test rows that stand, or nearly stand, among the rows trained or chosen on.
+
+    without: the adapter's metrics on the other test rows; None when none is left.
+    """
+
+    twins: list[Twin]
+    num_exact: int
+    num_near: int
+    near_looked_for: bool
+    without: FullMetrics | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured on the test rows.
+
+    adapter is None when a base was evaluated alone. baseline: TF-IDF + logistic regression on the
+    adapter's training rows. comparisons: the adapter against "base" and "baseline". missing: what
+    could not be measured, and why.
+    """
+
+    test: str
+    num_rows: int
+    num_truncated: int
+    labels: tuple[str, ...]
+    adapter_path: str | None
+    base_name: str
+    adapter: FullMetrics | None
+    base: FullMetrics
+    baseline: FullMetrics | None
+    comparisons: dict[str, Comparison]
+    verdict: str | None
+    calibrated: Calibrated | None
+    abstention: Abstention | None
+    leakage: Leakage | None
+    missing: list[str]
+
+    def to_json(self) -> str:
+        """The whole evaluation as JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
+
+def verdict(result: Evaluation) -> str:
+    """Whether the language model was worth it, in a sentence."""
+    against = result.comparisons.get("baseline")
+    name = "TF-IDF + logistic regression on the same labels"
+    if against is None:
+        against, name = result.comparisons["base"], "its base without the adapter"
+    points = 100 * abs(against.difference)
+    low, high = (100 * bound for bound in against.interval)
+    rows = f"on these {result.num_rows:,} rows"
+    figures = f"(95 % interval {low:+.1f} to {high:+.1f}, exact McNemar p = {against.p:.2g})"
+    if low > 0:
+        return f"It was worth it: {points:.1f} points more are right than with {name} {figures}."
+    if high < 0:
+        return f"It was not worth it: {name} has {points:.1f} points more {figures}."
+    return f"It cannot be told from {name} {rows} {figures}."
+
+
+def as_table(result: Evaluation) -> str:
+    """A line per model, what follows from them, and the confusion matrix."""
+    lines = [
+        f"{result.num_rows:,} rows of {result.test}, {result.num_truncated:,} truncated",
+        "",
+        f"{'':<10}{'accuracy':>10}  {'95 % Wilson':<18}{'macro-F1':>9}{'log-loss':>10}{'Brier':>8}"
+        f"{'ROC-AUC':>9}{'ECE':>8}",
+    ]
+    named = {"adapter": result.adapter, "base": result.base, "TF-IDF": result.baseline}
+    for name, metrics in named.items():
+        if metrics is not None:
+            low, high = metrics.accuracy_interval
+            auc = "–" if metrics.roc_auc is None else f"{metrics.roc_auc:.4f}"
+            lines.append(
+                f"{name:<10}{metrics.accuracy:>10.2%}  {f'{low:.2%} – {high:.2%}':<18}"
+                f"{metrics.macro_f1:>9.4f}{metrics.log_loss:>10.4f}{metrics.brier:>8.4f}{auc:>9}"
+                f"{metrics.expected_calibration_error:>8.4f}"
+            )
+    if result.comparisons:
+        lines.append("")
+    for name, found in result.comparisons.items():
+        low, high = found.interval
+        against = {"base": "base", "baseline": "TF-IDF"}[name]
+        lines.append(
+            f"adapter against {against}: {100 * found.difference:+.2f} points (95 % "
+            f"{100 * low:+.2f} to {100 * high:+.2f}), exact McNemar: p = {found.p:.2g}"
+        )
+    lines += [part for part in (result.verdict, *_calibration_lines(result)) if part]
+    lines += [f"note: {reason}" for reason in result.missing]
+    best = result.adapter or result.base
+    width = max(12, *(len(label) + 2 for label in result.labels))
+    lines += [
+        "",
+        "true \\ predicted".ljust(width + 4) + "".join(f"{x:>{width}}" for x in result.labels),
+    ]
+    for label, counts in zip(result.labels, best.confusion, strict=True):
+        lines.append(f"{label:<{width + 4}}" + "".join(f"{count:>{width},}" for count in counts))
+    return "\n".join(lines)
+
+
+def _calibration_lines(result: Evaluation) -> list[str]:
+    lines = []
+    if result.calibrated is not None and result.adapter is not None:
+        found, after = result.calibrated.temperature, result.calibrated.test
+        lines.append(
+            f"temperature {found.value:.3f}, fitted on {result.calibrated.num_evaluation:,} "
+            f"evaluation rows, {'helps' if found.helps else 'does not help'} there (5 folds: "
+            f"log-loss {found.log_loss_before:.4f} → {found.log_loss_after:.4f}); on the test rows "
+            f"log-loss {result.adapter.log_loss:.4f} → {after.log_loss:.4f}, ECE "
+            f"{result.adapter.expected_calibration_error:.4f} → "
+            f"{after.expected_calibration_error:.4f}"
+        )
+    if result.abstention is not None:
+        found_t = result.abstention.threshold
+        share = result.abstention.num_covered / result.num_rows
+        if result.abstention.reached:
+            accuracy = result.abstention.accuracy
+            lines.append(
+                f"answers of at least {found_t.confidence:.4f} are {found_t.target_accuracy:.1%} "
+                f"accurate (bound {found_t.bound:.2%} on {found_t.num_covered:,} of "
+                f"{found_t.num_rows:,} evaluation rows); on the test rows {share:.1%} are "
+                f"answered, {'none' if accuracy is None else f'{accuracy:.2%}'} of them right"
+            )
+        else:
+            lines.append(
+                f"no threshold makes {found_t.target_accuracy:.1%} certain: the highest bound is "
+                f"{found_t.bound:.2%}, for the {found_t.num_covered:,} surest of "
+                f"{found_t.num_rows:,} evaluation rows; nothing was stored"
+            )
+    if result.leakage is not None:
+        leak = result.leakage
+        near = f"{leak.num_near:,} near" if leak.near_looked_for else "near ones not looked for"
+        text = f"duplicates of rows trained or chosen on: {leak.num_exact:,} exact, {near}"
+        if leak.twins and leak.without is not None:
+            text += f"; accuracy without them {leak.without.accuracy:.2%}"
+        lines.append(text)
+    return lines

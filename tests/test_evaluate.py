@@ -1,0 +1,194 @@
+"""evaluate from end to end on a toy run: comparisons, calibration, abstention, duplicates."""
+
+import json
+import random
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sentilora.adapter_folder import Calibration, ClassifierFile
+from sentilora.classifier import Classifier
+from sentilora.config import load_config, read_config
+from sentilora.errors import DataError, UsageError
+from sentilora.report import as_table
+from sentilora.stages import load_rows_of
+from sentilora.stages.evaluate import evaluate
+from sentilora.stages.train import train
+
+WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]
+
+
+def make_table(num_rows, seed):
+    """Texts of ten words with one that gives the label away in nine of ten rows."""
+    source = random.Random(seed)
+    rows = []
+    for number in range(num_rows):
+        label = source.choice(["positive", "negative"])
+        told = label if source.random() < 0.9 else source.choice(["positive", "negative"])
+        words = [source.choice(WORDS) for _ in range(10)]
+        words[3] = {"positive": "lovely", "negative": "dull"}[told]
+        rows.append({"text": " ".join([*words, f"number{seed}x{number}"]), "label": label})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def run_folder(toy_base, tmp_path_factory):
+    """A run on 40 rows, with 320 evaluation rows."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    make_table(420, 1).to_csv(folder / "train.csv", index=False)
+    make_table(60, 2).to_csv(folder / "test.csv", index=False)
+    values = {
+        "base.name": str(toy_base),
+        "output_dir": str(folder / "run"),
+        "data.train": str(folder / "train.csv"),
+        "data.test": str(folder / "test.csv"),
+        "data.num_train": 40,
+        "data.num_evaluation": 320,
+        "training.max_steps": 4,
+        "training.eval_steps": 4,
+        "training.save_steps": 4,
+        "training.warmup_steps": 1,
+    }
+    train(load_config("tiny", values=values))
+    return folder / "run"
+
+
+@pytest.fixture
+def run_copy(run_folder, tmp_path):
+    return shutil.copytree(run_folder, tmp_path / "run")
+
+
+def test_the_adapter_is_compared_with_its_base_and_with_word_counts(run_copy):
+    result = evaluate(run_copy)
+    assert result.num_rows == 60 and result.missing == []
+    for metrics in (result.adapter, result.base, result.baseline):
+        assert metrics.num_rows == 60 and 0 < metrics.brier < 1
+        assert 0 <= metrics.expected_calibration_error <= 1
+    assert result.baseline.accuracy > 0.8  # one word tells it
+    assert set(result.comparisons) == {"base", "baseline"}
+    difference = result.adapter.accuracy - result.baseline.accuracy
+    assert result.comparisons["baseline"].difference == pytest.approx(difference)
+    # A random base learns nothing in four steps.
+    assert result.verdict.startswith(
+        "It was not worth it: TF-IDF + logistic regression on the same"
+    )
+    assert json.loads(result.to_json())["verdict"] == result.verdict
+
+
+def test_a_temperature_that_helps_is_stored_and_used(run_copy):
+    before = Classifier.load(run_copy)
+    texts = WORDS[:5]
+    raw = before.predict_proba(texts)
+    result = evaluate(run_copy)
+    stored = ClassifierFile.load(run_copy).calibration
+    found = result.calibrated.temperature
+    assert found.helps  # an untrained model's scores are far from the labels' frequencies
+    assert stored == Calibration(round(found.value, 4), 0.0)
+    assert result.calibrated.num_evaluation == 320
+    assert result.calibrated.test.accuracy == result.adapter.accuracy
+    after = Classifier.load(run_copy).predict_proba(texts)
+    expected = np.exp(np.log(raw) / stored.temperature)
+    assert after == pytest.approx(expected / expected.sum(1, keepdims=True))
+    # Evaluated again it is the same: what is measured are the raw scores.
+    again = evaluate(run_copy)
+    assert again.to_json() == result.to_json()
+
+
+def test_a_target_that_is_reached_makes_it_abstain(run_copy):
+    result = evaluate(run_copy, target_accuracy=0.3)
+    threshold = result.abstention.threshold
+    assert result.abstention.reached and threshold.bound >= 0.3
+    stored = ClassifierFile.load(run_copy).calibration
+    assert stored.abstain_below == threshold.confidence > 0.5
+    file = ClassifierFile.load(run_copy)
+    replace(file, calibration=replace(stored, abstain_below=0.999999)).save(run_copy)
+    classifier = Classifier.load(run_copy)
+    (prediction,) = classifier.classify(["A lovely film."])
+    assert prediction.label == "abstain" and sum(
+        prediction.probabilities.values()
+    ) == pytest.approx(1)
+    assert classifier.predict(["A lovely film."]) == ["abstain"]
+
+
+def test_a_target_out_of_reach_says_what_is_and_stores_nothing(run_copy):
+    result = evaluate(run_copy, target_accuracy=0.98)
+    assert not result.abstention.reached and result.abstention.threshold.bound < 0.98
+    assert ClassifierFile.load(run_copy).calibration.abstain_below == 0.0
+    assert "no threshold makes 98.0% certain: the highest bound is" in as_table(result)
+
+
+@pytest.mark.parametrize("target", [0, 1, 1.5, -0.2, float("nan")])
+def test_a_target_that_is_no_accuracy_is_refused(run_folder, target):
+    with pytest.raises(UsageError, match="give a number such as"):
+        evaluate(run_folder, target_accuracy=target)
+
+
+def test_duplicates_of_training_rows_are_found_and_left_out(run_copy, tmp_path):
+    train_rows, evaluation_rows = load_rows_of(read_config(run_copy / "sentilora.toml"))
+    rows = make_table(30, 3)
+    rows.loc[0, "text"] = train_rows.texts[5].upper()
+    rows.loc[1, "text"] = evaluation_rows.texts[7]
+    path = tmp_path / "leaking.csv"
+    rows.to_csv(path, index=False)
+    result = evaluate(run_copy, overrides={"data.test": str(path)})
+    leak = result.leakage
+    assert (leak.num_exact, leak.num_near, leak.near_looked_for) == (2, 0, True)
+    assert [(twin.number, twin.split) for twin in leak.twins] == [(0, "train"), (1, "evaluation")]
+    assert leak.without.num_rows == 28
+
+
+def test_what_cannot_be_measured_is_said(run_copy, tmp_path):
+    overrides = {"data.train": str(tmp_path / "gone.csv")}
+    result = evaluate(run_copy, overrides=overrides)
+    assert result.baseline is None and result.calibrated is None
+    assert "there is no file or folder" in result.missing[0]
+    assert "base without the adapter" in result.verdict
+    (run_copy / "data.json").unlink()
+    assert "does not say which rows" in evaluate(run_copy).missing[0]
+
+
+def test_few_evaluation_rows_are_no_ground_for_calibration(toy_run):
+    result = evaluate(toy_run, overrides={"data.num_test": 12}, target_accuracy=0.9)
+    assert result.calibrated is None and result.abstention is None
+    assert "no calibration and no threshold: there are 16 evaluation rows" in result.missing[0]
+    assert result.baseline is not None and result.leakage is not None
+
+
+def test_evaluation_rows_that_are_test_rows_calibrate_nothing(run_copy):
+    evaluation_rows = load_rows_of(read_config(run_copy / "sentilora.toml"))[1]
+    path = run_copy / "same.csv"
+    pd.DataFrame({"text": evaluation_rows.texts, "label": evaluation_rows.labels}).to_csv(
+        path, index=False
+    )
+    result = evaluate(run_copy, overrides={"data.test": str(path)})
+    assert result.calibrated is None and len(result.leakage.twins) == 320
+    assert "are among the test rows" in result.missing[0] and result.leakage.without is None
+
+
+def test_one_row(run_copy, tmp_path):
+    path = tmp_path / "one.csv"
+    make_table(1, 9).to_csv(path, index=False)
+    result = evaluate(run_copy, overrides={"data.test": str(path)})
+    assert result.num_rows == 1 and result.adapter.roc_auc is None
+    assert result.verdict.startswith("It cannot be told from TF-IDF")
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {"temperature": 0},
+        {"temperature": "1"},
+        {"abstain_below": None},
+        {"temperature": -1},
+        "x",
+        [1],
+    ],
+)
+def test_a_damaged_calibration_is_one_line(run_copy, calibration):
+    path = run_copy / "classifier.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "calibration": calibration}))
+    with pytest.raises(DataError, match="is damaged"):
+        Classifier.load(run_copy)
