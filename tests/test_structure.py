@@ -39,6 +39,7 @@ STOREYS = [
         "batching",
         "plots",
         "report",
+        "report_page",
     },
     {"classifier", "trainer", "card"},
     {"stages"},

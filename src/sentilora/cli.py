@@ -112,6 +112,9 @@ def evaluate(
     target_accuracy: Annotated[
         float | None, typer.Option(help="Abstain below the confidence that reaches it, e.g. 0.98.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="New folder for a report to open in a browser.")
+    ] = None,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -134,6 +137,7 @@ def evaluate(
         base=base,
         overrides=values,
         target_accuracy=target_accuracy,
+        report=report,
         device=device,
         batch_size=batch_size,
     )

@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from sentilora.calibration import Temperature, Threshold
 from sentilora.leakage import Twin
 from sentilora.metrics import Comparison, FullMetrics
@@ -77,6 +79,22 @@ class Evaluation:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
 
+@dataclass(frozen=True)
+class RowScores:
+    """Of every test row: true label number, each model's probabilities, whether it was cut."""
+
+    truth: np.ndarray
+    adapter: np.ndarray | None
+    base: np.ndarray
+    baseline: np.ndarray | None
+    truncated: np.ndarray
+
+    @property
+    def best(self) -> np.ndarray:
+        """The probabilities that the evaluation is about: the adapter's, or a base's alone."""
+        return self.base if self.adapter is None else self.adapter
+
+
 def verdict(result: Evaluation) -> str:
     """Whether the language model was worth it, in a sentence."""
     against = result.comparisons.get("baseline")
@@ -86,7 +104,8 @@ def verdict(result: Evaluation) -> str:
     points = 100 * abs(against.difference)
     low, high = (100 * bound for bound in against.interval)
     rows = f"on these {result.num_rows:,} rows"
-    figures = f"(95 % interval {low:+.1f} to {high:+.1f}, exact McNemar p = {against.p:.2g})"
+    interval = f"{low:+.1f} to {high:+.1f}".replace("-", "−")
+    figures = f"(95 % interval {interval}, exact McNemar p = {against.p:.2g})"
     if low > 0:
         return f"It was worth it: {points:.1f} points more are right than with {name} {figures}."
     if high < 0:

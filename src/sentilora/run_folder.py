@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DATA_FILE = "data.json"
 RESULTS_FILE = "train_results.json"
+METRICS_FILE = "metrics.jsonl"
 # What may differ between a run and its continuation without changing the result.
 FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_batch_size"}
 

@@ -38,11 +38,11 @@ from sentilora.metrics import measure
 from sentilora.model import save_classifier
 from sentilora.progress import Progress, is_main_process
 from sentilora.prompt import Example
+from sentilora.run_folder import METRICS_FILE
 from sentilora.scoring import LabelScorer
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 # A launcher hands Ctrl-C on to processes that the terminal has told already: one press, twice.
 SAME_PRESS_SECONDS = 5.0
 

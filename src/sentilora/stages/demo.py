@@ -13,7 +13,7 @@ from sentilora.config import CONFIG_FILE, Config
 from sentilora.progress import say
 from sentilora.report import Evaluation
 from sentilora.stages import load_rows_of, load_test_of
-from sentilora.stages.evaluate import evaluate_rows
+from sentilora.stages.evaluate import measure_rows
 from sentilora.stages.predict import predict
 from sentilora.stages.train import train
 
@@ -46,7 +46,7 @@ def demo(config: Config) -> Demo:
     train(config)
     classifier = Classifier.load(folder, batch_size=config.training.per_device_eval_batch_size)
     test = load_test_of(config, classifier.labels)
-    evaluation = evaluate_rows(classifier, test, str(folder), load_rows_of(config))
+    evaluation, _ = measure_rows(classifier, test, str(folder), load_rows_of(config))
     return Demo(evaluation, predict(classifier, REVIEWS), str(folder))
 
 

@@ -17,10 +17,8 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    """What to know of this machine, in the order to print it."""
-    import torch
-
+def versions() -> dict[str, str]:
+    """What runs here: sentilora, Python, platform and the packages that matter."""
     found = {
         "sentilora": __version__,
         "python": platform.python_version(),
@@ -31,6 +29,14 @@ def environment() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
+    return found
+
+
+def environment() -> dict[str, str]:
+    """What to know of this machine, in the order to print it."""
+    import torch
+
+    found = versions()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)

@@ -3,6 +3,8 @@
 sentilora evaluate --adapter ./mistral-sentiment-ita
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,9 +34,11 @@ from sentilora.metrics import compare, measure_fully, tfidf_baseline
 from sentilora.model import shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
-from sentilora.report import Abstention, Calibrated, Evaluation, Leakage, verdict
-from sentilora.run_folder import DATA_FILE, data_record, require_same_rows, seen_rows
+from sentilora.report import Abstention, Calibrated, Evaluation, Leakage, RowScores, verdict
+from sentilora.report_page import require_unused, write_report
+from sentilora.run_folder import DATA_FILE, METRICS_FILE, data_record, require_same_rows, seen_rows
 from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
+from sentilora.stages.env import versions
 
 ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows
 MAX_ROWS_NEAR = 200_000  # near-duplicates among more are looked for only when asked
@@ -46,6 +50,7 @@ def evaluate(
     base: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     target_accuracy: float | None = None,
+    report: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 16,
 ) -> Evaluation:
@@ -55,7 +60,8 @@ def evaluate(
     adapter. overrides: {"section.key": value} laid over the configuration the adapter was trained
     with; `data.test` names other rows. target_accuracy: choose a threshold on the evaluation rows
     above which the classifier is that accurate. A temperature or threshold that holds is written to
-    the adapter's `classifier.json`. Raises `DataError` and `UsageError`, see `errors`.
+    the adapter's `classifier.json`. report: a new folder for the files of `report_page`. Raises
+    `DataError` and `UsageError`, see `errors`.
     """
     if base is not None and adapter is not None:
         raise UsageError("--base scores a base without adapter; leave out --adapter")
@@ -63,6 +69,8 @@ def evaluate(
         raise UsageError(f"--target-accuracy is {target_accuracy:g}; give a number such as 0.98")
     if target_accuracy is not None and base is not None:
         raise UsageError("--target-accuracy goes with an adapter")
+    if report is not None:
+        require_unused(Path(report))
     folder = None if base is not None else Path(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
     rows = load_test_of(config, format.labels)
@@ -72,15 +80,20 @@ def evaluate(
     if folder is None:
         assert base is not None
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
-        return evaluate_rows(classifier, rows)
+        result, scores = measure_rows(classifier, rows)
+        if report is not None:
+            report_on(report, result, scores, rows, None, classifier)
+        return result
     warn_of_seen_rows(folder, rows, format.labels)
     known, reason = known_rows(folder, config)
     classifier = Classifier.load(folder, device=device, batch_size=batch_size)
-    result = evaluate_rows(classifier, rows, str(folder), known, target_accuracy)
+    result, scores = measure_rows(classifier, rows, str(folder), known, target_accuracy)
     if known is None:
         result = replace(result, missing=[reason, *result.missing])
     if adapter is not None:
         store_calibration(folder, result)
+    if report is not None:
+        report_on(report, result, scores, rows, folder, classifier)
     return result
 
 
@@ -152,13 +165,13 @@ class Scores:
     truncated: np.ndarray
 
 
-def evaluate_rows(
+def measure_rows(
     classifier: Classifier,
     rows: Rows,
     adapter_path: str | None = None,
     known: tuple[Rows, Rows] | None = None,
     target_accuracy: float | None = None,
-) -> Evaluation:
+) -> tuple[Evaluation, RowScores]:
     """Score rows with a loaded classifier: adapter on, then (if it has one) off.
 
     known: the adapter's training and evaluation rows.
@@ -184,14 +197,16 @@ def evaluate_rows(
         leakage=None,
         missing=[],
     )
+    of_rows = RowScores(truth, None, at_temperature(scores.base, 1.0), None, scores.truncated)
     if scores.adapter is None:
-        return result
+        return result, of_rows
     probabilities = at_temperature(scores.adapter, 1.0)
     right = probabilities.argmax(-1) == truth
     result = replace(result, adapter=measure_fully(probabilities, truth))
     result.comparisons["base"] = compare(right, scores.base.argmax(-1) == truth)
+    of_rows = replace(of_rows, adapter=probabilities)
     if known is None:
-        return replace(result, verdict=verdict(result))
+        return replace(result, verdict=verdict(result)), of_rows
     train, evaluation = known
     guessed = tfidf_baseline(
         train.texts, numbers_of(train, classifier.labels), rows.texts, len(classifier.labels)
@@ -206,7 +221,7 @@ def evaluate_rows(
         calibrated, abstention, reasons = calibrate(
             classifier, evaluation, scores.adapter, truth, target_accuracy
         )
-    return replace(
+    result = replace(
         result,
         verdict=verdict(result),
         calibrated=calibrated,
@@ -214,6 +229,7 @@ def evaluate_rows(
         leakage=look_for_leakage(rows, known, probabilities, truth),
         missing=reasons,
     )
+    return result, replace(of_rows, baseline=guessed)
 
 
 def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
@@ -326,3 +342,31 @@ def store_calibration(folder: Path, result: Evaluation) -> None:
         f"stored in {folder / CLASSIFIER_FILE}: temperature {value:g}, "
         + (f"abstain below {below:.4f}" if below else "every text is answered")
     )
+
+
+def report_on(
+    report: str | Path,
+    result: Evaluation,
+    scores: RowScores,
+    rows: Rows,
+    folder: Path | None,
+    classifier: Classifier,
+) -> None:
+    """Write the report's files, with the run's curve and recipe where the adapter has them."""
+    history, recipe = [], ""
+    made = {"base": classifier.reference.name, "base revision": classifier.reference.revision}
+    if folder is not None:
+        run = run_of(folder)
+        if (run / METRICS_FILE).is_file():
+            lines = (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+            history = [json.loads(line) for line in lines]
+        if (run / CONFIG_FILE).is_file():
+            recipe = (run / CONFIG_FILE).read_text(encoding="utf-8")
+        weights = folder / "adapter_model.safetensors"
+        made["adapter, SHA-256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    made["test rows, SHA-256"] = data_record({"test": rows})["test"]["sha256"]
+    dtype = str(classifier.base.dtype).removeprefix("torch.")
+    made["computed on"] = f"{classifier.base.device}, {dtype}"
+    made |= {name: found for name, found in versions().items() if found != "not installed"}
+    page = write_report(Path(report), result, scores, rows, history, recipe, made)
+    say(f"report in {page}; every row in {page.with_name('predictions.parquet')}")

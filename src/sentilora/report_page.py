@@ -1,0 +1,201 @@
+"""The report of an evaluation: one HTML file that needs nothing else, its figures, all predictions.
+
+DIR/report.html            the page: opens from disk, without a network
+DIR/report.json            its figures
+DIR/predictions.parquet    every test row, with the answers of every model
+"""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sentilora.data import Rows
+from sentilora.errors import UsageError
+from sentilora.leakage import Twin
+from sentilora.metrics import coverage_curve, reliability, wilson_interval
+from sentilora.report import Evaluation, RowScores
+
+PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
+MAX_ROWS = 2000  # in the page
+MAX_ERRORS = 1500  # of them
+MAX_TWINS = 200  # listed in the figures
+NUM_POINTS = 200  # of the coverage curve
+ROWS_AT_ONCE = 50_000
+
+
+def require_unused(folder: Path) -> None:
+    """Raise `UsageError` when a report would be written among what is there."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is in use; remove it, or name another folder with --report")
+
+
+def write_report(
+    folder: Path,
+    result: Evaluation,
+    scores: RowScores,
+    rows: Rows,
+    history: Sequence[Mapping[str, Any]],
+    recipe: str,
+    made: Mapping[str, str],
+) -> Path:
+    """Write the three files; returns the page's path.
+
+    history: the lines of the run's `metrics.jsonl`. recipe: its `sentilora.toml`. made: what it was
+    made with, for the reader.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    twins = {twin.number: twin for twin in result.leakage.twins} if result.leakage else {}
+    figures = {
+        "title": result.adapter_path or result.base_name,
+        "created": date.today().isoformat(),
+        "evaluation": _evaluation(result),
+        "reliability": [asdict(found) for found in reliability(scores.best, scores.truth)],
+        "coverage": coverage_points(scores.best, scores.truth),
+        "groups": groups(scores, rows.texts),
+        "training": [_finite(entry) for entry in history],
+        "recipe": recipe,
+        "made": dict(made),
+    }
+    text = json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / FIGURES).write_text(text + "\n", encoding="utf-8")
+    write_predictions(folder / PREDICTIONS, result.labels, scores, rows, twins)
+    page = folder / PAGE
+    page.write_text(
+        as_page({**figures, "rows": embedded_rows(scores, rows.texts, twins)}), encoding="utf-8"
+    )
+    return page
+
+
+def as_page(content: Mapping[str, Any]) -> str:
+    """The page with its data inside; no text of a review can end the element that holds it."""
+    template = resources.files("sentilora").joinpath("assets", PAGE).read_text(encoding="utf-8")
+    data = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    for character, escaped in (("<", "\\u003c"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
+        data = data.replace(character, escaped)
+    title = html.escape(f"sentilora: {content['title']}")
+    template = template.replace("<title>Evaluation</title>", f"<title>{title}</title>")
+    return template.replace("/*DATA*/", data.encode("utf-8", "replace").decode("utf-8"))
+
+
+def coverage_points(probabilities: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
+    """The coverage curve at up to 200 places, the last of them at full coverage."""
+    threshold, accuracy = coverage_curve(probabilities, truth)
+    num = len(threshold)
+    # The first hundredth, of a few rows, jumps without meaning.
+    at = np.unique(np.linspace(min(num - 1, max(10, num // 100)), num - 1, NUM_POINTS).astype(int))
+    return [
+        {
+            "threshold": float(threshold[i]),
+            "coverage": (int(i) + 1) / num,
+            "accuracy": float(accuracy[i]),
+        }
+        for i in at
+    ]
+
+
+def groups(scores: RowScores, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Accuracy of rows by number of words (fifths), and of those that were cut and were not."""
+    words = np.array([len(text.split()) for text in texts])
+    right = scores.best.argmax(-1) == scores.truth
+    edges = np.unique(np.quantile(words, [0.2, 0.4, 0.6, 0.8], method="nearest"))
+    found = []
+    for low, high in zip([0, *(edges + 1)], [*edges, words.max()], strict=True):
+        name = f"{low:,} – {high:,} words" if low else f"up to {high:,} words"
+        found.append((name, (words >= low) & (words <= high)))
+    found += [("whole", ~scores.truncated), ("truncated", scores.truncated)]
+    return [
+        {
+            "name": name,
+            "num_rows": int(chosen.sum()),
+            "accuracy": float(right[chosen].mean()),
+            "interval": wilson_interval(int(right[chosen].sum()), int(chosen.sum())),
+        }
+        for name, chosen in found
+        if chosen.any()
+    ]
+
+
+def embedded_rows(
+    scores: RowScores, texts: Sequence[str], twins: Mapping[int, Twin]
+) -> list[dict[str, Any]]:
+    """The surest errors, then the most uncertain rows: what the page can show."""
+    confidence = scores.best.max(-1)
+    wrong = scores.best.argmax(-1) != scores.truth
+    errors = np.flatnonzero(wrong)
+    errors = errors[np.argsort(-confidence[errors], kind="stable")][:MAX_ERRORS]
+    rest = np.setdiff1d(np.argsort(confidence, kind="stable")[: 2 * MAX_ROWS], errors)
+    rest = rest[np.argsort(confidence[rest], kind="stable")][: MAX_ROWS - len(errors)]
+    return [
+        {
+            "number": int(i),
+            "text": texts[i],
+            "truth": int(scores.truth[i]),
+            "predicted": int(scores.best[i].argmax()),
+            "probabilities": [round(float(p), 6) for p in scores.best[i]],
+            **({} if scores.adapter is None else {"base": int(scores.base[i].argmax())}),
+            **({} if scores.baseline is None else {"baseline": int(scores.baseline[i].argmax())}),
+            "truncated": bool(scores.truncated[i]),
+            "num_words": len(texts[i].split()),
+            "twin": asdict(twins[int(i)]) if int(i) in twins else None,
+        }
+        for i in [*errors, *rest]
+    ]
+
+
+def write_predictions(
+    path: Path,
+    labels: Sequence[str],
+    scores: RowScores,
+    rows: Rows,
+    twins: Mapping[int, Twin],
+) -> None:
+    """Every row: text, label, and per model its answer and probabilities."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    named = {"": scores.adapter, "base_": scores.base, "tfidf_": scores.baseline}
+    if scores.adapter is None:
+        named = {"": scores.base}
+    writer = None
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, min(start + ROWS_AT_ONCE, len(rows)))
+        found = [twins.get(i) for i in range(part.start, part.stop)]
+        columns: dict[str, Any] = {
+            "row": np.arange(part.start, part.stop),
+            "text": rows.texts[part],
+            "label": rows.labels[part],
+        }
+        for prefix, probabilities in named.items():
+            if probabilities is None:
+                continue
+            columns[f"{prefix}prediction"] = [labels[i] for i in probabilities[part].argmax(-1)]
+            for number, label in enumerate(labels):
+                columns[f"{prefix}probability_{label}"] = probabilities[part, number]
+        columns["truncated"] = scores.truncated[part]
+        columns["twin_split"] = pa.array([twin and twin.split for twin in found], pa.string())
+        columns["twin_row"] = pa.array([twin and twin.other for twin in found], pa.int64())
+        similarity = [twin and twin.similarity for twin in found]
+        columns["twin_similarity"] = pa.array(similarity, pa.float64())
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+
+
+def _evaluation(result: Evaluation) -> dict[str, Any]:
+    content = asdict(result)
+    if content["leakage"]:
+        content["leakage"]["twins"] = content["leakage"]["twins"][:MAX_TWINS]
+    return content
+
+
+def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value == value}  # NaN equals nothing

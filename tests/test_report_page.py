@@ -1,0 +1,244 @@
+"""The report: its figures, and the page itself in a browser, offline, in both themes."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sentilora.calibration import Temperature, Threshold
+from sentilora.data import Rows
+from sentilora.errors import UsageError
+from sentilora.leakage import Twin
+from sentilora.metrics import compare, measure_fully
+from sentilora.report import Abstention, Calibrated, Evaluation, Leakage, RowScores
+from sentilora.report_page import (
+    MAX_ROWS,
+    coverage_points,
+    embedded_rows,
+    groups,
+    require_unused,
+    write_report,
+)
+
+ATTACK = (
+    "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> \u2028 & <b>"
+)
+
+
+def make_scores(num_rows, num_labels=2, seed=0):
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, num_labels, num_rows)
+    signal = np.eye(num_labels)[truth]
+
+    def draw(strength):
+        scores = random.normal(size=(num_rows, num_labels)) + strength * signal
+        return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+
+    return RowScores(truth, draw(1.2), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
+
+
+def make_report(folder, num_rows=2600, num_labels=2):
+    scores = make_scores(num_rows, num_labels)
+    labels = tuple(
+        ["positive", "negative", *(f"label{i}" for i in range(2, num_labels))][:num_labels]
+    )
+    random = np.random.default_rng(1)
+    texts = [
+        f"review number {i} " + "word " * int(random.integers(1, 300)) for i in range(num_rows)
+    ]
+    sure = scores.adapter.max(-1) * (scores.adapter.argmax(-1) != scores.truth)
+    texts[int(sure.argmax())] = ATTACK  # the surest error: the first that the page shows
+    rows = Rows("reviews.csv", texts, [labels[i] for i in scores.truth])
+    right = [p.argmax(-1) == scores.truth for p in (scores.adapter, scores.base, scores.baseline)]
+    metrics = measure_fully(scores.adapter, scores.truth)
+    result = Evaluation(
+        test="reviews.csv",
+        num_rows=num_rows,
+        num_truncated=int(scores.truncated.sum()),
+        labels=labels,
+        adapter_path="my-adapter",
+        base_name="embedded",
+        adapter=metrics,
+        base=measure_fully(scores.base, scores.truth),
+        baseline=measure_fully(scores.baseline, scores.truth),
+        comparisons={"base": compare(right[0], right[1]), "baseline": compare(right[0], right[2])},
+        verdict="It was worth it.",
+        calibrated=Calibrated(Temperature(1.2, 0.3, 0.29), 400, metrics),
+        abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
+        leakage=Leakage([Twin(3, "train", 7, 0.8, False)], 0, 1, True, metrics),
+        missing=["nothing of note"],
+    )
+    history = [{"step": 10, "loss": 2.0}, {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
+               {"step": 30, "loss": float("nan")}]  # fmt: skip
+    made = {"sentilora": "0.1.0"}
+    page = write_report(folder, result, scores, rows, history, "[lora]\nr = 16\n", made)
+    return page, scores, rows
+
+
+def test_the_figures_and_the_predictions_are_complete(tmp_path):
+    page, scores, rows = make_report(tmp_path / "report")
+    assert sorted(path.name for path in page.parent.iterdir()) == [
+        "predictions.parquet", "report.html", "report.json",
+    ]  # fmt: skip
+    figures = json.loads(page.with_name("report.json").read_text(encoding="utf-8"))
+    assert "rows" not in figures  # no text of a review
+    assert figures["evaluation"]["adapter"] == json.loads(
+        json.dumps(asdict(measure_fully(scores.adapter, scores.truth)))
+    )
+    assert figures["training"][-1] == {"step": 30} and "r = 16" in figures["recipe"]
+    frame = pd.read_parquet(page.with_name("predictions.parquet"))
+    assert frame["text"].tolist() == rows.texts and frame["label"].tolist() == rows.labels
+    assert np.array_equal(frame["probability_negative"], scores.adapter[:, 1])
+    assert np.array_equal(frame["base_probability_positive"], scores.base[:, 0])
+    wrong = (frame["prediction"] != frame["label"]).mean()
+    assert 1 - wrong == pytest.approx(figures["evaluation"]["adapter"]["accuracy"])
+    assert frame.loc[3, "twin_split"] == "train" and frame["twin_row"].notna().sum() == 1
+
+
+def test_the_page_shows_the_surest_errors_then_the_most_uncertain():
+    scores = make_scores(9000)
+    found = embedded_rows(scores, ["text"] * 9000, {})
+    assert len(found) == MAX_ROWS and len({row["number"] for row in found}) == MAX_ROWS
+    is_wrong = [row["predicted"] != row["truth"] for row in found]
+    num_errors = int((scores.adapter.argmax(-1) != scores.truth).sum())
+    assert sum(is_wrong) >= min(num_errors, 1500)
+    sure = [max(row["probabilities"]) for row in found]
+    first = min(num_errors, 1500)
+    assert all(is_wrong[:first]) and sure[:first] == sorted(sure[:first], reverse=True)
+    assert sure[first:] == sorted(sure[first:])
+
+
+def test_groups_cover_every_row_once_by_length_and_once_by_cut():
+    scores = make_scores(500)
+    texts = ["word " * (i % 50 + 1) for i in range(500)]
+    found = groups(scores, texts)
+    by_length = [g for g in found if "words" in g["name"]]
+    assert sum(g["num_rows"] for g in by_length) == 500 and len(by_length) == 5
+    assert sum(g["num_rows"] for g in found) == 1000
+    assert found[-1]["num_rows"] == scores.truncated.sum()
+    assert groups(make_scores(1), ["one word"])[0]["num_rows"] == 1
+
+
+def test_coverage_ends_with_every_row():
+    for num in (1, 7, 5000):
+        scores = make_scores(num)
+        points = coverage_points(scores.adapter, scores.truth)
+        assert points[-1]["coverage"] == 1.0 and len(points) <= 200
+        accuracy = (scores.adapter.argmax(-1) == scores.truth).mean()
+        assert points[-1]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    require_unused(tmp_path / "new")
+    (tmp_path / "file").write_text("")
+    for used in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UsageError, match="is in use"):
+            require_unused(used)
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if BROWSER is None or find_spec("playwright") is None:
+        pytest.skip("no chromium here (Debian's package, or CHROMIUM=path) or no playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(browser, path, **options):
+    """The page, what it said on the console, and what it asked for."""
+    page = browser.new_context(**options).new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: said.append("a dialog"))
+    page.goto(path.as_uri())
+    return page, said, asked
+
+
+@pytest.mark.parametrize("num_labels", [2, 20])
+def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path, num_labels):
+    path, scores, _ = make_report(tmp_path / "report", num_labels=num_labels)
+    page, said, asked = opened(chromium, path)
+    accuracy = (scores.adapter.argmax(-1) == scores.truth).mean()
+    assert page.locator("#accuracy").inner_text() == f"{100 * accuracy:.1f} %"
+    assert page.title() == f"{100 * accuracy:.1f} % – my-adapter"
+    assert page.locator("#confusion rect").count() == num_labels**2
+    assert page.locator("#models tbody tr").count() == 4
+    assert page.locator("#training polyline").count() == 3
+    assert (said, asked) == ([], [path.as_uri()])
+
+
+def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):
+    path, _, rows = make_report(tmp_path / "report")
+    page, said, _ = opened(chromium, path)
+
+    def num_found():
+        return int(page.locator("#count").inner_text().split(" ")[0].replace(",", ""))
+
+    errors = num_found()
+    assert page.locator(".row").count() == min(50, errors)
+    page.locator("#more").click()
+    assert page.locator(".row").count() == min(150, errors)
+    # A text that would be a script is shown as it is.
+    page.locator(".row summary").first.click()
+    assert ATTACK.split(" ")[0] in page.locator(".row p").first.inner_text()
+    page.locator("#kind").select_option("all")
+    assert num_found() == MAX_ROWS
+    page.locator("#truth").select_option("1")
+    some = num_found()
+    assert 0 < some < MAX_ROWS
+    page.locator("#cut").check()
+    assert 0 < num_found() < some
+    page.locator("#cut").uncheck()
+    page.locator("#truth").select_option("")
+    wanted = page.evaluate("data.rows[17].number")
+    page.locator("#search").fill(f"REVIEW NUMBER {wanted} ")
+    assert num_found() == 1
+    page.locator(".row summary").click()
+    assert rows.texts[wanted].strip() == page.locator(".row p").first.inner_text().strip()
+    assert (
+        f"Row {wanted:,}, truly {rows.labels[wanted]}."
+        in page.locator(".row p").nth(1).inner_text()
+    )
+    page.locator("#search").fill("no such text")
+    assert num_found() == 0 and page.locator(".row").count() == 0
+    page.locator("#search").fill("")
+    page.locator("#sort").select_option("long")
+    lengths = page.evaluate("chosen().map((row) => row.num_words)")
+    assert lengths == sorted(lengths, reverse=True)
+    page.locator("#twin").check()
+    assert num_found() == page.evaluate("data.rows.filter((row) => row.twin).length")
+    assert said == []
+
+
+def test_both_themes_and_a_phone(chromium, tmp_path):
+    path, _, _ = make_report(tmp_path / "report")
+    backs = {}
+    for scheme in ("light", "dark"):
+        page, said, _ = opened(
+            chromium, path, color_scheme=scheme, viewport={"width": 390, "height": 844}
+        )
+        style = "getComputedStyle(document.body).backgroundColor"
+        backs[scheme] = page.evaluate(style)
+        page.locator("#theme").click()
+        other = page.evaluate(style)
+        page.locator("#theme").click()
+        assert page.evaluate(style) == backs[scheme] != other
+        assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+        assert said == []
+    assert backs["light"] != backs["dark"]
