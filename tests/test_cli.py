@@ -1,11 +1,13 @@
 """The command line: what it prints where, its exit codes, and one line for whatever is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -176,7 +178,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 @pytest.mark.parametrize("base", ["nowhere/at/all", "./nowhere", "mistralai/Mistral-7B-v0.1"])
 def test_a_base_that_cannot_be_had(tmp_path, base):
     output = ["--output-dir", tmp_path / "run"]
-    said = "not reachable; base.name=<folder> takes a base from disk" if base[0] == "m" else base
+    said = "not reachable; a folder takes a base from disk: base.name=" if base[0] == "m" else base
     failed(3, said, "train", f"base.name={base}", *output)
     failed(3, said, "evaluate", "--base", base)
     assert not (tmp_path / "run").exists()
@@ -379,7 +381,7 @@ def test_predict_reads_stdin_line_by_line(toy_run):
     stdout, stderr = predicted("-", "--adapter", toy_run, "--json", input=stdin)
     texts = [json.loads(line)["text"] for line in stdout.split("\n") if line]
     assert texts == ["One.\r", "Two\u2028with \x85 and \x0c inside.", "Three 🎬"]
-    assert "left out 3 empty lines of stdin" in stderr
+    assert "left out empty lines of stdin: 3" in stderr
 
 
 def test_predict_refuses_what_is_no_text(toy_run):
@@ -492,7 +494,59 @@ def test_the_device_asked_for_is_there_or_refused(toy_run):
            "--device", "cuda")  # fmt: skip
 
 
+def test_predict_looks_at_columns_and_folder_before_it_scores(toy_run, tmp_path, monkeypatch):
+    from sentilora.stages import predict as stage
+
+    monkeypatch.setattr(stage, "predict", lambda *_: pytest.fail("scored"))
+    path = tmp_path / "twice.csv"
+    path.write_text("text,prediction\nA film.,positive\n")
+    ask = ["predict", "--adapter", toy_run, "--input", path, "--output"]
+    failed(3, "already has a column 'prediction'", *ask, tmp_path / "out.csv")
+    monkeypatch.setattr(stage, "os", SimpleNamespace(access=lambda *_: False, W_OK=2))
+    failed(2, "may not be written to", *ask, tmp_path / "out.csv")
+
+
+def test_an_unfinished_run_is_no_adapter_yet(toy_run, tmp_path):
+    folder = tmp_path / "unfinished"
+    shutil.copytree(toy_run / "checkpoint-4", folder / "checkpoint-4")
+    said = f"is not finished; go on with `sentilora train --output-dir {folder} --resume`, or take "
+    failed(3, said + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
+
+
+@pytest.mark.parametrize("texts", [None, 5, {"a": 1}])
+def test_predict_takes_a_list_only(toy_run, texts):
+    from sentilora import Classifier
+    from sentilora.errors import UsageError
+
+    with pytest.raises(UsageError, match="a list of texts is expected"):
+        Classifier.load(toy_run).predict(texts)
+
+
+def test_a_text_that_cannot_be_classified_is_named_by_its_place(toy_run):
+    from sentilora import Classifier
+    from sentilora.errors import DataError
+
+    with pytest.raises(DataError, match=re.escape("texts[2] is empty")):
+        Classifier.load(toy_run).predict(["A film.", "Another.", " "])
+
+
 # --- evaluate, check, env
+
+
+def test_check_notes_what_train_would_do_in_vain(toy_base, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "".join(
+        f"{'word ' * 60}{i},{'positive' if i % 2 else 'negative'}\n" for i in range(40)
+    ))  # fmt: skip
+    code, stdout, _ = run(
+        "check", f"base.name={toy_base}", f"data.train={path}", "data.num_train=20",
+        "data.num_evaluation=10", "prompt.max_length=120", "training.max_steps=4",
+        "training.warmup_steps=9", "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    notes = [line for line in stdout.splitlines() if line.startswith("!")]
+    assert code == 0 and len(notes) >= 3
+    for said in ("most texts are cut", "never gets to its height", "still names the reviews"):
+        assert any(said in line for line in notes), said
 
 
 def test_evaluate_reports_adapter_and_base(toy_run, tmp_path):

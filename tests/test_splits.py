@@ -169,3 +169,13 @@ def test_test_rows_are_all_in_their_order_or_the_first_of_the_shuffle():
     assert every.texts == load_rows("embedded", "test", COLUMNS).texts
     some = load_test("embedded", COLUMNS, 7, 42)
     assert some.texts == [every.texts[i] for i in shuffled(100, 42)[:7]]
+
+
+def test_duplicates_that_leave_too_few_rows_are_named():
+    rows = Rows("dups.csv", [f"text {i % 20}" for i in range(160)], ["a", "b"] * 80)
+    with pytest.raises(DataError, match="160 rows, but only 0 of them are neither"):
+        carve(rows, 64, 20, seed=42)
+    with pytest.raises(DataError, match="remove the duplicates"):
+        carve(Rows("same.csv", ["one"] * 150, ["a", "b"] * 75), 100, 0, seed=42)
+    with pytest.raises(DataError, match="need more rows than"):
+        carve(rows, 150, 20, seed=42)

@@ -142,8 +142,15 @@ def check_adapter_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"there is no adapter folder {folder}")
     for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder} holds no adapter: {name} is missing")
+        if (folder / name).is_file():
+            continue
+        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        if checkpoints:
+            raise DataError(
+                f"the run in {folder} is not finished; go on with `sentilora train --output-dir "
+                f"{folder} --resume`, or take {checkpoints[-1]}"
+            )
+        raise DataError(f"{folder} holds no adapter: {name} is missing")
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

@@ -47,8 +47,8 @@ r={r}, alpha={lora_alpha} on the base in {quantization}
 | {metrics.num_rows} | {accuracy} | {metrics.macro_f1:.4f} | {metrics.log_loss:.4f} |
 
 Rows: {rows}, from `{source}`. Best of {result.num_steps} steps: {result.best_step}. The
-evaluation rows chose the checkpoint; `sentilora evaluate --adapter .` scores the untouched test
-rows.
+evaluation rows chose the checkpoint. `sentilora evaluate --adapter {result.output_dir}`, where it
+was trained, scores the untouched test rows; elsewhere say where they are: `data.test=…`.
 Recipe: `sentilora.toml`. Hashes of the rows: `data.json`. Prompt and labels: `classifier.json`.
 
 ```python

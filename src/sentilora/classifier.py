@@ -6,7 +6,7 @@ classifier.predict_proba(["A lovely film."])    # array of shape (1, labels)
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +177,8 @@ class Classifier:
 
         if isinstance(texts, str):
             raise UsageError("a list of texts is expected, not one string; write [text]")
+        if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+            raise UsageError(f"a list of texts is expected, not {type(texts).__name__}")
         texts = list(texts)
         if not len(texts):  # nothing to choose a way of scoring by
             return np.empty((0, len(self.labels))), []

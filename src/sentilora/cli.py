@@ -193,6 +193,8 @@ def predict(
         labels=[label.strip() for label in labels.split(",")] if labels else None,
         template=_template(template),
     )
+    if frame is not None and output is not None:
+        stage.check_columns(frame, classifier.labels)
     predictions = stage.predict(classifier, chosen)
     if frame is not None and output is not None:
         stage.write_table(stage.add_predictions(frame, predictions), output)
@@ -207,13 +209,15 @@ def check(
     overrides: Overrides = None,
     preset: Preset = None,
     config: ConfigFile = None,
+    output_dir: OutputDir = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
     """Look at data, labels, memory and time before training."""
     from sentilora.stages.check import check as run
 
-    settings = _config(preset, config, overrides, _values(None, text_column, label_column))
+    values = _values(output_dir, text_column, label_column)
+    settings = _config(preset, config, overrides, values)
     _quiet()
     findings = run(settings)
     for finding in findings:
@@ -338,8 +342,8 @@ def _stdin_lines() -> list[str]:
             f"stdin is not valid UTF-8 at byte {error.start}; send it as UTF-8"
         ) from error
     texts = [line for line in lines if line.strip()]
-    if len(texts) < len(lines):
-        print(f"left out {len(lines) - len(texts):,} empty lines of stdin", file=sys.stderr)
+    if texts and len(texts) < len(lines):
+        print(f"left out empty lines of stdin: {len(lines) - len(texts):,}", file=sys.stderr)
     return texts
 
 

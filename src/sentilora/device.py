@@ -31,7 +31,8 @@ def require_device(device: str) -> None:
     if device == "cuda" and not cuda_driver_present():
         raise UsageError(
             "a CUDA GPU is asked for and this machine has none; run it on an NVIDIA GPU, train "
-            "with `--preset tiny` (works on a CPU), or insist: base.device=cpu (--device cpu)"
+            "with `--preset tiny` (works on a CPU), or insist: base.device=cpu (predict and "
+            "evaluate: --device cpu)"
         )
 
 
@@ -44,7 +45,7 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"a CUDA GPU is asked for and torch {torch.__version__} sees none; install a CUDA "
-            "build of torch, or take the CPU: base.device=cpu (--device cpu)"
+            "build of torch, or take the CPU: base.device=cpu (predict and evaluate: --device cpu)"
         )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 

@@ -70,7 +70,7 @@ def resolve_base(name: str) -> str:
         return str(path)
     if path.exists() or not looks_like_hub_id(name):
         raise DataError(f"there is no model folder {name}")
-    require_hub(name, "base.name=<folder> takes a base from disk")
+    require_hub(name, "a folder takes a base from disk: base.name=FOLDER (evaluate: --base FOLDER)")
     return name
 
 

@@ -133,7 +133,7 @@ def last_checkpoint(folder: Path, num_steps: int, patience: int) -> Path:
         if step < num_steps and evaluations_in_vain(path) < (patience or math.inf)
     }
     if not found:
-        raise DataError(f"{folder} has no checkpoint to resume from; start again")
+        raise DataError(f"{folder} has no checkpoint to resume from; remove it and start again")
     checkpoint = found[max(found)]
     for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
         if not zipfile.is_zipfile(path):  # torch's files are; a truncated one is not

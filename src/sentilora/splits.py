@@ -84,6 +84,17 @@ def carve(
     taken = set(chosen)
     train_texts = {normalised(rows.texts[i]) for i in chosen}
     left = [i for i in order if i not in taken and normalised(rows.texts[i]) not in train_texts]
+    if (
+        chosen
+        and len(chosen) < len(rows)
+        and (num_evaluation or 1) > len(left)
+        and (num_train + num_evaluation <= len(rows))
+    ):
+        raise DataError(
+            f"{rows.source} has {len(rows):,} rows, but only {len(left):,} of them are neither "
+            f"among the {len(chosen):,} training rows nor the same text as one; remove the "
+            f"duplicates, or lower data.num_train or data.num_evaluation"
+        )
     if num_train > len(rows) or num_evaluation > len(left) or not left or not chosen:
         raise DataError(
             f"data.num_train={num_train} and data.num_evaluation={num_evaluation} need more rows "

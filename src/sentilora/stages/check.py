@@ -110,6 +110,17 @@ def check(config: Config) -> list[Finding]:
         Finding("problem", key.rpartition(".")[2], text, UsageError.exit_code)
         for key, text in faults.items()
     ]
+    if "train" in splits and not recipe.warmup_ratio:
+        num_steps = count_steps(config, len(splits["train"]))
+        if recipe.warmup_steps >= num_steps:
+            text = (
+                f"training.warmup_steps={recipe.warmup_steps} of {num_steps} steps: the learning "
+                "rate never gets to its height; lower it"
+            )
+            findings.append(Finding("note", "warm-up", text))
+    if config.data.train != EMBEDDED and config.data.test == EMBEDDED:
+        text = "data.test still names the reviews that ship; evaluate would measure on those"
+        findings.append(Finding("note", "test data", text))
     with _Problem(findings, "base"):
         base, stored = load_structure(
             config.base.name,
@@ -217,7 +228,9 @@ def _tokens(config: Config, prompter: Prompter, rows: Rows, findings: list[Findi
     lengths = look_over_lengths(examples)
     cut = f"{lengths.truncated}, keeping the {config.prompt.truncation} of the text"
     findings.append(Finding("ok", "tokens", lengths.tokens))
-    findings.append(Finding("ok", "truncated", cut))
+    many = lengths.num_truncated > lengths.num_examples / 2
+    hint = "; most texts are cut: raise prompt.max_length" if many else ""
+    findings.append(Finding("note" if many else "ok", "truncated", cut + hint))
     findings.append(Finding("ok", "example", render_example(prompter, examples[0])))
     return lengths.mean_tokens
 

@@ -5,6 +5,7 @@ sentilora predict --input reviews.csv --output labelled.csv
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,13 @@ def check_files(source: Path, output: Path | None) -> None:
 
 def check_output(output: Path) -> None:
     """Raise `UsageError` when a file to write exists, or has no folder to be in."""
+    folder = output.absolute().parent
     if output.exists():
         raise UsageError(f"{output} exists; remove it, or name another file with --output")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {output.absolute().parent} to write {output.name} in")
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder} to write {output.name} in")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder} may not be written to; name another file with --output")
 
 
 def read_input(source: Path, text_column: str) -> "pd.DataFrame":
@@ -61,10 +65,15 @@ def add_predictions(frame: "pd.DataFrame", predictions: Sequence[Prediction]) ->
         f"probability_{name}": [p.probabilities[name] for p in predictions] for name in labels
     }
     added["truncated"] = [p.truncated for p in predictions]
+    return frame.assign(**added)
+
+
+def check_columns(frame: "pd.DataFrame", labels: Sequence[str]) -> None:
+    """Raise `DataError` when the table already has a column that predictions would be put in."""
+    added = ["prediction", *(f"probability_{label}" for label in labels), "truncated"]
     taken = [name for name in added if name in frame.columns]
     if taken:
         raise DataError(f"the input already has a column {taken[0]!r}; rename it")
-    return frame.assign(**added)
 
 
 def write_table(frame: "pd.DataFrame", path: Path) -> None:
@@ -84,7 +93,9 @@ def write_table(frame: "pd.DataFrame", path: Path) -> None:
                 )
             case suffix:
                 frame.to_csv(path, sep="\t" if suffix == ".tsv" else ",", index=False)
-    except (OSError, ValueError, TypeError) as error:  # the last two: a column of several kinds
+    except OSError as error:
+        raise SentiloraError(f"cannot write {path}: {error}") from error
+    except (ValueError, TypeError) as error:  # a column of several kinds
         raise SentiloraError(f"cannot write {path}: {error}; try a .jsonl file") from error
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sentilora.adapter_folder import BaseReference, ClassifierFile, lora_to_continue
 from sentilora.card import write_model_card
 from sentilora.config import CONFIG_FILE, Config, read_config
-from sentilora.device import choose_device, require_device
+from sentilora.data import EMBEDDED
+from sentilora.device import choose_device, compute_capability, require_device
 from sentilora.errors import (
     DataError,
     Interrupted,
@@ -29,6 +30,7 @@ from sentilora.model import (
     count_parameters,
     install_engine,
     load_adapter,
+    require_engine,
     resolve_base,
 )
 from sentilora.overview import look_over, look_over_lengths
@@ -100,7 +102,13 @@ def train(
     if untrained:
         say(f"warning: no training row is {', '.join(untrained)}; that answer is not learnt")
 
+    if config.data.train != EMBEDDED and config.data.test == EMBEDDED:
+        say("warning: data.test still names the reviews that ship; evaluate will measure on those")
+
     check_recipe(config)
+    engine_settings = config.engine.model_dump()
+    capability = compute_capability(config.engine.assume_capability)
+    require_engine(config.engine.implementation, config.engine.base_matmul, capability)
     base = load_base_of(config)
     say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
     prompter = Prompter(base.tokenizer, format)
@@ -113,7 +121,7 @@ def train(
     say(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
     model = prepare_model(config, base, adapter)
     say(str(count_parameters(model)))
-    engine = install_engine(model, **config.engine.model_dump())
+    engine = install_engine(model, **engine_settings)
     if engine is None and config.training.gradient_checkpointing and base.device == "cuda":
         checkpoint_activations(base.model)
 
