@@ -95,6 +95,10 @@ class RowScores:
         return self.base if self.adapter is None else self.adapter
 
 
+def _p(value: float) -> str:
+    return f"p = {value:.2g}" if value else "p < 1e-300"  # below what a float can hold
+
+
 def verdict(result: Evaluation) -> str:
     """Whether the language model was worth it, in a sentence."""
     against = result.comparisons.get("baseline")
@@ -105,7 +109,7 @@ def verdict(result: Evaluation) -> str:
     low, high = (100 * bound for bound in against.interval)
     rows = f"on these {result.num_rows:,} rows"
     interval = f"{low:+.1f} to {high:+.1f}".replace("-", "−")
-    figures = f"(95 % interval {interval}, exact McNemar p = {against.p:.2g})"
+    figures = f"(95 % interval {interval}, exact McNemar {_p(against.p)})"
     if low > 0:
         return f"It was worth it: {points:.1f} points more are right than with {name} {figures}."
     if high < 0:
@@ -138,7 +142,7 @@ def as_table(result: Evaluation) -> str:
         against = {"base": "base", "baseline": "TF-IDF"}[name]
         lines.append(
             f"adapter against {against}: {100 * found.difference:+.2f} points (95 % "
-            f"{100 * low:+.2f} to {100 * high:+.2f}), exact McNemar: p = {found.p:.2g}"
+            f"{100 * low:+.2f} to {100 * high:+.2f}), exact McNemar: {_p(found.p)}"
         )
     lines += [part for part in (result.verdict, *_calibration_lines(result)) if part]
     lines += [f"note: {reason}" for reason in result.missing]
