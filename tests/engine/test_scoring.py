@@ -129,7 +129,11 @@ def test_many_prompts_keep_the_weights_and_score_the_same_bits():
     kept = scorer.log_probs(prompts)
     assert len(engine.weights._keep) == 4 + 4 + 5
     torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-5)
+    decoded = {group: weight for group, (_, weight) in engine.weights._kept.items()}
     assert torch.equal(scorer.log_probs(prompts), kept)
+    # Once: `evaluate` scores part after part, adapter on and off.
+    assert len(decoded) == 4 + 4 + 5
+    assert all(engine.weights._kept[group][1] is weight for group, weight in decoded.items())
 
 
 def test_the_adapter_in_use_is_the_one_scored(monkeypatch):

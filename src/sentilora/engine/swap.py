@@ -127,7 +127,6 @@ class Engine:
         """
         if self.device.type != "cuda":
             self.keep_weights()
-            self._planned = True
             return f"passes of up to {self.max_tokens:,} tokens"
         self.weights.forget()  # the trial's buffer
         free = free_memory(self.device, max_memory_gib) - reserved_bytes
@@ -158,7 +157,7 @@ class Engine:
     def keep_weights(self) -> None:
         """Decode weights once from here on, in as many layers as memory has room for.
 
-        A plan made for training holds: then nothing changes.
+        A plan made before holds, whether for training or here: then nothing changes.
         """
         if self._planned:
             return
@@ -168,6 +167,7 @@ class Engine:
             work = self.max_score_tokens * sizes.score_per_token
             room = free_memory(self.device) - work - sizes.buffer
         self._keep(max(0, room) // sizes.weights)
+        self._planned = True  # asked again, what is kept would itself be missing from the room
 
     def take_plan(self, other: "Engine") -> None:
         """Run as `other` did, so that the numbers are the same bits."""
