@@ -21,9 +21,9 @@ from sentilora.report_page import (
     coverage_points,
     embedded_rows,
     groups,
-    require_unused,
     write_report,
 )
+from sentilora.run_folder import require_unused
 
 ATTACK = (
     "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> \u2028 & <b>"
@@ -134,11 +134,11 @@ def test_coverage_ends_with_every_row():
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
-    require_unused(tmp_path / "new")
+    require_unused(tmp_path / "new", "--report", "")
     (tmp_path / "file").write_text("")
     for used in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="is in use"):
-            require_unused(used)
+        with pytest.raises(UsageError, match="is in use; choose another with --report, or remove"):
+            require_unused(used, "--report", "")
 
 
 # --- in a browser --------------------------------------------------------------------------------

@@ -60,12 +60,9 @@ class ClassifierFile:
             "prompt": self.prompt.to_dict(),
             "base": asdict(self.base),
             "label_ids": self.label_ids,
-            **(
-                {}
-                if self.calibration == Calibration()
-                else {"calibration": asdict(self.calibration)}
-            ),
         }
+        if self.calibration != Calibration():
+            content["calibration"] = asdict(self.calibration)
         text = json.dumps(content, indent=2, ensure_ascii=False)
         (folder / CLASSIFIER_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -144,7 +141,7 @@ def check_adapter_folder(folder: Path) -> None:
     for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if (folder / name).is_file():
             continue
-        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: (len(p.name), p.name))
         if checkpoints:
             raise DataError(
                 f"the run in {folder} is not finished; go on with `sentilora train --output-dir "

@@ -22,9 +22,9 @@ from sentilora.adapter_folder import (
 )
 from sentilora.calibration import ABSTAIN, at_temperature
 from sentilora.device import require_device
-from sentilora.errors import DataError, UsageError
+from sentilora.errors import UsageError
 from sentilora.model import Base, install_engine, load_adapter, load_base, shipped_adapter
-from sentilora.prompt import Prompter, PromptFormat, fault_of
+from sentilora.prompt import Prompter, PromptFormat, require_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,10 +183,7 @@ class Classifier:
         if not len(texts):  # nothing to choose a way of scoring by
             return np.empty((0, len(self.labels))), []
         for number, text in enumerate(texts):
-            if fault := fault_of(text):
-                raise DataError(
-                    f"texts[{number}] is {fault}; give UTF-8 text of at least one character"
-                )
+            require_text(text, f"texts[{number}]")
         prompts = [self.prompter.encode(text) for text in texts]
         scores = self.scorer.log_probs([prompt.input_ids for prompt in prompts], progress)
         probabilities = at_temperature(scores.numpy(), self.calibration.temperature)

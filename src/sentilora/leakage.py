@@ -69,7 +69,7 @@ class _Index:
                 key = normalised(text)
                 self._exact.setdefault(key, (split, number))
                 if self._lsh is not None:
-                    self._lsh.insert((split, number), _sketch(key))
+                    self._lsh.insert((split, number), _sketch(_runs(key)))
                 if progress:
                     progress(1)
 
@@ -82,7 +82,7 @@ class _Index:
             return None
         runs = _runs(key)
         best: tuple[str, int, float, bool] | None = None
-        for split, number in sorted(self._lsh.query(_sketch(key))):
+        for split, number in sorted(self._lsh.query(_sketch(runs))):
             others = _runs(normalised(self._texts[split][number]))
             similarity = len(runs & others) / len(runs | others)
             if similarity >= NEAR and (best is None or similarity > best[2]):
@@ -96,9 +96,9 @@ def _runs(normalised_text: str) -> set[str]:
     return {" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))}
 
 
-def _sketch(normalised_text: str):  # type: ignore[no-untyped-def]
+def _sketch(runs: set[str]):  # type: ignore[no-untyped-def]
     from datasketch import MinHash
 
     sketch = MinHash(num_perm=128, seed=1)
-    sketch.update_batch([run.encode("utf-8", "surrogatepass") for run in _runs(normalised_text)])
+    sketch.update_batch([run.encode("utf-8", "surrogatepass") for run in runs])
     return sketch

@@ -386,7 +386,7 @@ def save_classifier(
     classifier.save(folder)
 
 
-def require_engine(implementation: str, base_matmul: str, capability: float) -> None:
+def require_engine(implementation: str, base_matmul: str, assume_capability: float) -> None:
     """Raise `UsageError` when 8-bit products are asked for and cannot be had."""
     if base_matmul == "exact":
         return
@@ -394,6 +394,7 @@ def require_engine(implementation: str, base_matmul: str, capability: float) -> 
         raise UsageError(
             "engine.base_matmul=fp8 belongs to the fast engine; leave out engine=reference"
         )
+    capability = compute_capability(assume_capability)
     if capability < 8.9:
         here = f"this one has {capability}" if capability else "there is none here"
         raise UsageError(
@@ -411,13 +412,12 @@ def install_engine(
     max_memory_gib: float = 0.0,
 ) -> "Engine | None":
     """The fast engine in a model's layers; None where it is switched off or does not fit."""
-    require_engine(implementation, base_matmul, compute_capability(assume_capability))
+    require_engine(implementation, base_matmul, assume_capability)
     if implementation == "reference":
         return None
     from sentilora.engine.swap import install
 
-    capability = compute_capability(assume_capability)
-    return install(model, capability, base_matmul)
+    return install(model, compute_capability(assume_capability), base_matmul)
 
 
 # --- counting ------------------------------------------------------------------------------------

@@ -115,6 +115,12 @@ def clean_text(text: str) -> str:
     return _LINE_BREAK.sub("\n", text).strip()
 
 
+def require_text(text: object, name: str = "the text") -> None:
+    """Raise `DataError` when a value, called `name`, cannot be classified."""
+    if fault := fault_of(text):
+        raise DataError(f"{name} is {fault}; give UTF-8 text of at least one character")
+
+
 def fault_of(text: object) -> str | None:
     """What keeps a value from being classified, to follow "is"; None when it is a usable text."""
     if not isinstance(text, str):
@@ -200,8 +206,7 @@ class Prompter:
 
         Raises `DataError` for an empty text, one that is not valid Unicode, and what is no text.
         """
-        if fault := fault_of(text):
-            raise DataError(f"the text is {fault}; give UTF-8 text of at least one character")
+        require_text(text)
         text = clean_text(text)
         string = self._before + text + self._after
         ids = self._tokens(string)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from sentilora.data import Rows
-from sentilora.errors import UsageError
 from sentilora.leakage import Twin
 from sentilora.metrics import coverage_curve, reliability, wilson_interval
 from sentilora.report import Evaluation, RowScores
@@ -28,12 +27,6 @@ MAX_ERRORS = 1500  # of them
 MAX_TWINS = 200  # listed in the figures
 NUM_POINTS = 200  # of the coverage curve
 ROWS_AT_ONCE = 50_000
-
-
-def require_unused(folder: Path) -> None:
-    """Raise `UsageError` when a report would be written among what is there."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is in use; remove it, or name another folder with --report")
 
 
 def write_report(

@@ -31,18 +31,20 @@ FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_
 # --- before training -----------------------------------------------------------------------------
 
 
-def require_unused(folder: Path) -> None:
-    """Raise `UsageError` when a new run would write among what is there, or cannot write at all."""
+def require_unused(
+    folder: Path, option: str = "--output-dir", other: str = "go on there with --resume, "
+) -> None:
+    """Raise `UsageError` when one would write among what is there, or cannot write at all.
+
+    option: that names the folder. other: what else could be done.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if there != folder and not (there.is_dir() and os.access(there, os.W_OK)):
         reason = "may not be written to" if there.is_dir() else "is no folder"
-        raise UsageError(f"cannot make {folder}: {there} {reason}; choose another --output-dir")
+        raise UsageError(f"cannot make {folder}: {there} {reason}; choose another {option}")
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if in_use and is_main_process():
-        raise UsageError(
-            f"{folder} is in use; choose another with --output-dir, go on there with --resume, "
-            "or remove it"
-        )
+        raise UsageError(f"{folder} is in use; choose another with {option}, {other}or remove it")
 
 
 def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -76,13 +76,12 @@ class Weights:
             yield whole, kept[1], False
         elif not room and len(group.linears) == 1 and not _is_4bit(group.linears[0]):
             yield whole, group.linears[0].weight.to(dtype), True
-        elif group in self._keep:
-            weight_ND = _empty(shape, dtype, group.linears[0].weight.device)
-            self._kept[group] = (source, weight_ND)
-            self._decode(group, weight_ND)
-            yield whole, weight_ND, True
-        elif shape[0] * shape[1] <= PART_ELEMENTS:
-            weight_ND = self._from_buffer(group, shape, dtype)
+        elif group in self._keep or shape[0] * shape[1] <= PART_ELEMENTS:
+            if group in self._keep:
+                weight_ND = _empty(shape, dtype, group.linears[0].weight.device)
+                self._kept[group] = (source, weight_ND)
+            else:
+                weight_ND = self._from_buffer(group, shape, dtype)
             self._decode(group, weight_ND)
             yield whole, weight_ND, True
         else:

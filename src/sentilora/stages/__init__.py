@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sentilora.data import Columns, Rows
+from sentilora.data import EMBEDDED, Columns, Rows
 from sentilora.errors import UsageError
 from sentilora.model import Base, load_base
 from sentilora.progress import num_processes
@@ -48,6 +48,13 @@ def load_test_of(config: "Config", labels: Sequence[str]) -> Rows:
     """The test rows of a configuration, for the labels of an adapter, which may be others."""
     data = config.data
     return load_test(data.test, columns_of(config, labels), data.num_test, data.shuffle_seed)
+
+
+def others_test(config: "Config") -> str | None:
+    """What to say when one's own rows are trained on, and the reviews that ship are to test."""
+    if config.data.train == EMBEDDED or config.data.test != EMBEDDED:
+        return None
+    return "data.test still names the reviews that ship; evaluate will measure on those"
 
 
 def load_base_of(config: "Config") -> Base:

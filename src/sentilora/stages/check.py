@@ -16,7 +16,6 @@ from sentilora.device import (
     available_memory,
     choose_device,
     choose_dtype,
-    compute_capability,
 )
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line
 from sentilora.hub import hub_reachable
@@ -38,6 +37,7 @@ from sentilora.stages import (
     count_steps,
     load_rows_of,
     load_test_of,
+    others_test,
     prompt_format_of,
     rows_per_step,
 )
@@ -86,8 +86,7 @@ def check(config: Config) -> list[Finding]:
         device = choose_device(config.base.device)
     with _Problem(findings, "engine"):
         engine = config.engine
-        capability = compute_capability(engine.assume_capability)
-        require_engine(engine.implementation, engine.base_matmul, capability)
+        require_engine(engine.implementation, engine.base_matmul, engine.assume_capability)
         if device == "cpu" and (engine.assume_capability or engine.max_memory_gib):
             text = "engine.assume_capability and engine.max_memory_gib concern GPUs only"
             findings.append(Finding("note", "engine", text))
@@ -118,8 +117,7 @@ def check(config: Config) -> list[Finding]:
                 "rate never gets to its height; lower it"
             )
             findings.append(Finding("note", "warm-up", text))
-    if config.data.train != EMBEDDED and config.data.test == EMBEDDED:
-        text = "data.test still names the reviews that ship; evaluate would measure on those"
+    if text := others_test(config):
         findings.append(Finding("note", "test data", text))
     with _Problem(findings, "base"):
         base, stored = load_structure(

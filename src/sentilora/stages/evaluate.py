@@ -35,8 +35,15 @@ from sentilora.model import shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
 from sentilora.report import Abstention, Calibrated, Evaluation, Leakage, RowScores, verdict
-from sentilora.report_page import require_unused, write_report
-from sentilora.run_folder import DATA_FILE, METRICS_FILE, data_record, require_same_rows, seen_rows
+from sentilora.report_page import write_report
+from sentilora.run_folder import (
+    DATA_FILE,
+    METRICS_FILE,
+    data_record,
+    require_same_rows,
+    require_unused,
+    seen_rows,
+)
 from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.env import versions
 
@@ -70,7 +77,7 @@ def evaluate(
     if target_accuracy is not None and base is not None:
         raise UsageError("--target-accuracy goes with an adapter")
     if report is not None:
-        require_unused(Path(report))
+        require_unused(Path(report), "--report", "")
     folder = None if base is not None else Path(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
     rows = load_test_of(config, format.labels)

@@ -14,7 +14,7 @@ from sentilora.classifier import Classifier, Prediction
 from sentilora.data import SUFFIXES, read_table, texts_of
 from sentilora.errors import DataError, SentiloraError, UsageError
 from sentilora.progress import Progress
-from sentilora.prompt import fault_of
+from sentilora.prompt import require_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,5 +125,4 @@ def check_texts(texts: Sequence[str]) -> None:
     if not texts:
         raise DataError("there is no text to classify; stdin was empty")
     for number, text in enumerate(texts, 1):
-        if fault := fault_of(text):
-            raise DataError(f"text {number} is {fault}; give UTF-8 text of at least one character")
+        require_text(text, f"text {number}")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sentilora.adapter_folder import BaseReference, ClassifierFile, lora_to_continue
 from sentilora.card import write_model_card
 from sentilora.config import CONFIG_FILE, Config, read_config
-from sentilora.data import EMBEDDED
-from sentilora.device import choose_device, compute_capability, require_device
+from sentilora.device import choose_device, require_device
 from sentilora.errors import (
     DataError,
     Interrupted,
@@ -52,6 +51,7 @@ from sentilora.stages import (
     count_steps,
     load_base_of,
     load_rows_of,
+    others_test,
     prompt_format_of,
     rows_per_step,
 )
@@ -102,13 +102,12 @@ def train(
     if untrained:
         say(f"warning: no training row is {', '.join(untrained)}; that answer is not learnt")
 
-    if config.data.train != EMBEDDED and config.data.test == EMBEDDED:
-        say("warning: data.test still names the reviews that ship; evaluate will measure on those")
+    if text := others_test(config):
+        say(f"warning: {text}")
 
     check_recipe(config)
-    engine_settings = config.engine.model_dump()
-    capability = compute_capability(config.engine.assume_capability)
-    require_engine(config.engine.implementation, config.engine.base_matmul, capability)
+    asked = config.engine
+    require_engine(asked.implementation, asked.base_matmul, asked.assume_capability)
     base = load_base_of(config)
     say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
     prompter = Prompter(base.tokenizer, format)
@@ -121,7 +120,7 @@ def train(
     say(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
     model = prepare_model(config, base, adapter)
     say(str(count_parameters(model)))
-    engine = install_engine(model, **engine_settings)
+    engine = install_engine(model, **config.engine.model_dump())
     if engine is None and config.training.gradient_checkpointing and base.device == "cuda":
         checkpoint_activations(base.model)
 
@@ -346,8 +345,8 @@ def one_launch_optimizer(
     """The recipe's optimizer over all adapter matrices as one tensor, None where that would differ.
 
     AdamW treats every element alike; bitsandbytes' 8-bit states come in blocks of 256, and tensors
-    below 4,096 elements keep 32 bits. paged: a paged optimizer's states may go to the host; with
-    room on the GPU they stay there, and a step takes 12 ms less.
+    below 4,096 elements keep 32 bits. paged: whether a paged optimizer's states may go to the host,
+    for want of room on the GPU.
     """
     from transformers import Trainer
 
