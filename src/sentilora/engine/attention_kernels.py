@@ -144,13 +144,48 @@ if triton is not None:
         return seen
 
     @triton.jit
-    def _key_rows(rows_ptr, k_start, j, k_len, LISTED: tl.constexpr):  # type: ignore[no-untyped-def]
-        """Rows of the pass with a segment's keys j."""
+    def _span(starts_ptr, segment):  # type: ignore[no-untyped-def]
+        """First row of a segment and how many it has."""
+        start = tl.load(starts_ptr + segment)
+        return start, tl.load(starts_ptr + segment + 1) - start
+
+    @triton.jit
+    def _keys_and_values(  # type: ignore[no-untyped-def]
+        kv_ptr,
+        rows_ptr,
+        k_start,
+        j,
+        k_len,
+        g,
+        kv_stride,
+        G: tl.constexpr,
+        E: tl.constexpr,
+        LISTED: tl.constexpr,
+    ):
+        """Of one head, a segment's keys and values j."""
         if LISTED:
             rows = tl.load(rows_ptr + k_start + j, mask=j < k_len, other=0)
         else:
             rows = (k_start + j).to(tl.int64)
-        return rows
+        k_at = kv_ptr + rows[:, None] * kv_stride + g * E + tl.arange(0, E)[None, :]
+        ok = j[:, None] < k_len
+        return tl.load(k_at, mask=ok, other=0.0), tl.load(k_at + G * E, mask=ok, other=0.0)
+
+    @triton.jit
+    def _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW: tl.constexpr):  # type: ignore[no-untyped-def]
+        """Where the keys begin and end that a tile's queries see; it begins with a tile of keys."""
+        begin = 0
+        if WINDOW:
+            begin = tl.maximum(0, (offset + first - window + 1) // KEYS * KEYS)
+        return begin, tl.minimum(k_len, offset + first + QUERIES)
+
+    @triton.jit
+    def _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+        """Attention weights once more, and the gradient of their scores."""
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * 1.4426950408889634)
+        weights = tl.where(seen, tl.exp2(scores - log_sum[:, None]), 0.0)
+        d_weights = tl.dot(d, tl.trans(v), input_precision=PRECISION)
+        return weights, (weights * (d_weights - delta[:, None])).to(q.dtype)
 
     @triton.jit
     def _attend_kernel(  # type: ignore[no-untyped-def]
@@ -178,11 +213,9 @@ if triton is not None:
         first = tl.program_id(0) * QUERIES
         g = tl.program_id(1)
         segment = tl.program_id(2)
-        q_start = tl.load(q_starts_ptr + segment)
-        q_len = tl.load(q_starts_ptr + segment + 1) - q_start
+        q_start, q_len = _span(q_starts_ptr, segment)
         if first < q_len:
-            k_start = tl.load(k_starts_ptr + segment)
-            k_len = tl.load(k_starts_ptr + segment + 1) - k_start
+            k_start, k_len = _span(k_starts_ptr, segment)
             offset = k_len - q_len
             i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
             e = tl.arange(0, E)
@@ -191,16 +224,12 @@ if triton is not None:
             top = tl.full((QUERIES * PLACES,), float("-inf"), tl.float32)
             total = tl.zeros((QUERIES * PLACES,), tl.float32)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
-            begin = 0
-            if WINDOW:
-                begin = tl.maximum(0, (offset + first - window + 1) // KEYS * KEYS)
-            end = tl.minimum(k_len, offset + first + QUERIES)
+            begin, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
             for start in range(begin, end, KEYS):
                 j = start + tl.arange(0, KEYS)
-                rows = _key_rows(rows_ptr, k_start, j, k_len, LISTED)
-                k_at = kv_ptr + rows[:, None] * kv_stride + g * E + e[None, :]
-                ok = j[:, None] < k_len
-                k = tl.load(k_at, mask=ok, other=0.0)
+                k, v = _keys_and_values(
+                    kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED
+                )
                 scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
                 seen = _seen(i, j, k_len, offset, window, WINDOW)
                 scores = tl.where(seen, scores, float("-inf"))
@@ -210,7 +239,6 @@ if triton is not None:
                 weights = tl.exp2(scores - base[:, None])
                 shrink = tl.exp2(top - base)
                 total = total * shrink + tl.sum(weights, 1)
-                v = tl.load(k_at + G * E, mask=ok, other=0.0)
                 acc = acc * shrink[:, None]
                 acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
                 top = higher
@@ -250,11 +278,9 @@ if triton is not None:
         first = tl.program_id(0) * QUERIES
         g = tl.program_id(1)
         segment = tl.program_id(2)
-        q_start = tl.load(q_starts_ptr + segment)
-        q_len = tl.load(q_starts_ptr + segment + 1) - q_start
+        q_start, q_len = _span(q_starts_ptr, segment)
         if first < q_len:
-            k_start = tl.load(k_starts_ptr + segment)
-            k_len = tl.load(k_starts_ptr + segment + 1) - k_start
+            k_start, k_len = _span(k_starts_ptr, segment)
             offset = k_len - q_len
             i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
             e = tl.arange(0, E)
@@ -269,24 +295,14 @@ if triton is not None:
             tl.store(delta_ptr + at, delta, mask=there)
             log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
-            begin = 0
-            if WINDOW:
-                begin = tl.maximum(0, (offset + first - window + 1) // KEYS * KEYS)
-            end = tl.minimum(k_len, offset + first + QUERIES)
+            begin, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
             for start in range(begin, end, KEYS):
                 j = start + tl.arange(0, KEYS)
-                rows = _key_rows(rows_ptr, k_start, j, k_len, LISTED)
-                k_at = kv_ptr + rows[:, None] * kv_stride + g * E + e[None, :]
-                ok = j[:, None] < k_len
-                k = tl.load(k_at, mask=ok, other=0.0)
-                v = tl.load(k_at + G * E, mask=ok, other=0.0)
-                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (
-                    scale * 1.4426950408889634
+                k, v = _keys_and_values(
+                    kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED
                 )
                 seen = _seen(i, j, k_len, offset, window, WINDOW)
-                weights = tl.where(seen, tl.exp2(scores - log_sum[:, None]), 0.0)
-                d_weights = tl.dot(d, tl.trans(v), input_precision=PRECISION)
-                d_scores = (weights * (d_weights - delta[:, None])).to(k.dtype)
+                _, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION)
                 acc += tl.dot(d_scores, k, input_precision=PRECISION)
             tl.store(dq_ptr + out_at, (acc * scale).to(q.dtype), mask=there[:, None])
 
@@ -320,19 +336,13 @@ if triton is not None:
         start = tl.program_id(0) * KEYS
         g = tl.program_id(1)
         segment = tl.program_id(2)
-        k_start = tl.load(k_starts_ptr + segment)
-        k_len = tl.load(k_starts_ptr + segment + 1) - k_start
+        k_start, k_len = _span(k_starts_ptr, segment)
         if start < k_len:
-            q_start = tl.load(q_starts_ptr + segment)
-            q_len = tl.load(q_starts_ptr + segment + 1) - q_start
+            q_start, q_len = _span(q_starts_ptr, segment)
             offset = k_len - q_len
             e = tl.arange(0, E)
             j = start + tl.arange(0, KEYS)
-            rows = _key_rows(rows_ptr, k_start, j, k_len, LISTED)
-            k_at = kv_ptr + rows[:, None] * kv_stride + g * E + e[None, :]
-            ok = j[:, None] < k_len
-            k = tl.load(k_at, mask=ok, other=0.0)
-            v = tl.load(k_at + G * E, mask=ok, other=0.0)
+            k, v = _keys_and_values(kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED)
             dk = tl.zeros((KEYS, E), tl.float32)
             dv = tl.zeros((KEYS, E), tl.float32)
             begin = tl.maximum(0, start - offset) // QUERIES * QUERIES
@@ -350,15 +360,11 @@ if triton is not None:
                 at = row * (G * REPEATS) + head
                 log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
                 delta = tl.load(delta_ptr + at, mask=there, other=0.0)
-                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (
-                    scale * 1.4426950408889634
-                )
                 seen = _seen(i, j, k_len, offset, window, WINDOW) & there[:, None]
-                weights = tl.where(seen, tl.exp2(scores - log_sum[:, None]), 0.0)
+                weights, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION)
                 dv += tl.dot(tl.trans(weights.to(d.dtype)), d, input_precision=PRECISION)
-                d_weights = tl.dot(d, tl.trans(v), input_precision=PRECISION)
-                d_scores = (weights * (d_weights - delta[:, None])).to(q.dtype)
                 dk += tl.dot(tl.trans(d_scores), q, input_precision=PRECISION)
             out = ((k_start + j)[:, None].to(tl.int64) * G + g) * E + e[None, :]
+            ok = j[:, None] < k_len
             tl.store(dk_ptr + out, (dk * scale).to(k.dtype), mask=ok)
             tl.store(dv_ptr + out, dv.to(v.dtype), mask=ok)

@@ -117,8 +117,8 @@ def check(config: Config) -> list[Finding]:
                 "rate never gets to its height; lower it"
             )
             findings.append(Finding("note", "warm-up", text))
-    if text := others_test(config):
-        findings.append(Finding("note", "test data", text))
+    if warning := others_test(config):
+        findings.append(Finding("note", "test data", warning))
     with _Problem(findings, "base"):
         base, stored = load_structure(
             config.base.name,

@@ -102,8 +102,8 @@ def train(
     if untrained:
         say(f"warning: no training row is {', '.join(untrained)}; that answer is not learnt")
 
-    if text := others_test(config):
-        say(f"warning: {text}")
+    if warning := others_test(config):
+        say(f"warning: {warning}")
 
     check_recipe(config)
     asked = config.engine
