@@ -1,7 +1,7 @@
 """What an evaluation found, for a reader: a table, a verdict, what follows for the use."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -64,15 +64,15 @@ class Evaluation:
     labels: tuple[str, ...]
     adapter_path: str | None
     base_name: str
-    adapter: FullMetrics | None
     base: FullMetrics
-    baseline: FullMetrics | None
-    comparisons: dict[str, Comparison]
-    verdict: str | None
-    calibrated: Calibrated | None
-    abstention: Abstention | None
-    leakage: Leakage | None
-    missing: list[str]
+    adapter: FullMetrics | None = None
+    baseline: FullMetrics | None = None
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    verdict: str | None = None
+    calibrated: Calibrated | None = None
+    abstention: Abstention | None = None
+    leakage: Leakage | None = None
+    missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The whole evaluation as JSON."""

@@ -6,6 +6,7 @@ sentilora evaluate --adapter ./mistral-sentiment-ita
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ class Scores:
     """Log-probabilities of the labels, (rows, labels), and which rows were cut to fit."""
 
     adapter: np.ndarray | None
-    base: np.ndarray | None
+    base: np.ndarray
     truncated: np.ndarray
 
 
@@ -185,8 +186,8 @@ def measure_rows(
     """
     truth = numbers_of(rows, classifier.labels)
     scores = score(classifier, rows, "scoring", adapter_path is not None)
-    assert scores.base is not None
-    base = measure_fully(at_temperature(scores.base, 1.0), truth)
+    of_base = at_temperature(scores.base, 1.0)
+    of_rows = RowScores(truth, None, of_base, None, scores.truncated)
     result = Evaluation(
         test=rows.source,
         num_rows=len(rows),
@@ -194,17 +195,8 @@ def measure_rows(
         labels=classifier.labels,
         adapter_path=adapter_path,
         base_name=classifier.reference.name,
-        adapter=None,
-        base=base,
-        baseline=None,
-        comparisons={},
-        verdict=None,
-        calibrated=None,
-        abstention=None,
-        leakage=None,
-        missing=[],
+        base=measure_fully(of_base, truth),
     )
-    of_rows = RowScores(truth, None, at_temperature(scores.base, 1.0), None, scores.truncated)
     if scores.adapter is None:
         return result, of_rows
     probabilities = at_temperature(scores.adapter, 1.0)
@@ -247,24 +239,21 @@ def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
 
 def score(classifier: Classifier, rows: Rows, description: str, has_adapter: bool) -> Scores:
     """One forward pass per row and model; `has_adapter`: with it and without it."""
-    found: dict[str, list[np.ndarray]] = {"adapter": [], "base": [], "truncated": []}
+    adapter, base, truncated = [], [], []
+    without_adapter = classifier.adapter_disabled if has_adapter else nullcontext
     with Progress(description, len(rows) * (1 + has_adapter)) as progress:
         for start in range(0, len(rows), ROWS_AT_ONCE):
             texts = rows.texts[start : start + ROWS_AT_ONCE]
             prompts = [classifier.prompter.encode(text) for text in texts]
             ids = [prompt.input_ids for prompt in prompts]
-            found["truncated"].append(np.array([prompt.truncated for prompt in prompts]))
-            if not has_adapter:
-                found["base"].append(classifier.scorer.log_probs(ids, progress.advance).numpy())
-                continue
-            found["adapter"].append(classifier.scorer.log_probs(ids, progress.advance).numpy())
-            with classifier.adapter_disabled():
-                found["base"].append(classifier.scorer.log_probs(ids, progress.advance).numpy())
-    adapter, base, truncated = (
-        np.concatenate(parts) if parts else None for parts in found.values()
+            truncated += [prompt.truncated for prompt in prompts]
+            if has_adapter:
+                adapter.append(classifier.scorer.log_probs(ids, progress.advance).numpy())
+            with without_adapter():
+                base.append(classifier.scorer.log_probs(ids, progress.advance).numpy())
+    return Scores(
+        np.concatenate(adapter) if has_adapter else None, np.concatenate(base), np.array(truncated)
     )
-    assert truncated is not None
-    return Scores(adapter, base, truncated)
 
 
 def calibrate(
