@@ -32,6 +32,7 @@ from sentilora.batching import (
     plan_tokens,
 )
 from sentilora.engine.graph import Graphs
+from sentilora.engine.segments import Pass
 from sentilora.engine.swap import Engine
 from sentilora.errors import SentiloraError
 from sentilora.metrics import measure
@@ -71,7 +72,7 @@ class ClassifierTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         rows = list(range(len(eval_truth)))
-        super().__init__(model=model, data_collator=collate, eval_dataset=rows, **kwargs)
+        super().__init__(model=model, data_collator=self._collate, eval_dataset=rows, **kwargs)
         # The loss is scaled by the number of answer tokens here, never by a second rule.
         self.model_accepts_loss_kwargs = True
         self.classifier = classifier
@@ -82,6 +83,7 @@ class ClassifierTrainer(Trainer):
         self.rows_per_pass = rows_per_pass
         self.engine = engine
         self.graphs = graphs
+        self._upcoming: Sequence[Example] = []  # what the loader made last: it is a step ahead
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         self.scorer = LabelScorer(
@@ -92,6 +94,11 @@ class ClassifierTrainer(Trainer):
             self.args.per_device_eval_batch_size,
             engine,
         )
+
+    def _collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        batch = collate(examples)
+        self._upcoming = batch["step"].examples
+        return batch
 
     def training_step(
         self,
@@ -136,7 +143,9 @@ class ClassifierTrainer(Trainer):
         while True:
             passes = plan_tokens(lengths, self.engine.max_tokens)
             try:
-                return self._run_fast_passes(model, step, passes, scale)
+                loss = self._run_fast_passes(model, step, passes, scale)
+                self._prepare_next(model, step)
+                return loss
             except torch.OutOfMemoryError:
                 longest, largest = max(lengths), max(sum(lengths[i] for i in p) for p in passes)
                 if largest <= longest:
@@ -165,14 +174,8 @@ class ClassifierTrainer(Trainer):
             self.graphs.scale_losses(self._gradient_scale(scale))
         loss = torch.zeros((), device=self.args.device)
         for number, chosen in enumerate(passes, 1):
-            answers = pack_answers(
-                *_columns(step, chosen),
-                "cpu" if self.graphs is not None else self.args.device,
-                dropout_seed=int(torch.randint(2**30, ())),  # a checkpoint restores the generator
-                checkpoint_layers=self.engine.checkpoint_layers,
-                round_up=self.graphs is not None,
-            )
-            whole = answers.packed, answers.targets_A, answers.weights_A
+            seed = int(torch.randint(2**30, ()))  # a checkpoint restores the generator
+            whole = self._pack(step, chosen, seed)
             if self.graphs is not None:
                 loss += scale * self.graphs.backward(partial(self._packed_loss, model), *whole)
                 continue
@@ -182,6 +185,30 @@ class ClassifierTrainer(Trainer):
                 self.accelerator.backward(part)
             loss += part.detach()
         return loss
+
+    def _prepare_next(self, model: torch.nn.Module, step: Sequence[Example]) -> None:
+        """Capture the graphs of the step that the loader has ready, while the GPU does this one."""
+        upcoming = self._upcoming
+        if self.graphs is None or self.engine is None or upcoming is step:
+            return
+        lengths = [len(example.input_ids) for example in upcoming]
+        for chosen in plan_tokens(lengths, self.engine.max_tokens):
+            whole = self._pack(upcoming, chosen, 0)
+            self.graphs.prepare(partial(self._packed_loss, model), *whole)
+
+    def _pack(
+        self, step: Sequence[Example], chosen: Sequence[int], dropout_seed: int
+    ) -> tuple[Pass, torch.Tensor, torch.Tensor]:
+        """Some examples of a step as a pass, with its targets and weights."""
+        assert self.engine is not None
+        answers = pack_answers(
+            *_columns(step, chosen),
+            "cpu" if self.graphs is not None else self.args.device,
+            dropout_seed=dropout_seed,
+            checkpoint_layers=self.engine.checkpoint_layers,
+            round_up=self.graphs is not None,
+        )
+        return answers.packed, answers.targets_A, answers.weights_A
 
     def _gradient_scale(self, scale: torch.Tensor | float) -> torch.Tensor:
         """What a sum of losses is multiplied by before its gradient: with float16 the scaler's."""

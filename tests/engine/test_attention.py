@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from sentilora.engine import attention as attention_module
 from sentilora.engine.attention import (
     SplitKeys,
     by_segment,
     choose_attention,
     efficient,
+    tiled,
     varlen,
 )
 from sentilora.engine.segments import Segment, lay_out
@@ -102,10 +104,15 @@ def test_gradients_of_shared_keys_are_the_sum_of_their_uses():
     assert num_checked >= 60
 
 
-def test_the_way_is_chosen_by_device_dtype_and_capability():
+def test_the_way_is_chosen_by_device_dtype_capability_and_head(monkeypatch):
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert choose_attention(cpu, torch.float32, 0.0) is by_segment
-    assert choose_attention(gpu, torch.bfloat16, 9.0) is varlen
-    assert choose_attention(gpu, torch.float16, 8.0) is varlen
-    assert choose_attention(gpu, torch.float16, 7.5) is efficient  # a T4
-    assert choose_attention(gpu, torch.float32, 9.0) is efficient
+    monkeypatch.setattr(attention_module, "triton", object())
+    assert choose_attention(cpu, torch.float32, 0.0, 128) is by_segment
+    assert choose_attention(gpu, torch.bfloat16, 9.0, 128) is tiled
+    assert choose_attention(gpu, torch.bfloat16, 9.0, 96) is varlen
+    assert choose_attention(gpu, torch.float16, 8.0, 128) is varlen
+    assert choose_attention(gpu, torch.bfloat16, 8.9, 128) is varlen
+    assert choose_attention(gpu, torch.float16, 7.5, 128) is efficient  # a T4
+    assert choose_attention(gpu, torch.float32, 9.0, 128) is efficient
+    monkeypatch.setattr(attention_module, "triton", None)
+    assert choose_attention(gpu, torch.bfloat16, 9.0, 128) is varlen

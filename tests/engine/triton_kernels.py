@@ -251,6 +251,23 @@ def test_a_group_equals_its_formula(T, r, adapted, dropout):
         torch.testing.assert_close(project_ranks(x.detach(), group, SEED), h, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("adapted", [NAMES, ["two"]])
+@pytest.mark.parametrize("is_swiglu", [False, True])
+def test_scoring_gives_what_training_without_dropout_gives(adapted, is_swiglu):
+    _, group = make_float_group(adapted, 16, 0.0)
+    gate_up = torch.randn(23, 20)
+    x = gate_up if is_swiglu else group.new_input(gate_up)
+    if not is_swiglu:
+        x[:, :10] = gate_up[:, :10]
+    y, h = project(x.clone(), group, SEED, is_swiglu)
+    with torch.inference_mode():
+        got = project(x.clone(), group, SEED, is_swiglu)
+        ranks = project_ranks(x if is_swiglu else x[:, :10], group, SEED, is_swiglu)
+    torch.testing.assert_close(got[0], y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got[1], h, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ranks, h, rtol=1e-5, atol=1e-5)
+
+
 def test_wide_inputs_are_split():
     """2,100 inputs in two splits: the sum of all of them, and SwiGLU's output as a whole."""
     A, scales = [torch.randn(16, 2100) for _ in range(2)], [1.5, 0.5]

@@ -2,8 +2,8 @@
 
 Ways to the same numbers (to rounding), chosen by what the device has:
 
-    varlen       flash attention: compute capability 8.0 and above, bfloat16 or float16
-    tiled        our own flash attention, which reads shared keys where they are
+    tiled        our own flash attention, which reads shared keys where they are: capability 9.0
+    varlen       torch's flash attention: compute capability 8.0 and above, bfloat16 or float16
     efficient    the memory-efficient kernel: older GPUs, and float32 on any
     by_segment   one scaled_dot_product_attention per segment: CPUs, and the reference
 
@@ -26,13 +26,19 @@ from sentilora.engine.segments import Attention
 Attend = Callable[[torch.Tensor, torch.Tensor, Attention, float, int | None], torch.Tensor]
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype, capability: float) -> Attend:
-    """The fastest way there is for a device, a dtype and a compute capability (7.5 for a T4)."""
+def choose_attention(
+    device: torch.device, dtype: torch.dtype, capability: float, head_dim: int
+) -> Attend:
+    """The fastest way there is for a device, a dtype, a compute capability (7.5 for a T4), a head.
+
+    `tiled` is measured on 9.0; its backward pass needs more shared memory than 8.6 and 8.9 have.
+    """
     if device.type != "cuda":
         return by_segment
-    if capability >= 8.0 and dtype in (torch.float16, torch.bfloat16):
-        return varlen
-    return efficient
+    if capability < 8.0 or dtype not in (torch.float16, torch.bfloat16):
+        return efficient
+    tiles = triton is not None and head_dim in (16, 32, 64, 128)
+    return tiled if tiles and capability == 9.0 else varlen
 
 
 class SplitKeys(torch.autograd.Function):

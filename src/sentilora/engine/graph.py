@@ -5,13 +5,14 @@ A step of Mistral-7B is some 2,000 kernels. Issued one by one they take longer t
 to few sizes for this (`lay_out(round_up=True)`), and all graphs share one pool of memory.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from sentilora.engine.segments import Pass, tensors_of
+from sentilora.engine.segments import Pass, tensors_of, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Graphs:
         self._before_capture = before_capture
         self._device = flat.whole.device
         self._scale = torch.ones((), device=self._device)
+        self._stream = torch.cuda.Stream(self._device)
         self._pool: Any = None
         self._captured: dict[Any, tuple[Any, list[torch.Tensor], torch.Tensor]] = {}
 
@@ -77,10 +79,13 @@ class Graphs:
         self._captured.clear()
         self._pool = None
 
-    def backward(
+    def prepare(
         self, loss_of: Loss, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
-    ) -> torch.Tensor:
-        """Loss of a pass that lies on the CPU; the gradients of it, scaled, are added."""
+    ) -> tuple[Any, list[torch.Tensor], torch.Tensor]:
+        """The graph for passes like this one; captured now if there is none.
+
+        A capture is the host's work alone: the GPU goes on with what it was given before.
+        """
         given = [*tensors_of(packed), targets_A, weights_A]
         key = (
             packed.checkpoint_layers,
@@ -92,8 +97,14 @@ class Graphs:
         )
         if key not in self._captured:
             self._captured[key] = self._capture(loss_of, packed, targets_A, weights_A)
-        graph, inputs, loss = self._captured[key]
-        _copy(given, inputs)
+        return self._captured[key]
+
+    def backward(
+        self, loss_of: Loss, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss of a pass that lies on the CPU; the gradients of it, scaled, are added."""
+        graph, inputs, loss = self.prepare(loss_of, packed, targets_A, weights_A)
+        _copy([*tensors_of(packed), targets_A, weights_A], inputs)
         graph.replay()
         return loss.clone()
 
@@ -102,7 +113,7 @@ class Graphs:
     ) -> tuple[Any, list[torch.Tensor], torch.Tensor]:
         device = self._device
         packed = packed.to(device)
-        targets_A, weights_A = targets_A.to(device), weights_A.to(device)
+        targets_A, weights_A = to_device(targets_A, device), to_device(weights_A, device)
         inputs = [*tensors_of(packed), targets_A, weights_A]
         self._before_capture()
         if not self._captured:
@@ -110,12 +121,19 @@ class Graphs:
             (loss_of(packed, targets_A, weights_A) * self._scale).backward()
             self.flat.zero_grad()  # the first pass of a step: nothing else is in there
             self._before_capture()
+            torch.cuda.synchronize()
+            gc.collect()
+            torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            loss = loss_of(packed, targets_A, weights_A)
-            (loss * self._scale).backward()
-            loss = loss.detach()
+        # Not `torch.cuda.graph`, which would wait for the GPU.
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                loss = loss_of(packed, targets_A, weights_A)
+                (loss * self._scale).backward()
+                loss = loss.detach()
+            finally:
+                graph.capture_end()
         self._pool = graph.pool()
         return graph, inputs, loss
 

@@ -105,6 +105,7 @@ class ProjectionGroup:
         self.room = -(-rank // 64) * 64 if fits and use_triton(self.adapters[0].A) else 0
         self._placed = False
         self._beside: torch.Tensor | None = None
+        self._scaled_A: torch.Tensor | None = None
 
     def weight_parts(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         """Outputs n and their (n, D + room): the base's weights, behind them every adapter's B.
@@ -123,6 +124,13 @@ class ProjectionGroup:
             self._beside = self.adapters[0].B.new_empty(self.num_out, self.room, dtype=dtype)
             self._place(0, self._beside)
         return self._beside[:, : self.num_ranks]
+
+    def scaled_A(self, dtype: torch.dtype) -> torch.Tensor:
+        """(R, D): every adapter's A by its scaling, as it was when first asked since `refresh`."""
+        if self._scaled_A is None:
+            parts = [adapter.A * adapter.scaling for adapter in self.adapters]
+            self._scaled_A = torch.cat(parts).to(dtype)
+        return self._scaled_A
 
     def _place(self, first: int, out_NR: torch.Tensor) -> None:
         """B matrices into the columns behind the weights of outputs `first` and on."""
@@ -250,8 +258,24 @@ def _down(
     into_TD: torch.Tensor | None = None,
     is_swiglu: bool = False,
 ) -> torch.Tensor:
+    if not group.dropout and torch.is_inference_mode_enabled():
+        return _down_in_one_product(x_TD, group, into_TD, is_swiglu)
     A = [adapter.A for adapter in group.adapters]
     return lora_kernels.down(x_TD, A, _scales(group), _masks(group, seed), into_TD, is_swiglu)
+
+
+def _down_in_one_product(
+    x_TD: torch.Tensor, group: ProjectionGroup, into_TD: torch.Tensor | None, is_swiglu: bool
+) -> torch.Tensor:
+    """As `lora_kernels.down`, when scoring: there are no masks, and no gradients will be asked."""
+    D, R = group.num_in, group.num_ranks
+    if is_swiglu:
+        x_TD = swiglu(x_TD, None if into_TD is None else into_TD[:, :D])
+    A_RD = group.scaled_A(x_TD.dtype)
+    if into_TD is None:
+        return x_TD @ A_RD.T
+    into_TD[:, D + R :].zero_()
+    return torch.mm(x_TD, A_RD.T, out=into_TD[:, D : D + R])
 
 
 def _scales(group: ProjectionGroup) -> list[float]:

@@ -202,7 +202,7 @@ def _cumulated(lengths: Sequence[int]) -> list[int]:
 def _moved(found: Moved, device: torch.device | str) -> Moved:
     """A copy with every tensor on the device."""
     moved: dict[str, Any] = {
-        field.name: value.to(device)
+        field.name: value.to(device) if isinstance(value, Attention) else to_device(value, device)
         for field in fields(found)
         if isinstance(value := getattr(found, field.name), torch.Tensor | Attention)
     }
@@ -210,7 +210,7 @@ def _moved(found: Moved, device: torch.device | str) -> Moved:
 
 
 def to_device(
-    values: Sequence[object] | np.ndarray,
+    values: Sequence[object] | np.ndarray | torch.Tensor,
     device: torch.device | str,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:

@@ -84,7 +84,7 @@ class Engine:
             number=number,
             is_last=is_last,
             groups=groups,
-            attend=choose_attention(self.device, norm.weight.dtype, capability),
+            attend=choose_attention(self.device, norm.weight.dtype, capability, attention.head_dim),
             head_dim=attention.head_dim,
             scaling=attention.scaling,
             window=_window(layer),
