@@ -142,5 +142,8 @@ def test_attention(compiled, dtype):
 
 def test_8_bit_rows(compiled):
     names = compiled(89, 90)
-    fp8.quantize_rows(torch.empty(8, 4096, dtype=torch.bfloat16))
-    assert names == ["_quantize_rows"]
+    x, h = torch.empty(8, 4096, dtype=torch.bfloat16), torch.empty(8, 48, dtype=torch.bfloat16)
+    weight = fp8.quantize_weight(torch.ones(64, 4096), 48)
+    fp8.quantize_rows(x, h, weight.factor)
+    fp8.place(weight, torch.empty(64, 48, dtype=torch.bfloat16))
+    assert names == [*["_quantize_rows"] * 3, "_place_kernel"]

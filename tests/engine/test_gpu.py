@@ -281,14 +281,20 @@ def test_fp8_products_are_near(plain):
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("8-bit products need compute capability 8.9")
     torch.manual_seed(0)
-    x = torch.randn(100, 512, device="cuda", dtype=torch.bfloat16)
-    weight = torch.randn(256, 512, device="cuda", dtype=torch.bfloat16)
-    found = fp8.quantize_weight(weight)
-    exact = x.double() @ weight.double().T
-    assert error(fp8.matmul(x, found.forward_ND, found.forward_scale_N), exact) < 0.05
-    d = torch.randn(100, 256, device="cuda", dtype=torch.bfloat16)
-    back = fp8.matmul(d, found.backward_DN, found.backward_scale_D)
-    assert error(back, d.double() @ weight.double()) < 0.05
+    like = {"device": "cuda", "dtype": torch.bfloat16}
+    x, h, d = (torch.randn(100, n, **like) for n in (512, 48, 256))
+    W, B = torch.randn(256, 512, **like), torch.randn(256, 48, **like) * 0.1
+    weight = fp8.quantize_weight(W, 48)
+    fp8.place(weight, B)
+    exact = x.double() @ W.double().T + h.double() @ B.double().T
+    assert error(fp8.project(x, h, weight), exact) < 0.05
+    alone = fp8.project(torch.zeros_like(x), h, weight)
+    assert error(alone, h.double() @ B.double().T) < 0.01
+    dx, dh = fp8.project_backward(d, weight, True)
+    assert error(dx, d.double() @ W.double()) < 0.05
+    assert error(dh, d.double() @ B.double()) < 0.05
+    none, dh_alone = fp8.project_backward(d, weight, False)
+    assert none is None and torch.equal(dh_alone, dh)
 
 
 @pytest.mark.parametrize("implementation", ["auto", "reference"])

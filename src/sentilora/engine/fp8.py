@@ -1,10 +1,15 @@
 """The frozen products in 8 bits: `x Wᵀ` and `d W` with a scale per row of every factor.
 
 Opt-in, on GPUs of compute capability 8.9 and above. It is not bit-exact QLoRA: E4M3 has three bits
-of mantissa where bfloat16 has seven (Micikevicius et al. 2022, section 3). The adapters, and
-everything between the products, are computed as ever.
+of mantissa where bfloat16 has seven (Micikevicius et al. 2022, section 3).
 
-Axes: T tokens, D inputs, N outputs.
+The adapters' share comes out of the same products. What they multiply is stored as a number of
+8 bits and the rest of it, again of 8 bits, which together have bfloat16's precision:
+
+    x Wᵀ + h Bᵀ     [x | h | rest of h | h] · [W | B | B | rest of B]ᵀ
+    d W, d B        d · [Wᵀ | Bᵀ | rest of Bᵀ]ᵀ
+
+Axes: T tokens, D inputs, N outputs, R ranks of all adapters.
 """
 
 from dataclasses import dataclass
@@ -15,56 +20,171 @@ from sentilora.engine.kernels import tl, triton, use_triton
 
 FP8 = torch.float8_e4m3fn
 LARGEST = 448.0  # of E4M3
+LEAST = 1e-12  # magnitude of a row from which on it is scaled
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fp8Weight:
-    """A frozen weight twice: by rows of outputs to go forward, by rows of inputs to go back."""
+    """A frozen weight twice: by rows of outputs to go forward, by rows of inputs to go back.
+
+    Behind both stand the adapters' B, see `place`; `factor` is what goes with h there.
+    """
 
     forward_ND: torch.Tensor
     forward_scale_N: torch.Tensor
     backward_DN: torch.Tensor
     backward_scale_D: torch.Tensor
+    least_scale: torch.Tensor
+    factor: torch.Tensor
+    num_in: int
+    num_ranks: int
 
 
-def quantize_weight(weight_ND: torch.Tensor) -> Fp8Weight:
-    """Both copies of a weight."""
-    forward, forward_scale = quantize_rows(weight_ND)
-    backward, backward_scale = quantize_rows(weight_ND.T.contiguous())
-    return Fp8Weight(forward, forward_scale, backward, backward_scale)
+def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
+    """Both copies of a weight, with room for `num_ranks` ranks of adapters."""
+    N, D = weight_ND.shape
+    forward_ND = weight_ND.new_zeros(N, D + _filled_up(3 * num_ranks), dtype=FP8)
+    # B stands in its row's scale: a row of (nearly) nothing must not make that one tiny.
+    least = weight_ND.abs().max().item() / 256
+    forward_ND[:, :D], forward_scale_N = quantize_rows(weight_ND, least=max(least, LEAST))
+    backward_DN = weight_ND.new_zeros(D + _filled_up(2 * num_ranks), N, dtype=FP8)
+    backward_scale_D = forward_scale_N.new_zeros(len(backward_DN))
+    backward_DN[:D], backward_scale_D[:D] = quantize_rows(weight_ND.T.contiguous())
+    return Fp8Weight(
+        forward_ND=forward_ND,
+        forward_scale_N=forward_scale_N,
+        backward_DN=backward_DN,
+        backward_scale_D=backward_scale_D,
+        least_scale=forward_scale_N.min(),
+        factor=forward_scale_N.new_zeros(()),
+        num_in=D,
+        num_ranks=num_ranks,
+    )
 
 
-def quantize_rows(x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every row in 8 bits, and what to multiply it by (T): its largest magnitude / 448."""
+def _filled_up(num: int) -> int:
+    return -(-num // 16) * 16  # the product's sides are multiples of 16
+
+
+def place(weight: Fp8Weight, B_NR: torch.Tensor) -> None:
+    """Put every adapter's B, at its outputs and ranks, zero elsewhere, behind both copies."""
+    D, R = weight.num_in, weight.num_ranks
+    N = len(B_NR)
+    largest = torch.linalg.vector_norm(B_NR, torch.inf, dtype=torch.float32).clamp(min=1e-30)
+    weight.factor = largest / (LARGEST * weight.least_scale)
+    if use_triton(B_NR):
+        _place_kernel[(triton.cdiv(N, 64),)](
+            B_NR,
+            weight.forward_scale_N,
+            weight.factor,
+            largest,
+            weight.forward_ND,
+            weight.backward_DN,
+            weight.backward_scale_D,
+            N,
+            D,
+            B_NR.stride(0),
+            weight.forward_ND.stride(0),
+            R=R,
+            RANKS=triton.next_power_of_2(R),
+            BLOCK=64,
+        )
+        return
+    B_NR = B_NR.float()
+    high, rest = _split(B_NR / (weight.factor * weight.forward_scale_N[:, None]))
+    for number, part in enumerate((high, high, rest)):
+        weight.forward_ND[:, D + number * R : D + (number + 1) * R] = part
+    for number, part in enumerate(_split(B_NR * (LARGEST / largest))):
+        weight.backward_DN[D + number * R : D + (number + 1) * R] = part.T
+    weight.backward_scale_D[D : D + 2 * R] = largest / LARGEST
+
+
+def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A number of 8 bits and the rest, in 8 bits too."""
+    high = x.clamp(-LARGEST, LARGEST).to(FP8)
+    return high, (x - high.float()).clamp(-LARGEST, LARGEST).to(FP8)
+
+
+def quantize_rows(
+    x_TD: torch.Tensor,
+    h_TR: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
+    least: float = LEAST,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every row in 8 bits, and what to multiply it by (T): its largest magnitude / 448.
+
+    h_TR: by `factor`, it stands behind x in the way of this module's head. least: magnitude that a
+    row is taken to have at least.
+    """
     T, D = x_TD.shape
+    R = 0 if h_TR is None else h_TR.shape[1]
+    width = D + _filled_up(3 * R)
+    out = torch.empty(T, width, dtype=FP8, device=x_TD.device)
     if use_triton(x_TD):
-        out_TD = torch.empty(T, D, dtype=FP8, device=x_TD.device)
         scale_T = torch.empty(T, dtype=torch.float32, device=x_TD.device)
         block = triton.next_power_of_2(D)
         _quantize_rows[(T,)](
             x_TD,
-            out_TD,
+            x_TD if h_TR is None else h_TR,
+            scale_T if factor is None else factor,
+            out,
             scale_T,
             D,
             x_TD.stride(0),
+            0 if h_TR is None else h_TR.stride(0),
+            width,
+            least,
+            R=R,
+            RANKS=triton.next_power_of_2(max(1, width - D)),
             BLOCK=block,
             num_warps=16 if block > 8192 else 8,
         )
-        return out_TD, scale_T
-    largest = x_TD.float().abs().amax(-1).clamp(min=1e-12)
-    scaled = x_TD.float() * (LARGEST / largest)[:, None]
-    return scaled.clamp(-LARGEST, LARGEST).to(FP8), largest / LARGEST
+        return out, scale_T
+    rows = x_TD.float()
+    if h_TR is not None and factor is not None:
+        rows = torch.cat([rows, h_TR.float() * factor], 1)
+    largest = rows.abs().amax(-1).clamp(min=least)
+    high, rest = _split(rows * (LARGEST / largest)[:, None])
+    out[:, :D] = high[:, :D]
+    out[:, D:] = 0
+    for number, part in enumerate((high, rest, high) if R else ()):
+        out[:, D + number * R : D + (number + 1) * R] = part[:, D:]
+    return out, largest / LARGEST
 
 
-def matmul(x_TD: torch.Tensor, weight_ND: torch.Tensor, scale_N: torch.Tensor) -> torch.Tensor:
-    """`x · weightᵀ` with x quantised here; in x's dtype."""
-    x8, scale_T = quantize_rows(x_TD)
+def project(x_TD: torch.Tensor, h_TR: torch.Tensor, weight: Fp8Weight) -> torch.Tensor:
+    """`x Wᵀ + h Bᵀ` (T, N)."""
+    x8, scale_T = quantize_rows(x_TD, h_TR, weight.factor)
+    return _product(x8, scale_T, weight.forward_ND, weight.forward_scale_N, x_TD.dtype)
+
+
+def project_backward(
+    d_TN: torch.Tensor, weight: Fp8Weight, needs_input_grad: bool
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """`d W` (T, D), its rows apart, if it is needed; `d B` (T, R)."""
+    D, R = (weight.num_in if needs_input_grad else 0), weight.num_ranks
+    first = weight.num_in - D
+    d8, scale_T = quantize_rows(d_TN)
+    rows, scales = weight.backward_DN[first:], weight.backward_scale_D[first:]
+    both = _product(d8, scale_T, rows, scales, d_TN.dtype)
+    dh_TR = both[:, D : D + R] + both[:, D + R : D + 2 * R]
+    return both[:, :D] if needs_input_grad else None, dh_TR
+
+
+def _product(
+    x8: torch.Tensor,
+    scale_T: torch.Tensor,
+    w8: torch.Tensor,
+    scale_N: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`x · wᵀ` of rows in 8 bits."""
     return torch._scaled_mm(
         x8,
-        weight_ND.T,
+        w8.T,
         scale_a=scale_T[:, None],
         scale_b=scale_N[None],
-        out_dtype=x_TD.dtype,
+        out_dtype=dtype,
         use_fast_accum=True,
     )
 
@@ -72,12 +192,80 @@ def matmul(x_TD: torch.Tensor, weight_ND: torch.Tensor, scale_N: torch.Tensor) -
 if triton is not None:
 
     @triton.jit
-    def _quantize_rows(x_ptr, out_ptr, scale_ptr, D, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    def _high(x):  # type: ignore[no-untyped-def]
+        return tl.clamp(x, -448.0, 448.0).to(tl.float8e4nv)
+
+    @triton.jit
+    def _quantize_rows(  # type: ignore[no-untyped-def]
+        x_ptr,
+        h_ptr,
+        factor_ptr,
+        out_ptr,
+        scale_ptr,
+        D,
+        stride,
+        h_stride,
+        width,
+        least,
+        R: tl.constexpr,
+        RANKS: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
         row = tl.program_id(0).to(tl.int64)
         d = tl.arange(0, BLOCK)
         ok = d < D
         x = tl.load(x_ptr + row * stride + d, mask=ok, other=0.0).to(tl.float32)
-        largest = tl.maximum(tl.max(tl.abs(x), 0), 1e-12)
-        value = tl.clamp(x * (448.0 / largest), -448.0, 448.0)
-        tl.store(out_ptr + row * D + d, value.to(out_ptr.dtype.element_ty), mask=ok)
+        largest = tl.maximum(tl.max(tl.abs(x), 0), least)
+        out = out_ptr + row * width
+        if R:
+            r = tl.arange(0, RANKS)
+            # h three times, one behind the other; then zeros
+            h_at = h_ptr + row * h_stride + r % R
+            h = tl.load(h_at, mask=r < 3 * R, other=0.0).to(tl.float32) * tl.load(factor_ptr)
+            largest = tl.maximum(largest, tl.max(tl.abs(h), 0))
+            h = h * (448.0 / largest)
+            rest = h - _high(h).to(tl.float32)
+            h = tl.where((r >= R) & (r < 2 * R), rest, h)
+            tl.store(out + D + r, _high(h), mask=D + r < width)
+        tl.store(out + d, _high(x * (448.0 / largest)), mask=ok)
         tl.store(scale_ptr + row, largest / 448.0)
+
+    @triton.jit
+    def _place_kernel(  # type: ignore[no-untyped-def]
+        b_ptr,
+        scale_ptr,
+        factor_ptr,
+        largest_ptr,
+        forward_ptr,
+        backward_ptr,
+        backward_scale_ptr,
+        N,
+        D,
+        stride,
+        forward_stride,
+        R: tl.constexpr,
+        RANKS: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        r = tl.arange(0, RANKS)
+        ok = (n[:, None] < N) & (r[None, :] < R)
+        row = n[:, None].to(tl.int64)
+        b = tl.load(b_ptr + row * stride + r[None, :], mask=ok, other=0.0).to(tl.float32)
+        scale = tl.load(scale_ptr + n, mask=n < N, other=1.0) * tl.load(factor_ptr)
+        value = b / scale[:, None]
+        high = _high(value)
+        at = forward_ptr + row * forward_stride + D + r[None, :]
+        tl.store(at, high, mask=ok)
+        tl.store(at + R, high, mask=ok)
+        tl.store(at + 2 * R, _high(value - high.to(tl.float32)), mask=ok)
+        largest = tl.load(largest_ptr)
+        value = b * (448.0 / largest)
+        high = _high(value)
+        at = backward_ptr + (D + r[None, :]).to(tl.int64) * N + row
+        tl.store(at, high, mask=ok)
+        tl.store(at + R * N, _high(value - high.to(tl.float32)), mask=ok)
+        if tl.program_id(0) == 0:
+            scale_at = backward_scale_ptr + D + r
+            tl.store(scale_at, largest / 448.0, mask=r < R)
+            tl.store(scale_at + R, largest / 448.0, mask=r < R)

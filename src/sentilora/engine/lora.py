@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 
 from sentilora.engine import fp8, lora_kernels
 from sentilora.engine.elementwise import swiglu, swiglu_backward
+from sentilora.engine.fp8 import Fp8Weight
 from sentilora.engine.kernels import use_triton
 from sentilora.engine.nf4 import PART_ELEMENTS, Source, Weights
 
@@ -104,7 +105,6 @@ class ProjectionGroup:
         fits = fits and len(self.adapters) <= lora_kernels.MAX_ADAPTERS
         self.room = -(-rank // 64) * 64 if fits and use_triton(self.adapters[0].A) else 0
         self._placed = False
-        self._beside: torch.Tensor | None = None
         self._scaled_A: torch.Tensor | None = None
 
     def weight_parts(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -118,12 +118,15 @@ class ProjectionGroup:
                 self._placed = True
             yield outputs, weight_ND
 
-    def beside_fp8(self, dtype: torch.dtype) -> torch.Tensor:
-        """(N, R): every adapter's B at its outputs and ranks, where the weights have 8 bits."""
-        if self._beside is None:
-            self._beside = self.adapters[0].B.new_empty(self.num_out, self.room, dtype=dtype)
-            self._place(0, self._beside)
-        return self._beside[:, : self.num_ranks]
+    def fp8_weight(self, dtype: torch.dtype) -> Fp8Weight:
+        """The weight in 8 bits, behind it every adapter's B."""
+        weight = self.weights.fp8_of(self, dtype)
+        if not self._placed:
+            B_NR = self.adapters[0].B.new_empty(self.num_out, self.room, dtype=dtype)
+            self._place(0, B_NR)
+            fp8.place(weight, B_NR[:, : self.num_ranks])
+            self._placed = True
+        return weight
 
     def scaled_A(self, dtype: torch.dtype) -> torch.Tensor:
         """(R, D): every adapter's A by its scaling, as it was when first asked since `refresh`."""
@@ -215,11 +218,8 @@ def project(
         h_TR = _down(x_TD[:, :D], group, seed, x_TD if x_TD.shape[1] > D else None)
     if not group.weights.is_fp8(group):
         return _times_weight(x_TD, group, h_TR if x_TD.shape[1] == D else None), h_TR
-    weight = group.weights.fp8_of(group, x_TD.dtype)
-    y_TN = fp8.matmul(x_TD, weight.forward_ND, weight.forward_scale_N)
-    if group.bias is not None:
-        y_TN += group.bias
-    return y_TN.addmm_(h_TR, group.beside_fp8(x_TD.dtype).T), h_TR
+    y_TN = fp8.project(x_TD, h_TR, group.fp8_weight(x_TD.dtype))
+    return (y_TN if group.bias is None else y_TN.add_(group.bias)), h_TR
 
 
 def _times_weight(
@@ -321,10 +321,8 @@ def project_backward(
             dx_TD = swiglu_backward(dx_TD, x_TD)
         return dx_TD, gradients
     if group.weights.is_fp8(group):
-        weight = group.weights.fp8_of(group, d_TN.dtype)
-        dh_TR = d_TN @ group.beside_fp8(d_TN.dtype)
-        if needs_input_grad:
-            dx_TD = fp8.matmul(d_TN, weight.backward_DN, weight.backward_scale_D)
+        weight = group.fp8_weight(d_TN.dtype)
+        dx_TD, dh_TR = fp8.project_backward(d_TN, weight, needs_input_grad)
     elif needs_input_grad:
         dxh = _into_weight(d_TN, group)
         dx_TD, dh_TR = dxh[:, :D], dxh[:, D : D + group.num_ranks]

@@ -42,11 +42,11 @@ class Weights:
         """The weight of a group that `is_fp8`."""
         source = _weights_of(group)
         kept = self._kept_fp8.get(group)
-        if kept is None or kept[0] != source:
+        if kept is None or kept[0] != source or kept[1].num_ranks != group.num_ranks:
             shape = group.num_out, group.num_in
             weight_ND = self._from_buffer(group, shape, dtype)
             self._decode(group, weight_ND)
-            kept = self._kept_fp8[group] = source, quantize_weight(weight_ND)
+            kept = self._kept_fp8[group] = source, quantize_weight(weight_ND, group.num_ranks)
         return kept[1]
 
     def keep(self, group: "ProjectionGroup") -> None:
