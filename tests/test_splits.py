@@ -18,6 +18,7 @@ from sentilora.splits import (
     require_every_label,
     sample,
     shuffled,
+    stratified,
 )
 
 COLUMNS = Columns(label_map={"neg": "negative", "pos": "positive"}, labels=("positive", "negative"))
@@ -179,3 +180,42 @@ def test_duplicates_that_leave_too_few_rows_are_named():
         carve(Rows("same.csv", ["one"] * 150, ["a", "b"] * 75), 100, 0, seed=42)
     with pytest.raises(DataError, match="need more rows than"):
         carve(rows, 150, 20, seed=42)
+
+
+# --- a subset of the training rows
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=80),
+    st.integers(1, 80),
+    st.integers(1, 80),
+)
+def test_subsets_are_nested_keep_the_shares_and_the_order(labels, one, other):
+    rows = Rows("made up", [str(i) for i in range(len(labels))], labels)
+    small, large = sorted((min(one, len(rows)), min(other, len(rows))))
+    subset, larger = stratified(rows, small), stratified(rows, large)
+    assert len(subset) == small and set(subset.texts) <= set(larger.texts)
+    assert [int(text) for text in subset.texts] == sorted(int(text) for text in subset.texts)
+    assert [labels[int(text)] for text in subset.texts] == subset.labels
+    whole, part = Counter(labels), Counter(subset.labels)
+    for label, count in whole.items():
+        # Webster's may leave the quota by more than a row only with four labels or more.
+        assert abs(part[label] - small * count / len(rows)) < (1 if len(whole) < 4 else 1.5)
+
+
+def test_all_rows_are_their_own_subset_and_more_are_refused():
+    rows = rows_of(20)
+    assert stratified(rows, 20) == rows
+    assert Counter(stratified(rows, 10).labels) == {"positive": 5, "negative": 5}
+    with pytest.raises(DataError, match="asks for 21 rows, there are 20 training rows of made up"):
+        stratified(rows, 21)
+
+
+def test_a_subset_leaves_the_evaluation_rows_as_they_are(tmp_path):
+    path = write(tmp_path / "rows.csv", TEXTS, LABELS)
+    asked = dict(train=path, evaluation="train", test="embedded", columns=COLUMNS, num_train=8,
+                 num_evaluation=4, seed=42, balance="none")  # fmt: skip
+    train, held_out = load_splits(**asked)
+    subset, same = load_splits(**asked, num_train_subset=4)
+    assert same == held_out and subset == stratified(train, 4) and len(subset) == 4
+    assert load_splits(**asked, num_train_subset=0) == (train, held_out)

@@ -55,6 +55,7 @@ class DataSection(Section):
     label_column: str
     label_map: dict[str, str]
     num_train: int = Field(ge=0)
+    num_train_subset: int = Field(0, ge=0)  # recipes from before it came are still read
     num_evaluation: int = Field(ge=0)
     num_test: int = Field(ge=0)
     shuffle_seed: int = Field(ge=0)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DATA_FILE = "data.json"
 RESULTS_FILE = "train_results.json"
 METRICS_FILE = "metrics.jsonl"
+PROBABILITIES_FILE = "evaluation_probabilities.npy"  # (rows, labels), the rows as in data.json
 # What may differ between a run and its continuation without changing the result.
 FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_batch_size"}
 
@@ -111,6 +112,22 @@ def seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> dict[str, int]
         ) from error
     found = [{row_hash(text, label) for label in labels} for text in rows.texts]
     return {name: sum(not hashes.isdisjoint(h) for h in found) for name, hashes in known.items()}
+
+
+def require_single_run(folder: Path) -> None:
+    """Raise `UsageError` when the folder holds a series of runs, each in a folder of its own."""
+    parts = [path.parent.name.partition("-")[0] for path in folder.glob(f"*-*/{DATA_FILE}")]
+    kind = next((kind for kind in ("seed", "size") if kind in parts), None)
+    if kind is not None and not (folder / DATA_FILE).exists():
+        raise UsageError(f"{folder} holds a series of runs; go on with --{kind}s … --resume")
+
+
+def resume_command(folder: Path, option: str = "") -> str:
+    """What to type to go on. option: that asks for a series, with its value."""
+    num = num_processes()
+    launch = f"accelerate launch --num_processes {num} -m " if num > 1 else ""
+    series = f"{option} " if option else ""
+    return f"{launch}sentilora train {series}--output-dir {folder} --resume"
 
 
 def last_checkpoint(folder: Path, num_steps: int, patience: int) -> Path:

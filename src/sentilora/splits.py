@@ -23,6 +23,7 @@ def load_splits(
     num_evaluation: int,
     seed: int,
     balance: str,
+    num_train_subset: int = 0,
 ) -> tuple[Rows, Rows]:
     """Training and evaluation rows as the configuration's `data` section asks for them."""
     rows = load_rows(train, "train", columns)
@@ -36,6 +37,8 @@ def load_splits(
         source, split = (test, "test") if evaluation == "test" else (evaluation, "validation")
         other = load_rows(source, split, columns)
         held_out = sample(other, num_evaluation, seed, "data.num_evaluation")
+    if num_train_subset:
+        chosen = stratified(chosen, num_train_subset)
     require_every_label(chosen, columns.labels)
     return chosen, held_out
 
@@ -102,6 +105,28 @@ def carve(
             f"data.num_evaluation={len(rows) // 5}"
         )
     return rows.take(chosen), rows.take(left[: num_evaluation or len(left)])
+
+
+def stratified(rows: Rows, num_rows: int) -> Rows:
+    """`num_rows` of the rows with the labels' shares kept, in their order; of two the larger holds
+    the smaller.
+
+    The j-th row of a label with n rows stands at (j − ½) / n, and the first in that order are
+    taken: Webster's apportionment, which never takes a row back when the total grows, as rounding
+    the shares would (Balinski & Young 1982, Fair Representation). Raises `DataError` when there are
+    too few rows.
+    """
+    if num_rows > len(rows):
+        raise DataError(
+            f"data.num_train_subset asks for {num_rows:,} rows, there are {len(rows):,} training "
+            f"rows of {rows.source}; set data.num_train_subset={len(rows)} or less"
+        )
+    there, seen = Counter(rows.labels), Counter[str]()
+    places = []
+    for i, label in enumerate(rows.labels):
+        places.append(((seen[label] + 0.5) / there[label], i))
+        seen[label] += 1
+    return rows.take(sorted(i for _, i in sorted(places)[:num_rows]))
 
 
 def _balanced(rows: Rows, order: list[int], num_rows: int) -> list[int]:

@@ -38,6 +38,7 @@ def load_rows_of(config: "Config") -> tuple[Rows, Rows]:
         test=data.test,
         columns=columns_of(config, config.prompt.labels),
         num_train=data.num_train,
+        num_train_subset=data.num_train_subset,
         num_evaluation=data.num_evaluation,
         seed=data.shuffle_seed,
         balance=data.balance,

@@ -37,12 +37,15 @@ from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter
 from sentilora.recipe import recipe_faults
 from sentilora.run_folder import (
+    PROBABILITIES_FILE,
     TrainingResult,
     data_record,
     last_checkpoint,
     require_same_rows,
     require_same_settings,
+    require_single_run,
     require_unused,
+    resume_command,
     save_data_record,
 )
 from sentilora.splits import label_weights
@@ -167,6 +170,7 @@ def find_checkpoint(folder: Path, config: Config, record: dict[str, Any], num_ro
     """The checkpoint to go on from, once recipe and rows are found to be those of the run."""
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(f"{folder} holds no run to resume: {CONFIG_FILE} is missing")
+    require_single_run(folder)
     require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     require_same_rows(folder, record)
     patience = config.training.early_stopping_patience
@@ -381,12 +385,10 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
         report.close()
         interrupt.restore()
     if interrupt.interrupted:
-        num = trainer.accelerator.num_processes
-        launch = f"accelerate launch --num_processes {num} -m " if num > 1 else ""
         raise Interrupted(
             f"stopped after step {trainer.state.global_step}, saved in "
             f"{folder / f'checkpoint-{trainer.state.global_step}'}; go on with "
-            f"`{launch}sentilora train --output-dir {folder} --resume`"
+            f"`{resume_command(folder)}`"
         )
     return time.perf_counter() - started
 
@@ -403,6 +405,7 @@ def finish(
     expected: "np.ndarray",
 ) -> None:
     """Reload what was saved, score it again, and write results, curve and model card."""
+    import numpy as np
     import torch
 
     from sentilora.metrics import measure
@@ -453,6 +456,7 @@ def finish(
         peak_memory_gib=peak,
         reload_difference=difference,
     )
+    np.save(folder / PROBABILITIES_FILE, probabilities)
     result.save(folder)
     training_curve(trainer.state.log_history, folder / CURVE_FILE)
     write_model_card(
