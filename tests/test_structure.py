@@ -40,6 +40,7 @@ STOREYS = [
         "plots",
         "report",
         "report_page",
+        "series",
     },
     {"classifier", "trainer", "card"},
     {"stages"},

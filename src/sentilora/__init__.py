@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sentilora.model import embedded_base, shipped_adapter
     from sentilora.stages.check import check
     from sentilora.stages.evaluate import evaluate
+    from sentilora.stages.repeat import train_seeds, train_sizes
     from sentilora.stages.train import train
 
 __version__ = "0.1.0"
@@ -28,6 +29,8 @@ __all__ = [
     "load_config",
     "shipped_adapter",
     "train",
+    "train_seeds",
+    "train_sizes",
 ]
 
 _HOME = {
@@ -39,6 +42,8 @@ _HOME = {
     "load_config": "config",
     "shipped_adapter": "model",
     "train": "stages.train",
+    "train_seeds": "stages.repeat",
+    "train_sizes": "stages.repeat",
 }
 
 

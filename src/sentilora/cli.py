@@ -80,15 +80,31 @@ def train(
     output_dir: OutputDir = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Start from this adapter's weights.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Train with so many seeds: mean and spread.")
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="Train on so many rows each, e.g. 100,400,2000: would more labels help?"),
+    ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
     """Fine-tune a base and save the best adapter."""
     from sentilora.stages.train import train as run
 
+    chosen_sizes = None if sizes is None else _whole_numbers("--sizes", sizes)
+    if seeds is not None and sizes is not None:
+        raise UsageError("--seeds and --sizes are two series; give one, then the other")
+    series = seeds is not None or sizes is not None
+    if series and adapter is not None:
+        raise UsageError("--adapter goes with a single run, not with --seeds or --sizes")
     values = _values(output_dir, text_column, label_column)
     settings = _config(preset, config, overrides, values, resume)
     _quiet()
+    if series:
+        _series(settings, seeds, chosen_sizes, resume)
+        return
     result = run(settings, resume=resume, adapter=adapter)
     if not is_main_process():
         return
@@ -277,6 +293,32 @@ def _fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
         kind = f"process {os.environ['RANK']}: {kind}"
     print(f"{kind}{' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(exit_code) from None
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{option} is {text!r}; write whole numbers and commas, e.g. 100,400,2000"
+        ) from None
+
+
+def _series(settings: Any, seeds: int | None, sizes: list[int] | None, resume: bool) -> None:
+    from sentilora.series import SEEDS_FILE, SIZES_FILE, seeds_as_table, sizes_as_table
+    from sentilora.stages.repeat import LEARNING_CURVE_FILE, train_seeds, train_sizes
+
+    folder = Path(settings.output_dir)
+    if seeds is not None:
+        text = seeds_as_table(train_seeds(settings, seeds, resume=resume))
+        files, run = str(folder / SEEDS_FILE), f"seed-{settings.training.seed}"
+    else:
+        text = sizes_as_table(train_sizes(settings, sizes or [], resume=resume))
+        files = f"{folder / SIZES_FILE} and {folder / LEARNING_CURVE_FILE}"
+        run = f"size-{max(sizes or [])}"
+    if is_main_process():
+        print(text)
+        print(f"figures in {files}; next: sentilora evaluate --adapter {folder / run}")
 
 
 def _values(

@@ -1,8 +1,10 @@
-"""Pictures: the curve of a training run."""
+"""Pictures: the curve of a training run, and of accuracy over the number of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sentilora.metrics import Metrics
 
 TRAINING, EVALUATION, ACCURACY = "#888888", "#1f4e9c", "#c8501e"
 
@@ -38,5 +40,57 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     handles = [h for axes in (left, right) for h in axes.get_legend_handles_labels()[0]]
     names = [str(handle.get_label()) for handle in handles]
     figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small")
+    left.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
+    """Accuracy with its 95 % interval and log-loss over the number of training rows, as a PNG."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+    sizes, figures = list(results), list(results.values())
+    accuracies = [metrics.accuracy for metrics in figures]
+    errors = [
+        [metrics.accuracy - metrics.accuracy_interval[0] for metrics in figures],
+        [metrics.accuracy_interval[1] - metrics.accuracy for metrics in figures],
+    ]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    rows = f"{figures[0].num_rows:,} evaluation rows"
+    left.errorbar(
+        sizes,
+        accuracies,
+        errors,
+        color=ACCURACY,
+        marker="s",
+        capsize=4,
+        label=f"accuracy, 95 % Wilson on {rows}",
+    )
+    right.plot(
+        sizes,
+        [metrics.log_loss for metrics in figures],
+        color=EVALUATION,
+        marker="o",
+        linestyle="--",
+        label="log-loss",
+    )
+    left.set_xscale("log")
+    left.xaxis.set_major_locator(FixedLocator(sizes))
+    left.xaxis.set_minor_locator(NullLocator())
+    left.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
+    left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    left.set_xlabel("labelled training rows")
+    left.set_ylabel("accuracy", color=ACCURACY)
+    right.set_ylabel("log-loss (nats)", color=EVALUATION)
+    handles = [h for axes in (left, right) for h in axes.get_legend_handles_labels()[0]]
+    figure.legend(
+        handles,
+        [str(handle.get_label()) for handle in handles],
+        loc="outside upper center",
+        ncols=2,
+        fontsize="small",
+    )
     left.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -95,7 +95,8 @@ class RowScores:
         return self.base if self.adapter is None else self.adapter
 
 
-def _p(value: float) -> str:
+def as_p(value: float) -> str:
+    """A p-value in words."""
     return f"p = {value:.2g}" if value else "p < 1e-300"  # below what a float can hold
 
 
@@ -109,7 +110,7 @@ def verdict(result: Evaluation) -> str:
     low, high = (100 * bound for bound in against.interval)
     rows = f"on these {result.num_rows:,} rows"
     interval = f"{low:+.1f} to {high:+.1f}".replace("-", "−")
-    figures = f"(95 % interval {interval}, exact McNemar {_p(against.p)})"
+    figures = f"(95 % interval {interval}, exact McNemar {as_p(against.p)})"
     if low > 0:
         return f"It was worth it: {points:.1f} points more are right than with {name} {figures}."
     if high < 0:
@@ -142,7 +143,7 @@ def as_table(result: Evaluation) -> str:
         against = {"base": "base", "baseline": "TF-IDF"}[name]
         lines.append(
             f"adapter against {against}: {100 * found.difference:+.2f} points (95 % "
-            f"{100 * low:+.2f} to {100 * high:+.2f}), exact McNemar: {_p(found.p)}"
+            f"{100 * low:+.2f} to {100 * high:+.2f}), exact McNemar: {as_p(found.p)}"
         )
     lines += [part for part in (result.verdict, *_calibration_lines(result)) if part]
     lines += [f"note: {reason}" for reason in result.missing]

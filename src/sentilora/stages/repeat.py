@@ -1,0 +1,222 @@
+"""Train the same recipe again: with other seeds, or on fewer rows. Each run is an adapter folder.
+
+sentilora train --seeds 5
+sentilora train --sizes 100,400,2000
+"""
+
+import gc
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+from sentilora.config import CONFIG_FILE, Config, read_config
+from sentilora.data import Rows
+from sentilora.errors import DataError, Interrupted, UsageError, training_errors
+from sentilora.metrics import compare
+from sentilora.plots import learning_curve
+from sentilora.progress import is_main_process, say
+from sentilora.run_folder import (
+    PROBABILITIES_FILE,
+    RESULTS_FILE,
+    TrainingResult,
+    data_record,
+    require_same_rows,
+    require_same_settings,
+    require_unused,
+    resume_command,
+)
+from sentilora.series import SeedSeries, SizeSeries, seed_series
+from sentilora.splits import require_every_label, stratified
+from sentilora.stages import count_steps, load_rows_of
+from sentilora.stages.train import train
+
+LEARNING_CURVE_FILE = "learning_curve.png"
+
+
+def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> SeedSeries:
+    """Train with the seeds `training.seed`, `training.seed` + 1, … on the same rows.
+
+    The runs lie in `seed-N` below `config.output_dir`, each what `train` leaves with that seed, and
+    the figures in `seeds.json`. resume: keep what is finished and go on. Raises what `train` does.
+    """
+    if num_seeds < 2:
+        raise UsageError(f"--seeds is {num_seeds}; a spread needs 2 seeds at least")
+    first = config.training.seed
+    seeds = range(first, first + num_seeds)
+    configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
+    runs = _train_each(config, configs, f"--seeds {num_seeds}", resume)
+    series = seed_series(runs)
+    folder = Path(config.output_dir)
+    if is_main_process():
+        with training_errors(folder):
+            series.save(folder)
+    return series
+
+
+def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -> SizeSeries:
+    """Train on so many of the training rows each, label shares kept, the smaller in the larger.
+
+    Evaluation rows and optimizer steps are the same for every size: as many steps as the recipe
+    takes on the largest. With as many epochs instead, 100 rows would get 21 steps, most of them in
+    the warm-up, and the curve would show the want of steps, not of labels (Zhang et al. 2021,
+    Revisiting Few-sample BERT Fine-tuning, section 6). The best checkpoint stops what overfits.
+
+    The runs lie in `size-N` below `config.output_dir`, each what `train` leaves with
+    `data.num_train_subset=N`, the figures in `sizes.json` and `learning_curve.png`. resume: keep
+    what is finished and go on. Raises what `train` does.
+    """
+    sizes = sorted(sizes)
+    _check_sizes(sizes, len(config.prompt.labels))
+    rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}))
+    if sizes[-1] > len(rows):
+        raise DataError(
+            f"--sizes asks for {sizes[-1]:,} training rows, there are {len(rows):,} "
+            f"(data.num_train={config.data.num_train} of {rows.source}); raise data.num_train, or "
+            "leave that size out"
+        )
+    for size in sizes:
+        require_every_label(stratified(rows, size), config.prompt.labels)
+    num_steps = count_steps(config, sizes[-1])
+    configs = {
+        size: _part(
+            config,
+            f"size-{size}",
+            {"data.num_train_subset": size, "training.max_steps": num_steps},
+        )
+        for size in sizes
+    }
+    option = f"--sizes {','.join(map(str, sizes))}"
+    runs = _train_each(config, configs, option, resume)
+    before, largest = (
+        _answered_right(Path(configs[size].output_dir), evaluation, config.prompt.labels)
+        for size in sizes[-2:]
+    )
+    series = SizeSeries(runs, num_steps, compare(largest, before))
+    folder = Path(config.output_dir)
+    if is_main_process():
+        with training_errors(folder):
+            series.save(folder)
+            learning_curve(
+                {size: result.metrics for size, result in runs.items()},
+                folder / LEARNING_CURVE_FILE,
+            )
+    return series
+
+
+# --- before --------------------------------------------------------------------------------------
+
+
+def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:
+    """One run of the series."""
+    return config.with_values({**values, "output_dir": str(Path(config.output_dir) / name)})
+
+
+def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
+    if len(sizes) < 2:
+        raise UsageError("--sizes needs two numbers of rows at least, e.g. 100,400,2000")
+    twice = [size for size, following in pairwise(sizes) if size == following]
+    if twice:
+        raise UsageError(f"--sizes names {twice[0]:,} twice")
+    if sizes[0] < num_labels:
+        raise UsageError(
+            f"--sizes asks for {sizes[0]} rows; there are {num_labels} labels, and fewer rows "
+            "cannot teach them"
+        )
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def _train_each(
+    config: Config, configs: Mapping[int, Config], option: str, resume: bool
+) -> dict[int, TrainingResult]:
+    """The results of all runs: of those that are finished already, and of those that are not."""
+    folder = Path(config.output_dir)
+    if resume:
+        if not (folder / CONFIG_FILE).is_file():
+            raise DataError(f"{folder} holds no series to resume: {CONFIG_FILE} is missing")
+        require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
+    else:
+        require_unused(folder)
+    runs: dict[int, TrainingResult] = {}
+    for number, (key, part) in enumerate(configs.items(), 1):
+        say(f"run {number} of {len(configs)}: {part.output_dir}")
+        with _series_folder(config, part, len(runs), len(configs), option):
+            runs[key] = _train_one(part, resume)
+        _free_memory()
+    return runs
+
+
+def _train_one(config: Config, resume: bool) -> TrainingResult:
+    """A run that may be finished, begun, or not begun yet."""
+    folder = Path(config.output_dir)
+    if not resume or not folder.exists():
+        return train(config)
+    if (folder / RESULTS_FILE).is_file():
+        require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
+        rows, evaluation = load_rows_of(config)
+        require_same_rows(folder, data_record({"train": rows, "evaluation": evaluation}))
+        say("finished before")
+        return TrainingResult.load(folder)
+    if any(folder.glob("checkpoint-*")):
+        return train(config, resume=True)
+    say("it has no checkpoint and starts again")
+    if is_main_process():
+        shutil.rmtree(folder)
+    return train(config)
+
+
+@contextmanager
+def _series_folder(
+    config: Config, part: Config, num_finished: int, num_runs: int, option: str
+) -> Iterator[None]:
+    """Keeps the series' recipe beside its runs, for --resume, and says how to go on after Ctrl-C.
+
+    A series of which not even the first run could begin leaves nothing behind.
+    """
+    folder, run = Path(config.output_dir), Path(part.output_dir)
+    with training_errors(folder):
+        if is_main_process():
+            folder.mkdir(parents=True, exist_ok=True)
+            config.save(folder / CONFIG_FILE)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if num_finished == 0 and not run.exists():
+            raise
+        raise Interrupted(
+            f"stopped in {run}; {num_finished} of {num_runs} runs are finished; go on with "
+            f"`{resume_command(folder, option)}`"
+        ) from error
+    finally:
+        if is_main_process() and {path.name for path in folder.iterdir()} == {CONFIG_FILE}:
+            (folder / CONFIG_FILE).unlink()
+            folder.rmdir()
+
+
+def _free_memory() -> None:
+    """What the last run held: a Trainer and its model refer to each other."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# --- after ---------------------------------------------------------------------------------------
+
+
+def _answered_right(folder: Path, evaluation: Rows, labels: Sequence[str]) -> list[bool]:
+    """Which evaluation rows the run in `folder` answers rightly."""
+    import numpy as np
+
+    require_same_rows(folder, data_record({"evaluation": evaluation}))
+    try:
+        predicted = np.load(folder / PROBABILITIES_FILE).argmax(-1)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder / PROBABILITIES_FILE} is missing or damaged; remove {folder} and --resume"
+        ) from error
+    return [labels[i] == label for i, label in zip(predicted, evaluation.labels, strict=True)]
