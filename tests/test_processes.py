@@ -31,6 +31,7 @@ import os, signal, sys
 from sentilora import cli, trainer
 from sentilora.config import load_config
 from sentilora.errors import SentiloraError
+from sentilora.stages.repeat import train_seeds
 from sentilora.stages.train import train
 
 rank, folder = int(os.environ["RANK"]), sys.argv[1]
@@ -65,6 +66,10 @@ plain, trainer.StopOnInterrupt = trainer.StopOnInterrupt, OneIsTold
 attempt("parts")
 trainer.StopOnInterrupt = plain
 attempt("parts", resume=True)
+series = train_seeds(
+    load_config("tiny", overrides=[*recipe, f"output_dir={folder}/series"]), num_seeds=2
+)
+assert list(series.runs) == [42, 43]
 
 whole, calls = trainer.ClassifierTrainer.training_step, []
 
@@ -142,6 +147,11 @@ def test_two_processes_train_as_one_does_and_end_together(toy_base, tmp_path):
     two = one.with_values({"output_dir": str(whole), "training.per_device_train_batch_size": 2})
     with pytest.raises(UsageError, match="is finished"):
         train(two, resume=True)
+
+    # A series is the same runs, one after the other.
+    assert (tmp_path / "series/seeds.json").is_file()
+    first = weights(tmp_path / f"series/seed-42/checkpoint-{STEPS}")
+    assert all(torch.equal(ours[name], first[name]) for name in ours)
 
     # A loss that is NaN in one process ends both, before anything of it is saved.
     for rank in range(2):

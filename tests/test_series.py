@@ -285,13 +285,19 @@ def test_two_seeds_far_apart_are_too_few():
     series = seed_series({1: result(0.8), 2: result(0.9)})
     assert series.seed_limit > 1  # t is 12.7
     assert "2 runs are too few to say how much a seed changes" in seeds_as_table(series)
+    same = seed_series({1: result(0.8), 2: result(0.8)})
+    assert "2 runs are equally often right" in seeds_as_table(same)
 
 
 @pytest.mark.parametrize(
     ("only_largest", "only_before", "said"),
     [
         (30, 5, r"^More labels still help: from 400 to 2,000 labels \+6\.2 points \(95 % \+3\.\d"),
-        (12, 9, r"^It cannot be told on 400 evaluation rows.*\+0\.[78] points \(95 % −1\.\d to \+3"),
+        (
+            12,
+            9,
+            r"^It cannot be told on 400 evaluation rows.*\+0\.[78] points \(95 % −1\.\d to \+3",
+        ),
         (5, 30, r"^More labels did not help, they hurt: .* −6\.2 points \(95 % −9\.\d to −3"),
     ],
 )

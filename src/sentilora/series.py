@@ -121,7 +121,9 @@ def _noise(series: SeedSeries) -> list[str]:
         f"two single runs that differ by less than {_points(series.seed_limit)} points may differ "
         f"by their seeds alone (95 %, estimated from {num} runs on the same rows)."
     )
-    if series.seed_limit >= 0.5:
+    if series.accuracy.standard_deviation == 0:
+        seeds = f"{num} runs are equally often right; on these rows no effect of the seed shows."
+    elif series.seed_limit >= 0.5:
         seeds = f"{num} runs are too few to say how much a seed changes here; take 5 or more."
     return [
         f"Seeds: {seeds}",

@@ -178,7 +178,7 @@ def _series_folder(
     """
     folder, run = Path(config.output_dir), Path(part.output_dir)
     with training_errors(folder):
-        if is_main_process():
+        if is_main_process() and not (folder / CONFIG_FILE).exists():
             folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / CONFIG_FILE)
     try:
