@@ -1,5 +1,6 @@
 """A series of runs: other seeds, fewer rows; each run is what `train` leaves, and what follows."""
 
+import gc
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from sentilora.config import load_config, read_config
 from sentilora.metrics import compare, measure
 from sentilora.run_folder import TrainingResult
 from sentilora.series import SizeSeries, more_labels, seed_series, seeds_as_table
-from sentilora.stages import load_rows_of
+from sentilora.stages import load_rows_of, repeat
 from sentilora.stages.repeat import train_seeds, train_sizes
 from sentilora.stages.train import train
 
@@ -152,6 +153,24 @@ def test_a_run_without_a_checkpoint_starts_again(seeds_run, tmp_path):
     assert list(series.runs) == [42, 43, 44]
 
 
+def test_a_finished_run_holds_no_memory(seeds_run, tmp_path, monkeypatch):
+    """The next one needs what it had on the GPU."""
+    folder, alive = tmp_path / "copy", []
+    shutil.copytree(seeds_run[0], folder)
+    for seed in (43, 44):
+        shutil.rmtree(folder / f"seed-{seed}")
+    whole = repeat.train
+
+    def counted(config, **kwargs):
+        alive.append(sum(type(o) is trainer.ClassifierTrainer for o in gc.get_objects()))
+        return whole(config, **kwargs)
+
+    monkeypatch.setattr(repeat, "train", counted)
+    config = read_config(folder / "sentilora.toml").with_values({"output_dir": str(folder)})
+    repeat.train_seeds(config, 3, resume=True)
+    assert alive == [0, 0]
+
+
 def test_a_series_that_cannot_begin_leaves_nothing_behind(toy_base, tmp_path):
     folder = tmp_path / "series"
     asked = [*FOUR_STEPS, f"base.name={toy_base}", "--output-dir", folder]
@@ -246,8 +265,8 @@ def test_a_finished_size_lends_its_figures_to_a_longer_series(sizes_run, tmp_pat
         (["--sizes", ""], 2, "write whole numbers"),
         (["--sizes", "10"], 2, "two numbers of rows at least"),
         (["--sizes", "20,10,20"], 2, "--sizes names 20 twice"),
-        (["--sizes", "0,10"], 2, "--sizes asks for 0 rows; there are 2 labels"),
-        (["--sizes", "1,10"], 2, "--sizes asks for 1 rows; there are 2 labels"),
+        (["--sizes", "0,10"], 2, "--sizes has 0, fewer rows than there are labels (2)"),
+        (["--sizes", "1,10"], 2, "--sizes has 1, fewer rows"),
         (["--sizes", "10,49"], 3, "asks for 49 training rows, there are 48 (data.num_train=48"),
         (["--sizes", "10,20", "--seeds", "2"], 2, "--seeds and --sizes are two series"),
         (["--seeds", "2", "--adapter", "x"], 2, "--adapter goes with a single run"),

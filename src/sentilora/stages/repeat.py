@@ -121,8 +121,7 @@ def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
         raise UsageError(f"--sizes names {twice[0]:,} twice")
     if sizes[0] < num_labels:
         raise UsageError(
-            f"--sizes asks for {sizes[0]} rows; there are {num_labels} labels, and fewer rows "
-            "cannot teach them"
+            f"--sizes has {sizes[0]}, fewer rows than there are labels ({num_labels}); leave it out"
         )
 
 
