@@ -119,7 +119,8 @@ def _noise(series: SeedSeries) -> list[str]:
     half = _mean_half_width(series.runs)
     seeds = (
         f"two single runs that differ by less than {_points(series.seed_limit)} points may differ "
-        f"by their seeds alone (95 %, estimated from {num} runs on the same rows)."
+        f"by their seeds alone (95 %, estimated from {num} runs on the same rows"
+        f"{'' if num >= 5 else '; from so few it is wide'})."
     )
     if series.accuracy.standard_deviation == 0:
         seeds = f"{num} runs are equally often right; on these rows no effect of the seed shows."
@@ -156,7 +157,8 @@ def more_labels(series: SizeSeries) -> str:
     else:
         answer = (
             f"It cannot be told on {num_rows:,} evaluation rows whether more labels help: {step}; "
-            f"a step of less than about {(high - low) / 2:.1f} points does not show on so few."
+            f"a step of less than about {(high - low) / 2:.1f} points does not show on so few "
+            "(data.num_evaluation)."
         )
     return (
         f"{answer} Every size took {series.num_steps:,} steps, with one seed: --seeds says how "

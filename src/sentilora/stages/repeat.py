@@ -59,9 +59,10 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
     """Train on so many of the training rows each, label shares kept, the smaller in the larger.
 
     Evaluation rows and optimizer steps are the same for every size: as many steps as the recipe
-    takes on the largest. With as many epochs instead, 100 rows would get 21 steps, most of them in
-    the warm-up, and the curve would show the want of steps, not of labels (Zhang et al. 2021,
-    Revisiting Few-sample BERT Fine-tuning, section 6). The best checkpoint stops what overfits.
+    takes on the largest. With as many epochs instead, the curve would show the want of steps, not
+    of labels (Zhang et al. 2021, Revisiting Few-sample BERT Fine-tuning): the recipe on 100 IMDB
+    rows has 48.8 % after its 3 epochs, 21 steps, and 87.3 % after the 150 steps of 800 rows. The
+    best checkpoint is kept, so that what overfits is not measured.
 
     The runs lie in `size-N` below `config.output_dir`, each what `train` leaves with
     `data.num_train_subset=N`, the figures in `sizes.json` and `learning_curve.png`. resume: keep
