@@ -28,6 +28,8 @@ STOREYS = [
         "config",
         "calibration",
         "leakage",
+        "suite",
+        "behaviour",
     },
     {
         "device",

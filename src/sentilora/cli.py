@@ -131,6 +131,12 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="New folder for a report to open in a browser.")
     ] = None,
+    suite: Annotated[
+        bool, typer.Option("--suite", help="Test its behaviour too: negation, sarcasm, typos …")
+    ] = False,
+    suite_file: Annotated[
+        Path | None, typer.Option(help="Test its behaviour with this TOML file.")
+    ] = None,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -154,6 +160,7 @@ def evaluate(
         overrides=values,
         target_accuracy=target_accuracy,
         report=report,
+        suite=suite_file or ("sentiment" if suite else None),
         device=device,
         batch_size=batch_size,
     )

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from sentilora.behaviour import Behaviour, as_lines
 from sentilora.calibration import Temperature, Threshold
 from sentilora.leakage import Twin
 from sentilora.metrics import Comparison, FullMetrics
@@ -55,7 +56,7 @@ class Evaluation:
 
     adapter is None when a base was evaluated alone. baseline: TF-IDF + logistic regression on the
     adapter's training rows. comparisons: the adapter against "base" and "baseline". missing: what
-    could not be measured, and why.
+    could not be measured, and why. behaviour: of a suite, when one was asked for.
     """
 
     test: str
@@ -72,6 +73,7 @@ class Evaluation:
     calibrated: Calibrated | None = None
     abstention: Abstention | None = None
     leakage: Leakage | None = None
+    behaviour: Behaviour | None = None
     missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -155,6 +157,8 @@ def as_table(result: Evaluation) -> str:
     ]
     for label, counts in zip(result.labels, best.confusion, strict=True):
         lines.append(f"{label:<{width + 4}}" + "".join(f"{count:>{width},}" for count in counts))
+    if result.behaviour is not None:
+        lines += ["", *as_lines(result.behaviour)]
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ sentilora evaluate --adapter ./mistral-sentiment-ita
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from sentilora.adapter_folder import (
     ClassifierFile,
     check_adapter_folder,
 )
+from sentilora.behaviour import judge
 from sentilora.calibration import (
     ABSTAIN,
     MIN_ROWS,
@@ -47,6 +49,7 @@ from sentilora.run_folder import (
 )
 from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.env import versions
+from sentilora.suite import Suite, load_suite
 
 ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows
 MAX_ROWS_NEAR = 200_000  # near-duplicates among more are looked for only when asked
@@ -59,6 +62,7 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     target_accuracy: float | None = None,
     report: str | Path | None = None,
+    suite: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 16,
 ) -> Evaluation:
@@ -68,8 +72,9 @@ def evaluate(
     adapter. overrides: {"section.key": value} laid over the configuration the adapter was trained
     with; `data.test` names other rows. target_accuracy: choose a threshold on the evaluation rows
     above which the classifier is that accurate. A temperature or threshold that holds is written to
-    the adapter's `classifier.json`. report: a new folder for the files of `report_page`. Raises
-    `DataError` and `UsageError`, see `errors`.
+    the adapter's `classifier.json`. report: a new folder for the files of `report_page`. suite:
+    "sentiment", or a file of behaviour tests, see `suite`. Raises `DataError` and `UsageError`, see
+    `errors`.
     """
     if base is not None and adapter is not None:
         raise UsageError("--base scores a base without adapter; leave out --adapter")
@@ -81,6 +86,9 @@ def evaluate(
         require_unused(Path(report), "--report", "")
     folder = None if base is not None else Path(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
+    tests = None if suite is None else load_suite(suite)
+    if tests is not None:
+        tests.require_labels(format.labels)
     rows = load_test_of(config, format.labels)
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
@@ -89,6 +97,8 @@ def evaluate(
         assert base is not None
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
         result, scores = measure_rows(classifier, rows)
+        if tests is not None:
+            result = with_behaviour(result, classifier, tests)
         if report is not None:
             report_on(report, result, scores, rows, None, classifier)
         return result
@@ -98,6 +108,8 @@ def evaluate(
     result, scores = measure_rows(classifier, rows, str(folder), known, target_accuracy)
     if known is None:
         result = replace(result, missing=[reason, *result.missing])
+    if tests is not None:
+        result = with_behaviour(result, classifier, tests)
     if adapter is not None:
         store_calibration(folder, result)
     if report is not None:
@@ -314,6 +326,21 @@ def look_for_leakage(
         near_looked_for=near,
         without=measure_fully(probabilities[alone], truth[alone]) if alone.any() else None,
     )
+
+
+def with_behaviour(result: Evaluation, classifier: Classifier, suite: Suite) -> Evaluation:
+    """The evaluation with what the suite finds: of the adapter and its base, or a base alone."""
+    started = time.perf_counter()
+    rows = Rows(suite.source, suite.texts, [])  # the suite, not each text, knows what is right
+    scores = score(classifier, rows, "behaviour suite", result.adapter is not None)
+    seconds = time.perf_counter() - started
+    model, base = scores.adapter, at_temperature(scores.base, 1.0)
+    found = (
+        judge(suite, result.labels, base, None, seconds)
+        if model is None
+        else judge(suite, result.labels, at_temperature(model, 1.0), base, seconds)
+    )
+    return replace(result, behaviour=found)
 
 
 def store_calibration(folder: Path, result: Evaluation) -> None:

@@ -1,0 +1,248 @@
+"""Behaviour tests in a file, and the cases that its texts stand for.
+
+    [lists]
+    dish = ["soup", "bread"]
+    name = ["Ida", "Tomasz", "Amara"]
+
+    [[tests]]
+    capability = "negation"
+    kind = "minimum functionality"              # the answer must be `label`
+    label = "negative"
+    texts = ["The {dish} was not good."]
+
+    [[tests]]
+    capability = "named entities"
+    kind = "invariance"                         # the answer must stay what it is
+    texts = ["[{name}|{name2}] burnt my {dish}."]
+
+    [[tests]]
+    capability = "intensifiers"
+    kind = "directional"                        # `label` must not become less likely
+    label = "positive"
+    texts = ["The {dish} was [|really ]good."]
+
+`{dish}` is filled from a list, `{name2}` with another entry of the same list. `[before|after]` is
+what changes: the case is the pair of both texts. With `typos = N` the changed text is the first one
+with N of its words misspelt instead.
+
+Nothing is drawn at random: the order in which a text takes a list's entries follows from the text
+itself, so that a new text or test leaves all other cases as they were.
+"""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sentilora.errors import DataError, UsageError
+from sentilora.prompt import fault_of
+
+SHIPPED = "sentiment"
+MAX_FILLINGS = 3  # of one text: more of them say little that is new
+MIN_LETTERS = 6  # of a word to misspell: shorter ones become other words too easily
+
+FUNCTIONALITY, INVARIANCE, DIRECTIONAL = "minimum functionality", "invariance", "directional"
+PLACE = re.compile(r"\{([^\W\d]+)([2-9]?)\}")
+CHANGE = re.compile(r"\[([^\[\]|]*)\|([^\[\]|]*)\]")
+WORD = re.compile(rf"[^\W\d_]{{{MIN_LETTERS},}}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A text, or a pair of texts, and what is expected of a classifier.
+
+    template: the text as the file has it. label: None for an invariance. changed: the second text,
+    None for minimum functionality.
+    """
+
+    capability: str
+    kind: str
+    template: str
+    label: str | None
+    text: str
+    changed: str | None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The cases of a file, in its order, none of them twice."""
+
+    source: str
+    cases: tuple[Case, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text once: the original of several changed ones is scored once."""
+        pairs = ((case.text, case.changed) for case in self.cases)
+        return list(dict.fromkeys(text for pair in pairs for text in pair if text is not None))
+
+    def require_labels(self, labels: Sequence[str]) -> None:
+        """Raise `UsageError` when a case expects a label that the classifier does not have."""
+        expected = list(dict.fromkeys(case.label for case in self.cases if case.label is not None))
+        unknown = [label for label in expected if label not in labels]
+        if unknown:
+            raise UsageError(
+                f"the suite {self.source} expects {', '.join(expected)}, the classifier answers "
+                f"{', '.join(labels)}; copy {_shipped_path()}, write your own labels and texts in "
+                "it, and give it with --suite-file"
+            )
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Test(_Strict):
+    capability: str = Field(min_length=1)
+    kind: Literal["minimum functionality", "invariance", "directional"]
+    label: str | None = None
+    typos: int = Field(0, ge=0)
+    texts: list[str] = Field(min_length=1)
+
+
+class _File(_Strict):
+    lists: dict[str, list[str]] = {}
+    tests: list[_Test] = Field(min_length=1)
+
+
+def load_suite(source: str | Path = SHIPPED) -> Suite:
+    """The suite in a file, or the one that ships, under its name.
+
+    Raises `DataError`, with the test and the text that are wrong, when it cannot be read or used.
+    """
+    path = _shipped_path() if source == SHIPPED else Path(source)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no suite {path}; --suite takes the one that ships, --suite-file a TOML file"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the suite {path}, a TOML file in UTF-8: {error}") from error
+    try:
+        file = _File.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"the suite {path}: {_what_is_wrong(error)}") from error
+    try:
+        cases = [case for test in file.tests for case in _cases(test, file.lists)]
+    except ValueError as error:
+        raise DataError(f"the suite {path}: {error}") from error
+    return Suite(str(source), tuple(dict.fromkeys(cases)))
+
+
+def _shipped_path() -> Path:
+    return Path(str(resources.files("sentilora").joinpath("assets", "suites", f"{SHIPPED}.toml")))
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    """The first fault, counted as a reader counts: test 1 is the first."""
+    fault: Any = error.errors(include_url=False)[0]
+    where = ""
+    for part in fault["loc"]:
+        where += f" {part + 1}" if isinstance(part, int) else f" {part}"
+    where = where.strip().replace("tests ", "test ").replace("texts ", "text ")
+    match fault["type"]:
+        case "missing" if fault["loc"] == ("tests",):
+            return "it has no [[tests]]; the shipped suite shows how they look: " + str(
+                _shipped_path()
+            )
+        case "missing":
+            return f"{where} is missing"
+        case "too_short" | "string_too_short":
+            return f"{where} is empty; fill it or take it out"
+        case "extra_forbidden":
+            return f"{where} is no key of a suite; remove it or correct its spelling"
+        case "literal_error":
+            return f"{where} is {fault['input']!r:.60}; it must be {fault['ctx']['expected']}"
+        case _:
+            said = fault["msg"].removeprefix("Input ")
+            return f"{where} is {fault['input']!r:.60}; it {said}"
+
+
+# --- from texts to cases -------------------------------------------------------------------------
+
+
+def _cases(test: _Test, lists: Mapping[str, Sequence[str]]) -> Iterator[Case]:
+    """The cases of one test. Raises `ValueError` that names the text."""
+    if test.kind == INVARIANCE and test.label is not None:
+        raise ValueError(f"{test.capability}: an invariance expects no label; remove it")
+    if test.kind != INVARIANCE and not test.label:
+        raise ValueError(f"{test.capability}: a {test.kind} test needs a label")
+    for template in test.texts:
+        where = f"{test.capability}, {template!r:.80}:"
+        has_change = CHANGE.search(template) is not None
+        if test.kind == FUNCTIONALITY and (has_change or test.typos):
+            raise ValueError(f"{where} {FUNCTIONALITY} is of one text, without [before|after]")
+        if test.kind != FUNCTIONALITY and has_change == bool(test.typos):
+            raise ValueError(f"{where} write what changes as [before|after], or set typos")
+        for filled in _fillings(template, lists, where):
+            text, changed = CHANGE.sub(r"\1", filled), None
+            if test.kind != FUNCTIONALITY:
+                changed = misspell(text, test.typos) if test.typos else CHANGE.sub(r"\2", filled)
+                if changed == text:
+                    raise ValueError(
+                        f"{where} nothing changes in {text!r:.80}"
+                        + (f": no word has {MIN_LETTERS} letters" if test.typos else "")
+                    )
+            for one in (text, changed):
+                if one is not None and (fault := fault_of(one)):
+                    raise ValueError(f"{where} a text is {fault}")
+                if one is not None and (fault := _left_over(one)):
+                    raise ValueError(f"{where} {fault}")
+            yield Case(test.capability, test.kind, template, test.label, text, changed)
+
+
+def _fillings(template: str, lists: Mapping[str, Sequence[str]], where: str) -> list[str]:
+    """The text filled up to `MAX_FILLINGS` times: as often as its longest list has entries."""
+    entries: dict[str, list[str]] = {}
+    for place in PLACE.finditer(template):
+        name, ahead = place[1], int(place[2] or 1) - 1  # {name2} is one entry ahead of {name}
+        unique = set(lists.get(name, ()))
+        if len(unique) <= ahead:
+            raise ValueError(
+                f"{where} {place[0]} needs a list {name!r} of {ahead + 1} or more entries under "
+                f"[lists], where there are {', '.join(lists) or 'none'}"
+            )
+        ordered = sorted(unique, key=lambda entry: _number(f"{template}\0{entry}"))
+        entries[place[0]] = ordered[ahead:] + ordered[:ahead]
+    num = min(MAX_FILLINGS, max(map(len, entries.values()), default=1))
+    fillings = [
+        {place: values[i % len(values)] for place, values in entries.items()} for i in range(num)
+    ]
+    return [PLACE.sub(lambda place, of=of: of[place[0]], template) for of in fillings]  # type: ignore[misc]
+
+
+def _left_over(text: str) -> str | None:
+    found = re.search(r"[][{}|]", text)
+    if found is None:
+        return None
+    return f"{found[0]!r} is left over in {text!r:.80}; write {{list}} and [before|after]"
+
+
+def misspell(text: str, num_words: int) -> str:
+    """The text with a typo in `num_words` of its words of six letters and more.
+
+    A typo swaps two neighbouring letters or leaves one out, never the first or the last: a reader
+    still knows the word. Words that carry the verdict are misspelt like any other.
+    """
+    words = sorted(WORD.finditer(text), key=lambda word: _number(f"{text}\0{word.start()}"))
+    for word in sorted(words[:num_words], key=lambda word: -word.start()):
+        letters = word[0]
+        inner = range(1, len(letters) - 1)
+        typos = [letters[:i] + letters[i + 1 :] for i in inner]
+        typos += [letters[:i] + letters[i + 1] + letters[i] + letters[i + 2 :] for i in inner[:-1]]
+        typos = [typo for typo in dict.fromkeys(typos) if typo != letters]
+        typo = typos[_number(f"{text}\0{letters}") % len(typos)]
+        text = text[: word.start()] + typo + text[word.end() :]
+    return text
+
+
+def _number(text: str) -> int:
+    """A number that follows from a text, on every machine and in every version of Python."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
