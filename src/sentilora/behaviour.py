@@ -67,7 +67,6 @@ class Behaviour:
     num_cases: int
     num_texts: int
     seconds: float
-    labels: list[str]
     findings: list[Finding]
 
 
@@ -143,9 +142,7 @@ def judge(
                 ],
             )
         )
-    return Behaviour(
-        suite.source, len(suite.cases), len(suite.texts), seconds, list(labels), findings
-    )
+    return Behaviour(suite.source, len(suite.cases), len(suite.texts), seconds, findings)
 
 
 def _varied(cases: Sequence[Case]) -> list[Case]:
@@ -158,7 +155,7 @@ def _varied(cases: Sequence[Case]) -> list[Case]:
 # --- for a terminal ------------------------------------------------------------------------------
 
 
-def as_lines(found: Behaviour) -> list[str]:
+def as_lines(found: Behaviour, labels: Sequence[str]) -> list[str]:
     """A line per capability, its worst failures below."""
     width = max(len(finding.capability) for finding in found.findings) + 2
     has_base = found.findings[0].base_pass_rate is not None
@@ -178,7 +175,7 @@ def as_lines(found: Behaviour) -> list[str]:
             f"{f'{low:.1%} – {high:.1%}':<16}{base}"
         )
         for failure in finding.failures[:MAX_PRINTED]:
-            lines.append(f"  ✗ {_as_line(failure, found.labels)}")
+            lines.append(f"  ✗ {_as_line(failure, labels)}")
     if any(finding.kind != FUNCTIONALITY for finding in found.findings):
         lines.append("(always the same answer would pass every invariance and directional test)")
     return lines

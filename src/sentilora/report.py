@@ -158,7 +158,7 @@ def as_table(result: Evaluation) -> str:
     for label, counts in zip(result.labels, best.confusion, strict=True):
         lines.append(f"{label:<{width + 4}}" + "".join(f"{count:>{width},}" for count in counts))
     if result.behaviour is not None:
-        lines += ["", *as_lines(result.behaviour)]
+        lines += ["", *as_lines(result.behaviour, result.labels)]
     return "\n".join(lines)
 
 
