@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sentilora.behaviour import judge
 from sentilora.calibration import Temperature, Threshold
 from sentilora.data import Rows
 from sentilora.errors import UsageError
@@ -24,6 +25,7 @@ from sentilora.report_page import (
     write_report,
 )
 from sentilora.run_folder import require_unused
+from sentilora.suite import DIRECTIONAL, FUNCTIONALITY, INVARIANCE, Case, Suite
 
 ATTACK = (
     "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> \u2028 & <b>"
@@ -42,7 +44,7 @@ def make_scores(num_rows, num_labels=2, seed=0):
     return RowScores(truth, draw(1.2), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
 
 
-def make_report(folder, num_rows=2600, num_labels=2):
+def make_report(folder, num_rows=2600, num_labels=2, behaviour=None):
     scores = make_scores(num_rows, num_labels)
     labels = tuple(
         ["positive", "negative", *(f"label{i}" for i in range(2, num_labels))][:num_labels]
@@ -72,6 +74,7 @@ def make_report(folder, num_rows=2600, num_labels=2):
         abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
         leakage=Leakage([Twin(3, "train", 7, 0.8, False)], 0, 1, True, metrics),
         missing=["nothing of note"],
+        behaviour=behaviour,
     )
     history = [{"step": 10, "loss": 2.0}, {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
                {"step": 30, "loss": float("nan")}]  # fmt: skip
@@ -224,6 +227,42 @@ def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):
     page.locator("#twin").check()
     assert num_found() == page.evaluate("data.rows.filter((row) => row.twin).length")
     assert said == []
+
+
+def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
+    cases = [Case("attack", FUNCTIONALITY, f"t{i}", "positive", f"{i} {ATTACK}", None)
+             for i in range(12)]  # fmt: skip
+    cases += [Case("names " * 9, INVARIANCE, "t", None, "Ida ate.", "Bo ate."),
+              Case("more", DIRECTIONAL, "t", "negative", "Bad.", "Very bad."),
+              Case("fine", INVARIANCE, "t", None, "Bad.", "Bad!")]  # fmt: skip
+    suite = Suite("own <b>.toml", tuple(cases))
+    first = np.array([0.1] * 12 + [0.9, 0.2, 0.3, 0.4, 0.2])
+    found = judge(suite, ("positive", "negative"), np.stack([first, 1 - first], 1), None, 1.25)
+    path, _, _ = make_report(tmp_path / "with", behaviour=found)
+    page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
+    rows = page.locator("#behaviour tbody tr")
+    cells = [cell.strip() for cell in rows.nth(0).locator("td").all_inner_texts()]
+    assert cells == ["attack", "0.0 %", "", "0 of 12", "0.0 % – 24.2 %", FUNCTIONALITY]
+    assert rows.count() == 4 and page.locator(".failed").count() == 3
+    page.locator(".failed summary").nth(0).click()
+    assert "12 failed, the worst 10 of them" in page.locator(".failed summary").nth(0).inner_text()
+    assert page.locator(".failed").nth(0).locator("p").count() == 10
+    text = page.locator(".failed p").nth(0).inner_text()
+    assert text.startswith("negative 90.0 %, not positive 0 </script>")
+    page.locator(".failed summary").nth(1).click()
+    assert page.locator(".failed p").nth(10).inner_text() == (
+        "positive 90.0 % Ida ate.\nnegative 80.0 % Bo ate."
+    )
+    page.locator(".failed summary").nth(2).click()
+    assert page.locator(".failed p").nth(11).inner_text() == (
+        "negative 70.0 % Bad.\nnegative 60.0 % Very bad."
+    )
+    note = page.locator("#behaviour-note").inner_text()
+    assert note.startswith("Suite own <b>.toml: 15 cases, 17 texts, scored in 1.3 s.")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    path, _, _ = make_report(tmp_path / "without")
+    page, said_without, _ = opened(chromium, path)
+    assert page.locator("#behaviour-section").count() == 0 and said == said_without == []
 
 
 def test_both_themes_and_a_phone(chromium, tmp_path):
