@@ -24,7 +24,7 @@ def judged(suite, probability, base=None):
     """The findings when `probability(text)` is the first label's."""
     rows = [np.array([[f(text), 1 - f(text)] for text in suite.texts]) for f in (probability, base)
             if f is not None]  # fmt: skip
-    return judge(suite, LABELS, *rows)
+    return judge(suite, LABELS, 0.0, *rows)
 
 
 def passes(case, *probabilities):
@@ -76,7 +76,7 @@ def test_a_direction_is_a_probability_that_does_not_fall(label, before, after, p
 def test_twenty_labels():
     labels = [f"label{i}" for i in range(20)]
     cases = [Case("c", FUNCTIONALITY, f"t{i}", labels[i], f"text {i}", None) for i in range(20)]
-    found = judge(suite_of(*cases), labels, np.roll(np.eye(20), -5, axis=1))
+    found = judge(suite_of(*cases), labels, 0.0, np.roll(np.eye(20), -5, axis=1))
     assert found.findings[0].num_passed == 0
     assert found.findings[0].failures[0].answers == ["label15"]
     assert "  ✗ label15 1.00, not label0: text 0" in as_lines(found, labels)
@@ -244,3 +244,11 @@ def test_a_suite_of_ones_own_is_refused_before_anything_is_loaded(toy_run, tmp_p
     path.write_text(OWN.format(label="positive"), encoding="utf-8")
     code, stdout, _ = run(*ask, "data.num_test=4", "--json")
     assert code == 0 and json.loads(stdout)["behaviour"]["num_cases"] == 1
+
+
+def test_a_text_that_is_cut_is_told_of(toy_base, tmp_path, capsys):
+    path = tmp_path / "own.toml"
+    text = OWN.format(label="positive").replace("film.", f"{'long ' * 3000}film.")
+    path.write_text(text, encoding="utf-8")
+    evaluate(base=str(toy_base), overrides={"data.num_test": 4}, suite=path)
+    assert f"1 texts of the suite {path} were cut to fit" in capsys.readouterr().err

@@ -44,7 +44,14 @@ def test_blocks_that_do_not_run_say_why():
     assert consoles[1].rstrip().endswith("<!-- needs a GPU and the hub -->")
 
 
-@pytest.mark.parametrize("name", ["docs/results.md", "src/sentilora/presets/mistral-7b.toml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "docs/results.md",
+        "src/sentilora/assets/suites/sentiment.toml",
+        "src/sentilora/presets/mistral-7b.toml",
+    ],
+)
 def test_links_lead_somewhere(name):
     assert name in README.read_text(encoding="utf-8")
     assert (README.parent / name).is_file()

@@ -237,7 +237,7 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
               Case("fine", INVARIANCE, "t", None, "Bad.", "Bad!")]  # fmt: skip
     suite = Suite("own <b>.toml", tuple(cases))
     first = np.array([0.1] * 12 + [0.9, 0.2, 0.3, 0.4, 0.2])
-    found = judge(suite, ("positive", "negative"), np.stack([first, 1 - first], 1), None, 1.25)
+    found = judge(suite, ("positive", "negative"), 1.25, np.stack([first, 1 - first], 1))
     path, _, _ = make_report(tmp_path / "with", behaviour=found)
     page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
     rows = page.locator("#behaviour tbody tr")

@@ -111,9 +111,9 @@ class _Answers:
 def judge(
     suite: Suite,
     labels: Sequence[str],
+    seconds: float,
     probabilities: np.ndarray,
     base_probabilities: np.ndarray | None = None,
-    seconds: float = 0.0,
 ) -> Behaviour:
     """What fails, from probabilities of `suite.texts`: (texts, labels), and the base's likewise."""
     model = _Answers(suite, labels, probabilities)

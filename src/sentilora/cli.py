@@ -148,6 +148,7 @@ def evaluate(
     from sentilora.report import as_table
     from sentilora.stages.evaluate import evaluate as run
     from sentilora.stages.predict import check_output
+    from sentilora.suite import SHIPPED
 
     values = dict(parse_override(item) for item in overrides or ())
     values |= _values(None, text_column, label_column)
@@ -160,7 +161,7 @@ def evaluate(
         overrides=values,
         target_accuracy=target_accuracy,
         report=report,
-        suite=suite_file or ("sentiment" if suite else None),
+        suite=suite_file or (SHIPPED if suite else None),
         device=device,
         batch_size=batch_size,
     )

@@ -329,18 +329,19 @@ def look_for_leakage(
 
 
 def with_behaviour(result: Evaluation, classifier: Classifier, suite: Suite) -> Evaluation:
-    """The evaluation with what the suite finds: of the adapter and its base, or a base alone."""
+    """The evaluation with what the suite finds: of the adapter and its base, or of a base alone."""
     started = time.perf_counter()
-    rows = Rows(suite.source, suite.texts, [])  # the suite, not each text, knows what is right
+    rows = Rows(suite.source, suite.texts, [])  # what is right is the cases' business
     scores = score(classifier, rows, "behaviour suite", result.adapter is not None)
     seconds = time.perf_counter() - started
-    model, base = scores.adapter, at_temperature(scores.base, 1.0)
-    found = (
-        judge(suite, result.labels, base, None, seconds)
-        if model is None
-        else judge(suite, result.labels, at_temperature(model, 1.0), base, seconds)
-    )
-    return replace(result, behaviour=found)
+    if scores.truncated.any():
+        say(
+            f"warning: {int(scores.truncated.sum()):,} texts of the suite {suite.source} were cut "
+            "to fit prompt.max_length, perhaps where they matter; shorten them"
+        )
+    models = [scores.base] if scores.adapter is None else [scores.adapter, scores.base]
+    probabilities = [at_temperature(log_probs, 1.0) for log_probs in models]
+    return replace(result, behaviour=judge(suite, result.labels, seconds, *probabilities))
 
 
 def store_calibration(folder: Path, result: Evaluation) -> None:
