@@ -211,11 +211,16 @@ def _fillings(template: str, lists: Mapping[str, Sequence[str]], where: str) -> 
             )
         ordered = sorted(unique, key=lambda entry: _number(f"{template}\0{entry}"))
         entries[place[0]] = ordered[ahead:] + ordered[:ahead]
-    num = min(MAX_FILLINGS, max(map(len, entries.values()), default=1))
-    fillings = [
-        {place: values[i % len(values)] for place, values in entries.items()} for i in range(num)
-    ]
-    return [PLACE.sub(lambda place, of=of: of[place[0]], template) for of in fillings]  # type: ignore[misc]
+
+    def fill(number: int) -> str:
+        def entry(place: re.Match[str]) -> str:
+            values = entries[place[0]]
+            return values[number % len(values)]
+
+        return PLACE.sub(entry, template)
+
+    longest = max(map(len, entries.values()), default=1)
+    return [fill(number) for number in range(min(MAX_FILLINGS, longest))]
 
 
 def _left_over(text: str) -> str | None:
