@@ -43,7 +43,7 @@ class Fp8Weight:
 def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
     """Both copies of a weight, with room for `num_ranks` ranks of adapters."""
     N, D = weight_ND.shape
-    forward_ND = weight_ND.new_zeros(N, D + _filled_up(3 * num_ranks), dtype=FP8)
+    forward_ND = _aligned(weight_ND, N, D + _filled_up(3 * num_ranks)).zero_()
     # B stands in its row's scale: a row of (nearly) nothing must not make that one tiny.
     least = weight_ND.abs().max().item() / 256
     forward_ND[:, :D], forward_scale_N = quantize_rows(weight_ND, least=max(least, LEAST))
@@ -64,6 +64,12 @@ def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
 
 def _filled_up(num: int) -> int:
     return -(-num // 16) * 16  # the product's sides are multiples of 16
+
+
+def _aligned(like: torch.Tensor, num_rows: int, width: int) -> torch.Tensor:
+    """(num_rows, width) in 8 bits, uninitialised; every row begins at a multiple of 128 bytes."""
+    whole = torch.empty(num_rows, -(-width // 128) * 128, dtype=FP8, device=like.device)
+    return whole[:, :width]
 
 
 def place(weight: Fp8Weight, B_NR: torch.Tensor) -> None:
@@ -119,7 +125,7 @@ def quantize_rows(
     T, D = x_TD.shape
     R = 0 if h_TR is None else h_TR.shape[1]
     width = D + _filled_up(3 * R)
-    out = torch.empty(T, width, dtype=FP8, device=x_TD.device)
+    out = _aligned(x_TD, T, width)
     if use_triton(x_TD):
         scale_T = torch.empty(T, dtype=torch.float32, device=x_TD.device)
         block = triton.next_power_of_2(D)
@@ -132,6 +138,7 @@ def quantize_rows(
             D,
             x_TD.stride(0),
             0 if h_TR is None else h_TR.stride(0),
+            out.stride(0),
             width,
             least,
             R=R,
@@ -205,6 +212,7 @@ if triton is not None:
         D,
         stride,
         h_stride,
+        out_stride,
         width,
         least,
         R: tl.constexpr,
@@ -216,7 +224,7 @@ if triton is not None:
         ok = d < D
         x = tl.load(x_ptr + row * stride + d, mask=ok, other=0.0).to(tl.float32)
         largest = tl.maximum(tl.max(tl.abs(x), 0), least)
-        out = out_ptr + row * width
+        out = out_ptr + row * out_stride
         if R:
             r = tl.arange(0, RANKS)
             # h three times, one behind the other; then zeros
