@@ -157,8 +157,10 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_QHE):  # type: ignore[no-untyped-def]
         q_QHE, kv_TGE, out, log_sum = ctx.saved_tensors
+        if d_QHE.stride()[1:] != out.stride()[1:]:  # rows may lie apart
+            d_QHE = d_QHE.contiguous()
         dq, dk, dv = attention_kernels.attend_backward(
-            d_QHE.contiguous(), q_QHE, kv_TGE, out, log_sum, *ctx.given
+            d_QHE, q_QHE, kv_TGE, out, log_sum, *ctx.given
         )
         return dq, _sum_of_uses(dk, dv, ctx.given[0], len(kv_TGE)), None, None, None
 
