@@ -66,6 +66,46 @@ def refused(said, source, split="train", columns=COLUMNS):
     return str(error.value)
 
 
+# --- the data's own rating
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_a_column_of_few_numbers_rates_the_rows(tmp_path, suffix):
+    stars = [1, 2, 4.5, None, *range(1, 11)]
+    rows = load_rows(write(tmp_path / f"a.{suffix}", Stars=stars), "train", COLUMNS)
+    assert (rows.rating_column, rows.ratings) == ("Stars", stars)
+    some = rows.take([3, 0])
+    assert (some.rating_column, some.ratings) == ("Stars", [None, 1])
+    assert rows.hashes() == load_rows(write(tmp_path / f"b.{suffix}"), "train", COLUMNS).hashes()
+
+
+@pytest.mark.parametrize(
+    "values", [["good"] * 13 + ["1"], [None] * 14, ["inf"] * 14, [[1], *[2] * 13], range(14)]
+)
+def test_what_is_no_rating_is_left_alone(tmp_path, values):
+    path = write(tmp_path / "a.jsonl", score=list(values))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sentilora.data.MAX_RATINGS", 13)
+        rows = load_rows(path, "train", COLUMNS)
+    assert (rows.rating_column, rows.ratings) == (None, [])
+    assert rows.take([1]).ratings == []
+
+
+def test_the_label_is_no_rating_and_the_first_column_that_can_be_is_taken(tmp_path):
+    columns = Columns(label="stars", labels=("1", "5"))
+    path = write(tmp_path / "a.csv", labels=[1, 5] * 7, label="stars")
+    assert load_rows(path, "train", columns).rating_column is None
+    path = write(tmp_path / "b.csv", score=["x"] * 14, rating=[3] * 14)
+    assert load_rows(path, "train", COLUMNS).rating_column == "rating"
+
+
+def test_the_original_folder_has_the_rating_in_its_files_names(tmp_path):
+    write_reviews(tmp_path / "train", "pos", ["Good."])
+    (tmp_path / "train/pos/1_10.txt").write_text("Great.", encoding="utf-8")
+    rows = load_rows(str(tmp_path), "train", COLUMNS)
+    assert (rows.texts, rows.ratings) == (["Good.", "Great."], [7, 10])
+
+
 # --- kinds of sources
 
 

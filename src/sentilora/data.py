@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+RATING_COLUMNS = ("rating", "stars", "score")
+MAX_RATINGS = 20  # distinct values; a score of more is none that rows can be grouped by
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "test": ("test", "testing"),
@@ -46,11 +48,17 @@ class Columns:
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled texts in the source's order. `labels` holds label words."""
+    """Labelled texts in the source's order. `labels` holds label words.
+
+    ratings: what the source's own `rating_column` says of each row, None where it says nothing;
+    empty when the source has no such column, see `RATING_COLUMNS`.
+    """
 
     source: str
     texts: list[str]
     labels: list[str]
+    rating_column: str | None = None
+    ratings: list[float | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -58,7 +66,13 @@ class Rows:
     def take(self, indices: Iterable[int]) -> "Rows":
         """The rows at `indices`, in that order."""
         at = [int(i) for i in indices]
-        return Rows(self.source, [self.texts[i] for i in at], [self.labels[i] for i in at])
+        return Rows(
+            self.source,
+            [self.texts[i] for i in at],
+            [self.labels[i] for i in at],
+            self.rating_column,
+            [self.ratings[i] for i in at] if self.ratings else [],
+        )
 
     def hashes(self) -> list[str]:
         """SHA-256 of each text as the source has it, and its label."""
@@ -81,7 +95,8 @@ def load_rows(source: str, split: str, columns: Columns) -> Rows:
         raise DataError(_no_column(source, frame, columns.label, "label"))
     if not len(frame):
         raise DataError(f"{source} has no rows")
-    return Rows(source, texts_of(source, frame, columns.text), _labels(source, frame, columns))
+    texts, labels = texts_of(source, frame, columns.text), _labels(source, frame, columns)
+    return Rows(source, texts, labels, *_ratings(frame, columns))
 
 
 def read_table(source: str, split: str, text_column: str) -> "pd.DataFrame":
@@ -163,6 +178,21 @@ def _labels(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:
     return [words[value] for value in column.tolist()]
 
 
+def _ratings(frame: "pd.DataFrame", columns: Columns) -> tuple[str | None, list[float | None]]:
+    """Name and values of the first column of numbers that rates the rows; missing ones are None."""
+    import numpy as np
+    import pandas as pd
+
+    for name in frame.columns:
+        if str(name).lower() not in RATING_COLUMNS or name in (columns.text, columns.label):
+            continue
+        values = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        no_number = (values.isna() & frame[name].notna()) | np.isinf(values)
+        if not no_number.any() and 1 <= values.nunique() <= MAX_RATINGS:
+            return str(name), [None if value != value else value for value in values.tolist()]
+    return None, []
+
+
 def _label_keys(value: Any) -> list[str]:
     """How a stored label may be called: 1.0, which a column with gaps makes of 1, is also "1"."""
     keys = [str(value)]
@@ -240,7 +270,10 @@ def _read_class_folders(folder: Path) -> "pd.DataFrame":
                 text = file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"cannot read {file}: {error}") from error
-            records.append({"text": text, "label": label.name, "file": file.name})
+            record = {"text": text, "label": label.name, "file": file.name}
+            if rated := re.fullmatch(r"\d+_(\d+)", file.stem):  # IMDB's: number_rating.txt
+                record["rating"] = rated[1]
+            records.append(record)
     return pd.DataFrame(records)
 
 
