@@ -2,7 +2,7 @@
 
 import pytest
 
-from sentilora.leakage import NEAR, find_twins
+from sentilora.leakage import NEAR, TwinIndex, find_twins
 
 
 def review(number, words=40):
@@ -60,3 +60,12 @@ def test_progress_counts_every_text():
     seen = []
     find_twins([review(1)] * 3, {"train": [review(2)] * 2}, progress=seen.append)
     assert sum(seen) == 5
+
+
+def test_an_index_knows_what_was_put_in_so_far():
+    index = TwinIndex(near=True)
+    index.add("train", [review(1), review(2)])
+    (twin,) = index.twins_of([review(3), review(2) + " end"])
+    assert (twin.number, twin.split, twin.other, twin.is_exact) == (1, "train", 1, False)
+    index.add("evaluation", [review(3)])
+    assert [t.split for t in index.twins_of([review(3), review(2)])] == ["evaluation", "train"]

@@ -37,43 +37,46 @@ def find_twins(
 
     near: look for near-duplicates too. `progress` is called with the number of texts looked at.
     """
-    index = _Index(earlier, near, progress)
-    twins = []
-    for number, text in enumerate(texts):
-        if found := index.twin_of(text):
-            twins.append(Twin(number, *found))
-        if progress:
-            progress(1)
-    return twins
+    index = TwinIndex(near, progress)
+    for split, others in earlier.items():
+        index.add(split, others)
+    return index.twins_of(texts)
 
 
-class _Index:
-    """The earlier splits' texts, by what they are normalised, and by MinHash."""
+class TwinIndex:
+    """Texts of earlier splits, by what they are normalised, and by MinHash: see `find_twins`."""
 
-    def __init__(
-        self,
-        earlier: dict[str, Sequence[str]],
-        near: bool,
-        progress: Callable[[int], object] | None,
-    ) -> None:
+    def __init__(self, near: bool, progress: Callable[[int], object] | None = None) -> None:
         self._exact: dict[str, tuple[str, int]] = {}
-        self._texts = {split: list(texts) for split, texts in earlier.items()}
+        self._texts: dict[str, Sequence[str]] = {}
+        self._progress = progress or (lambda count: None)
         self._lsh = None
         if near:
             from datasketch import MinHashLSH
 
             # Lower than what counts: an estimate of 128 hashes is off by up to 0.1.
             self._lsh = MinHashLSH(threshold=NEAR - 0.1, num_perm=128)
-        for split, texts in self._texts.items():
-            for number, text in enumerate(texts):
-                key = normalised(text)
-                self._exact.setdefault(key, (split, number))
-                if self._lsh is not None:
-                    self._lsh.insert((split, number), _sketch(_runs(key)))
-                if progress:
-                    progress(1)
 
-    def twin_of(self, text: str) -> tuple[str, int, float, bool] | None:
+    def add(self, split: str, texts: Sequence[str]) -> None:
+        """Put a split's texts in."""
+        self._texts[split] = texts
+        for number, text in enumerate(texts):
+            key = normalised(text)
+            self._exact.setdefault(key, (split, number))
+            if self._lsh is not None:
+                self._lsh.insert((split, number), _sketch(_runs(key)))
+            self._progress(1)
+
+    def twins_of(self, texts: Sequence[str]) -> list[Twin]:
+        """The texts that occur, or nearly occur, in the splits put in so far."""
+        twins = []
+        for number, text in enumerate(texts):
+            if found := self._twin_of(text):
+                twins.append(Twin(number, *found))
+            self._progress(1)
+        return twins
+
+    def _twin_of(self, text: str) -> tuple[str, int, float, bool] | None:
         """Split, row, similarity, and whether it is the same text."""
         key = normalised(text)
         if key in self._exact:
