@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.data import Rows, row_hash
-from sentilora.errors import DataError, UsageError
-from sentilora.progress import is_main_process, num_processes
+from sentilora.errors import DataError, UsageError, first_line
+from sentilora.progress import is_main_process, num_processes, say
 
 if TYPE_CHECKING:
     from sentilora.metrics import Metrics
@@ -91,6 +91,43 @@ def require_same_rows(folder: Path, record: Mapping[str, Any]) -> None:
             f"({stored[name]['num_rows']:,} rows then, {record[name]['num_rows']:,} now, other "
             "hashes); restore them, or start a new --output-dir"
         )
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; empty when it has none.
+
+    A run that is killed while writing leaves its last line cut off: that one is left out, and told
+    of. Raises `DataError` when any other line is damaged.
+    """
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        return []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    lines = content.split(b"\n")
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line) if line.strip() else None
+        except ValueError as error:  # of JSON and of UTF-8
+            if number < len(lines):
+                raise DataError(
+                    f"{path}, line {number} is damaged ({first_line(error)}); mend it, or move the "
+                    "file away to do without the training curve"
+                ) from error
+            say(f"warning: {path} ends within line {number}, which is left out of the curve")
+            continue
+        if entry is None:
+            continue
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+            raise DataError(
+                f"{path}, line {number} is {line.decode()!r:.60}; an object with a step is "
+                "expected; mend it, or move the file away to do without the training curve"
+            )
+        entries.append(entry)
+    return entries
 
 
 def seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> dict[str, int]:
