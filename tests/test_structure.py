@@ -28,6 +28,7 @@ STOREYS = [
         "config",
         "calibration",
         "leakage",
+        "label_issues",
         "suite",
         "behaviour",
     },

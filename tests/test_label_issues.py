@@ -1,0 +1,94 @@
+"""Probable label errors: found where labels were flipped, not where they are right."""
+
+import numpy as np
+import pytest
+
+from sentilora.label_issues import LabelIssue, LabelIssues, as_lines, beginning
+from sentilora.label_issues import look_for_label_issues as look
+
+
+def make_rows(num_rows, num_labels=2, flipped=0.1, strength=4.0, seed=0):
+    """Labels of which some are wrong, probabilities that do not know them, and which are wrong."""
+    source = np.random.default_rng(seed)
+    true = source.integers(0, num_labels, num_rows)
+    scores = source.normal(size=(num_rows, num_labels)) + strength * np.eye(num_labels)[true]
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    wrong = source.random(num_rows) < flipped
+    given = np.where(wrong, (true + source.integers(1, num_labels, num_rows)) % num_labels, true)
+    return given, probabilities, wrong
+
+
+def names(num_labels):
+    return tuple(f"label{i}" for i in range(num_labels))
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_labels", "strength"), [(1000, 2, 4.0), (1000, 2, 2.0), (2000, 20, 5.0)]
+)
+def test_flipped_labels_are_found(num_rows, num_labels, strength):
+    given, probabilities, wrong = make_rows(num_rows, num_labels, strength=strength)
+    found = look(probabilities, given, names(num_labels), ["text"] * num_rows, set())
+    hits = sum(wrong[issue.number] for issue in found.issues)
+    # As many rows drawn at random would hit one time in ten, and find a tenth of what is wrong.
+    assert hits / len(found.issues) > (0.55 if strength == 2 else 0.95)
+    assert hits / wrong.sum() > 0.6
+    assert found.num_rows == num_rows and found.num_seen == 0
+    for issue in found.issues:
+        row = probabilities[issue.number]
+        assert issue.given == f"label{given[issue.number]}" != issue.suggested
+        assert issue.suggested == f"label{row.argmax()}"
+        assert issue.probability_suggested == row.max() > issue.probability_given
+    margins = [issue.probability_given - issue.probability_suggested for issue in found.issues]
+    assert margins == pytest.approx(sorted(margins))  # the likeliest first
+
+
+def test_right_labels_are_left_alone():
+    given, probabilities, _ = make_rows(1000, flipped=0.0, strength=20.0)
+    found = look(probabilities, given, names(2), ["text"] * 1000, set())
+    assert found == LabelIssues([], 1000, 0)
+    assert as_lines(found) == [
+        "labels to look at: 0 of 1,000 rows; 0 that were trained or chosen on are left out"
+    ]
+
+
+def test_rows_that_were_seen_are_left_out_and_numbers_stay():
+    given, probabilities, _ = make_rows(400)
+    texts = [f"text {i}" for i in range(400)]
+    whole = look(probabilities, given, names(2), texts, None)
+    assert whole.num_seen is None and "is not known" in as_lines(whole)[0]
+    seen = {whole.issues[0].number, 3}
+    rest = look(probabilities, given, names(2), texts, seen)
+    assert (rest.num_rows, rest.num_seen) == (398, 2) and len(rest.issues) > 10
+    assert not seen & {issue.number for issue in rest.issues}
+    assert all(issue.begin == f"text {issue.number}" for issue in rest.issues)
+
+
+def test_one_label_or_no_row_has_nothing_to_be_confused_with():
+    probabilities = np.full((4, 3), 1 / 3)
+    assert look(probabilities, np.zeros(4, int), names(3), ["x"] * 4, set()) is None
+    assert look(probabilities, np.array([0, 0, 0, 1]), names(3), ["x"] * 4, {3}) is None
+    assert look(probabilities, np.arange(4) % 3, names(3), ["x"] * 4, {0, 1, 2, 3}) is None
+
+
+@pytest.mark.parametrize("num_labels", [2, 20])
+@pytest.mark.parametrize("num_rows", [2, 3, 7])
+def test_few_rows_and_labels_that_none_of_them_has(num_rows, num_labels):
+    given, probabilities, _ = make_rows(num_rows, num_labels, flipped=0.0, strength=9.0)
+    given[:2] = 0, 1
+    found = look(probabilities, given, names(num_labels), ["x"] * num_rows, set())
+    answers = probabilities.argmax(-1)
+    assert all(answers[issue.number] != given[issue.number] for issue in found.issues)
+
+
+def test_the_list_is_short_and_a_terminal_obeys_no_text():
+    assert beginning("one\n\x1b[31mtwo  <b>", 60) == "one [31mtwo <b>"
+    assert beginning("x" * 61, 60) == "x" * 59 + "…" and beginning("x" * 60, 60) == "x" * 60
+    assert beginning(" " * 300 + "end", 60) == "…"
+    issues = [LabelIssue(i, "positive", "negative", 0.1, 0.9, "A film") for i in range(1233, 1258)]
+    lines = as_lines(LabelIssues(issues, 5000, 1))
+    assert lines[0] == (
+        "labels to look at: 25 of 5,000 rows; 1 that were trained or chosen on are left out"
+    )
+    assert "a place to look, not a verdict" in lines[1]
+    assert lines[3] == "    1,233  positive  negative    0.9000  A film"
+    assert len(lines) == 24 and lines[-1] == "… and 5 more: --report and --output list"
