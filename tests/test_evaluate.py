@@ -12,12 +12,15 @@ import pytest
 from sentilora.adapter_folder import Calibration, ClassifierFile
 from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
+from sentilora.data import Columns, load_rows
 from sentilora.errors import DataError, UsageError
 from sentilora.report import as_table
+from sentilora.run_folder import read_metrics
 from sentilora.stages import load_rows_of
-from sentilora.stages.evaluate import evaluate
+from sentilora.stages.evaluate import evaluate, look_for_leakage
 from sentilora.stages.train import train
 
+COLUMNS = Columns(labels=("positive", "negative"))
 WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]
 
 
@@ -137,7 +140,99 @@ def test_duplicates_of_training_rows_are_found_and_left_out(run_copy, tmp_path):
     leak = result.leakage
     assert (leak.num_exact, leak.num_near, leak.near_looked_for) == (2, 0, True)
     assert [(twin.number, twin.split) for twin in leak.twins] == [(0, "train"), (1, "evaluation")]
-    assert leak.without.num_rows == 28
+    assert leak.without.num_rows == 28 and leak.num_evaluation_twins == 0
+
+
+def test_near_duplicates_of_many_rows_are_looked_for_only_when_asked(tmp_path, monkeypatch, capsys):
+    longer = make_table(420, 1)
+    longer["text"] += " and many words that all of these rows share until the very end of it"
+    longer.to_csv(tmp_path / "longer.csv", index=False)
+    test = longer.iloc[:5].assign(text=longer["text"].iloc[:5] + " now")
+    test.to_csv(tmp_path / "test.csv", index=False)
+    monkeypatch.setattr("sentilora.stages.evaluate.MAX_ROWS_NEAR", 400)
+    rows = load_rows(str(tmp_path / "test.csv"), "test", COLUMNS)
+    splits = load_rows(str(tmp_path / "longer.csv"), "train", COLUMNS)
+    known = (splits, splits.take([0, 1, 2]))
+    truth = np.zeros(5, int)
+    probabilities = np.full((5, 2), 0.5)
+    leak = look_for_leakage(rows, known, probabilities, truth, near_duplicates=False)
+    assert (leak.num_near, leak.near_looked_for, leak.num_evaluation_twins) == (0, False, 3)
+    said = capsys.readouterr().err
+    assert "more than 400 rows (here 428)" in said and "--near-duplicates does" in said
+    leak = look_for_leakage(rows, known, probabilities, truth, near_duplicates=True)
+    assert (leak.num_near, leak.near_looked_for) == (5, True) and not capsys.readouterr().err
+
+
+def test_probable_label_errors_are_listed(run_copy):
+    assert evaluate(run_copy).label_issues is None
+    result = evaluate(run_copy, label_issues=True, report=run_copy / "report")
+    found = result.label_issues
+    assert (found.num_rows, found.num_seen) == (60, 0)
+    assert "labels to look at: " in as_table(result)
+    assert json.loads(result.to_json())["label_issues"]["num_rows"] == 60
+    frame = pd.read_parquet(run_copy / "report/predictions.parquet")
+    marked = frame[frame["suggested_label"].notna()]
+    assert set(marked["row"]) == {issue.number for issue in found.issues}
+    assert (marked["suggested_label"] != marked["label"]).all()
+
+
+def test_rows_of_one_label_have_no_label_issues_and_it_is_said(run_copy, tmp_path):
+    path = tmp_path / "one.csv"
+    make_table(40, 8).query("label == 'positive'").to_csv(path, index=False)
+    result = evaluate(run_copy, label_issues=True, overrides={"data.test": str(path)})
+    assert result.label_issues is None and result.missing[-1].startswith("no label issues: ")
+
+
+def test_accuracy_by_the_data_s_own_rating(run_copy, tmp_path):
+    rows = make_table(40, 8).assign(rating=[1, 9, 10, 1] * 10)
+    rows.loc[0, "rating"] = None
+    path = tmp_path / "rated.csv"
+    rows.to_csv(path, index=False)
+    result = evaluate(run_copy, overrides={"data.test": str(path)}, report=tmp_path / "report")
+    groups = result.ratings.groups
+    assert [(group.name, group.num_rows) for group in groups] == [("1", 19), ("9", 10), ("10", 10)]
+    assert (result.ratings.column, result.ratings.num_without) == ("rating", 1)
+    frame = pd.read_parquet(tmp_path / "report/predictions.parquet")
+    right = frame["prediction"] == frame["label"]
+    for group, rating in zip(groups, (1, 9, 10), strict=True):
+        assert group.accuracy == right[rows["rating"] == rating].mean()
+        low, high = group.interval
+        assert low <= group.accuracy <= high
+    table = as_table(result)
+    assert "by rating" in table and "1 rows have no rating" in table
+    assert evaluate(run_copy).ratings is None
+
+
+def test_a_curve_that_is_damaged_is_told_of_before_anything_is_scored(
+    run_copy, monkeypatch, capsys
+):
+    path = run_copy / "metrics.jsonl"
+    whole = path.read_bytes()
+    entries = read_metrics(run_copy)
+    assert len(entries) >= 2 and not capsys.readouterr().err
+    path.write_bytes(whole[:-20])
+    assert read_metrics(run_copy) == entries[:-1]
+    assert f"ends within line {len(entries)}, which is left out" in capsys.readouterr().err
+    path.write_bytes(whole + b'{"step": 9, "note": "\xe6')  # cut off within a character
+    assert read_metrics(run_copy) == entries
+    path.unlink()
+    assert read_metrics(run_copy) == []
+
+    def score(*args):
+        raise AssertionError("scored")
+
+    monkeypatch.setattr("sentilora.stages.evaluate.measure_rows", score)
+    for damage, said in [
+        (b'{"step": 1, "loss\n', "line 1 is damaged"),
+        (b"[1]\n", "an object with a step is expected"),
+        (b'{"loss": 1.0}\n', "an object with a step is expected"),
+    ]:
+        path.write_bytes(damage + whole)
+        with pytest.raises(DataError, match=said):
+            evaluate(run_copy, report=run_copy / "report")
+        assert not (run_copy / "report").exists()
+        with pytest.raises(AssertionError, match="scored"):  # without a report nobody reads it
+            evaluate(run_copy)
 
 
 def test_what_cannot_be_measured_is_said(run_copy, tmp_path):

@@ -14,9 +14,17 @@ from sentilora.behaviour import judge
 from sentilora.calibration import Temperature, Threshold
 from sentilora.data import Rows
 from sentilora.errors import UsageError
+from sentilora.label_issues import LabelIssue, LabelIssues
 from sentilora.leakage import Twin
 from sentilora.metrics import compare, measure_fully
-from sentilora.report import Abstention, Calibrated, Evaluation, Leakage, RowScores
+from sentilora.report import (
+    Abstention,
+    Calibrated,
+    Evaluation,
+    Leakage,
+    RowScores,
+    by_rating,
+)
 from sentilora.report_page import (
     MAX_ROWS,
     coverage_points,
@@ -44,7 +52,7 @@ def make_scores(num_rows, num_labels=2, seed=0):
     return RowScores(truth, draw(1.2), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
 
 
-def make_report(folder, num_rows=2600, num_labels=2, behaviour=None):
+def make_report(folder, num_rows=2600, num_labels=2, **more):
     scores = make_scores(num_rows, num_labels)
     labels = tuple(
         ["positive", "negative", *(f"label{i}" for i in range(2, num_labels))][:num_labels]
@@ -56,6 +64,9 @@ def make_report(folder, num_rows=2600, num_labels=2, behaviour=None):
     sure = scores.adapter.max(-1) * (scores.adapter.argmax(-1) != scores.truth)
     texts[int(sure.argmax())] = ATTACK  # the surest error: the first that the page shows
     rows = Rows("reviews.csv", texts, [labels[i] for i in scores.truth])
+    texts[3] = f"near {ATTACK}"
+    twins = [Twin(i, "train", i, 1.0, True) for i in range(10, min(300, num_rows))]
+    twins += [Twin(i, "train", 7, 0.7 + i / 100, False) for i in (3, 4, 5)]
     right = [p.argmax(-1) == scores.truth for p in (scores.adapter, scores.base, scores.baseline)]
     metrics = measure_fully(scores.adapter, scores.truth)
     result = Evaluation(
@@ -72,9 +83,9 @@ def make_report(folder, num_rows=2600, num_labels=2, behaviour=None):
         verdict="It was worth it.",
         calibrated=Calibrated(Temperature(1.2, 0.3, 0.29), 400, metrics),
         abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
-        leakage=Leakage([Twin(3, "train", 7, 0.8, False)], 0, 1, True, metrics),
+        leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5),
         missing=["nothing of note"],
-        behaviour=behaviour,
+        **more,
     )
     history = [{"step": 10, "loss": 2.0}, {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
                {"step": 30, "loss": float("nan")}]  # fmt: skip
@@ -100,7 +111,8 @@ def test_the_figures_and_the_predictions_are_complete(tmp_path):
     assert np.array_equal(frame["base_probability_positive"], scores.base[:, 0])
     wrong = (frame["prediction"] != frame["label"]).mean()
     assert 1 - wrong == pytest.approx(figures["evaluation"]["adapter"]["accuracy"])
-    assert frame.loc[3, "twin_split"] == "train" and frame["twin_row"].notna().sum() == 1
+    assert frame.loc[3, "twin_split"] == "train" and frame["twin_row"].notna().sum() == 293
+    assert "suggested_label" not in frame.columns
 
 
 def test_the_page_shows_the_surest_errors_then_the_most_uncertain():
@@ -243,18 +255,21 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
     rows = page.locator("#behaviour tbody tr")
     cells = [cell.strip() for cell in rows.nth(0).locator("td").all_inner_texts()]
     assert cells == ["attack", "0.0 %", "", "0 of 12", "0.0 % – 24.2 %", FUNCTIONALITY]
-    assert rows.count() == 4 and page.locator(".failed").count() == 3
-    page.locator(".failed summary").nth(0).click()
-    assert "12 failed, the worst 10 of them" in page.locator(".failed summary").nth(0).inner_text()
-    assert page.locator(".failed").nth(0).locator("p").count() == 10
-    text = page.locator(".failed p").nth(0).inner_text()
+    assert rows.count() == 4 and page.locator("#failures .failed").count() == 3
+    page.locator("#failures .failed summary").nth(0).click()
+    assert (
+        "12 failed, the worst 10 of them"
+        in page.locator("#failures .failed summary").nth(0).inner_text()
+    )
+    assert page.locator("#failures .failed").nth(0).locator("p").count() == 10
+    text = page.locator("#failures .failed p").nth(0).inner_text()
     assert text.startswith("negative 90.0 %, not positive 0 </script>")
-    page.locator(".failed summary").nth(1).click()
-    assert page.locator(".failed p").nth(10).inner_text() == (
+    page.locator("#failures .failed summary").nth(1).click()
+    assert page.locator("#failures .failed p").nth(10).inner_text() == (
         "positive 90.0 % Ida ate.\nnegative 80.0 % Bo ate."
     )
-    page.locator(".failed summary").nth(2).click()
-    assert page.locator(".failed p").nth(11).inner_text() == (
+    page.locator("#failures .failed summary").nth(2).click()
+    assert page.locator("#failures .failed p").nth(11).inner_text() == (
         "negative 70.0 % Bad.\nnegative 60.0 % Very bad."
     )
     note = page.locator("#behaviour-note").inner_text()
@@ -263,6 +278,51 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
     path, _, _ = make_report(tmp_path / "without")
     page, said_without, _ = opened(chromium, path)
     assert page.locator("#behaviour-section").count() == 0 and said == said_without == []
+
+
+def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, tmp_path):
+    path, _, _ = make_report(tmp_path / "report")
+    page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
+    text = page.locator("#leakage").inner_text()
+    assert "290 test rows are exact duplicates" in text and "3 near-duplicates" in text
+    assert "Of the evaluation rows 5 are duplicates of training rows." in text
+    page.locator("#leakage summary").click()
+    pairs = page.locator("#leakage p").all_inner_texts()
+    assert len(pairs) == 3 and pairs[0].startswith("75 % row 5 is like row 7 of train: review numb")
+    assert pairs[2].startswith("73 % row 3 is like row 7 of train: near </script><script>")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390 and said == []
+
+
+def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chromium, tmp_path):
+    scores = make_scores(2600)
+    ratings = by_rating("a <b>", [1.0, 2.5, None, 10.0] * 650, scores.truth == 0)
+    issues = [LabelIssue(i, "positive", "negative <b>", 0.1, 0.95, "begin") for i in range(3, 253)]
+    more = {"ratings": ratings, "label_issues": LabelIssues(issues, 2590, 10)}
+    path, _, _ = make_report(tmp_path / "with", **more)
+    page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
+    assert page.locator("#ratings-title").inner_text() == "By the data's own a <b>"
+    cells = page.locator("#ratings tbody td:first-child").all_inner_texts()
+    assert [cell.strip() for cell in cells] == ["1", "2.5", "10"]
+    assert page.locator("#ratings-note").inner_text() == "650 rows have none."
+    note = page.locator("#issues-note").inner_text()
+    assert note.startswith("250 of 2,590 rows are probably labelled wrong")
+    assert "not a verdict" in note and note.endswith(
+        "10 rows that were trained or chosen on are left out."
+    )
+    page.locator("#issues summary").click()
+    shown = page.locator("#issues p").all_inner_texts()
+    assert len(shown) == 200
+    assert shown[0].startswith("positive → negative <b> 95.0 % row 3: near </script>")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    figures = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+    listed = figures["evaluation"]["label_issues"]
+    assert listed["num_issues"] == 250 and "begin" not in listed["issues"][0]
+    suggested = pd.read_parquet(path.with_name("predictions.parquet"))["suggested_label"]
+    assert suggested.notna().sum() == 250 and suggested[3] == "negative <b>"
+    path, _, _ = make_report(tmp_path / "without")
+    page, said_without, _ = opened(chromium, path)
+    assert page.locator("#ratings-section, #issues-section").count() == 0
+    assert said == said_without == []
 
 
 def test_both_themes_and_a_phone(chromium, tmp_path):

@@ -137,6 +137,15 @@ def evaluate(
     suite_file: Annotated[
         Path | None, typer.Option(help="Test its behaviour with this TOML file.")
     ] = None,
+    label_issues: Annotated[
+        bool, typer.Option("--label-issues", help="List probable label errors of the test rows.")
+    ] = False,
+    near_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--near-duplicates", help="Look for them among more than 200,000 rows too: minutes."
+        ),
+    ] = False,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -162,6 +171,8 @@ def evaluate(
         target_accuracy=target_accuracy,
         report=report,
         suite=suite_file or (SHIPPED if suite else None),
+        label_issues=label_issues,
+        near_duplicates=near_duplicates,
         device=device,
         batch_size=batch_size,
     )

@@ -65,6 +65,22 @@ class Comparison:
     num_only_second: int
 
 
+@dataclass(frozen=True)
+class Group:
+    """How many of some rows are right. interval: 95 % Wilson."""
+
+    name: str
+    num_rows: int
+    accuracy: float
+    interval: tuple[float, float]
+
+
+def measure_group(name: str, right: np.ndarray) -> Group:
+    """The group of the rows that are, or are not, `right`: at least one."""
+    interval = wilson_interval(int(right.sum()), len(right))
+    return Group(name, len(right), float(right.mean()), interval)
+
+
 def measure(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) -> Metrics:
     """Metrics of probabilities (rows, labels) against label numbers."""
     from sklearn.metrics import confusion_matrix, f1_score

@@ -1,14 +1,17 @@
 """What an evaluation found, for a reader: a table, a verdict, what follows for the use."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from sentilora.behaviour import Behaviour, as_lines
 from sentilora.calibration import Temperature, Threshold
+from sentilora.label_issues import LabelIssues
+from sentilora.label_issues import as_lines as issue_lines
 from sentilora.leakage import Twin
-from sentilora.metrics import Comparison, FullMetrics
+from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Leakage:
     """Test rows that stand, or nearly stand, among the rows trained or chosen on.
 
     without: the adapter's metrics on the other test rows; None when none is left.
+    num_evaluation_twins: evaluation rows that stand, or nearly stand, among those trained on.
     """
 
     twins: list[Twin]
@@ -48,6 +52,16 @@ class Leakage:
     num_near: int
     near_looked_for: bool
     without: FullMetrics | None
+    num_evaluation_twins: int
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """How often rows are right by what a column of the data rates them. num_without: not rated."""
+
+    column: str
+    groups: list[Group]
+    num_without: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,8 @@ class Evaluation:
 
     adapter is None when a base was evaluated alone. baseline: TF-IDF + logistic regression on the
     adapter's training rows. comparisons: the adapter against "base" and "baseline". missing: what
-    could not be measured, and why. behaviour: of a suite, when one was asked for.
+    could not be measured, and why. ratings: where the data has any. behaviour, label_issues: when
+    asked for.
     """
 
     test: str
@@ -73,7 +88,9 @@ class Evaluation:
     calibrated: Calibrated | None = None
     abstention: Abstention | None = None
     leakage: Leakage | None = None
+    ratings: Ratings | None = None
     behaviour: Behaviour | None = None
+    label_issues: LabelIssues | None = None
     missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -95,6 +112,18 @@ class RowScores:
     def best(self) -> np.ndarray:
         """The probabilities that the evaluation is about: the adapter's, or a base's alone."""
         return self.base if self.adapter is None else self.adapter
+
+
+def by_rating(
+    column: str | None, ratings: Sequence[float | None], right: np.ndarray
+) -> Ratings | None:
+    """How often rows are right for each rating, from the lowest; None when there are no ratings."""
+    if column is None:
+        return None
+    values = np.array(ratings, dtype=np.float64)  # None becomes NaN
+    found = np.unique(values[~np.isnan(values)])
+    groups = [measure_group(f"{value:g}", right[values == value]) for value in found]
+    return Ratings(column, groups, int(np.isnan(values).sum())) if groups else None
 
 
 def as_p(value: float) -> str:
@@ -157,9 +186,27 @@ def as_table(result: Evaluation) -> str:
     ]
     for label, counts in zip(result.labels, best.confusion, strict=True):
         lines.append(f"{label:<{width + 4}}" + "".join(f"{count:>{width},}" for count in counts))
+    if result.ratings is not None:
+        lines += ["", *_rating_lines(result.ratings)]
+    if result.label_issues is not None:
+        lines += ["", *issue_lines(result.label_issues)]
     if result.behaviour is not None:
         lines += ["", *as_lines(result.behaviour, result.labels)]
     return "\n".join(lines)
+
+
+def _rating_lines(ratings: Ratings) -> list[str]:
+    width = max(len(ratings.column) + 3, *(len(group.name) + 2 for group in ratings.groups))
+    lines = [f"{f'by {ratings.column}':<{width}}{'rows':>8}{'right':>10}  95 % Wilson"]
+    for group in ratings.groups:
+        low, high = group.interval
+        lines.append(
+            f"{group.name:<{width}}{group.num_rows:>8,}{group.accuracy:>10.2%}  "
+            f"{low:.2%} – {high:.2%}"
+        )
+    if ratings.num_without:
+        lines.append(f"{ratings.num_without:,} rows have no {ratings.column}")
+    return lines
 
 
 def _calibration_lines(result: Evaluation) -> list[str]:
@@ -193,9 +240,17 @@ def _calibration_lines(result: Evaluation) -> list[str]:
             )
     if result.leakage is not None:
         leak = result.leakage
-        near = f"{leak.num_near:,} near" if leak.near_looked_for else "near ones not looked for"
+        near = (
+            f"{leak.num_near:,} near"
+            if leak.near_looked_for
+            else "near ones not looked for (--near-duplicates does)"
+        )
         text = f"duplicates of rows trained or chosen on: {leak.num_exact:,} exact, {near}"
         if leak.twins and leak.without is not None:
             text += f"; accuracy without them {leak.without.accuracy:.2%}"
+        if leak.num_evaluation_twins:
+            text += (
+                f"; {leak.num_evaluation_twins:,} evaluation rows are duplicates of training rows"
+            )
         lines.append(text)
     return lines

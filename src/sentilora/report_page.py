@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from sentilora.data import Rows
+from sentilora.label_issues import beginning
 from sentilora.leakage import Twin
-from sentilora.metrics import coverage_curve, reliability, wilson_interval
+from sentilora.metrics import coverage_curve, measure_group, reliability
 from sentilora.report import Evaluation, RowScores
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
 MAX_ROWS = 2000  # in the page
 MAX_ERRORS = 1500  # of them
-MAX_TWINS = 200  # listed in the figures
+MAX_LISTED = 200  # duplicates, and label issues, in the figures
+BEGIN = 300  # characters of their texts in the page
 NUM_POINTS = 200  # of the coverage curve
 ROWS_AT_ONCE = 50_000
 
@@ -45,10 +47,11 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     twins = {twin.number: twin for twin in result.leakage.twins} if result.leakage else {}
+    evaluation = _evaluation(result)
     figures = {
         "title": result.adapter_path or result.base_name,
         "created": date.today().isoformat(),
-        "evaluation": _evaluation(result),
+        "evaluation": evaluation,
         "reliability": [asdict(found) for found in reliability(scores.best, scores.truth)],
         "coverage": coverage_points(scores.best, scores.truth),
         "groups": groups(scores, rows.texts),
@@ -58,11 +61,14 @@ def write_report(
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / FIGURES).write_text(text + "\n", encoding="utf-8")
-    write_predictions(folder / PREDICTIONS, result.labels, scores, rows, twins)
+    write_predictions(folder / PREDICTIONS, result, scores, rows, twins)
     page = folder / PAGE
-    page.write_text(
-        as_page({**figures, "rows": embedded_rows(scores, rows.texts, twins)}), encoding="utf-8"
-    )
+    content = {
+        **figures,
+        "rows": embedded_rows(scores, rows.texts, twins),
+        "begins": begins(evaluation, rows.texts),
+    }
+    page.write_text(as_page(content), encoding="utf-8")
     return page
 
 
@@ -103,16 +109,14 @@ def groups(scores: RowScores, texts: Sequence[str]) -> list[dict[str, Any]]:
         name = f"{low:,} – {high:,} words" if low else f"up to {high:,} words"
         found.append((name, (words >= low) & (words <= high)))
     found += [("whole", ~scores.truncated), ("truncated", scores.truncated)]
-    return [
-        {
-            "name": name,
-            "num_rows": int(chosen.sum()),
-            "accuracy": float(right[chosen].mean()),
-            "interval": wilson_interval(int(right[chosen].sum()), int(chosen.sum())),
-        }
-        for name, chosen in found
-        if chosen.any()
-    ]
+    return [asdict(measure_group(name, right[chosen])) for name, chosen in found if chosen.any()]
+
+
+def begins(evaluation: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
+    """How the texts of the listed duplicates and label issues begin, by row number."""
+    leakage, issues = evaluation["leakage"] or {}, evaluation["label_issues"] or {}
+    listed = [*leakage.get("twins", ()), *issues.get("issues", ())]
+    return {str(row["number"]): beginning(texts[row["number"]], BEGIN) for row in listed}
 
 
 def embedded_rows(
@@ -144,7 +148,7 @@ def embedded_rows(
 
 def write_predictions(
     path: Path,
-    labels: Sequence[str],
+    result: Evaluation,
     scores: RowScores,
     rows: Rows,
     twins: Mapping[int, Twin],
@@ -153,6 +157,8 @@ def write_predictions(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    labels, issues = result.labels, result.label_issues
+    suggested = {x.number: x.suggested for x in issues.issues} if issues else {}
     named = {"": scores.adapter, "base_": scores.base, "tfidf_": scores.baseline}
     if scores.adapter is None:
         named = {"": scores.base}
@@ -176,6 +182,9 @@ def write_predictions(
         columns["twin_row"] = pa.array([twin and twin.other for twin in found], pa.int64())
         similarity = [twin and twin.similarity for twin in found]
         columns["twin_similarity"] = pa.array(similarity, pa.float64())
+        if issues is not None:
+            likelier = [suggested.get(i) for i in range(part.start, part.stop)]
+            columns["suggested_label"] = pa.array(likelier, pa.string())
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
@@ -185,8 +194,15 @@ def write_predictions(
 
 def _evaluation(result: Evaluation) -> dict[str, Any]:
     content = asdict(result)
-    if content["leakage"]:
-        content["leakage"]["twins"] = content["leakage"]["twins"][:MAX_TWINS]
+    if leakage := content["leakage"]:  # near ones first: the exact are no surprise
+        leakage["twins"].sort(key=lambda twin: (twin["is_exact"], -twin["similarity"]))
+        leakage["twins"] = leakage["twins"][:MAX_LISTED]
+    if issues := content["label_issues"]:
+        issues["num_issues"] = len(issues["issues"])
+        issues["issues"] = [
+            {key: value for key, value in issue.items() if key != "begin"}  # no text of a review
+            for issue in issues["issues"][:MAX_LISTED]
+        ]
     return content
 
 

@@ -4,7 +4,6 @@ sentilora evaluate --adapter ./mistral-sentiment-ita
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -32,17 +31,26 @@ from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data import Rows
 from sentilora.errors import DataError, UsageError
-from sentilora.leakage import find_twins
+from sentilora.label_issues import look_for_label_issues
+from sentilora.leakage import TwinIndex
 from sentilora.metrics import compare, measure_fully, tfidf_baseline
 from sentilora.model import shipped_adapter
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
-from sentilora.report import Abstention, Calibrated, Evaluation, Leakage, RowScores, verdict
+from sentilora.report import (
+    Abstention,
+    Calibrated,
+    Evaluation,
+    Leakage,
+    RowScores,
+    by_rating,
+    verdict,
+)
 from sentilora.report_page import write_report
 from sentilora.run_folder import (
     DATA_FILE,
-    METRICS_FILE,
     data_record,
+    read_metrics,
     require_same_rows,
     require_unused,
     seen_rows,
@@ -63,6 +71,8 @@ def evaluate(
     target_accuracy: float | None = None,
     report: str | Path | None = None,
     suite: str | Path | None = None,
+    label_issues: bool = False,
+    near_duplicates: bool = False,
     device: str = "auto",
     batch_size: int = 16,
 ) -> Evaluation:
@@ -73,8 +83,9 @@ def evaluate(
     with; `data.test` names other rows. target_accuracy: choose a threshold on the evaluation rows
     above which the classifier is that accurate. A temperature or threshold that holds is written to
     the adapter's `classifier.json`. report: a new folder for the files of `report_page`. suite:
-    "sentiment", or a file of behaviour tests, see `suite`. Raises `DataError` and `UsageError`, see
-    `errors`.
+    "sentiment", or a file of behaviour tests, see `suite`. label_issues: look for probable label
+    errors. near_duplicates: look for them among more than 200,000 rows too. Raises `DataError` and
+    `UsageError`, see `errors`.
     """
     if base is not None and adapter is not None:
         raise UsageError("--base scores a base without adapter; leave out --adapter")
@@ -89,6 +100,7 @@ def evaluate(
     tests = None if suite is None else load_suite(suite)
     if tests is not None:
         tests.require_labels(format.labels)
+    history = read_metrics(run_of(folder)) if folder is not None and report is not None else []
     rows = load_test_of(config, format.labels)
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
@@ -97,23 +109,25 @@ def evaluate(
         assert base is not None
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
         result, scores = measure_rows(classifier, rows)
-        if tests is not None:
-            result = with_behaviour(result, classifier, tests)
-        if report is not None:
-            report_on(report, result, scores, rows, None, classifier)
-        return result
-    warn_of_seen_rows(folder, rows, format.labels)
-    known, reason = known_rows(folder, config)
-    classifier = Classifier.load(folder, device=device, batch_size=batch_size)
-    result, scores = measure_rows(classifier, rows, str(folder), known, target_accuracy)
-    if known is None:
-        result = replace(result, missing=[reason, *result.missing])
+    else:
+        warn_of_seen_rows(folder, rows, format.labels)
+        known, reason = known_rows(folder, config)
+        classifier = Classifier.load(folder, device=device, batch_size=batch_size)
+        result, scores = measure_rows(
+            classifier, rows, str(folder), known, target_accuracy, near_duplicates
+        )
+        if known is None:
+            result = replace(result, missing=[reason, *result.missing])
+    right = scores.best.argmax(-1) == scores.truth
+    result = replace(result, ratings=by_rating(rows.rating_column, rows.ratings, right))
+    if label_issues:
+        result = with_label_issues(result, scores, rows)
     if tests is not None:
         result = with_behaviour(result, classifier, tests)
-    if adapter is not None:
+    if folder is not None and adapter is not None:
         store_calibration(folder, result)
     if report is not None:
-        report_on(report, result, scores, rows, folder, classifier)
+        report_on(report, result, scores, rows, folder, classifier, history)
     return result
 
 
@@ -191,6 +205,7 @@ def measure_rows(
     adapter_path: str | None = None,
     known: tuple[Rows, Rows] | None = None,
     target_accuracy: float | None = None,
+    near_duplicates: bool = False,
 ) -> tuple[Evaluation, RowScores]:
     """Score rows with a loaded classifier: adapter on, then (if it has one) off.
 
@@ -237,7 +252,7 @@ def measure_rows(
         verdict=verdict(result),
         calibrated=calibrated,
         abstention=abstention,
-        leakage=look_for_leakage(rows, known, probabilities, truth),
+        leakage=look_for_leakage(rows, known, probabilities, truth, near_duplicates),
         missing=reasons,
     )
     return result, replace(of_rows, baseline=guessed)
@@ -308,14 +323,27 @@ def calibrate(
 
 
 def look_for_leakage(
-    rows: Rows, known: tuple[Rows, Rows], probabilities: np.ndarray, truth: np.ndarray
+    rows: Rows,
+    known: tuple[Rows, Rows],
+    probabilities: np.ndarray,
+    truth: np.ndarray,
+    near_duplicates: bool,
 ) -> Leakage:
     """Twins of the test rows among the rows trained and chosen on, and the score without them."""
-    earlier: dict[str, Sequence[str]] = {"train": known[0].texts, "evaluation": known[1].texts}
-    total = len(rows) + sum(map(len, earlier.values()))
-    near = total <= MAX_ROWS_NEAR
-    with Progress("looking for duplicates", total) as progress:
-        twins = find_twins(rows.texts, earlier, near, progress.advance)
+    train, evaluation = known
+    total = len(train) + len(evaluation) + len(rows)
+    near = near_duplicates or total <= MAX_ROWS_NEAR
+    if not near:
+        say(
+            f"near-duplicates are not looked for among more than {MAX_ROWS_NEAR:,} rows (here "
+            f"{total:,}), as that takes minutes; --near-duplicates does"
+        )
+    with Progress("looking for duplicates", total + len(evaluation)) as progress:
+        index = TwinIndex(near, progress.advance)
+        index.add("train", train.texts)
+        of_evaluation = index.twins_of(evaluation.texts)
+        index.add("evaluation", evaluation.texts)
+        twins = index.twins_of(rows.texts)
     alone = np.ones(len(rows), bool)
     alone[[twin.number for twin in twins]] = False
     num_exact = sum(twin.is_exact for twin in twins)
@@ -325,7 +353,22 @@ def look_for_leakage(
         num_near=len(twins) - num_exact,
         near_looked_for=near,
         without=measure_fully(probabilities[alone], truth[alone]) if alone.any() else None,
+        num_evaluation_twins=len(of_evaluation),
     )
+
+
+def with_label_issues(result: Evaluation, scores: RowScores, rows: Rows) -> Evaluation:
+    """The evaluation with its probable label errors, or with why none can be told."""
+    seen: set[int] | None = None
+    if result.leakage is not None:
+        seen = {twin.number for twin in result.leakage.twins}
+    elif result.adapter is None:
+        seen = set()  # a base was trained on none of our rows
+    found = look_for_label_issues(scores.best, scores.truth, result.labels, rows.texts, seen)
+    if found is None:
+        reason = "no label issues: the rows that were not trained on have one label, or are none"
+        return replace(result, missing=[*result.missing, reason])
+    return replace(result, label_issues=found)
 
 
 def with_behaviour(result: Evaluation, classifier: Classifier, suite: Suite) -> Evaluation:
@@ -375,15 +418,13 @@ def report_on(
     rows: Rows,
     folder: Path | None,
     classifier: Classifier,
+    history: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write the report's files, with the run's curve and recipe where the adapter has them."""
-    history, recipe = [], ""
+    recipe = ""
     made = {"base": classifier.reference.name, "base revision": classifier.reference.revision}
     if folder is not None:
         run = run_of(folder)
-        if (run / METRICS_FILE).is_file():
-            lines = (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-            history = [json.loads(line) for line in lines]
         if (run / CONFIG_FILE).is_file():
             recipe = (run / CONFIG_FILE).read_text(encoding="utf-8")
         weights = folder / "adapter_model.safetensors"
