@@ -4,6 +4,7 @@ Near-duplicates are found by MinHash (Broder 1997) over runs of five words, thro
 confirmed on the runs themselves.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class TwinIndex:
     """Texts of earlier splits, by what they are normalised, and by MinHash: see `find_twins`."""
 
     def __init__(self, near: bool, progress: Callable[[int], object] | None = None) -> None:
-        self._exact: dict[str, tuple[str, int]] = {}
+        self._exact: dict[bytes, tuple[str, int]] = {}
         self._texts: dict[str, Sequence[str]] = {}
         self._progress = progress or (lambda count: None)
         self._lsh = None
@@ -62,7 +63,7 @@ class TwinIndex:
         self._texts[split] = texts
         for number, text in enumerate(texts):
             key = normalised(text)
-            self._exact.setdefault(key, (split, number))
+            self._exact.setdefault(_digest(key), (split, number))
             if self._lsh is not None:
                 self._lsh.insert((split, number), _sketch(_runs(key)))
             self._progress(1)
@@ -79,8 +80,8 @@ class TwinIndex:
     def _twin_of(self, text: str) -> tuple[str, int, float, bool] | None:
         """Split, row, similarity, and whether it is the same text."""
         key = normalised(text)
-        if key in self._exact:
-            return (*self._exact[key], 1.0, True)
+        if same := self._exact.get(_digest(key)):
+            return (*same, 1.0, True)
         if self._lsh is None:
             return None
         runs = _runs(key)
@@ -91,6 +92,11 @@ class TwinIndex:
             if similarity >= NEAR and (best is None or similarity > best[2]):
                 best = split, number, similarity, False
         return best
+
+
+def _digest(text: str) -> bytes:
+    """Stands for a text, which would be held twice."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _runs(normalised_text: str) -> set[str]:
