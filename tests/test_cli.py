@@ -15,6 +15,7 @@ import pytest
 from conftest import REVIEWS
 from typer.testing import CliRunner
 
+import sentilora
 from sentilora import cli
 from sentilora.errors import Interrupted, SentiloraError
 
@@ -48,6 +49,10 @@ def measured(*arguments, folder=None, input=b""):
     seconds, torch = cost.split()
     stderr = "\n".join(lines).rstrip("\n")
     return done.returncode, done.stdout.decode(), stderr, float(seconds), torch == "True"
+
+
+def test_the_version_is_printed():
+    assert measured("--version")[:3] == (0, f"sentilora {sentilora.__version__}\n", "")
 
 
 def failed(code, said, *arguments, **kwargs):

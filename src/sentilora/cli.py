@@ -72,6 +72,25 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Texts scored at once.")]
 Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where to compute.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from sentilora import __version__
+
+        print(f"sentilora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def train(
     overrides: Overrides = None,
