@@ -199,7 +199,7 @@ def test_accuracy_by_the_data_s_own_rating(run_copy, tmp_path):
         low, high = group.interval
         assert low <= group.accuracy <= high
     table = as_table(result)
-    assert "by rating" in table and "1 rows have no rating" in table
+    assert "by rating" in table and "rows without rating: 1" in table
     assert evaluate(run_copy).ratings is None
 
 

@@ -81,7 +81,7 @@ def test_few_rows_and_labels_that_none_of_them_has(num_rows, num_labels):
 
 
 def test_the_list_is_short_and_a_terminal_obeys_no_text():
-    assert beginning("one\n\x1b[31mtwo  <b>", 60) == "one [31mtwo <b>"
+    assert beginning("one\n\x1b[31mtwo<br /><br />  <b>", 60) == "one [31mtwo <b>"
     assert beginning("x" * 61, 60) == "x" * 59 + "…" and beginning("x" * 60, 60) == "x" * 60
     assert beginning(" " * 300 + "end", 60) == "…"
     issues = [LabelIssue(i, "positive", "negative", 0.1, 0.9, "A film") for i in range(1233, 1258)]

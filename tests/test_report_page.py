@@ -303,7 +303,7 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
     assert page.locator("#ratings-title").inner_text() == "By the data's own a <b>"
     cells = page.locator("#ratings tbody td:first-child").all_inner_texts()
     assert [cell.strip() for cell in cells] == ["1", "2.5", "10"]
-    assert page.locator("#ratings-note").inner_text() == "650 rows have none."
+    assert page.locator("#ratings-note").inner_text() == "Rows without: 650."
     note = page.locator("#issues-note").inner_text()
     assert note.startswith("250 of 2,590 rows are probably labelled wrong")
     assert "not a verdict" in note and note.endswith(

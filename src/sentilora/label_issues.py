@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sentilora.prompt import clean_text
+
 NUM_PRINTED = 20
 CAUTION = "A probable label error is a place to look, not a verdict: the model may be what is wrong"
 
@@ -87,7 +89,8 @@ def look_for_label_issues(
 
 def beginning(text: str, length: int) -> str:
     """The first characters of a text on one line, without what a terminal would obey."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
+    start = clean_text(text[: 4 * length])
+    line = " ".join("".join(c if c.isprintable() else " " for c in start).split())
     cut = len(line) > length or len(text) > 4 * length
     return f"{line[: length - 1]}…" if cut else line
 

@@ -205,7 +205,7 @@ def _rating_lines(ratings: Ratings) -> list[str]:
             f"{low:.2%} – {high:.2%}"
         )
     if ratings.num_without:
-        lines.append(f"{ratings.num_without:,} rows have no {ratings.column}")
+        lines.append(f"rows without {ratings.column}: {ratings.num_without:,}")
     return lines
 
 
