@@ -336,7 +336,7 @@ def look_for_leakage(
     if not near:
         say(
             f"near-duplicates are not looked for among more than {MAX_ROWS_NEAR:,} rows (here "
-            f"{total:,}), as that takes minutes; --near-duplicates does"
+            f"{total:,}): minutes, and 6 KiB of memory a training row; --near-duplicates does"
         )
     with Progress("looking for duplicates", total + len(evaluation)) as progress:
         index = TwinIndex(near, progress.advance)
