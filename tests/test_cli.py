@@ -55,6 +55,19 @@ def test_the_version_is_printed():
     assert measured("--version")[:3] == (0, f"sentilora {sentilora.__version__}\n", "")
 
 
+def test_evaluate_hands_on_what_is_asked_for(monkeypatch):
+    asked = []
+
+    def stop(adapter, **options):
+        asked.append((options["label_issues"], options["near_duplicates"]))
+        raise SentiloraError("stop")
+
+    monkeypatch.setattr("sentilora.stages.evaluate.evaluate", stop)
+    for options in ([], ["--label-issues"], ["--near-duplicates"]):
+        run("evaluate", *options)
+    assert asked == [(False, False), (True, False), (False, True)]
+
+
 def failed(code, said, *arguments, **kwargs):
     """Checks that a call ends with one error line; returns it."""
     exit_code, stdout, stderr = run(*arguments, **kwargs)

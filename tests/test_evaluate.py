@@ -136,7 +136,8 @@ def test_duplicates_of_training_rows_are_found_and_left_out(run_copy, tmp_path):
     rows.loc[1, "text"] = evaluation_rows.texts[7]
     path = tmp_path / "leaking.csv"
     rows.to_csv(path, index=False)
-    result = evaluate(run_copy, overrides={"data.test": str(path)})
+    result = evaluate(run_copy, overrides={"data.test": str(path)}, label_issues=True)
+    assert (result.label_issues.num_rows, result.label_issues.num_seen) == (28, 2)
     leak = result.leakage
     assert (leak.num_exact, leak.num_near, leak.near_looked_for) == (2, 0, True)
     assert [(twin.number, twin.split) for twin in leak.twins] == [(0, "train"), (1, "evaluation")]
