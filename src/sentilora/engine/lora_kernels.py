@@ -49,8 +49,8 @@ def down(
     R = rank * len(A)
     h_TR = x_TD.new_empty(T, R)
     into = h_TR if into_TD is None else into_TD
-    # Measured on an H100: 48 and 35 µs for three and two adapters, with the smaller tile 83 and 57;
-    # for one adapter the two are alike, and with SwiGLU the smaller one is faster (155, not 208 µs).
+    # H100: 48 and 35 µs for three and two adapters, with the smaller tile 83 and 57; one adapter
+    # does not tell them apart, and with SwiGLU the smaller one is faster (155, not 208 µs).
     block_T, block_D = (64, 64) if len(A) > 1 and not is_swiglu else (16, 128)
     # The GPU needs more programs than a pass has blocks of tokens.
     num_splits = max(1, min(D // (8 * block_D), 4096 // triton.cdiv(T, block_T)))
