@@ -14,6 +14,7 @@ from sentilora.behaviour import judge
 from sentilora.calibration import Temperature, Threshold
 from sentilora.data import Rows
 from sentilora.errors import UsageError
+from sentilora.explain import DeletionTest, Explanation, Word, words_of
 from sentilora.label_issues import LabelIssue, LabelIssues
 from sentilora.leakage import Twin
 from sentilora.metrics import compare, measure_fully
@@ -21,9 +22,11 @@ from sentilora.report import (
     Abstention,
     Calibrated,
     Evaluation,
+    Explained,
     Leakage,
     RowScores,
     by_rating,
+    surest_errors,
 )
 from sentilora.report_page import (
     MAX_ROWS,
@@ -52,7 +55,7 @@ def make_scores(num_rows, num_labels=2, seed=0):
     return RowScores(truth, draw(1.2), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
 
 
-def make_report(folder, num_rows=2600, num_labels=2, **more):
+def make_report(folder, num_rows=2600, num_labels=2, explain=None, **more):
     scores = make_scores(num_rows, num_labels)
     labels = tuple(
         ["positive", "negative", *(f"label{i}" for i in range(2, num_labels))][:num_labels]
@@ -85,6 +88,7 @@ def make_report(folder, num_rows=2600, num_labels=2, **more):
         abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
         leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5),
         missing=["nothing of note"],
+        explained=None if explain is None else explain(scores, texts),
         **more,
     )
     history = [{"step": 10, "loss": 2.0}, {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
@@ -323,6 +327,65 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
     page, said_without, _ = opened(chromium, path)
     assert page.locator("#ratings-section, #issues-section").count() == 0
     assert said == said_without == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
+    hostile = f"😀 {ATTACK} seen cut"
+
+    def explain(scores, texts):
+        first, second = surest_errors(scores)[:2]
+        texts[first], texts[second] = hostile, "nothing here moved it"
+        spans = [list(words_of(texts[number])) for number in (first, second)]
+        contributions = [0.5] * len(spans[0])
+        contributions[0], contributions[1], contributions[-2:] = 0.01, -2.0, [1.0, None]
+        words = [Word(*span, c, True) for span, c in zip(spans[0], contributions, strict=True)]
+        still = [Word(*span, 0.0, True) for span in spans[1]]
+        rows = {
+            int(first): Explanation("positive", 0.99, words),
+            int(second): Explanation("positive", 0.98, still),
+        }
+        deletion = DeletionTest(2, 0.3, 0.1, (0.1, 0.3), "deletion test on 2 texts: <b> so and so")
+        return Explained(rows, len(surest_errors(scores)), deletion, 12.34)
+
+    path, scores, _ = make_report(tmp_path / "with", explain=explain)
+    page, said, asked = opened(
+        chromium, path, color_scheme=scheme, viewport={"width": 390, "height": 844}
+    )
+    told = page.locator("#explained").inner_text()
+    assert f"Open one of the 2 surest of {len(surest_errors(scores)):,} errors: words that" in told
+    assert "Deletion test on 2 texts: <b> so and so. Explaining took 12.3 s" in told
+    assert page.locator("#explained mark").count() == 2
+    for number in range(3):
+        page.locator(".row summary").nth(number).click()
+    text = page.locator(".row").nth(0).locator("p").first
+    assert text.evaluate("p => p.textContent") == hostile  # not a character lost
+    marks = text.locator("mark")
+    shown = [(mark.inner_text(), mark.get_attribute("title")) for mark in marks.all()]
+    words = hostile.split()
+    assert shown[0] == (words[1], "−2.00") and shown[-1] == ("seen", "+1.00")
+    assert [word for word, _ in shown] == words[1:-1]  # the emoji moved too little
+    assert text.locator(".unseen").inner_text() == "cut"
+    assert text.locator("mark.against").count() == 1
+    style = "mark => getComputedStyle(mark).backgroundColor"
+    assert marks.first.evaluate(style) == "rgba(214, 96, 20, 0.6)"
+    assert marks.last.evaluate(style) == "rgba(31, 98, 190, 0.3)"
+    for number in (1, 2):  # one that no word moved, and one that was not explained
+        assert page.locator(".row").nth(number).locator("mark").count() == 0
+        assert page.locator(".row").nth(number).locator("p").first.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert (said, asked) == ([], [path.as_uri()])
+
+
+def test_a_report_without_errors_says_that_there_are_none(chromium, tmp_path):
+    path, _, _ = make_report(
+        tmp_path / "none", explain=lambda scores, texts: Explained({}, 0, None, 0.0)
+    )
+    page, said, _ = opened(chromium, path)
+    assert page.locator("#explained").inner_text() == "No error to explain." and said == []
+    path, _, _ = make_report(tmp_path / "without")
+    page, said, _ = opened(chromium, path)
+    assert page.locator("#explained").inner_text() == "" and said == []
 
 
 def test_both_themes_and_a_phone(chromium, tmp_path):

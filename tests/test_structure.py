@@ -39,6 +39,7 @@ STOREYS = [
         "model",
         "recipe",
         "scoring",
+        "explain",
         "batching",
         "plots",
         "report",

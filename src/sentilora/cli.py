@@ -215,6 +215,9 @@ def predict(
     template: Annotated[
         str | None, typer.Option(help="For a plain PEFT adapter: prompt with {text}, or a file.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the words that moved each answer.")
+    ] = False,
     json: AsJson = False,
     batch_size: BatchSize = 16,
     device: Device = "auto",
@@ -228,6 +231,8 @@ def predict(
         raise UsageError("- reads the texts from stdin and stands alone; here are others beside it")
     if output is not None and input is None:
         raise UsageError("--output goes with --input")
+    if output is not None and explain:
+        raise UsageError("--explain prints, a table has no place for it; take --json for --output")
     frame = None
     if input is not None:
         stage.check_files(input, output)
@@ -254,8 +259,14 @@ def predict(
         stage.write_table(stage.add_predictions(frame, predictions), output)
         print(f"{len(predictions):,} rows in {output}", file=sys.stderr)
         return
-    for text, prediction in zip(chosen, predictions, strict=True):
-        print(stage.as_json(text, prediction) if json else stage.as_line(text, prediction))
+    words = stage.explain(classifier, chosen) if explain else [None] * len(chosen)
+    for text, prediction, found in zip(chosen, predictions, words, strict=True):
+        if json:
+            print(stage.as_json(text, prediction, found))
+            continue
+        print(stage.as_line(text, prediction))
+        if found is not None:
+            print(stage.as_words(text, found))
 
 
 @app.command()

@@ -9,6 +9,7 @@ The one place where a text becomes tokens. Training, evaluation, prediction and 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +89,15 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text ready for the model: the prompt's string, its tokens, and what was cut."""
+    """A text ready for the model: the prompt's string, its tokens, and what was cut.
+
+    kept: the parts of the text, as `clean_text` leaves it, that the prompt shows: (start, end).
+    """
 
     string: str
     input_ids: list[int]
     truncated: bool
+    kept: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,11 @@ class Example:
 def clean_text(text: str) -> str:
     """The text as the prompt shows it: `<br />` and `\\r\\n` become a newline, ends stripped."""
     return _LINE_BREAK.sub("\n", text).strip()
+
+
+def blank_line_breaks(text: str) -> str:
+    """The text with spaces where `clean_text` puts newlines: as long, every character in place."""
+    return _LINE_BREAK.sub(lambda found: " " * len(found[0]), text)
 
 
 def require_text(text: object, name: str = "the text") -> None:
@@ -211,7 +221,7 @@ class Prompter:
         string = self._before + text + self._after
         ids = self._tokens(string)
         if len(ids) <= self.max_prompt_tokens:
-            return Prompt(string, ids, truncated=False)
+            return Prompt(string, ids, truncated=False, kept=((0, len(text)),))
 
         offsets = self.tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -219,25 +229,37 @@ class Prompter:
         # The rest of the prompt, and where cut ends may cost a token more than they did inside.
         room = len(offsets) - (len(ids) - self.max_prompt_tokens)
         while room > 0:
-            string = self._before + self._cut(text, offsets, room) + self._after
-            ids = self._tokens(string)
+            kept = self._cut(len(text), offsets, room)
+            string, ids = self._around([text[start:end] for start, end in kept])
             if len(ids) <= self.max_prompt_tokens:
-                break
+                return Prompt(string, ids, truncated=True, kept=kept)
             room -= len(ids) - self.max_prompt_tokens
-        else:  # not even one token of the text: keep the frame, which fits (checked at start)
-            string = self._before + self._after
-            ids = self._tokens(string)
-        return Prompt(string, ids, truncated=True)
+        # Not even one token of the text: keep the frame, which fits (checked at start).
+        return Prompt(*self._around([]), truncated=True)
 
-    def _cut(self, text: str, offsets: list[tuple[int, int]], room: int) -> str:
-        """The part of `text` that the strategy keeps, of about `room` tokens."""
+    def encode_parts(self, parts: Sequence[str]) -> list[int]:
+        """Tokens of the prompt around parts of a clean text: of its `kept` parts what `encode` has.
+
+        Nothing is cut, and nothing may be left: what a model says without some words, or any.
+        """
+        return self._around(parts)[1]
+
+    def _around(self, parts: Sequence[str]) -> tuple[str, list[int]]:
+        """The prompt around parts of a text, as string and tokens."""
+        text = ELLIPSIS.join(part.strip() for part in parts).strip()
+        string = self._before + text + self._after
+        return string, self._tokens(string)
+
+    def _cut(
+        self, length: int, offsets: list[tuple[int, int]], room: int
+    ) -> tuple[tuple[int, int], ...]:
+        """The parts that the strategy keeps of a text of `length`, about `room` tokens."""
         if self.format.truncation == "head":
-            return text[: offsets[room - 1][1]].strip()
+            return ((0, offsets[room - 1][1]),)
         if self.format.truncation == "tail":
-            return text[offsets[-room][0] :].strip()
+            return ((offsets[-room][0], length),)
         head = room // 4
-        start = text[: offsets[head - 1][1]] if head else ""
-        return (start.strip() + ELLIPSIS + text[offsets[head - room][0] :].strip()).strip()
+        return (0, offsets[head - 1][1] if head else 0), (offsets[head - room][0], length)
 
     def encode_example(self, text: str, label: str, weight: float = 1.0) -> Example:
         """A training example: the prompt's tokens, then label and EOS, which the loss covers."""

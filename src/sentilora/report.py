@@ -8,6 +8,7 @@ import numpy as np
 
 from sentilora.behaviour import Behaviour, as_lines
 from sentilora.calibration import Temperature, Threshold
+from sentilora.explain import DeletionTest, Explanation
 from sentilora.label_issues import LabelIssues
 from sentilora.label_issues import as_lines as issue_lines
 from sentilora.leakage import Twin
@@ -65,13 +66,27 @@ class Ratings:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """Which words moved the surest errors' answers, by row number, and whether that holds.
+
+    num_errors: all there are. deletion: None when no text has two words. seconds: for scoring the
+    texts without some of their words, beyond the evaluation's own time.
+    """
+
+    rows: dict[int, Explanation]
+    num_errors: int
+    deletion: DeletionTest | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured on the test rows.
 
     adapter is None when a base was evaluated alone. baseline: TF-IDF + logistic regression on the
     adapter's training rows. comparisons: the adapter against "base" and "baseline". missing: what
     could not be measured, and why. ratings: where the data has any. behaviour, label_issues: when
-    asked for.
+    asked for. explained: of the surest errors, when there is a report to show them in.
     """
 
     test: str
@@ -91,6 +106,7 @@ class Evaluation:
     ratings: Ratings | None = None
     behaviour: Behaviour | None = None
     label_issues: LabelIssues | None = None
+    explained: Explained | None = None
     missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -124,6 +140,12 @@ def by_rating(
     found = np.unique(values[~np.isnan(values)])
     groups = [measure_group(f"{value:g}", right[values == value]) for value in found]
     return Ratings(column, groups, int(np.isnan(values).sum())) if groups else None
+
+
+def surest_errors(scores: RowScores) -> np.ndarray:
+    """Numbers of the rows answered wrongly, those with the surest answers first."""
+    errors = np.flatnonzero(scores.best.argmax(-1) != scores.truth)
+    return errors[np.argsort(-scores.best.max(-1)[errors], kind="stable")]
 
 
 def as_p(value: float) -> str:
@@ -192,6 +214,8 @@ def as_table(result: Evaluation) -> str:
         lines += ["", *issue_lines(result.label_issues)]
     if result.behaviour is not None:
         lines += ["", *as_lines(result.behaviour, result.labels)]
+    if result.explained is not None:
+        lines += ["", *_explained_lines(result.explained)]
     return "\n".join(lines)
 
 
@@ -206,6 +230,18 @@ def _rating_lines(ratings: Ratings) -> list[str]:
         )
     if ratings.num_without:
         lines.append(f"rows without {ratings.column}: {ratings.num_without:,}")
+    return lines
+
+
+def _explained_lines(found: Explained) -> list[str]:
+    if not found.rows:
+        return ["no error to explain"]
+    lines = [
+        f"explained the {len(found.rows):,} surest of {found.num_errors:,} errors in "
+        f"{found.seconds:.1f} s, beyond the evaluation; which words moved them is in the report"
+    ]
+    if found.deletion is not None:
+        lines.append(found.deletion.sentence)
     return lines
 
 

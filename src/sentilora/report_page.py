@@ -20,7 +20,7 @@ from sentilora.data import Rows
 from sentilora.label_issues import beginning
 from sentilora.leakage import Twin
 from sentilora.metrics import coverage_curve, measure_group, reliability
-from sentilora.report import Evaluation, RowScores
+from sentilora.report import Evaluation, RowScores, surest_errors
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
 MAX_ROWS = 2000  # in the page
@@ -124,9 +124,7 @@ def embedded_rows(
 ) -> list[dict[str, Any]]:
     """The surest errors, then the most uncertain rows: what the page can show."""
     confidence = scores.best.max(-1)
-    wrong = scores.best.argmax(-1) != scores.truth
-    errors = np.flatnonzero(wrong)
-    errors = errors[np.argsort(-confidence[errors], kind="stable")][:MAX_ERRORS]
+    errors = surest_errors(scores)[:MAX_ERRORS]
     rest = np.setdiff1d(np.argsort(confidence, kind="stable")[: 2 * MAX_ROWS], errors)
     rest = rest[np.argsort(confidence[rest], kind="stable")][: MAX_ROWS - len(errors)]
     return [

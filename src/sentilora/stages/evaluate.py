@@ -31,6 +31,7 @@ from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data import Rows
 from sentilora.errors import DataError, UsageError
+from sentilora.explain import deletion_test, explain
 from sentilora.label_issues import look_for_label_issues
 from sentilora.leakage import TwinIndex
 from sentilora.metrics import compare, measure_fully, tfidf_baseline
@@ -41,9 +42,11 @@ from sentilora.report import (
     Abstention,
     Calibrated,
     Evaluation,
+    Explained,
     Leakage,
     RowScores,
     by_rating,
+    surest_errors,
     verdict,
 )
 from sentilora.report_page import write_report
@@ -60,6 +63,7 @@ from sentilora.stages.env import versions
 from sentilora.suite import Suite, load_suite
 
 ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows
+MAX_EXPLAINED = 50  # errors, in a report: half a minute to two and a half on two CPU cores
 # Near-duplicates among more are looked for only when asked: a text of 230 words takes 0.36 ms and,
 # when it was trained on, 6.2 KiB (CPU, 10,000 texts, 2026-11-25).
 MAX_ROWS_NEAR = 200_000
@@ -129,6 +133,7 @@ def evaluate(
     if folder is not None and adapter is not None:
         store_calibration(folder, result)
     if report is not None:
+        result = with_explanations(result, classifier, rows, scores)
         report_on(report, result, scores, rows, folder, classifier, history)
     return result
 
@@ -387,6 +392,26 @@ def with_behaviour(result: Evaluation, classifier: Classifier, suite: Suite) -> 
     models = [scores.base] if scores.adapter is None else [scores.adapter, scores.base]
     probabilities = [at_temperature(log_probs, 1.0) for log_probs in models]
     return replace(result, behaviour=judge(suite, result.labels, seconds, *probabilities))
+
+
+def with_explanations(
+    result: Evaluation, classifier: Classifier, rows: Rows, scores: RowScores
+) -> Evaluation:
+    """The evaluation with the words that moved the surest errors, and their deletion test."""
+    errors = surest_errors(scores)
+    chosen = [int(number) for number in errors[:MAX_EXPLAINED]]
+    texts = [rows.texts[number] for number in chosen]
+    started = time.perf_counter()
+    explanations = []
+    with Progress("explaining errors", len(chosen)) as progress:
+        for number, text in zip(chosen, texts, strict=True):
+            label = int(scores.best[number].argmax())
+            explanations.append(explain(classifier.scorer, classifier.prompter, text, label=label))
+            progress.advance()
+    deletion = deletion_test(classifier.scorer, classifier.prompter, texts, explanations)
+    seconds = time.perf_counter() - started
+    of_rows = dict(zip(chosen, explanations, strict=True))
+    return replace(result, explained=Explained(of_rows, len(errors), deletion, seconds))
 
 
 def store_calibration(folder: Path, result: Evaluation) -> None:

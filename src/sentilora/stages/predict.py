@@ -6,6 +6,7 @@ sentilora predict --input reviews.csv --output labelled.csv
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,41 @@ from typing import TYPE_CHECKING, Any
 from sentilora.classifier import Classifier, Prediction
 from sentilora.data import SUFFIXES, read_table, texts_of
 from sentilora.errors import DataError, SentiloraError, UsageError
-from sentilora.progress import Progress
+from sentilora.explain import Explanation
+from sentilora.explain import explain as explain_text
+from sentilora.progress import Progress, say
 from sentilora.prompt import require_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+NUM_SHOWN = 5  # words for an answer, and against it
 
 
 def predict(classifier: Classifier, texts: Sequence[str]) -> list[Prediction]:
     """Classify texts, with progress on stderr."""
     with Progress("classifying", len(texts)) as progress:
         return classifier.classify(texts, progress.advance)
+
+
+def explain(classifier: Classifier, texts: Sequence[str]) -> list[Explanation]:
+    """Which words moved each text's likeliest label; says how long that took."""
+    started = time.perf_counter()
+    found = []
+    with Progress("explaining", len(texts)) as progress:
+        for text in texts:
+            found.append(
+                explain_text(
+                    classifier.scorer,
+                    classifier.prompter,
+                    text,
+                    temperature=classifier.calibration.temperature,
+                )
+            )
+            progress.advance()
+    seconds = time.perf_counter() - started
+    say(f"explained {len(texts):,} text{'s' * (len(texts) != 1)} in {seconds:.1f} s")
+    return found
 
 
 def check_files(source: Path, output: Path | None) -> None:
@@ -99,14 +124,22 @@ def write_table(frame: "pd.DataFrame", path: Path) -> None:
         raise SentiloraError(f"cannot write {path}: {error}; try a .jsonl file") from error
 
 
-def as_json(text: str, prediction: Prediction) -> str:
-    """One line of `--json`: text, label, probabilities, truncated."""
-    content = {
+def as_json(text: str, prediction: Prediction, explanation: Explanation | None = None) -> str:
+    """One line of `--json`: text, label, probabilities, truncated, and the words, if explained."""
+    content: dict[str, Any] = {
         "text": text,
         "label": prediction.label,
         "probabilities": prediction.probabilities,
         "truncated": prediction.truncated,
     }
+    if explanation is not None:
+        content["explanation"] = {
+            "label": explanation.label,
+            "words": [
+                {"word": text[word.start : word.end], **word._asdict()}
+                for word in explanation.words
+            ],
+        }
     return json.dumps(content, ensure_ascii=False)
 
 
@@ -118,6 +151,25 @@ def as_line(text: str, prediction: Prediction, width: int = 60) -> str:
     probability = max(prediction.probabilities.values())
     longest = max(map(len, (*prediction.probabilities, prediction.label)))
     return f"{prediction.label:<{longest}}  {probability:.4f}  {begin}{cut}"
+
+
+def as_words(text: str, explanation: Explanation) -> str:
+    """Lines for a reader: the words that weigh most for the answer and against it, in log-odds."""
+    weighed = [
+        (round(word.contribution, 2), text[word.start : word.end])
+        for word in explanation.words
+        if word.alone and word.contribution is not None
+    ]
+    weighed.sort(key=lambda pair: -abs(pair[0]))
+    lines = []
+    for name, sign in (("for", 1), ("against", -1)):
+        chosen = [pair for pair in weighed if sign * pair[0] > 0][:NUM_SHOWN]
+        said = "  ".join(f"{word} {value:+.2f}".replace(" -", " −") for value, word in chosen)
+        lines.append(f"    {name} {explanation.label}: {said or 'no word'}")
+    num_unseen = sum(word.contribution is None for word in explanation.words)
+    if num_unseen:
+        lines.append(f"    not seen: {num_unseen:,} of {len(explanation.words):,} words were cut")
+    return "\n".join(lines)
 
 
 def check_texts(texts: Sequence[str]) -> None:
