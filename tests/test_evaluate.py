@@ -14,10 +14,11 @@ from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
 from sentilora.data import Columns, load_rows
 from sentilora.errors import DataError, UsageError
+from sentilora.measuring import look_for_leakage
 from sentilora.report import as_table
 from sentilora.run_folder import read_metrics
 from sentilora.stages import load_rows_of
-from sentilora.stages.evaluate import evaluate, look_for_leakage
+from sentilora.stages.evaluate import evaluate
 from sentilora.stages.train import train
 
 COLUMNS = Columns(labels=("positive", "negative"))
@@ -150,7 +151,7 @@ def test_near_duplicates_of_many_rows_are_looked_for_only_when_asked(tmp_path, m
     longer.to_csv(tmp_path / "longer.csv", index=False)
     test = longer.iloc[:5].assign(text=longer["text"].iloc[:5] + " now")
     test.to_csv(tmp_path / "test.csv", index=False)
-    monkeypatch.setattr("sentilora.stages.evaluate.MAX_ROWS_NEAR", 400)
+    monkeypatch.setattr("sentilora.measuring.MAX_ROWS_NEAR", 400)
     rows = load_rows(str(tmp_path / "test.csv"), "test", COLUMNS)
     splits = load_rows(str(tmp_path / "longer.csv"), "train", COLUMNS)
     known = (splits, splits.take([0, 1, 2]))

@@ -335,7 +335,7 @@ def test_the_surest_errors_of_a_report_are_explained(toy_run, tmp_path, monkeypa
     from sentilora.report import as_table
     from sentilora.stages import evaluate as stage
 
-    monkeypatch.setattr(stage, "MAX_EXPLAINED", 3)
+    monkeypatch.setattr("sentilora.measuring.MAX_EXPLAINED", 3)
     report = tmp_path / "report"
     result = stage.evaluate(toy_run, overrides={"data.num_test": 20}, report=report)
     num_errors = round(20 * (1 - result.adapter.accuracy))

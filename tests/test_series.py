@@ -161,14 +161,19 @@ def test_a_finished_run_holds_no_memory(seeds_run, tmp_path, monkeypatch):
         shutil.rmtree(folder / f"seed-{seed}")
     whole = repeat.train
 
+    def num_trainers():
+        return sum(type(o) is trainer.ClassifierTrainer for o in gc.get_objects())
+
     def counted(config, **kwargs):
-        alive.append(sum(type(o) is trainer.ClassifierTrainer for o in gc.get_objects()))
+        alive.append(num_trainers())
         return whole(config, **kwargs)
 
     monkeypatch.setattr(repeat, "train", counted)
     config = read_config(folder / "sentilora.toml").with_values({"output_dir": str(folder)})
+    gc.collect()
+    others = num_trainers()  # of other tests
     repeat.train_seeds(config, 3, resume=True)
-    assert alive == [0, 0]
+    assert len(alive) == 2 and max(alive) <= others
 
 
 def test_a_series_that_cannot_begin_leaves_nothing_behind(toy_base, tmp_path):

@@ -47,6 +47,7 @@ STOREYS = [
         "series",
     },
     {"classifier", "trainer", "card"},
+    {"measuring"},
     {"stages"},
     {"cli"},
     {"__main__"},

@@ -217,7 +217,7 @@ def to_device(
     """A tensor of `values` on the device, without waiting for it."""
     tensor = torch.as_tensor(values, dtype=dtype)
     if torch.device(device).type != "cuda":
-        return tensor
+        return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 

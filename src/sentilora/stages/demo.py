@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from sentilora.classifier import Classifier, Prediction
 from sentilora.config import CONFIG_FILE, Config
+from sentilora.measuring import measure_rows
 from sentilora.progress import say
 from sentilora.report import Evaluation
 from sentilora.stages import load_rows_of, load_test_of
-from sentilora.stages.evaluate import measure_rows
 from sentilora.stages.predict import predict
 from sentilora.stages.train import train
 

@@ -4,14 +4,10 @@ sentilora evaluate --adapter ./mistral-sentiment-ita
 """
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sentilora.adapter_folder import (
     CLASSIFIER_FILE,
@@ -19,36 +15,16 @@ from sentilora.adapter_folder import (
     ClassifierFile,
     check_adapter_folder,
 )
-from sentilora.behaviour import judge
-from sentilora.calibration import (
-    ABSTAIN,
-    MIN_ROWS,
-    at_temperature,
-    choose_temperature,
-    choose_threshold,
-)
+from sentilora.calibration import ABSTAIN
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data import Rows
 from sentilora.errors import DataError, UsageError
-from sentilora.explain import deletion_test, explain
-from sentilora.label_issues import look_for_label_issues
-from sentilora.leakage import TwinIndex
-from sentilora.metrics import compare, measure_fully, tfidf_baseline
+from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
 from sentilora.model import shipped_adapter
-from sentilora.progress import Progress, say
+from sentilora.progress import say
 from sentilora.prompt import PromptFormat
-from sentilora.report import (
-    Abstention,
-    Calibrated,
-    Evaluation,
-    Explained,
-    Leakage,
-    RowScores,
-    by_rating,
-    surest_errors,
-    verdict,
-)
+from sentilora.report import Evaluation, RowScores, by_rating
 from sentilora.report_page import write_report
 from sentilora.run_folder import (
     DATA_FILE,
@@ -60,13 +36,7 @@ from sentilora.run_folder import (
 )
 from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.env import versions
-from sentilora.suite import Suite, load_suite
-
-ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows
-MAX_EXPLAINED = 50  # errors, in a report: half a minute to two and a half on two CPU cores
-# Near-duplicates among more are looked for only when asked: a text of 230 words takes 0.36 ms and,
-# when it was trained on, 6.2 KiB (CPU, 10,000 texts, 2026-11-25).
-MAX_ROWS_NEAR = 200_000
+from sentilora.suite import load_suite
 
 
 def evaluate(
@@ -192,226 +162,6 @@ def known_rows(folder: Path, config: Config) -> tuple[tuple[Rows, Rows] | None, 
     except (DataError, UsageError) as error:
         return None, f"{what}: {error}"
     return (train, evaluation), ""
-
-
-# --- measuring -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Log-probabilities of the labels, (rows, labels), and which rows were cut to fit."""
-
-    adapter: np.ndarray | None
-    base: np.ndarray
-    truncated: np.ndarray
-
-
-def measure_rows(
-    classifier: Classifier,
-    rows: Rows,
-    adapter_path: str | None = None,
-    known: tuple[Rows, Rows] | None = None,
-    target_accuracy: float | None = None,
-    near_duplicates: bool = False,
-) -> tuple[Evaluation, RowScores]:
-    """Score rows with a loaded classifier: adapter on, then (if it has one) off.
-
-    known: the adapter's training and evaluation rows.
-    """
-    truth = numbers_of(rows, classifier.labels)
-    scores = score(classifier, rows, "scoring", adapter_path is not None)
-    of_base = at_temperature(scores.base, 1.0)
-    of_rows = RowScores(truth, None, of_base, None, scores.truncated)
-    result = Evaluation(
-        test=rows.source,
-        num_rows=len(rows),
-        num_truncated=int(scores.truncated.sum()),
-        labels=classifier.labels,
-        adapter_path=adapter_path,
-        base_name=classifier.reference.name,
-        base=measure_fully(of_base, truth),
-    )
-    if scores.adapter is None:
-        return result, of_rows
-    probabilities = at_temperature(scores.adapter, 1.0)
-    right = probabilities.argmax(-1) == truth
-    result = replace(result, adapter=measure_fully(probabilities, truth))
-    result.comparisons["base"] = compare(right, scores.base.argmax(-1) == truth)
-    of_rows = replace(of_rows, adapter=probabilities)
-    if known is None:
-        return replace(result, verdict=verdict(result)), of_rows
-    train, evaluation = known
-    guessed = tfidf_baseline(
-        train.texts, numbers_of(train, classifier.labels), rows.texts, len(classifier.labels)
-    )
-    result.comparisons["baseline"] = compare(right, guessed.argmax(-1) == truth)
-    result = replace(result, baseline=measure_fully(guessed, truth))
-    seen = len(set(evaluation.hashes()) & set(rows.hashes()))
-    if seen > len(evaluation) / 2:
-        calibrated, abstention = None, None
-        reasons = [f"no calibration: {seen:,} evaluation rows are among the test rows"]
-    else:
-        calibrated, abstention, reasons = calibrate(
-            classifier, evaluation, scores.adapter, truth, target_accuracy
-        )
-    result = replace(
-        result,
-        verdict=verdict(result),
-        calibrated=calibrated,
-        abstention=abstention,
-        leakage=look_for_leakage(rows, known, probabilities, truth, near_duplicates),
-        missing=reasons,
-    )
-    return result, replace(of_rows, baseline=guessed)
-
-
-def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
-    """The rows' labels as numbers."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    return np.array([numbers[label] for label in rows.labels])
-
-
-def score(classifier: Classifier, rows: Rows, description: str, has_adapter: bool) -> Scores:
-    """One forward pass per row and model; `has_adapter`: with it and without it."""
-    adapter, base, truncated = [], [], []
-    without_adapter = classifier.adapter_disabled if has_adapter else nullcontext
-    with Progress(description, len(rows) * (1 + has_adapter)) as progress:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            texts = rows.texts[start : start + ROWS_AT_ONCE]
-            prompts = [classifier.prompter.encode(text) for text in texts]
-            ids = [prompt.input_ids for prompt in prompts]
-            truncated += [prompt.truncated for prompt in prompts]
-            if has_adapter:
-                adapter.append(classifier.scorer.log_probs(ids, progress.advance).numpy())
-            with without_adapter():
-                base.append(classifier.scorer.log_probs(ids, progress.advance).numpy())
-    return Scores(
-        np.concatenate(adapter) if has_adapter else None, np.concatenate(base), np.array(truncated)
-    )
-
-
-def calibrate(
-    classifier: Classifier,
-    evaluation: Rows,
-    test_log_probs: np.ndarray,
-    truth: np.ndarray,
-    target_accuracy: float | None,
-) -> tuple[Calibrated | None, Abstention | None, list[str]]:
-    """Temperature and threshold of the evaluation rows, on the test rows; or why there is none."""
-    if len(evaluation) < MIN_ROWS:
-        return None, None, [
-            f"no calibration{' and no threshold' if target_accuracy else ''}: there are "
-            f"{len(evaluation)} evaluation rows, and fewer than {MIN_ROWS} say too little; raise "
-            "data.num_evaluation"
-        ]  # fmt: skip
-    eval_truth = numbers_of(evaluation, classifier.labels)
-    with Progress("scoring evaluation rows", len(evaluation)) as progress:
-        prompts = [classifier.prompter.encode(text).input_ids for text in evaluation.texts]
-        log_probs = classifier.scorer.log_probs(prompts, progress.advance).numpy()
-    temperature = choose_temperature(log_probs, eval_truth)
-    used = temperature.value if temperature.helps else 1.0
-    calibrated = Calibrated(
-        temperature,
-        len(evaluation),
-        measure_fully(at_temperature(test_log_probs, temperature.value), truth),
-    )
-    if target_accuracy is None:
-        return calibrated, None, []
-    threshold = choose_threshold(at_temperature(log_probs, used), eval_truth, target_accuracy)
-    probabilities = at_temperature(test_log_probs, used)
-    covered = probabilities.max(-1) >= threshold.confidence
-    right = probabilities.argmax(-1) == truth
-    abstention = Abstention(
-        threshold,
-        int(covered.sum()),
-        float(right[covered].mean()) if covered.any() else None,
-    )
-    return calibrated, abstention, []
-
-
-def look_for_leakage(
-    rows: Rows,
-    known: tuple[Rows, Rows],
-    probabilities: np.ndarray,
-    truth: np.ndarray,
-    near_duplicates: bool,
-) -> Leakage:
-    """Twins of the test rows among the rows trained and chosen on, and the score without them."""
-    train, evaluation = known
-    total = len(train) + len(evaluation) + len(rows)
-    near = near_duplicates or total <= MAX_ROWS_NEAR
-    if not near:
-        say(
-            f"near-duplicates are not looked for among more than {MAX_ROWS_NEAR:,} rows (here "
-            f"{total:,}): minutes, and 6 KiB of memory a training row; --near-duplicates does"
-        )
-    with Progress("looking for duplicates", total + len(evaluation)) as progress:
-        index = TwinIndex(near, progress.advance)
-        index.add("train", train.texts)
-        of_evaluation = index.twins_of(evaluation.texts)
-        index.add("evaluation", evaluation.texts)
-        twins = index.twins_of(rows.texts)
-    alone = np.ones(len(rows), bool)
-    alone[[twin.number for twin in twins]] = False
-    num_exact = sum(twin.is_exact for twin in twins)
-    return Leakage(
-        twins=twins,
-        num_exact=num_exact,
-        num_near=len(twins) - num_exact,
-        near_looked_for=near,
-        without=measure_fully(probabilities[alone], truth[alone]) if alone.any() else None,
-        num_evaluation_twins=len(of_evaluation),
-    )
-
-
-def with_label_issues(result: Evaluation, scores: RowScores, rows: Rows) -> Evaluation:
-    """The evaluation with its probable label errors, or with why none can be told."""
-    seen: set[int] | None = None
-    if result.leakage is not None:
-        seen = {twin.number for twin in result.leakage.twins}
-    elif result.adapter is None:
-        seen = set()  # a base was trained on none of our rows
-    found = look_for_label_issues(scores.best, scores.truth, result.labels, rows.texts, seen)
-    if found is None:
-        reason = "no label issues: the rows that were not trained on have one label, or are none"
-        return replace(result, missing=[*result.missing, reason])
-    return replace(result, label_issues=found)
-
-
-def with_behaviour(result: Evaluation, classifier: Classifier, suite: Suite) -> Evaluation:
-    """The evaluation with what the suite finds: of the adapter and its base, or of a base alone."""
-    started = time.perf_counter()
-    rows = Rows(suite.source, suite.texts, [])  # what is right is the cases' business
-    scores = score(classifier, rows, "behaviour suite", result.adapter is not None)
-    seconds = time.perf_counter() - started
-    if scores.truncated.any():
-        say(
-            f"warning: {int(scores.truncated.sum()):,} texts of the suite {suite.source} were cut "
-            "to fit prompt.max_length, perhaps where they matter; shorten them"
-        )
-    models = [scores.base] if scores.adapter is None else [scores.adapter, scores.base]
-    probabilities = [at_temperature(log_probs, 1.0) for log_probs in models]
-    return replace(result, behaviour=judge(suite, result.labels, seconds, *probabilities))
-
-
-def with_explanations(
-    result: Evaluation, classifier: Classifier, rows: Rows, scores: RowScores
-) -> Evaluation:
-    """The evaluation with the words that moved the surest errors, and their deletion test."""
-    errors = surest_errors(scores)
-    chosen = [int(number) for number in errors[:MAX_EXPLAINED]]
-    texts = [rows.texts[number] for number in chosen]
-    started = time.perf_counter()
-    explanations = []
-    with Progress("explaining errors", len(chosen)) as progress:
-        for number, text in zip(chosen, texts, strict=True):
-            label = int(scores.best[number].argmax())
-            explanations.append(explain(classifier.scorer, classifier.prompter, text, label=label))
-            progress.advance()
-    deletion = deletion_test(classifier.scorer, classifier.prompter, texts, explanations)
-    seconds = time.perf_counter() - started
-    of_rows = dict(zip(chosen, explanations, strict=True))
-    return replace(result, explained=Explained(of_rows, len(errors), deletion, seconds))
 
 
 def store_calibration(folder: Path, result: Evaluation) -> None:
