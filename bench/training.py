@@ -11,6 +11,7 @@ device's idle; the loader and the tokenizer are not.
     notebook    Trainer + PEFT + bitsandbytes as the recipe was published: padded to 512, 4 × 4,
                 activations checkpointed, float16
     tuned       the same parts: bfloat16, padded to a batch's longest, 4 × 4, nothing recomputed
+    tuned16     tuned, 16 × 1 (only if named)
     liger       tuned, with Liger's kernels and 16 × 1
     unsloth     Unsloth, 16 × 1 without checkpointing (when it is installed, and only if named)
     engine      sentilora train
@@ -237,7 +238,7 @@ def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-unt
     dtype = "float16" if stack == "notebook" else "auto"
     config = load_config_of(options, f"base.compute_dtype={dtype}")
     base, _, examples, _, _ = prepare(config)
-    rows_at_once = 16 if stack in ("liger", "unsloth") else 4
+    rows_at_once = 16 if stack in ("tuned16", "liger", "unsloth") else 4
     if stack == "unsloth":
         model = unsloth_model(options.base)
     else:
