@@ -809,3 +809,16 @@ def test_stdin_may_be_closed(monkeypatch):
 def test_a_review_of_100_000_words_is_classified(toy_run):
     stdout, _ = predicted("what a film " * 33_334, "--adapter", toy_run)
     assert stdout.rstrip().endswith("(truncated)") and len(stdout) < 120
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--suite", "--suite-file", "own.toml"), "give one"),
+        (("--base", "embedded", "--near-duplicates"), "goes with an adapter"),
+        (("--base", "embedded", "--target-accuracy", "0.9"), "goes with an adapter"),
+    ],
+)
+def test_options_of_evaluate_that_do_not_go_together(arguments, said):
+    code, _, stderr = run("evaluate", *arguments)
+    assert code == 2 and said in stderr

@@ -262,7 +262,7 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
     assert rows.count() == 4 and page.locator("#failures .failed").count() == 3
     page.locator("#failures .failed summary").nth(0).click()
     assert (
-        "12 failed, the worst 10 of them"
+        "12 failed, 10 of them, one a text of the suite first"
         in page.locator("#failures .failed summary").nth(0).inner_text()
     )
     assert page.locator("#failures .failed").nth(0).locator("p").count() == 10
@@ -309,7 +309,7 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
     assert [cell.strip() for cell in cells] == ["1", "2.5", "10"]
     assert page.locator("#ratings-note").inner_text() == "Rows without: 650."
     note = page.locator("#issues-note").inner_text()
-    assert note.startswith("250 of 2,590 rows are probably labelled wrong")
+    assert note.startswith("250 of 2,590 rows to look at")
     assert "not a verdict" in note and note.endswith(
         "10 rows that were trained or chosen on are left out."
     )

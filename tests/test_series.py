@@ -263,6 +263,7 @@ def test_a_finished_size_lends_its_figures_to_a_longer_series(sizes_run, tmp_pat
     [
         (["--seeds", "0"], 2, "--seeds is 0; a spread needs 2 seeds at least"),
         (["--seeds", "1"], 2, "--seeds is 1"),
+        (["--seeds", "10000000"], 2, "--seeds is 10,000,000; 100 tell"),
         (["--seeds", "-1"], 2, "--seeds is -1"),
         (["--seeds", "3", "training.seed=4294967294"], 2, "training.seed is 4294967296"),
         (["--sizes", "abc"], 2, "--sizes is 'abc'; write whole numbers and commas"),

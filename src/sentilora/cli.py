@@ -180,6 +180,8 @@ def evaluate(
 
     values = dict(parse_override(item) for item in overrides or ())
     values |= _values(None, text_column, label_column)
+    if suite and suite_file is not None:
+        raise UsageError("--suite runs the suite that ships, --suite-file another; give one")
     if output is not None:
         check_output(output)
     _quiet()
@@ -232,7 +234,10 @@ def predict(
     if output is not None and input is None:
         raise UsageError("--output goes with --input")
     if output is not None and explain:
-        raise UsageError("--explain prints, a table has no place for it; take --json for --output")
+        raise UsageError(
+            "--explain prints, a table has no place for it; instead of --output keep what --json "
+            "prints"
+        )
     frame = None
     if input is not None:
         stage.check_files(input, output)
@@ -333,7 +338,7 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # Click's errors; Typer keeps a Click of its own
             raise
-        _fail(f"{error.format_message()} `sentilora --help` shows what there is", 2)
+        _fail(f"{error.format_message().rstrip('.')}. `sentilora --help` shows what there is", 2)
     raise SystemExit(code)
 
 

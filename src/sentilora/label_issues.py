@@ -105,7 +105,7 @@ def as_lines(found: LabelIssues) -> list[str]:
     if not found.issues:
         return lines
     shown = found.issues[:NUM_PRINTED]
-    lines.append(f"{CAUTION}. Rows are counted from 0")
+    lines.append(f"{CAUTION}. Rows are counted from 0, among those chosen")
     width = max(8, *(len(label) + 2 for x in shown for label in (x.given, x.suggested)))
     lines.append(f"{'row':>9}  {'label':<{width}}{'likelier':<{width + 2}}{'p':<8}text")
     lines += [

@@ -155,6 +155,10 @@ def as_p(value: float) -> str:
 
 def verdict(result: Evaluation) -> str:
     """Whether the language model was worth it, in a sentence."""
+    counts = zip(result.labels, result.base.confusion, strict=True)
+    absent = [label for label, answers in counts if not sum(answers)]
+    if absent:  # always the same answer would be perfect, or all wrong
+        return f"No verdict: no test row is {', '.join(absent)}."
     against = result.comparisons.get("baseline")
     name = "TF-IDF + logistic regression on the same labels"
     if against is None:
@@ -272,7 +276,7 @@ def _calibration_lines(result: Evaluation) -> list[str]:
             lines.append(
                 f"no threshold makes {found_t.target_accuracy:.1%} certain: the highest bound is "
                 f"{found_t.bound:.2%}, for the {found_t.num_covered:,} surest of "
-                f"{found_t.num_rows:,} evaluation rows; nothing was stored"
+                f"{found_t.num_rows:,} evaluation rows; no threshold was stored"
             )
     if result.leakage is not None:
         leak = result.leakage

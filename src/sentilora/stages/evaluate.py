@@ -69,6 +69,8 @@ def evaluate(
         raise UsageError(f"--target-accuracy is {target_accuracy:g}; give a number such as 0.98")
     if target_accuracy is not None and base is not None:
         raise UsageError("--target-accuracy goes with an adapter")
+    if near_duplicates and base is not None:
+        raise UsageError("--near-duplicates goes with an adapter: they are those of its own rows")
     if report is not None:
         require_unused(Path(report), "--report", "")
     folder = None if base is not None else Path(adapter or shipped_adapter())
@@ -80,7 +82,10 @@ def evaluate(
     rows = load_test_of(config, format.labels)
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
-        say(f"warning: no test row is {', '.join(missing)}; macro-F1 is over the labels that occur")
+        say(
+            f"warning: no test row is {', '.join(missing)}; macro-F1 is over the labels of rows "
+            "and answers"
+        )
     if folder is None:
         assert base is not None
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
@@ -152,7 +157,7 @@ def warn_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> None:
 
 def known_rows(folder: Path, config: Config) -> tuple[tuple[Rows, Rows] | None, str]:
     """Training and evaluation rows of an adapter's run, or None and why they cannot be had."""
-    what = "no baseline, no calibration, no search for duplicates"
+    what = "no baseline, no calibration, no threshold, no search for duplicates"
     run = run_of(folder)
     if not (run / CONFIG_FILE).is_file() or not (run / DATA_FILE).is_file():
         return None, f"{what}: {run} does not say which rows it was trained on"

@@ -33,6 +33,7 @@ from sentilora.stages import count_steps, load_rows_of
 from sentilora.stages.train import train
 
 LEARNING_CURVE_FILE = "learning_curve.png"
+MAX_SEEDS = 100
 
 
 def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> SeedSeries:
@@ -43,6 +44,8 @@ def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> Seed
     """
     if num_seeds < 2:
         raise UsageError(f"--seeds is {num_seeds}; a spread needs 2 seeds at least")
+    if num_seeds > MAX_SEEDS:
+        raise UsageError(f"--seeds is {num_seeds:,}; {MAX_SEEDS} tell as much as anybody needs")
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
