@@ -39,10 +39,10 @@ def main() -> None:
     (options.output / "losses.json").write_text(json.dumps(losses, indent=1), encoding="utf-8")
     draw(losses, options.output / "curves.png")
     apart = distance(losses["tuned"], losses["tuned16"])
-    print(f"the two plain runs are up to {apart:.4f} apart; allowed is twice that")
+    print(f"the two plain runs are up to {apart:.2g} apart; allowed is twice that")
     for stack in stacks[2:]:
         found = distance(losses["tuned"], losses[stack])
-        print(f"{NAMES[stack]}: up to {found:.4f} from {NAMES['tuned']}, {found / apart:.2f} times")
+        print(f"{NAMES[stack]}: up to {found:.2g} from {NAMES['tuned']}")
     if distance(losses["tuned"], losses["engine"]) > 2 * apart:
         raise SystemExit("the engine's curve is further away than rounding explains")
 
