@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from sentilora.data import Rows
+from sentilora.measuring import measure_rows, with_label_issues
 from sentilora.report_page import write_report
-from sentilora.stages.evaluate import measure_rows, with_label_issues
 
 LABELS = ("positive", "negative")
 WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]

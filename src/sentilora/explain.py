@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.special import expit, logsumexp
 
+from sentilora.progress import Progress
 from sentilora.prompt import Prompter, blank_line_breaks, clean_text
 
 # On two CPU cores and the embedded base a text of 512 tokens then takes 2.5 s (docs/results.md).
@@ -188,6 +189,23 @@ def explain(
         for number, (start, end) in enumerate(seen.spans)
     ]
     return Explanation(prompter.format.labels[label], float(expit(whole)), words)
+
+
+def explain_each(
+    scorer: Scorer,
+    prompter: Prompter,
+    texts: Sequence[str],
+    labels: Sequence[int | None],
+    description: str,
+    temperature: float = 1.0,
+) -> list[Explanation]:
+    """`explain` text by text, with progress on stderr."""
+    found = []
+    with Progress(description, len(texts)) as progress:
+        for text, label in zip(texts, labels, strict=True):
+            found.append(explain(scorer, prompter, text, label=label, temperature=temperature))
+            progress.advance()
+    return found
 
 
 def deletion_test(

@@ -11,7 +11,7 @@ from sentilora.behaviour import judge
 from sentilora.calibration import MIN_ROWS, at_temperature, choose_temperature, choose_threshold
 from sentilora.classifier import Classifier
 from sentilora.data import Rows
-from sentilora.explain import deletion_test, explain
+from sentilora.explain import deletion_test, explain_each
 from sentilora.label_issues import look_for_label_issues
 from sentilora.leakage import TwinIndex
 from sentilora.metrics import compare, measure_fully, tfidf_baseline
@@ -239,14 +239,11 @@ def with_explanations(
     errors = surest_errors(scores)
     chosen = [int(number) for number in errors[:MAX_EXPLAINED]]
     texts = [rows.texts[number] for number in chosen]
+    answered = scores.best[chosen].argmax(-1).tolist()
+    asked = classifier.scorer, classifier.prompter, texts
     started = time.perf_counter()
-    explanations = []
-    with Progress("explaining errors", len(chosen)) as progress:
-        for number, text in zip(chosen, texts, strict=True):
-            label = int(scores.best[number].argmax())
-            explanations.append(explain(classifier.scorer, classifier.prompter, text, label=label))
-            progress.advance()
-    deletion = deletion_test(classifier.scorer, classifier.prompter, texts, explanations)
+    explanations = explain_each(*asked, answered, "explaining errors")
+    deletion = deletion_test(*asked, explanations)
     seconds = time.perf_counter() - started
     of_rows = dict(zip(chosen, explanations, strict=True))
     return replace(result, explained=Explained(of_rows, len(errors), deletion, seconds))

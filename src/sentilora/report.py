@@ -153,6 +153,11 @@ def as_p(value: float) -> str:
     return f"p = {value:.2g}" if value else "p < 1e-300"  # below what a float can hold
 
 
+def signed(points: float) -> str:
+    """A difference in points, with its sign."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
 def verdict(result: Evaluation) -> str:
     """Whether the language model was worth it, in a sentence."""
     counts = zip(result.labels, result.base.confusion, strict=True)
@@ -166,7 +171,7 @@ def verdict(result: Evaluation) -> str:
     points = 100 * abs(against.difference)
     low, high = (100 * bound for bound in against.interval)
     rows = f"on these {result.num_rows:,} rows"
-    interval = f"{low:+.1f} to {high:+.1f}".replace("-", "−")
+    interval = f"{signed(low)} to {signed(high)}"
     figures = f"(95 % interval {interval}, exact McNemar {as_p(against.p)})"
     if low > 0:
         return f"It was worth it: {points:.1f} points more are right than with {name} {figures}."

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from sentilora.metrics import Comparison
-from sentilora.report import as_p
+from sentilora.report import as_p, signed
 from sentilora.run_folder import TrainingResult
 
 SEEDS_FILE, SIZES_FILE = "seeds.json", "sizes.json"
@@ -43,7 +43,7 @@ class SeedSeries:
 
     def save(self, folder: Path) -> None:
         """Write `seeds.json`."""
-        _save(folder / SEEDS_FILE, "seed", self.runs, {**asdict(self), "runs": None})
+        _save(folder / SEEDS_FILE, "seed", self)
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,12 @@ class SizeSeries:
 
     def save(self, folder: Path) -> None:
         """Write `sizes.json`."""
-        _save(folder / SIZES_FILE, "num_train", self.runs, {**asdict(self), "runs": None})
+        _save(folder / SIZES_FILE, "num_train", self)
 
 
-def _save(
-    path: Path, key: str, runs: Mapping[int, TrainingResult], content: dict[str, object]
-) -> None:
-    content["runs"] = [{key: value, **asdict(result)} for value, result in runs.items()]
+def _save(path: Path, key: str, series: SeedSeries | SizeSeries) -> None:
+    content = asdict(series)
+    content["runs"] = [{key: value, **result} for value, result in content["runs"].items()]
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -146,8 +145,8 @@ def more_labels(series: SizeSeries) -> str:
     found = series.comparison
     low, high = (100 * bound for bound in found.interval)
     step = (
-        f"from {before:,} to {largest:,} labels {_signed(100 * found.difference)} points (95 % "
-        f"{_signed(low)} to {_signed(high)}, exact McNemar {as_p(found.p)})"
+        f"from {before:,} to {largest:,} labels {signed(100 * found.difference)} points (95 % "
+        f"{signed(low)} to {signed(high)}, exact McNemar {as_p(found.p)})"
     )
     num_rows = series.runs[largest].metrics.num_rows
     if low > 0:
@@ -190,7 +189,3 @@ def _mean_half_width(runs: Mapping[int, TrainingResult]) -> float:
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−")

@@ -127,11 +127,11 @@ def test_tiled_attention(name, window):
 
 
 def test_tiled_attention_over_several_tiles():
-    """150 queries behind 70 shared keys: more than a tile of either."""
+    """150 queries behind 70 shared keys: more than a tile of either; the gradient's rows apart."""
     segments = [Segment([0] * 70), Segment([0] * 150, 0, 2), Segment([0] * 40, 0, 1)]
     who = lay_out(segments, "cpu").attention
     q, kv = torch.randn(260, 2, 16, requires_grad=True), torch.randn(260, 2, 16, requires_grad=True)
-    d = torch.randn(260, 2, 16)
+    d = apart(260, 32).unflatten(1, (2, 16))
     for window in (None, 50):
         found = []
         for attend in (attention.by_segment, attention.tiled):

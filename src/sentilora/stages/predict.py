@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sentilora.classifier import Classifier, Prediction
 from sentilora.data import SUFFIXES, read_table, texts_of
 from sentilora.errors import DataError, SentiloraError, UsageError
-from sentilora.explain import Explanation
-from sentilora.explain import explain as explain_text
+from sentilora.explain import Explanation, explain_each
 from sentilora.progress import Progress, say
 from sentilora.prompt import require_text
 
@@ -34,18 +33,14 @@ def predict(classifier: Classifier, texts: Sequence[str]) -> list[Prediction]:
 def explain(classifier: Classifier, texts: Sequence[str]) -> list[Explanation]:
     """Which words moved each text's likeliest label; says how long that took."""
     started = time.perf_counter()
-    found = []
-    with Progress("explaining", len(texts)) as progress:
-        for text in texts:
-            found.append(
-                explain_text(
-                    classifier.scorer,
-                    classifier.prompter,
-                    text,
-                    temperature=classifier.calibration.temperature,
-                )
-            )
-            progress.advance()
+    found = explain_each(
+        classifier.scorer,
+        classifier.prompter,
+        texts,
+        [None] * len(texts),
+        "explaining",
+        classifier.calibration.temperature,
+    )
     seconds = time.perf_counter() - started
     say(f"explained {len(texts):,} text{'s' * (len(texts) != 1)} in {seconds:.1f} s")
     return found
