@@ -83,6 +83,8 @@ class ActProject(torch.autograd.Function):
     def forward(ctx, z, residual_TD, group, seed, activated, again, *parameters):  # type: ignore[no-untyped-def]
         if again:
             y_TD, h_TR = torch.empty_like(residual_TD), project_ranks(z, group, seed, activated)
+        elif torch.is_inference_mode_enabled():  # nobody reads the residual any more
+            return project(z, group, seed, activated, residual_TD)[0]
         else:
             y_TD, h_TR = project(z, group, seed, activated)
             y_TD.add_(residual_TD)

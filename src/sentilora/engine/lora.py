@@ -194,18 +194,23 @@ def is_plain(module: torch.nn.Module) -> bool:
 
 
 def project(
-    x_TD: torch.Tensor, group: ProjectionGroup, seed: torch.Tensor, is_swiglu: bool = False
+    x_TD: torch.Tensor,
+    group: ProjectionGroup,
+    seed: torch.Tensor,
+    is_swiglu: bool = False,
+    onto_TN: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The group's outputs (T, N), and what its A matrices gave (T, R), which backward needs.
 
     x_TD: from `group.new_input`, its first D columns filled; or just the D columns. seed: of the
     pass's dropout masks. is_swiglu: `x_TD` is gate and up side by side (T, 2F), the group's input
-    SwiGLU of them.
+    SwiGLU of them. onto_TN: the outputs are added to it; it may be overwritten.
     """
     D = group.num_in
     if not group.room:
         x_TD = swiglu(x_TD) if is_swiglu else x_TD
-        y_TN, ranks_TR = _times_weight(x_TD, group), _ranks(x_TD, group, seed)
+        y_TN = _times_weight(x_TD, group, onto_TN=onto_TN)
+        ranks_TR = _ranks(x_TD, group, seed)
         for adapter in group.adapters:
             assert ranks_TR is not None
             B = adapter.B.to(x_TD.dtype)
@@ -217,19 +222,32 @@ def project(
     else:
         h_TR = _down(x_TD[:, :D], group, seed, x_TD if x_TD.shape[1] > D else None)
     if not group.weights.is_fp8(group):
-        return _times_weight(x_TD, group, h_TR if x_TD.shape[1] == D else None), h_TR
+        return _times_weight(x_TD, group, h_TR if x_TD.shape[1] == D else None, onto_TN), h_TR
     y_TN = fp8.project(x_TD, h_TR, group.fp8_weight(x_TD.dtype))
-    return (y_TN if group.bias is None else y_TN.add_(group.bias)), h_TR
+    for addend in (group.bias, onto_TN):
+        if addend is not None:
+            y_TN += addend
+    return y_TN, h_TR
 
 
 def _times_weight(
-    x_TD: torch.Tensor, group: ProjectionGroup, h_TR: torch.Tensor | None = None
+    x_TD: torch.Tensor,
+    group: ProjectionGroup,
+    h_TR: torch.Tensor | None = None,
+    onto_TN: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`x Wᵀ + bias`, part by part. h_TR: what belongs behind x, where it does not stand there."""
-    y_TN: torch.Tensor | None = None
+    """`x Wᵀ + bias`, part by part. h_TR: what belongs behind x, where it does not stand there.
+
+    onto_TN: what it is added to, in place: the product's last pass over its result does both.
+    """
+    y_TN = onto_TN
     for outputs, weight_ND in group.weight_parts(x_TD.dtype):
         own_ND = weight_ND[:, : x_TD.shape[1]]
-        if outputs.stop - outputs.start == group.num_out:
+        if onto_TN is not None:
+            y = onto_TN[:, outputs].addmm_(x_TD, own_ND.T)
+            if group.bias is not None:
+                y += group.bias[outputs]
+        elif outputs.stop - outputs.start == group.num_out:
             y_TN = y = linear(x_TD, own_ND, group.bias)
         else:
             y_TN = x_TD.new_empty(len(x_TD), group.num_out) if y_TN is None else y_TN
