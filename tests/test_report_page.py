@@ -43,7 +43,7 @@ ATTACK = (
 )
 
 
-def make_scores(num_rows, num_labels=2, seed=0):
+def make_scores(num_rows, num_labels=2, seed=0, strength=1.2):
     random = np.random.default_rng(seed)
     truth = random.integers(0, num_labels, num_rows)
     signal = np.eye(num_labels)[truth]
@@ -52,11 +52,11 @@ def make_scores(num_rows, num_labels=2, seed=0):
         scores = random.normal(size=(num_rows, num_labels)) + strength * signal
         return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
 
-    return RowScores(truth, draw(1.2), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
+    return RowScores(truth, draw(strength), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
 
 
-def make_report(folder, num_rows=2600, num_labels=2, explain=None, **more):
-    scores = make_scores(num_rows, num_labels)
+def make_report(folder, num_rows=2600, num_labels=2, explain=None, strength=1.2, **more):
+    scores = make_scores(num_rows, num_labels, strength=strength)
     labels = tuple(
         ["positive", "negative", *(f"label{i}" for i in range(2, num_labels))][:num_labels]
     )
@@ -200,6 +200,40 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert page.locator("#models tbody tr").count() == 4
     assert page.locator("#training polyline").count() == 3
     assert (said, asked) == ([], [path.as_uri()])
+
+
+def test_axes_have_round_numbers_and_names(chromium, tmp_path):
+    path, _, _ = make_report(tmp_path / "report")
+    page, said, _ = opened(chromium, path)
+    percents = [f"{n} %" for n in range(0, 101, 20)]
+    for figure, names in {
+        "reliability": ["probability of the answer", "share right"],
+        "coverage": ["share of the rows answered", "share right of those"],
+        "training": ["optimizer step", "accuracy; share of the largest loss"],
+        "confusion": ["answer", "true label"],
+    }.items():
+        texts = page.locator(f"#{figure} svg text").all_text_contents()
+        assert texts[-2:] == names
+    texts = page.locator("#training svg text").all_text_contents()
+    assert texts[:-2] == [*percents, "0", "10", "20", "30"]
+    for (low, high, least), expected in {
+        (0, 1, 0): [0, 0.2, 0.4, 0.6, 0.8, 1],
+        (0.4, 1, 0): [0.4, 0.6, 0.8, 1],
+        (0.9, 1, 0): [0.9, 0.92, 0.94, 0.96, 0.98, 1],
+        (0.95, 1, 0): [0.95, 0.96, 0.97, 0.98, 0.99, 1],
+        (0, 375, 1): [0, 100, 200, 300],
+        (0, 1, 1): [0, 1],
+        (0, 12_000, 1): [0, 5000, 10_000],
+    }.items():
+        assert page.evaluate(f"ticks([{low}, {high}], {least})") == pytest.approx(expected)
+    assert said == []
+
+
+def test_a_model_that_is_always_right_has_its_figures(chromium, tmp_path):
+    path, _, _ = make_report(tmp_path / "report", strength=50)
+    page, said, _ = opened(chromium, path)
+    assert page.locator("#accuracy").inner_text() == "100.0 %" and said == []
+    assert "NaN" not in page.content()
 
 
 def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):

@@ -36,7 +36,7 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     right.set_ylabel("accuracy", color=ACCURACY)
     left.set_yscale("log")  # the loss falls from about 9 to 0.05: on a line nothing is seen
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
     handles = [h for axes in (left, right) for h in axes.get_legend_handles_labels()[0]]
     names = [str(handle.get_label()) for handle in handles]
     figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small")
@@ -80,7 +80,7 @@ def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
     left.xaxis.set_major_locator(FixedLocator(sizes))
     left.xaxis.set_minor_locator(NullLocator())
     left.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
-    left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    left.yaxis.set_major_formatter(PercentFormatter(1.0))
     left.set_xlabel("labelled training rows")
     left.set_ylabel("accuracy", color=ACCURACY)
     right.set_ylabel("log-loss (nats)", color=EVALUATION)
