@@ -82,7 +82,7 @@ def main() -> None:
     result = with_label_issues(result, scores, rows)
     tell("label issues", started)
     with tempfile.TemporaryDirectory() as folder:
-        write_report(Path(folder), result, scores, rows, [], "", {})
+        write_report(Path(folder), result, scores, rows, [], "", {}, lambda text: [(0, len(text))])
     tell("report", started)
     result.to_json()
     tell("JSON", started)

@@ -18,6 +18,7 @@ from sentilora.explain import DeletionTest, Explanation, Word, words_of
 from sentilora.label_issues import LabelIssue, LabelIssues
 from sentilora.leakage import Twin
 from sentilora.metrics import compare, measure_fully
+from sentilora.prompt import blank_line_breaks
 from sentilora.report import (
     Abstention,
     Calibrated,
@@ -55,7 +56,13 @@ def make_scores(num_rows, num_labels=2, seed=0, strength=1.2):
     return RowScores(truth, draw(strength), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
 
 
-def make_report(folder, num_rows=2600, num_labels=2, explain=None, strength=1.2, **more):
+def whole(text):
+    return [(0, len(text))]
+
+
+def make_report(
+    folder, num_rows=2600, num_labels=2, explain=None, strength=1.2, kept=whole, **more
+):
     scores = make_scores(num_rows, num_labels, strength=strength)
     labels = tuple(
         ["positive", "negative", *(f"label{i}" for i in range(2, num_labels))][:num_labels]
@@ -94,7 +101,7 @@ def make_report(folder, num_rows=2600, num_labels=2, explain=None, strength=1.2,
     history = [{"step": 10, "loss": 2.0}, {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
                {"step": 30, "loss": float("nan")}]  # fmt: skip
     made = {"sentilora": "0.1.0"}
-    page = write_report(folder, result, scores, rows, history, "[lora]\nr = 16\n", made)
+    page = write_report(folder, result, scores, rows, history, "[lora]\nr = 16\n", made, kept)
     return page, scores, rows
 
 
@@ -121,7 +128,7 @@ def test_the_figures_and_the_predictions_are_complete(tmp_path):
 
 def test_the_page_shows_the_surest_errors_then_the_most_uncertain():
     scores = make_scores(9000)
-    found = embedded_rows(scores, ["text"] * 9000, {})
+    found = embedded_rows(scores, ["text"] * 9000, {}, whole)
     assert len(found) == MAX_ROWS and len({row["number"] for row in found}) == MAX_ROWS
     is_wrong = [row["predicted"] != row["truth"] for row in found]
     num_errors = int((scores.adapter.argmax(-1) != scores.truth).sum())
@@ -248,7 +255,7 @@ def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):
     page.locator("#more").click()
     assert page.locator(".row").count() == min(150, errors)
     # A text that would be a script is shown as it is.
-    page.locator(".row summary").first.click()
+    page.locator(".row > summary").first.click()
     assert ATTACK.split(" ")[0] in page.locator(".row p").first.inner_text()
     page.locator("#kind").select_option("all")
     assert num_found() == MAX_ROWS
@@ -262,7 +269,7 @@ def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):
     wanted = page.evaluate("data.rows[17].number")
     page.locator("#search").fill(f"REVIEW NUMBER {wanted} ")
     assert num_found() == 1
-    page.locator(".row summary").click()
+    page.locator(".row > summary").click()
     assert rows.texts[wanted].strip() == page.locator(".row p").first.inner_text().strip()
     assert (
         f"Row {wanted:,}, truly {rows.labels[wanted]}."
@@ -296,8 +303,7 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
     assert rows.count() == 4 and page.locator("#failures .failed").count() == 3
     page.locator("#failures .failed summary").nth(0).click()
     assert (
-        "12 failed, 10 of them, one a text of the suite first"
-        in page.locator("#failures .failed summary").nth(0).inner_text()
+        "12 failed, 10 are shown" in page.locator("#failures .failed summary").nth(0).inner_text()
     )
     assert page.locator("#failures .failed").nth(0).locator("p").count() == 10
     text = page.locator("#failures .failed p").nth(0).inner_text()
@@ -363,14 +369,43 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
     assert said == said_without == []
 
 
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        ([(9, 14)], ["8 characters were cut", "seen\n", "4 characters were cut"]),
+        ([(0, 4), (10, 18)], ["head", "5 characters were cut", "een\ntail"]),
+        ([(0, 12)], ["head\ncut\nsee", "6 characters were cut"]),
+        ([(0, 17)], ["head\ncut\nseen\ntai", "1 character was cut"]),
+        ([], ["18 characters were cut"]),
+    ],
+)
+def test_line_breaks_are_shown_and_what_was_cut_is_folded_away(chromium, tmp_path, kept, expected):
+    scores = make_scores(40)
+    scores.truncated[:] = True
+    text = "head<br />cut<BR>seen<br/>tail"
+    found = embedded_rows(scores, [text] * 40, {}, lambda text: kept)
+    assert {row["text"] for row in found} == {"head\ncut\nseen\ntail"}
+    path, _, _ = make_report(tmp_path / "report")
+    page, said, _ = opened(chromium, path)
+    page.evaluate("row => at('rows').replaceChildren(entry(row))", found[0])
+    page.locator(".row > summary").click()
+    page.locator(".row > .soft").wait_for()
+    parts = page.locator(".row > :not(summary)")
+    shown = [part.evaluate("part => part.querySelector('summary')?.textContent ?? part.textContent")
+             for part in parts.all()]  # fmt: skip
+    assert [part.split(":")[0] for part in shown[:-1]] == expected and said == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
-    hostile = f"😀 {ATTACK} seen cut"
+    hostile = f"😀 {ATTACK}<br /><br>seen, <BR/>unseen"
+    clean = hostile.replace("<br /><br>", "\n\n").replace("<BR/>", "\n")
 
     def explain(scores, texts):
         first, second = surest_errors(scores)[:2]
+        scores.truncated[first] = True
         texts[first], texts[second] = hostile, "nothing here moved it"
-        spans = [list(words_of(texts[number])) for number in (first, second)]
+        spans = [list(words_of(blank_line_breaks(texts[number]))) for number in (first, second)]
         contributions = [0.5] * len(spans[0])
         contributions[0], contributions[1], contributions[-2:] = 0.01, -2.0, [1.0, None]
         words = [Word(*span, c, True) for span, c in zip(spans[0], contributions, strict=True)]
@@ -382,7 +417,11 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
         deletion = DeletionTest(2, 0.3, 0.1, (0.1, 0.3), "deletion test on 2 texts: <b> so and so")
         return Explained(rows, len(surest_errors(scores)), deletion, 12.34)
 
-    path, scores, _ = make_report(tmp_path / "with", explain=explain)
+    path, scores, _ = make_report(
+        tmp_path / "with",
+        explain=explain,
+        kept=lambda text: [(0, len(clean) - 7)] if text == hostile else whole(text),
+    )
     page, said, asked = opened(
         chromium, path, color_scheme=scheme, viewport={"width": 390, "height": 844}
     )
@@ -391,15 +430,18 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
     assert "Deletion test on 2 texts: <b> so and so. Explaining took 12.3 s" in told
     assert page.locator("#explained mark").count() == 2
     for number in range(3):
-        page.locator(".row summary").nth(number).click()
+        page.locator(".row > summary").nth(number).click()
     text = page.locator(".row").nth(0).locator("p").first
-    assert text.evaluate("p => p.textContent") == hostile  # not a character lost
+    assert text.evaluate("p => p.textContent") == clean[:-7]  # not a character lost
     marks = text.locator("mark")
     shown = [(mark.inner_text(), mark.get_attribute("title")) for mark in marks.all()]
-    words = hostile.split()
-    assert shown[0] == (words[1], "−2.00") and shown[-1] == ("seen", "+1.00")
+    words = clean.split()
+    assert shown[0] == (words[1], "−2.00") and shown[-1] == ("seen,", "+1.00")
     assert [word for word, _ in shown] == words[1:-1]  # the emoji moved too little
-    assert text.locator(".unseen").inner_text() == "cut"
+    cut = page.locator(".row").nth(0).locator(".cut")
+    assert cut.inner_text() == "6 characters were cut: the model did not see them"
+    cut.locator("summary").click()
+    assert cut.locator("p").inner_text() == "unseen"
     assert text.locator("mark.against").count() == 1
     style = "mark => getComputedStyle(mark).backgroundColor"
     assert marks.first.evaluate(style) == "rgba(214, 96, 20, 0.6)"

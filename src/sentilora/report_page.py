@@ -7,7 +7,7 @@ DIR/predictions.parquet    every test row, with the answers of every model
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from importlib import resources
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from sentilora.data import Rows
+from sentilora.explain import words_of
 from sentilora.label_issues import beginning
 from sentilora.leakage import Twin
 from sentilora.metrics import coverage_curve, measure_group, reliability
+from sentilora.prompt import clean_text
 from sentilora.report import Evaluation, RowScores, surest_errors
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
@@ -30,6 +32,8 @@ BEGIN = 300  # characters of their texts in the page
 NUM_POINTS = 200  # of the coverage curve
 ROWS_AT_ONCE = 50_000
 
+Kept = Callable[[str], Sequence[tuple[int, int]]]
+
 
 def write_report(
     folder: Path,
@@ -39,11 +43,12 @@ def write_report(
     history: Sequence[Mapping[str, Any]],
     recipe: str,
     made: Mapping[str, str],
+    kept: Kept,
 ) -> Path:
     """Write the three files; returns the page's path.
 
     history: the lines of the run's `metrics.jsonl`. recipe: its `sentilora.toml`. made: what it was
-    made with, for the reader.
+    made with, for the reader. kept: the parts of a clean text that the model sees, see `Prompt`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     twins = {twin.number: twin for twin in result.leakage.twins} if result.leakage else {}
@@ -65,7 +70,8 @@ def write_report(
     page = folder / PAGE
     content = {
         **figures,
-        "rows": embedded_rows(scores, rows.texts, twins),
+        "evaluation": {**evaluation, "explained": explained_clean(evaluation, rows.texts)},
+        "rows": embedded_rows(scores, rows.texts, twins, kept),
         "begins": begins(evaluation, rows.texts),
     }
     page.write_text(as_page(content), encoding="utf-8")
@@ -119,10 +125,25 @@ def begins(evaluation: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str
     return {str(row["number"]): beginning(texts[row["number"]], BEGIN) for row in listed}
 
 
+def explained_clean(evaluation: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any] | None:
+    """The explanations with their words where `clean_text` has them, which the page shows."""
+    if (explained := evaluation["explained"]) is None:
+        return None
+    found = {}
+    for number, row in explained["rows"].items():
+        spans = words_of(clean_text(texts[number]))  # the same words: only what is between differs
+        words = [(*span, *word[2:]) for span, word in zip(spans, row["words"], strict=True)]
+        found[number] = {**row, "words": words}
+    return {**explained, "rows": found}
+
+
 def embedded_rows(
-    scores: RowScores, texts: Sequence[str], twins: Mapping[int, Twin]
+    scores: RowScores, texts: Sequence[str], twins: Mapping[int, Twin], kept: Kept
 ) -> list[dict[str, Any]]:
-    """The surest errors, then the most uncertain rows: what the page can show."""
+    """The surest errors, then the most uncertain rows: what the page can show.
+
+    Their texts are clean, as the prompt has them; of those that were cut, what the model sees.
+    """
     confidence = scores.best.max(-1)
     errors = surest_errors(scores)[:MAX_ERRORS]
     rest = np.setdiff1d(np.argsort(confidence, kind="stable")[: 2 * MAX_ROWS], errors)
@@ -130,13 +151,14 @@ def embedded_rows(
     return [
         {
             "number": int(i),
-            "text": texts[i],
+            "text": clean_text(texts[i]),
             "truth": int(scores.truth[i]),
             "predicted": int(scores.best[i].argmax()),
             "probabilities": [round(float(p), 6) for p in scores.best[i]],
             **({} if scores.adapter is None else {"base": int(scores.base[i].argmax())}),
             **({} if scores.baseline is None else {"baseline": int(scores.baseline[i].argmax())}),
             "truncated": bool(scores.truncated[i]),
+            **({"kept": list(kept(texts[i]))} if scores.truncated[i] else {}),
             "num_words": len(texts[i].split()),
             "twin": asdict(twins[int(i)]) if int(i) in twins else None,
         }

@@ -215,5 +215,9 @@ def report_on(
     dtype = str(classifier.base.dtype).removeprefix("torch.")
     made["computed on"] = f"{classifier.base.device}, {dtype}"
     made |= {name: found for name, found in versions().items() if found != "not installed"}
-    page = write_report(Path(report), result, scores, rows, history, recipe, made)
+
+    def kept(text: str) -> Sequence[tuple[int, int]]:
+        return classifier.prompter.encode(text).kept
+
+    page = write_report(Path(report), result, scores, rows, history, recipe, made, kept)
     say(f"report in {page}; every row in {page.with_name('predictions.parquet')}")
