@@ -178,6 +178,36 @@ def test_probable_label_errors_are_listed(run_copy):
     assert (marked["suggested_label"] != marked["label"]).all()
 
 
+def test_a_report_says_which_rows_were_evaluated_and_how(run_copy, tmp_path):
+    def made(name, overrides=None, **more):
+        evaluate(run_copy, report=tmp_path / name, overrides=overrides, **more)
+        return json.loads((tmp_path / name / "report.json").read_text(encoding="utf-8"))["made"]
+
+    plain = made("plain")
+    test = read_config(run_copy / "sentilora.toml").data.test
+    assert (plain["data.test"], plain["data.num_test"]) == (test, "0: all, in the source's order")
+    assert plain["data.text_column"] == "text" and plain["batch size"] == "16"
+    for name in ("target accuracy", "behaviour suite", "label issues"):
+        assert plain[name] == "not asked for"
+    make_table(30, 3).rename(columns={"text": "body"}).to_csv(tmp_path / "test.csv", index=False)
+    overrides = {
+        "data.test": str(tmp_path),
+        "data.num_test": 20,
+        "data.shuffle_seed": 7,
+        "data.text_column": "body",
+        "data.label_map": {"1": "positive"},
+        "data.train": str(tmp_path / "gone.csv"),
+    }
+    other = made(
+        "other", overrides, target_accuracy=0.9, suite="sentiment", label_issues=True, batch_size=4
+    )
+    assert other["data.test"] == f"{tmp_path}, its test split"
+    assert other["data.num_test"] == "20, of the shuffle with data.shuffle_seed=7"
+    assert (other["data.text_column"], other["data.label_map"]) == ("body", "1 = positive")
+    assert (other["batch size"], other["target accuracy"]) == ("4", "0.9")
+    assert (other["behaviour suite"], other["label issues"]) == ("sentiment", "looked for")
+
+
 def test_rows_of_one_label_have_no_label_issues_and_it_is_said(run_copy, tmp_path):
     path = tmp_path / "one.csv"
     make_table(40, 8).query("label == 'positive'").to_csv(path, index=False)

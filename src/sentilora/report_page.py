@@ -47,8 +47,9 @@ def write_report(
 ) -> Path:
     """Write the three files; returns the page's path.
 
-    history: the lines of the run's `metrics.jsonl`. recipe: its `sentilora.toml`. made: what it was
-    made with, for the reader. kept: the parts of a clean text that the model sees, see `Prompt`.
+    history: the lines of the run's `metrics.jsonl`. recipe: its `sentilora.toml`. made: from which
+    rows and with what it was made, for the reader. kept: the parts of a clean text that the model
+    sees, see `Prompt`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     twins = {twin.number: twin for twin in result.leakage.twins} if result.leakage else {}

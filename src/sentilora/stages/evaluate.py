@@ -109,7 +109,14 @@ def evaluate(
         store_calibration(folder, result)
     if report is not None:
         result = with_explanations(result, classifier, rows, scores)
-        report_on(report, result, scores, rows, folder, classifier, history)
+        settings = {
+            **rows_settings(config),
+            "batch size": f"{batch_size}",
+            "target accuracy": "not asked for" if target_accuracy is None else f"{target_accuracy}",
+            "behaviour suite": "not asked for" if tests is None else tests.source,
+            "label issues": "looked for" if label_issues else "not asked for",
+        }
+        report_on(report, result, scores, rows, folder, classifier, history, settings)
     return result
 
 
@@ -137,6 +144,19 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
     else:
         raise UsageError(f"{folder} has no {CONFIG_FILE} that names test rows; give data.test=…")
     return config.with_values(overrides), ClassifierFile.load(folder).prompt
+
+
+def rows_settings(config: Config) -> dict[str, str]:
+    """Which rows were evaluated, for the reader of a report: what stands in `data` of them."""
+    data = config.data
+    drawn = f"{data.num_test:,}, of the shuffle with data.shuffle_seed={data.shuffle_seed}"
+    return {
+        "data.test": data.test if Path(data.test).is_file() else f"{data.test}, its test split",
+        "data.num_test": drawn if data.num_test else "0: all, in the source's order",
+        "data.text_column": data.text_column,
+        "data.label_column": data.label_column,
+        "data.label_map": ", ".join(f"{k} = {v}" for k, v in data.label_map.items()) or "none",
+    }
 
 
 def run_of(folder: Path) -> Path:
@@ -201,10 +221,15 @@ def report_on(
     folder: Path | None,
     classifier: Classifier,
     history: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, str],
 ) -> None:
     """Write the report's files, with the run's curve and recipe where the adapter has them."""
     recipe = ""
-    made = {"base": classifier.reference.name, "base revision": classifier.reference.revision}
+    made = {
+        **settings,
+        "base": classifier.reference.name,
+        "base revision": classifier.reference.revision,
+    }
     if folder is not None:
         run = run_of(folder)
         if (run / CONFIG_FILE).is_file():
