@@ -51,8 +51,21 @@ def test_a_temperature_that_only_fits_the_noise_does_not_help():
     assert sum(helped) <= 20  # by chance it is off by a little, sometimes to the good
 
 
-def test_scores_that_are_never_wrong_have_an_end():
-    assert 0.05 <= fit_temperature(np.log([[0.9, 0.1]] * 50), [0] * 50) < 0.1
+def test_a_fit_that_runs_into_its_bound_says_what_that_means():
+    right = np.log([[0.9, 0.1]] * 50)
+    found = choose_temperature(right, [0] * 50)  # never wrong
+    assert found.value == 0.05 and found.helps
+    assert "into its lower bound, 0.05: the answers are right far more often" in found.caution
+    found = choose_temperature(right, [1] * 50)  # never right
+    assert found.value == 20 and found.helps
+    assert "into its upper bound, 20: the probabilities say almost nothing" in found.caution
+
+
+@pytest.mark.parametrize("scores", [[-0.7, -0.7], [0.0, -1e4]])
+def test_scores_that_no_temperature_makes_better_run_into_nothing(scores):
+    found = choose_temperature(np.array([scores] * 50), [0] * 50)
+    assert found.value == 1 and not found.helps and found.caution is None
+    assert choose_temperature(*draw(2000)).caution is None
 
 
 @given(

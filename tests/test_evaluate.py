@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sentilora.adapter_folder import Calibration, ClassifierFile
+from sentilora.calibration import Temperature
 from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
 from sentilora.data import Columns, load_rows
@@ -99,6 +100,18 @@ def test_a_temperature_that_helps_is_stored_and_used(run_copy):
     # Evaluated again it is the same: what is measured are the raw scores.
     again = evaluate(run_copy)
     assert again.to_json() == result.to_json()
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_temperature_at_its_bound_is_told_and_stored_only_if_it_helps(
+    run_copy, monkeypatch, helps
+):
+    found = Temperature(20.0, 0.9, 0.8 if helps else 1.0, "the fit ran into its upper bound")
+    monkeypatch.setattr("sentilora.measuring.choose_temperature", lambda *rows: found)
+    result = evaluate(run_copy)
+    assert "\nthe fit ran into its upper bound\n" in as_table(result)
+    assert json.loads(result.to_json())["calibrated"]["temperature"]["caution"] == found.caution
+    assert ClassifierFile.load(run_copy).calibration.temperature == (20.0 if helps else 1.0)
 
 
 def test_a_target_that_is_reached_makes_it_abstain(run_copy):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -61,7 +62,14 @@ def whole(text):
 
 
 def make_report(
-    folder, num_rows=2600, num_labels=2, explain=None, strength=1.2, kept=whole, **more
+    folder,
+    num_rows=2600,
+    num_labels=2,
+    explain=None,
+    strength=1.2,
+    kept=whole,
+    caution=None,
+    **more,
 ):
     scores = make_scores(num_rows, num_labels, strength=strength)
     labels = tuple(
@@ -91,7 +99,7 @@ def make_report(
         baseline=measure_fully(scores.baseline, scores.truth),
         comparisons={"base": compare(right[0], right[1]), "baseline": compare(right[0], right[2])},
         verdict="It was worth it.",
-        calibrated=Calibrated(Temperature(1.2, 0.3, 0.29), 400, metrics),
+        calibrated=Calibrated(Temperature(1.2, 0.3, 0.29, caution), 400, metrics),
         abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
         leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5),
         missing=["nothing of note"],
@@ -235,6 +243,14 @@ def test_axes_have_round_numbers_and_names(chromium, tmp_path):
     }.items():
         assert page.evaluate(f"ticks([{low}, {high}], {least})") == pytest.approx(expected)
     assert said == []
+
+
+def test_a_temperature_at_its_bound_is_told_of(chromium, tmp_path):
+    for caution, end in {None: r"0\.\d{4}\.", "the fit ran": r"0\.\d{4}\. The fit ran\."}.items():
+        path, _, _ = make_report(tmp_path / f"{caution}", caution=caution)
+        page, said, _ = opened(chromium, path)
+        assert re.search(end + "$", page.locator("#reliability figcaption").inner_text())
+        assert said == []
 
 
 def test_a_model_that_is_always_right_has_its_figures(chromium, tmp_path):

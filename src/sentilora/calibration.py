@@ -10,18 +10,28 @@ import numpy as np
 
 MIN_ROWS = 300  # below, a temperature and a bound of 98 % are guesses
 ABSTAIN = "abstain"
+LOWEST, HIGHEST = 1 / 20, 20.0  # temperatures that are looked at
+_RAN = "the fit of the temperature ran into its"
+CAUTIONS = {  # what a temperature says that would rather be beyond them
+    LOWEST: f"{_RAN} lower bound, {LOWEST:g}: the answers are right far more often than their "
+    "probabilities say",
+    HIGHEST: f"{_RAN} upper bound, {HIGHEST:g}: the probabilities say almost nothing about which "
+    "answers are right",
+}
 
 
 @dataclass(frozen=True)
 class Temperature:
     """What scores are divided by, and the log-loss on rows that it was not fitted on (5 folds).
 
-    helps: whether that is lower than without.
+    helps: whether that is lower than without. caution: what it means that the fit ran into a
+    bound; None when it did not.
     """
 
     value: float
     log_loss_before: float
     log_loss_after: float
+    caution: str | None = None
 
     @property
     def helps(self) -> bool:
@@ -47,16 +57,21 @@ def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(log_probs: np.ndarray, truth: Sequence[int] | np.ndarray) -> float:
-    """The temperature of the least log-loss (Guo et al. 2017, section 4.2), within 1/20 to 20."""
+    """The temperature of the least log-loss (Guo et al. 2017, section 4.2), within bounds."""
     from scipy.optimize import minimize_scalar
 
     log_probs, true = np.asarray(log_probs, dtype=np.float64), np.asarray(truth)
+
+    def loss(temperature: float) -> float:
+        return round(_log_loss(log_probs, true, temperature), 12)
+
     found = minimize_scalar(
         lambda log_t: _log_loss(log_probs, true, np.exp(log_t)),
-        bounds=(-np.log(20), np.log(20)),
+        bounds=(np.log(LOWEST), np.log(HIGHEST)),
         method="bounded",
     )
-    return float(np.exp(found.x))
+    # It never tries the bounds, and ends somewhere when several do as well.
+    return min(1.0, LOWEST, HIGHEST, float(np.exp(found.x)), key=loss)
 
 
 def choose_temperature(
@@ -70,10 +85,12 @@ def choose_temperature(
     for fitted_on, held_out in KFold(5, shuffle=True, random_state=seed).split(log_probs):
         temperature = fit_temperature(log_probs[fitted_on], true[fitted_on])
         after += len(held_out) * _log_loss(log_probs[held_out], true[held_out], temperature)
+    value = fit_temperature(log_probs, true)
     return Temperature(
-        value=fit_temperature(log_probs, true),
+        value=value,
         log_loss_before=_log_loss(log_probs, true, 1.0),
         log_loss_after=after / len(true),
+        caution=CAUTIONS.get(value),
     )
 
 

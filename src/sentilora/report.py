@@ -266,6 +266,8 @@ def _calibration_lines(result: Evaluation) -> list[str]:
             f"{result.adapter.expected_calibration_error:.4f} → "
             f"{after.expected_calibration_error:.4f}"
         )
+        if found.caution is not None:
+            lines.append(found.caution)
     if result.abstention is not None:
         found_t = result.abstention.threshold
         share = result.abstention.num_covered / result.num_rows
