@@ -62,6 +62,12 @@ def run_folder(toy_base, tmp_path_factory):
 
 
 @pytest.fixture
+def one_answer_is_enough(monkeypatch):
+    """Four steps on a random base teach one answer, of which label issues are not told."""
+    monkeypatch.setattr("sentilora.label_issues.NEARLY", 2)
+
+
+@pytest.fixture
 def run_copy(run_folder, tmp_path):
     return shutil.copytree(run_folder, tmp_path / "run")
 
@@ -143,7 +149,9 @@ def test_a_target_that_is_no_accuracy_is_refused(run_folder, target):
         evaluate(run_folder, target_accuracy=target)
 
 
-def test_duplicates_of_training_rows_are_found_and_left_out(run_copy, tmp_path):
+def test_duplicates_of_training_rows_are_found_and_left_out(
+    run_copy, tmp_path, one_answer_is_enough
+):
     train_rows, evaluation_rows = load_rows_of(read_config(run_copy / "sentilora.toml"))
     rows = make_table(30, 3)
     rows.loc[0, "text"] = train_rows.texts[5].upper()
@@ -178,7 +186,15 @@ def test_near_duplicates_of_many_rows_are_looked_for_only_when_asked(tmp_path, m
     assert (leak.num_near, leak.near_looked_for) == (5, True) and not capsys.readouterr().err
 
 
-def test_probable_label_errors_are_listed(run_copy):
+def test_a_model_with_one_answer_lists_none_and_says_so(run_copy):
+    result = evaluate(run_copy, label_issues=True, report=run_copy / "report")
+    assert result.label_issues is None
+    assert "note: no label issues: the model nearly always answers " in as_table(result)
+    columns = pd.read_parquet(run_copy / "report/predictions.parquet").columns
+    assert "suggested_label" not in columns
+
+
+def test_probable_label_errors_are_listed(run_copy, one_answer_is_enough):
     assert evaluate(run_copy).label_issues is None
     result = evaluate(run_copy, label_issues=True, report=run_copy / "report")
     found = result.label_issues

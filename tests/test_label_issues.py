@@ -65,9 +65,38 @@ def test_rows_that_were_seen_are_left_out_and_numbers_stay():
 
 def test_one_label_or_no_row_has_nothing_to_be_confused_with():
     probabilities = np.full((4, 3), 1 / 3)
-    assert look(probabilities, np.zeros(4, int), names(3), ["x"] * 4, set()) is None
-    assert look(probabilities, np.array([0, 0, 0, 1]), names(3), ["x"] * 4, {3}) is None
-    assert look(probabilities, np.arange(4) % 3, names(3), ["x"] * 4, {0, 1, 2, 3}) is None
+    for truth, seen in (([0, 0, 0, 0], set()), ([0, 0, 0, 1], {3}), ([0, 1, 2, 0], {0, 1, 2, 3})):
+        found = look(probabilities, np.array(truth), names(3), ["x"] * 4, seen)
+        assert found == "the rows that were not trained on have one label, or are none"
+
+
+@pytest.mark.parametrize("num_labels", [2, 20])
+def test_a_model_with_one_answer_has_errors_of_its_own_and_no_list(num_labels):
+    given, probabilities, _ = make_rows(1000, num_labels)
+    texts = ["text"] * 1000
+    probabilities[:, 1] += 9  # one answer, more and less sure
+    probabilities /= probabilities.sum(1, keepdims=True)
+    others = np.flatnonzero(given != 1)
+    told = look(probabilities, given, names(num_labels), texts, set())
+    assert told == (
+        f"the model nearly always answers label1, on {len(others)} of the {len(others)} rows with "
+        "another label too; the list would be its own errors"
+    )
+    few, more = len(others) // 25, len(others) // 15
+    probabilities[others[:few]] = np.eye(num_labels)[given[others[:few]]]
+    told = look(probabilities, given, names(num_labels), texts, set())
+    assert f"on {len(others) - few} of the {len(others)} rows" in told
+    probabilities[others[:more]] = np.eye(num_labels)[given[others[:more]]]
+    assert isinstance(look(probabilities, given, names(num_labels), texts, set()), LabelIssues)
+
+
+def test_a_label_that_nearly_all_rows_have_may_be_nearly_every_answer():
+    given, probabilities, _ = make_rows(2000, strength=20.0, flipped=0.0)
+    chosen = np.concatenate([np.flatnonzero(given == 0), np.flatnonzero(given == 1)[:20]])
+    given, probabilities = given[chosen], probabilities[chosen]
+    given[:5] = 1  # of 1,000, rightly answered 0
+    found = look(probabilities, given, names(2), ["text"] * len(given), set())
+    assert {issue.number for issue in found.issues} == set(range(5))
 
 
 @pytest.mark.parametrize("num_labels", [2, 20])
@@ -77,6 +106,9 @@ def test_few_rows_and_labels_that_none_of_them_has(num_rows, num_labels):
     given[:2] = 0, 1
     found = look(probabilities, given, names(num_labels), ["x"] * num_rows, set())
     answers = probabilities.argmax(-1)
+    if isinstance(found, str):
+        assert "nearly always" in found
+        return
     assert all(answers[issue.number] != given[issue.number] for issue in found.issues)
 
 

@@ -213,6 +213,7 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert page.title() == f"{100 * accuracy:.1f} % – my-adapter"
     assert page.locator("#confusion rect").count() == num_labels**2
     assert page.locator("#models tbody tr").count() == 4
+    assert page.locator("#notes").inner_text() == "Nothing of note."
     assert page.locator("#training polyline").count() == 3
     assert page.locator("#versions").inner_text().split() == ["sentilora", "0.1.0"]
     assert (said, asked) == ([], [path.as_uri()])

@@ -15,6 +15,7 @@ import numpy as np
 from sentilora.prompt import clean_text
 
 NUM_PRINTED = 20
+NEARLY = 0.95  # of the other labels' rows that get one answer: the model knows little else
 CAUTION = "A probable label error is a place to look, not a verdict: the model may be what is wrong"
 
 
@@ -52,16 +53,24 @@ def look_for_label_issues(
     labels: Sequence[str],
     texts: Sequence[str],
     seen: Collection[int] | None,
-) -> LabelIssues | None:
+) -> LabelIssues | str:
     """Probable label errors of rows with probabilities (rows, labels) and label numbers `truth`.
 
     Ranked by normalised margin: the given label's probability less that of the likeliest other.
-    seen: rows to leave out. None when the rows that are left have fewer than two labels: there is
-    then nothing to confuse a label with.
+    seen: rows to leave out. Or why none can be told: the rows that are left have fewer than two
+    labels, and there is nothing to confuse one with, or the model has one answer for nearly all.
     """
     left = np.setdiff1d(np.arange(len(truth)), list(seen or ()))
     if len(np.unique(truth[left])) < 2:
-        return None
+        return "the rows that were not trained on have one label, or are none"
+    answers = probabilities[left].argmax(-1)
+    usual = int(np.bincount(answers).argmax())
+    others = answers[truth[left] != usual]
+    if (num := int((others == usual).sum())) >= NEARLY * len(others):
+        return (
+            f"the model nearly always answers {labels[usual]}, on {num:,} of the {len(others):,} "
+            "rows with another label too; the list would be its own errors"
+        )
     from cleanlab.filter import find_label_issues
 
     found = find_label_issues(

@@ -210,9 +210,8 @@ def with_label_issues(result: Evaluation, scores: RowScores, rows: Rows) -> Eval
     elif result.adapter is None:
         seen = set()  # a base was trained on none of our rows
     found = look_for_label_issues(scores.best, scores.truth, result.labels, rows.texts, seen)
-    if found is None:
-        reason = "no label issues: the rows that were not trained on have one label, or are none"
-        return replace(result, missing=[*result.missing, reason])
+    if isinstance(found, str):
+        return replace(result, missing=[*result.missing, f"no label issues: {found}"])
     return replace(result, label_issues=found)
 
 
