@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from sentilora.batching import last_logits, plan_passes, takes
-from sentilora.engine.segments import Segment, lay_out, share_prefix, to_device
+from sentilora.engine.segments import Segment, lay_out, share_prefix, to_device, to_host
 from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
 
@@ -91,19 +91,19 @@ class LabelScorer:
     ) -> list[int]:
         """Fill in the scores of `pending` prompts; returns those for which memory did not do."""
         score, passes = self._plan([prompts[i] for i in pending])
-        running: list[tuple[list[int], torch.Tensor]] = []
+        running: list[tuple[list[int], Callable[[], torch.Tensor]]] = []
 
         def finish(num_left: int) -> None:
             while len(running) > num_left:
                 rows, found = running.pop(0)
-                scores[rows] = found.double().cpu()
+                scores[rows] = found()
                 if progress:
                     progress(len(rows))
 
         for number, numbers in enumerate(passes):
             rows = [pending[i] for i in numbers]
             try:
-                running.append((rows, score([prompts[i] for i in rows])))
+                running.append((rows, to_host(score([prompts[i] for i in rows]).double())))
                 finish(1)  # the device has the next batch before it is asked for the last one's
             except torch.OutOfMemoryError as error:
                 finish(0)

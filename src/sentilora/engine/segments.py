@@ -11,7 +11,7 @@ Axes: T tokens of the pass, Q query rows, K key rows (a shared row is listed onc
 sees it), S segments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
@@ -219,6 +219,25 @@ def to_device(
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Starts to copy a tensor to the CPU; what it returns waits for that alone and gives the copy.
+
+    What is put on the device behind it is not waited for, as it would be by `tensor.cpu()` then.
+    """
+    if not tensor.is_cuda:
+        return lambda: tensor
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> torch.Tensor:
+        copied.synchronize()
+        return copy
+
+    return wait
 
 
 def tensors_of(packed: Pass) -> list[torch.Tensor]:
