@@ -11,7 +11,7 @@ computes what the trained one did.
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -311,7 +311,8 @@ def attach_adapter(
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with _peft_warnings():
+            return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(
             f"lora.target_modules does not fit this base: {first_line(error)}"
@@ -330,6 +331,17 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
     return list(found)
 
 
+@contextmanager
+def _peft_warnings() -> Iterator[None]:
+    """What PEFT warns of, as it is meant here."""
+    with warnings.catch_warnings():
+        # PEFT is content with a part of the weights, and would answer with untrained ones.
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        # It asks transformers by an old name; nobody else can change that.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
 def load_adapter(
     model: "PreTrainedModel", folder: str | Path, *, is_trainable: bool = False
 ) -> "PeftModel":
@@ -340,9 +352,7 @@ def load_adapter(
     check_adapter_folder(folder)
     adapter_config(folder)  # in plain words, which PEFT has not
     try:
-        with warnings.catch_warnings():
-            # PEFT is content with a part of the weights, and would answer with untrained ones.
-            warnings.filterwarnings("error", "Found missing adapter keys")
+        with _peft_warnings():
             return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except UserWarning as warning:
         raise DataError(
