@@ -20,6 +20,7 @@ STOREYS = [
         "errors",
         "progress",
         "hub",
+        "base_cache",
         "prompt",
         "data",
         "splits",

@@ -37,6 +37,7 @@ class BaseSection(Section):
     double_quantization: bool
     compute_dtype: Literal["auto", "float16", "bfloat16", "float32"]
     attn_implementation: str
+    cache_quantized: bool = False  # recipes from before it came are still read
 
 
 class LoraSection(Section):

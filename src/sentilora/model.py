@@ -26,6 +26,7 @@ from sentilora.adapter_folder import (
     adapter_config,
     check_adapter_folder,
 )
+from sentilora.base_cache import cache_folder, store
 from sentilora.data import EMBEDDED, looks_like_hub_id
 from sentilora.device import choose_device, choose_dtype, compute_capability, place_of_process
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
@@ -87,6 +88,7 @@ class Base:
     dtype: "torch.dtype"
     dtype_reason: str
     revision: str
+    cached_in: Path | None = None
 
     @property
     def pad_token_id(self) -> int:
@@ -105,11 +107,13 @@ def load_base(
     compute_dtype: str = "auto",
     attn_implementation: str = "sdpa",
     assume_capability: float = 0.0,
+    cache_quantized: bool = False,
 ) -> Base:
     """Load a causal LM, its linear layers in NF4 unless `quantization` is "none".
 
-    A base that is stored quantised keeps its own quantisation. Raises `DataError` when it cannot
-    be read, `UsageError` when device, dtype or quantisation cannot be had.
+    A base that is stored quantised keeps its own quantisation. cache_quantized: keep on disk what
+    was quantised here; where it is kept it is read, whoever asks. Raises `DataError` when the base
+    cannot be read, `UsageError` when device, dtype or quantisation cannot be had.
     """
     source = resolve_base(name)
     import_bitsandbytes()  # before transformers does
@@ -118,23 +122,33 @@ def load_base(
     device = choose_device(device)
     dtype, reason = choose_dtype(compute_dtype, device, assume_capability)
     with _readable(name):
-        stored = _stored_quantization(
-            AutoConfig.from_pretrained(source, revision=revision), name, quantization
-        )
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        stored = _stored_quantization(config, name, quantization)
+    commit = getattr(config, "_commit_hash", None)
+    nf4 = None
+    cache = None
+    if quantization == "nf4" and not stored:
+        form = f"{dtype}-{'double' if double_quantization else 'single'}"
+        cache = cache_folder(source, commit, device, form)
         nf4 = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=double_quantization,
             bnb_4bit_compute_dtype=dtype,
         )
+    cached = cache is not None and cache.is_dir()
+    with _readable(str(cache) if cached else name):
         model = AutoModelForCausalLM.from_pretrained(
-            source,
+            str(cache) if cached else source,
             revision=revision,
             dtype=dtype,
             device_map={"": place_of_process(device)},
             attn_implementation=attn_implementation,
-            **({} if stored or quantization == "none" else {"quantization_config": nf4}),
+            **({} if cached or nf4 is None else {"quantization_config": nf4}),
         )
+    if cache is not None and cache_quantized and not cached:
+        store(model, cache)
+        cached = True
     for module in linear_4bit_modules(model):
         module.compute_dtype = dtype
         module.compute_type_is_set = True
@@ -146,8 +160,9 @@ def load_base(
         if parameter.is_floating_point() and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
     model.requires_grad_(False)
-    commit = getattr(model.config, "_commit_hash", None) or revision
-    return Base(model, load_tokenizer(name, revision), device, dtype, reason, commit)
+    tokenizer = load_tokenizer(name, revision)
+    cached_in = cache if cached else None
+    return Base(model, tokenizer, device, dtype, reason, commit or revision, cached_in)
 
 
 def load_structure(

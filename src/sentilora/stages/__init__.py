@@ -70,6 +70,7 @@ def load_base_of(config: "Config") -> Base:
         compute_dtype=base.compute_dtype,
         attn_implementation=base.attn_implementation,
         assume_capability=config.engine.assume_capability,
+        cache_quantized=base.cache_quantized,
     )
 
 

@@ -1,0 +1,93 @@
+"""A base that is kept in NF4: the same numbers, found again, and never half."""
+
+import shutil
+
+import pytest
+import torch
+
+from sentilora import base_cache
+from sentilora.config import load_config
+from sentilora.errors import DataError, SentiloraError
+from sentilora.model import load_base
+from sentilora.stages.train import train
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The hub's cache folder of this test."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def tensors(base):
+    return base.model.state_dict()
+
+
+def test_what_is_kept_is_what_was_quantised(toy_base, home):
+    plain = load_base(str(toy_base), device="cpu")
+    assert plain.cached_in is None
+    assert not home.exists()
+    first = load_base(str(toy_base), device="cpu", cache_quantized=True)
+    again = load_base(str(toy_base), device="cpu")  # as predict asks
+    assert first.cached_in == again.cached_in
+    assert again.cached_in.parent == home / "sentilora"
+    assert tensors(plain).keys() == tensors(again).keys()
+    for name, tensor in tensors(plain).items():
+        assert torch.equal(tensor, tensors(again)[name]), name
+    assert again.dtype == plain.dtype
+    assert again.revision == plain.revision
+
+
+def test_another_base_and_another_form_are_not_taken_for_it(toy_base, home, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(toy_base, folder)
+    kept = load_base(str(folder), device="cpu", cache_quantized=True).cached_in
+    assert kept is not None
+    for settings in ({"double_quantization": False}, {"compute_dtype": "bfloat16"}):
+        assert load_base(str(folder), device="cpu", **settings).cached_in is None
+    assert load_base(str(folder), device="cpu", quantization="none").cached_in is None
+    (folder / "model.safetensors").touch()
+    assert load_base(str(folder), device="cpu").cached_in is None
+
+
+def test_training_names_the_base_not_the_cache(toy_base, home, tmp_path, capsys):
+    overrides = [f"training.{name}=1" for name in ("max_steps", "eval_steps", "save_steps")]
+    overrides += ["base.cache_quantized=true", "data.num_train=16", "data.num_evaluation=8"]
+    values = {"base.name": str(toy_base), "output_dir": str(tmp_path / "run")}
+    train(load_config("tiny", overrides=overrides, values=values))
+    assert "base kept in NF4 for the next start" in capsys.readouterr().err
+    for name in ("adapter_config.json", "classifier.json", "README.md"):
+        text = (tmp_path / "run" / name).read_text(encoding="utf-8")
+        assert str(toy_base) in text
+        assert str(home) not in text
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(toy_base, home, monkeypatch):
+    def full(self, folder, **kwargs):
+        (folder / "half").write_text("of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    with pytest.raises(SentiloraError, match=r"No space left.*base\.cache_quantized=false"):
+        load_base(str(toy_base), device="cpu", cache_quantized=True)
+    assert list((home / "sentilora").iterdir()) == []
+
+
+def test_a_damaged_copy_is_named(toy_base, home):
+    kept = load_base(str(toy_base), device="cpu", cache_quantized=True).cached_in
+    (kept / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(DataError, match=str(kept)):
+        load_base(str(toy_base), device="cpu")
+
+
+def test_who_comes_second_keeps_what_is_there(tmp_path):
+    class Model:
+        def save_pretrained(self, folder):
+            (folder / "weights").write_text("second")
+
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "weights").write_text("first")
+    base_cache.store(Model(), folder)
+    assert (folder / "weights").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
