@@ -237,6 +237,47 @@ def test_a_report_says_which_rows_were_evaluated_and_how(run_copy, tmp_path):
     assert (other["behaviour suite"], other["label issues"]) == ("sentiment", "looked for")
 
 
+def test_rows_are_named_by_their_place_in_the_file(run_copy, tmp_path, one_answer_is_enough):
+    config = read_config(run_copy / "sentilora.toml")
+    train_rows, evaluation_rows = load_rows_of(config)
+    rows = make_table(90, 3)
+    rows["text"] += [f" and text number {i} of this table" for i in range(90)]
+    rows.loc[::3, "text"] = train_rows.texts[:30]
+    rows.loc[1::3, "text"] = evaluation_rows.texts[:30]
+    path, report = tmp_path / "some.csv", tmp_path / "report"
+    rows.to_csv(path, index=False)
+    asked = {"data.test": str(path), "data.num_test": 50}
+    result = evaluate(run_copy, overrides=asked, label_issues=True, report=report)
+    train = pd.read_csv(config.data.train)
+    file = {"train": train, "evaluation": train}
+    frame = pd.read_parquet(report / "predictions.parquet")
+    assert len(frame) == 50 and sorted(frame["row"]) != list(range(50))
+    assert rows["text"].iloc[frame["row"]].tolist() == frame["text"].tolist()
+    assert result.leakage.twins and result.label_issues.issues and result.explained.rows
+    for twin in result.leakage.twins:
+        assert rows["text"][twin.number] == file[twin.split]["text"][twin.other]
+    for issue in result.label_issues.issues:
+        assert rows["label"][issue.number] == issue.given
+        assert rows["text"][issue.number].startswith(issue.begin[:59])
+    assert not {t.number for t in result.leakage.twins} & {
+        issue.number for issue in result.label_issues.issues
+    }
+    for number, found in result.explained.rows.items():
+        assert found.words[-1].end == len(rows["text"][number])
+    twins = frame[frame["twin_row"].notna()]
+    assert dict(zip(twins["row"], twins["twin_row"], strict=True)) == {
+        twin.number: twin.other for twin in result.leakage.twins
+    }
+    marked = frame[frame["suggested_label"].notna()]
+    assert set(marked["row"]) == {issue.number for issue in result.label_issues.issues}
+    page = (report / "report.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    for row in data["rows"]:
+        assert row["text"] == rows["text"][row["number"]]
+    for number, begin in data["begins"].items():
+        assert rows["text"][int(number)].startswith(begin)
+
+
 def test_rows_of_one_label_have_no_label_issues_and_it_is_said(run_copy, tmp_path):
     path = tmp_path / "one.csv"
     make_table(40, 8).query("label == 'positive'").to_csv(path, index=False)

@@ -136,7 +136,7 @@ def test_the_figures_and_the_predictions_are_complete(tmp_path):
 
 def test_the_page_shows_the_surest_errors_then_the_most_uncertain():
     scores = make_scores(9000)
-    found = embedded_rows(scores, ["text"] * 9000, {}, whole)
+    found = embedded_rows(scores, Rows("a", ["text"] * 9000, []), {}, whole)
     assert len(found) == MAX_ROWS and len({row["number"] for row in found}) == MAX_ROWS
     is_wrong = [row["predicted"] != row["truth"] for row in found]
     num_errors = int((scores.adapter.argmax(-1) != scores.truth).sum())
@@ -369,7 +369,8 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
     note = page.locator("#issues-note").inner_text()
     assert note.startswith("250 of 2,590 rows to look at")
     assert "not a verdict" in note and note.endswith(
-        "10 rows that were trained or chosen on are left out."
+        "10 rows that were trained or chosen on are left out. "
+        "Rows are numbered as their source has them, from 0."
     )
     page.locator("#issues summary").click()
     shown = page.locator("#issues p").all_inner_texts()
@@ -401,7 +402,7 @@ def test_line_breaks_are_shown_and_what_was_cut_is_folded_away(chromium, tmp_pat
     scores = make_scores(40)
     scores.truncated[:] = True
     text = "head<br />cut<BR>seen<br/>tail"
-    found = embedded_rows(scores, [text] * 40, {}, lambda text: kept)
+    found = embedded_rows(scores, Rows("a", [text] * 40, []), {}, lambda text: kept)
     assert {row["text"] for row in found} == {"head\ncut\nseen\ntail"}
     path, _, _ = make_report(tmp_path / "report")
     page, said, _ = opened(chromium, path)

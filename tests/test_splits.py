@@ -55,6 +55,16 @@ def test_a_sample_is_the_beginning_of_the_shuffle():
         sample(rows, 51, 42, "data.num_test")
 
 
+def test_chosen_rows_keep_the_numbers_that_they_have_in_the_source():
+    source = rows_of(60)
+    assert source.numbers == range(60)
+    train, held_out = carve(source, 20, 10, seed=42, balance="sample")
+    for chosen in (sample(source, 7, 1, "x"), train, held_out, stratified(train, 6)):
+        assert len(chosen.numbers) == len(chosen) < 60
+        assert [source.texts[i] for i in chosen.numbers] == chosen.texts
+        assert [source.labels[i] for i in chosen.numbers] == chosen.labels
+
+
 def test_evaluation_rows_are_the_next_of_the_shuffle():
     rows = rows_of(50)
     train, held_out = carve(rows, 20, 10, seed=42)
@@ -205,7 +215,7 @@ def test_subsets_are_nested_keep_the_shares_and_the_order(labels, one, other):
 
 def test_all_rows_are_their_own_subset_and_more_are_refused():
     rows = rows_of(20)
-    assert stratified(rows, 20) == rows
+    assert stratified(rows, 20) == rows.take(range(20))
     assert Counter(stratified(rows, 10).labels) == {"positive": 5, "negative": 5}
     with pytest.raises(DataError, match="asks for 21 rows, there are 20 training rows of made up"):
         stratified(rows, 21)

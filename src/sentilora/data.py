@@ -52,6 +52,9 @@ class Rows:
 
     ratings: what the source's own `rating_column` says of each row, None where it says nothing;
     empty when the source has no such column, see `RATING_COLUMNS`.
+    numbers: each row's place in the source, counted from 0, however few of its rows these are: of a
+    file without its header, of a folder of .txt files in the order in which they are read. Left
+    out: the rows are all of the source.
     """
 
     source: str
@@ -59,6 +62,11 @@ class Rows:
     labels: list[str]
     rating_column: str | None = None
     ratings: list[float | None] = field(default_factory=list)
+    numbers: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not self.numbers:
+            object.__setattr__(self, "numbers", range(len(self.texts)))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -72,6 +80,7 @@ class Rows:
             [self.labels[i] for i in at],
             self.rating_column,
             [self.ratings[i] for i in at] if self.ratings else [],
+            [self.numbers[i] for i in at],
         )
 
     def hashes(self) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sentilora.data import Rows
 from sentilora.prompt import clean_text
 
 NUM_PRINTED = 20
@@ -21,9 +22,9 @@ CAUTION = "A probable label error is a place to look, not a verdict: the model m
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A row, counted from 0: the label it has, the likelier one, and what the model gives both.
+    """A row: the label it has, the likelier one, and what the model gives both.
 
-    begin: of its text, on one line.
+    number: its place in the source, see `Rows`. begin: of its text, on one line.
     """
 
     number: int
@@ -51,16 +52,17 @@ def look_for_label_issues(
     probabilities: np.ndarray,
     truth: np.ndarray,
     labels: Sequence[str],
-    texts: Sequence[str],
+    rows: Rows,
     seen: Collection[int] | None,
 ) -> LabelIssues | str:
     """Probable label errors of rows with probabilities (rows, labels) and label numbers `truth`.
 
     Ranked by normalised margin: the given label's probability less that of the likeliest other.
-    seen: rows to leave out. Or why none can be told: the rows that are left have fewer than two
-    labels, and there is nothing to confuse one with, or the model has one answer for nearly all.
+    seen: numbers of the rows to leave out. Or why none can be told: those that are left have fewer
+    than two labels, and there is nothing to confuse one with, or the model has one answer for
+    nearly all.
     """
-    left = np.setdiff1d(np.arange(len(truth)), list(seen or ()))
+    left = np.flatnonzero(~np.isin(rows.numbers, list(seen or ())))
     if len(np.unique(truth[left])) < 2:
         return "the rows that were not trained on have one label, or are none"
     answers = probabilities[left].argmax(-1)
@@ -85,12 +87,12 @@ def look_for_label_issues(
         suggested = int(probabilities[i].argmax())
         issues.append(
             LabelIssue(
-                number=int(i),
+                number=rows.numbers[i],
                 given=labels[truth[i]],
                 suggested=labels[suggested],
                 probability_given=float(probabilities[i, truth[i]]),
                 probability_suggested=float(probabilities[i, suggested]),
-                begin=beginning(texts[i], 60),
+                begin=beginning(rows.texts[i], 60),
             )
         )
     return LabelIssues(issues, len(left), None if seen is None else len(truth) - len(left))
@@ -114,7 +116,7 @@ def as_lines(found: LabelIssues) -> list[str]:
     if not found.issues:
         return lines
     shown = found.issues[:NUM_PRINTED]
-    lines.append(f"{CAUTION}. Rows are counted from 0, among those chosen")
+    lines.append(f"{CAUTION}. Rows are numbered as their source has them, from 0")
     width = max(8, *(len(label) + 2 for x in shown for label in (x.given, x.suggested)))
     lines.append(f"{'row':>9}  {'label':<{width}}{'likelier':<{width + 2}}{'p':<8}text")
     lines += [

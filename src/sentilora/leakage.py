@@ -16,8 +16,9 @@ RUN = 5  # words
 
 @dataclass(frozen=True)
 class Twin:
-    """Row `number` of the later split and the most similar row `other` of an earlier one.
+    """Text `number` of the later split and the most similar text `other` of an earlier one.
 
+    In an `Evaluation` both are places in the rows' sources, as in `Rows.numbers`.
     similarity: Jaccard similarity of their runs of words; 1.0 when they are exact duplicates.
     """
 

@@ -192,8 +192,12 @@ def look_for_leakage(
     alone = np.ones(len(rows), bool)
     alone[[twin.number for twin in twins]] = False
     num_exact = sum(twin.is_exact for twin in twins)
+    numbers = {"train": train.numbers, "evaluation": evaluation.numbers}
     return Leakage(
-        twins=twins,
+        twins=[
+            replace(t, number=rows.numbers[t.number], other=numbers[t.split][t.other])
+            for t in twins
+        ],
         num_exact=num_exact,
         num_near=len(twins) - num_exact,
         near_looked_for=near,
@@ -209,7 +213,7 @@ def with_label_issues(result: Evaluation, scores: RowScores, rows: Rows) -> Eval
         seen = {twin.number for twin in result.leakage.twins}
     elif result.adapter is None:
         seen = set()  # a base was trained on none of our rows
-    found = look_for_label_issues(scores.best, scores.truth, result.labels, rows.texts, seen)
+    found = look_for_label_issues(scores.best, scores.truth, result.labels, rows, seen)
     if isinstance(found, str):
         return replace(result, missing=[*result.missing, f"no label issues: {found}"])
     return replace(result, label_issues=found)
@@ -236,13 +240,13 @@ def with_explanations(
 ) -> Evaluation:
     """The evaluation with the words that moved the surest errors, and their deletion test."""
     errors = surest_errors(scores)
-    chosen = [int(number) for number in errors[:MAX_EXPLAINED]]
-    texts = [rows.texts[number] for number in chosen]
+    chosen = [int(i) for i in errors[:MAX_EXPLAINED]]
+    texts = [rows.texts[i] for i in chosen]
     answered = scores.best[chosen].argmax(-1).tolist()
     asked = classifier.scorer, classifier.prompter, texts
     started = time.perf_counter()
     explanations = explain_each(*asked, answered, "explaining errors")
     deletion = deletion_test(*asked, explanations)
     seconds = time.perf_counter() - started
-    of_rows = dict(zip(chosen, explanations, strict=True))
+    of_rows = {rows.numbers[i]: found for i, found in zip(chosen, explanations, strict=True)}
     return replace(result, explained=Explained(of_rows, len(errors), deletion, seconds))

@@ -143,7 +143,7 @@ def by_rating(
 
 
 def surest_errors(scores: RowScores) -> np.ndarray:
-    """Numbers of the rows answered wrongly, those with the surest answers first."""
+    """Indices of the rows answered wrongly, those with the surest answers first."""
     errors = np.flatnonzero(scores.best.argmax(-1) != scores.truth)
     return errors[np.argsort(-scores.best.max(-1)[errors], kind="stable")]
 

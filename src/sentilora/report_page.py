@@ -71,9 +71,9 @@ def write_report(
     page = folder / PAGE
     content = {
         **figures,
-        "evaluation": {**evaluation, "explained": explained_clean(evaluation, rows.texts)},
-        "rows": embedded_rows(scores, rows.texts, twins, kept),
-        "begins": begins(evaluation, rows.texts),
+        "evaluation": {**evaluation, "explained": explained_clean(evaluation, rows)},
+        "rows": embedded_rows(scores, rows, twins, kept),
+        "begins": begins(evaluation, rows),
     }
     page.write_text(as_page(content), encoding="utf-8")
     return page
@@ -119,17 +119,19 @@ def groups(scores: RowScores, texts: Sequence[str]) -> list[dict[str, Any]]:
     return [asdict(measure_group(name, right[chosen])) for name, chosen in found if chosen.any()]
 
 
-def begins(evaluation: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
+def begins(evaluation: Mapping[str, Any], rows: Rows) -> dict[str, str]:
     """How the texts of the listed duplicates and label issues begin, by row number."""
     leakage, issues = evaluation["leakage"] or {}, evaluation["label_issues"] or {}
-    listed = [*leakage.get("twins", ()), *issues.get("issues", ())]
-    return {str(row["number"]): beginning(texts[row["number"]], BEGIN) for row in listed}
+    listed = {x["number"] for x in [*leakage.get("twins", ()), *issues.get("issues", ())]}
+    numbered = zip(rows.numbers, rows.texts, strict=True)
+    return {str(number): beginning(text, BEGIN) for number, text in numbered if number in listed}
 
 
-def explained_clean(evaluation: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any] | None:
+def explained_clean(evaluation: Mapping[str, Any], rows: Rows) -> dict[str, Any] | None:
     """The explanations with their words where `clean_text` has them, which the page shows."""
     if (explained := evaluation["explained"]) is None:
         return None
+    texts = dict(zip(rows.numbers, rows.texts, strict=True))
     found = {}
     for number, row in explained["rows"].items():
         spans = words_of(clean_text(texts[number]))  # the same words: only what is between differs
@@ -139,7 +141,7 @@ def explained_clean(evaluation: Mapping[str, Any], texts: Sequence[str]) -> dict
 
 
 def embedded_rows(
-    scores: RowScores, texts: Sequence[str], twins: Mapping[int, Twin], kept: Kept
+    scores: RowScores, rows: Rows, twins: Mapping[int, Twin], kept: Kept
 ) -> list[dict[str, Any]]:
     """The surest errors, then the most uncertain rows: what the page can show.
 
@@ -151,17 +153,17 @@ def embedded_rows(
     rest = rest[np.argsort(confidence[rest], kind="stable")][: MAX_ROWS - len(errors)]
     return [
         {
-            "number": int(i),
-            "text": clean_text(texts[i]),
+            "number": rows.numbers[i],
+            "text": clean_text(rows.texts[i]),
             "truth": int(scores.truth[i]),
             "predicted": int(scores.best[i].argmax()),
             "probabilities": [round(float(p), 6) for p in scores.best[i]],
             **({} if scores.adapter is None else {"base": int(scores.base[i].argmax())}),
             **({} if scores.baseline is None else {"baseline": int(scores.baseline[i].argmax())}),
             "truncated": bool(scores.truncated[i]),
-            **({"kept": list(kept(texts[i]))} if scores.truncated[i] else {}),
-            "num_words": len(texts[i].split()),
-            "twin": asdict(twins[int(i)]) if int(i) in twins else None,
+            **({"kept": list(kept(rows.texts[i]))} if scores.truncated[i] else {}),
+            "num_words": len(rows.texts[i].split()),
+            "twin": asdict(twins[rows.numbers[i]]) if rows.numbers[i] in twins else None,
         }
         for i in [*errors, *rest]
     ]
@@ -174,7 +176,7 @@ def write_predictions(
     rows: Rows,
     twins: Mapping[int, Twin],
 ) -> None:
-    """Every row: text, label, and per model its answer and probabilities."""
+    """Every row: its number, text, label, and per model its answer and probabilities."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -186,9 +188,10 @@ def write_predictions(
     writer = None
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(start, min(start + ROWS_AT_ONCE, len(rows)))
-        found = [twins.get(i) for i in range(part.start, part.stop)]
+        numbers = rows.numbers[part]
+        found = [twins.get(number) for number in numbers]
         columns: dict[str, Any] = {
-            "row": np.arange(part.start, part.stop),
+            "row": np.array(numbers),
             "text": rows.texts[part],
             "label": rows.labels[part],
         }
@@ -204,7 +207,7 @@ def write_predictions(
         similarity = [twin and twin.similarity for twin in found]
         columns["twin_similarity"] = pa.array(similarity, pa.float64())
         if issues is not None:
-            likelier = [suggested.get(i) for i in range(part.start, part.stop)]
+            likelier = [suggested.get(number) for number in numbers]
             columns["suggested_label"] = pa.array(likelier, pa.string())
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema)
