@@ -210,7 +210,7 @@ def predict(
     adapter: Adapter = None,
     input: Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file.")] = None,
     output: Annotated[Path | None, typer.Option(help="File to write, its columns kept.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
+    text_column: TextColumn = None,
     labels: Annotated[
         str | None, typer.Option(help="For a plain PEFT adapter: labels, comma-separated.")
     ] = None,
@@ -233,6 +233,8 @@ def predict(
         raise UsageError("- reads the texts from stdin and stands alone; here are others beside it")
     if output is not None and input is None:
         raise UsageError("--output goes with --input")
+    if text_column is not None and input is None:
+        raise UsageError("--text-column goes with --input")
     if output is not None and explain:
         raise UsageError(
             "--explain prints, a table has no place for it; instead of --output keep what --json "
@@ -241,8 +243,9 @@ def predict(
     frame = None
     if input is not None:
         stage.check_files(input, output)
-        frame = stage.read_input(input, text_column)
-        chosen = frame[text_column].tolist()
+        column = text_column or "text"
+        frame = stage.read_input(input, column)
+        chosen = frame[column].tolist()
     else:
         chosen = _stdin_lines() if texts == ["-"] else list(texts or ())
         stage.check_texts(chosen)
