@@ -251,4 +251,5 @@ def test_a_text_that_is_cut_is_told_of(toy_base, tmp_path, capsys):
     text = OWN.format(label="positive").replace("film.", f"{'long ' * 3000}film.")
     path.write_text(text, encoding="utf-8")
     evaluate(base=str(toy_base), overrides={"data.num_test": 4}, suite=path)
-    assert f"1 texts of the suite {path} were cut to fit" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"texts of the suite {path} that were cut to fit" in said and "matter: 1; " in said

@@ -106,7 +106,7 @@ def test_without_arguments_the_verbs_are_shown():
         (["train", "data.train=stanfordnlp/imdb"], 3, "is not reachable"),
         (["train", "--preset", "mistral-7b"], 2, "a CUDA GPU is asked for"),
         (["train", "data.train=one.csv", "data.num_train=4", "data.num_evaluation=4"], 3,
-         "all 4 training rows of one.csv are 'positive'"),
+         "4 training rows of one.csv, all of them 'positive'"),
         (["evaluate", "--adapter", "nowhere"], 3, "there is no adapter folder nowhere"),
         (["predict", "--input", "none.csv"], 3, "there is no file none.csv"),
         (["predict", "--input", "latin.csv"], 3, "not valid UTF-8: byte 0xe9 in line 2"),

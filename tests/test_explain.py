@@ -289,7 +289,7 @@ def test_words_for_a_reader():
     assert as_words(text, Explanation("positive", 0.8, words)) == (
         "    for positive: good +1.50\n"
         "    against positive: bad −2.00  dull −0.25\n"
-        "    not seen: 1 of 5 words were cut"
+        "    not seen: 1 of 5 words (cut)"
     )
     nothing = Explanation("positive", 0.8, [word._replace(contribution=0.0) for word in words])
     assert as_words(text, nothing).count("no word") == 2

@@ -55,7 +55,7 @@ def test_right_labels_are_left_alone():
     found = look(probabilities, given, names(2), rows_of(["text"] * 1000), set())
     assert found == LabelIssues([], 1000, 0)
     assert as_lines(found) == [
-        "labels to look at: 0 of 1,000 rows; 0 that were trained or chosen on are left out"
+        "labels to look at: 0 of 1,000 rows; left out, as trained or chosen on: 0"
     ]
 
 
@@ -130,9 +130,7 @@ def test_the_list_is_short_and_a_terminal_obeys_no_text():
     assert beginning(" " * 300 + "end", 60) == "…"
     issues = [LabelIssue(i, "positive", "negative", 0.1, 0.9, "A film") for i in range(1233, 1258)]
     lines = as_lines(LabelIssues(issues, 5000, 1))
-    assert lines[0] == (
-        "labels to look at: 25 of 5,000 rows; 1 that were trained or chosen on are left out"
-    )
+    assert lines[0] == ("labels to look at: 25 of 5,000 rows; left out, as trained or chosen on: 1")
     assert "a place to look, not a verdict" in lines[1]
     assert lines[3] == "    1,233  positive  negative    0.9000  A film"
     assert len(lines) == 24 and lines[-1] == "… and 5 more: --report and --output list"

@@ -2,6 +2,7 @@
 
 from sentilora.data import Rows
 from sentilora.overview import look_over, look_over_lengths
+from sentilora.progress import counted
 from sentilora.prompt import Example
 
 
@@ -17,8 +18,8 @@ def test_duplicates_conflicts_and_imbalance_are_counted():
     assert found.conflicts == 1
     assert found.warnings == [
         "train: 9 to 1 rows per label, beyond 1:4; data.balance=weights or sample evens it out",
-        "2 rows of test also occur in train",
-        "1 texts occur with different labels",
+        "rows of test that also occur in train: 2",
+        "texts that occur with different labels: 1",
     ]
 
 
@@ -30,7 +31,7 @@ def test_four_to_one_is_no_imbalance_yet():
 def test_a_split_is_described_in_a_line():
     rows = Rows("a.csv", ["One.", "one.", "Two.", *map(str, range(1200))], ["b", "b", "a"] * 401)
     assert look_over({"train": rows}).describe("train") == (
-        "1,203 rows of a.csv: 401 a, 802 b; 1 exact duplicates"
+        "1,203 rows of a.csv: 401 a, 802 b; 1 exact duplicate"
     )
 
 
@@ -41,3 +42,15 @@ def test_lengths_are_counted_by_range():
     assert found.tokens == "≤64: 2, 65–128: 2, 257–512: 1, 1025–2048: 1, >2048: 2; mean 1707"
     assert found.truncated == "3 of 8 (37.5%)"
     assert look_over_lengths(examples[:4]).tokens == "≤64: 2, 65–128: 2; mean 64"
+
+
+def test_one_is_not_counted_as_several():
+    assert [counted(n, "row") for n in (0, 1, 2, 1200)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "1,200 rows",
+    ]
+    assert look_over({"train": Rows("a.csv", ["One."], ["b"])}).describe("train") == (
+        "1 row of a.csv: 1 b; 0 exact duplicates"
+    )

@@ -346,8 +346,8 @@ def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, tmp_path
     path, _, _ = make_report(tmp_path / "report")
     page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
     text = page.locator("#leakage").inner_text()
-    assert "290 test rows are exact duplicates" in text and "3 near-duplicates" in text
-    assert "Of the evaluation rows 5 are duplicates of training rows." in text
+    assert "rows trained or chosen on: 290 exact, 3 near." in text
+    assert "Evaluation rows that are duplicates of training rows: 5." in text
     page.locator("#leakage summary").click()
     pairs = page.locator("#leakage p").all_inner_texts()
     assert len(pairs) == 3 and pairs[0].startswith("75 % row 5 is like row 7 of train: review numb")
@@ -369,8 +369,7 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
     note = page.locator("#issues-note").inner_text()
     assert note.startswith("250 of 2,590 rows to look at")
     assert "not a verdict" in note and note.endswith(
-        "10 rows that were trained or chosen on are left out. "
-        "Rows are numbered as their source has them, from 0."
+        "Left out, as trained or chosen on: 10. Rows are numbered as their source has them, from 0."
     )
     page.locator("#issues summary").click()
     shown = page.locator("#issues p").all_inner_texts()

@@ -169,8 +169,8 @@ def test_evaluation_may_come_from_the_test_rows_or_a_source_of_its_own(tmp_path)
 
 def test_one_class_only_is_refused_for_training(tmp_path):
     path = write(tmp_path / "x.csv", TEXTS, ["pos"] * 14)
-    with pytest.raises(DataError, match=r"all 8 training rows of .*x\.csv are 'positive'; training "
-                       r"needs rows of at least two of positive, negative"):  # fmt: skip
+    with pytest.raises(DataError, match=r"8 training rows of .*x\.csv, all of them 'positive'; "
+                       r"training needs rows of at least two of positive, negative"):  # fmt: skip
         splits(train=path, num_train=8, num_evaluation=4)
     require_every_label(rows_of(2), ("positive", "negative"))
 

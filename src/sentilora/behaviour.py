@@ -19,6 +19,7 @@ from itertools import takewhile
 import numpy as np
 
 from sentilora.metrics import wilson_interval
+from sentilora.progress import counted
 from sentilora.suite import FUNCTIONALITY, INVARIANCE, Case, Suite
 
 # Half precision moves a probability by 0.001 (docs/results.md): this is no noise any more.
@@ -160,8 +161,9 @@ def as_lines(found: Behaviour, labels: Sequence[str]) -> list[str]:
     width = max(len(finding.capability) for finding in found.findings) + 2
     has_base = found.findings[0].base_pass_rate is not None
     lines = [
-        f"behaviour suite {found.suite}: {found.num_cases:,} cases, {found.num_texts:,} texts "
-        f"scored in {found.seconds:.1f} s{' with the adapter and without it' if has_base else ''}",
+        f"behaviour suite {found.suite}: {counted(found.num_cases, 'case')}, "
+        f"{counted(found.num_texts, 'text')} scored in {found.seconds:.1f} s"
+        f"{' with the adapter and without it' if has_base else ''}",
         "",
         f"{'':<{width}}{'kind':<23}{'passed':>11}{'rate':>8}  {'95 % Wilson':<16}"
         + (f"{'base':>7}" if has_base else ""),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sentilora.data import EMBEDDED
+from sentilora.progress import counted
 from sentilora.run_folder import TrainingResult
 
 
@@ -46,7 +47,7 @@ r={r}, alpha={lora_alpha} on the base in {quantization}
 |---|---|---|---|
 | {metrics.num_rows} | {accuracy} | {metrics.macro_f1:.4f} | {metrics.log_loss:.4f} |
 
-Rows: {rows}, from `{source}`. Best of {result.num_steps} steps: {result.best_step}. The
+Rows: {rows}, from `{source}`. Best of {counted(result.num_steps, "step")}: {result.best_step}. The
 evaluation rows chose the checkpoint. `sentilora evaluate --adapter {result.output_dir}`, where it
 was trained, scores the untouched test rows; elsewhere say where they are: `data.test=…`.
 Recipe: `sentilora.toml`. Hashes of the rows: `data.json`. Prompt and labels: `classifier.json`.

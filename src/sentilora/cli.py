@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_memory
-from sentilora.progress import is_main_process, say
+from sentilora.progress import counted, is_main_process, say
 
 
 class Verbs(TyperGroup):
@@ -130,8 +130,9 @@ def train(
     metrics = result.metrics
     low, high = metrics.accuracy_interval
     print(
-        f"best of {result.num_steps} steps: {result.best_step}, in {result.train_seconds:.0f} s\n"
-        f"evaluation, {metrics.num_rows} rows, scored again after reloading: accuracy "
+        f"best of {counted(result.num_steps, 'step')}: {result.best_step}, "
+        f"in {result.train_seconds:.0f} s\n"
+        f"evaluation, {counted(metrics.num_rows, 'row')}, scored again after reloading: accuracy "
         f"{metrics.accuracy:.2%} ({low:.2%} – {high:.2%}), macro-F1 {metrics.macro_f1:.4f}, "
         f"log-loss {metrics.log_loss:.4f}\n"
         f"adapter in {result.output_dir}; next: sentilora evaluate --adapter {result.output_dir}"
@@ -265,7 +266,7 @@ def predict(
     predictions = stage.predict(classifier, chosen)
     if frame is not None and output is not None:
         stage.write_table(stage.add_predictions(frame, predictions), output)
-        print(f"{len(predictions):,} rows in {output}", file=sys.stderr)
+        print(f"{counted(len(predictions), 'row')} in {output}", file=sys.stderr)
         return
     words = stage.explain(classifier, chosen) if explain else [None] * len(chosen)
     for text, prediction, found in zip(chosen, predictions, words, strict=True):
@@ -300,7 +301,7 @@ def check(
     codes = [finding.exit_code for finding in findings if finding.level == "problem"]
     if codes:  # it ends as `train` would, with the first
         sys.stdout.flush()
-        _fail(f"{len(codes)} problem{'s' if len(codes) > 1 else ''}, marked ✗ above", codes[0])
+        _fail(f"{counted(len(codes), 'problem')}, marked ✗ above", codes[0])
 
 
 @app.command()

@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from sentilora.progress import Progress
+from sentilora.progress import Progress, counted
 from sentilora.prompt import Prompter, blank_line_breaks, clean_text
 
 # On two CPU cores and the embedded base a text of 512 tokens then takes 2.5 s (docs/results.md).
@@ -264,11 +264,10 @@ def _interval(differences: np.ndarray) -> tuple[float, float]:
 
 def _sentence(num_texts: int, top: float, random: float, interval: tuple[float, float]) -> str:
     low, high = (f"{100 * bound:+.1f}" for bound in interval)
-    texts = "1 text" if num_texts == 1 else f"{num_texts:,} texts"
     said = (
-        f"deletion test on {texts}: the {100 * SHARE_DELETED:.0f} % of words that weigh most take "
-        f"{100 * top:.1f} points of the answer's probability with them, as many random words "
-        f"{100 * random:.1f} (95 % interval of the difference {low} to {high}): "
+        f"deletion test on {counted(num_texts, 'text')}: the {100 * SHARE_DELETED:.0f} % of words "
+        f"that weigh most take {100 * top:.1f} points of the answer's probability with them, as "
+        f"many random words {100 * random:.1f} (95 % interval of the difference {low} to {high}): "
     ).replace("-", "−")
     if interval[0] > 0:
         return said + "the explanations point at what the model uses"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sentilora.data import Rows
+from sentilora.progress import counted
 from sentilora.prompt import clean_text
 
 NUM_PRINTED = 20
@@ -111,8 +112,9 @@ def as_lines(found: LabelIssues) -> list[str]:
     if found.num_seen is None:
         seen = "; which rows were trained on is not known, and errors among those are not seen"
     else:
-        seen = f"; {found.num_seen:,} that were trained or chosen on are left out"
-    lines = [f"labels to look at: {len(found.issues):,} of {found.num_rows:,} rows{seen}"]
+        seen = f"; left out, as trained or chosen on: {found.num_seen:,}"
+    rows = counted(found.num_rows, "row")
+    lines = [f"labels to look at: {len(found.issues):,} of {rows}{seen}"]
     if not found.issues:
         return lines
     shown = found.issues[:NUM_PRINTED]

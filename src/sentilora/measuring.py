@@ -15,7 +15,7 @@ from sentilora.explain import deletion_test, explain_each
 from sentilora.label_issues import look_for_label_issues
 from sentilora.leakage import TwinIndex
 from sentilora.metrics import compare, measure_fully, tfidf_baseline
-from sentilora.progress import Progress, say
+from sentilora.progress import Progress, counted, say
 from sentilora.report import (
     Abstention,
     Calibrated,
@@ -87,7 +87,8 @@ def measure_rows(
     seen = len(set(evaluation.hashes()) & set(rows.hashes()))
     if seen > len(evaluation) / 2:
         calibrated, abstention = None, None
-        reasons = [f"no calibration: {seen:,} evaluation rows are among the test rows"]
+        total = counted(len(evaluation), "evaluation row")
+        reasons = [f"no calibration: the test rows hold {seen:,} of {total}"]
     else:
         calibrated, abstention, reasons = calibrate(
             classifier, evaluation, scores.adapter, truth, target_accuracy
@@ -138,9 +139,9 @@ def calibrate(
     """Temperature and threshold of the evaluation rows, on the test rows; or why there is none."""
     if len(evaluation) < MIN_ROWS:
         return None, None, [
-            f"no calibration{' and no threshold' if target_accuracy else ''}: there are "
-            f"{len(evaluation)} evaluation rows, and fewer than {MIN_ROWS} say too little; raise "
-            "data.num_evaluation"
+            f"no calibration{' and no threshold' if target_accuracy else ''}: "
+            f"{counted(len(evaluation), 'evaluation row')}, and fewer than {MIN_ROWS} say too "
+            "little; raise data.num_evaluation"
         ]  # fmt: skip
     eval_truth = numbers_of(evaluation, classifier.labels)
     with Progress("scoring evaluation rows", len(evaluation)) as progress:
@@ -227,8 +228,8 @@ def with_behaviour(result: Evaluation, classifier: Classifier, suite: Suite) -> 
     seconds = time.perf_counter() - started
     if scores.truncated.any():
         say(
-            f"warning: {int(scores.truncated.sum()):,} texts of the suite {suite.source} were cut "
-            "to fit prompt.max_length, perhaps where they matter; shorten them"
+            f"warning: texts of the suite {suite.source} that were cut to fit prompt.max_length, "
+            f"perhaps where they matter: {int(scores.truncated.sum()):,}; shorten them"
         )
     models = [scores.base] if scores.adapter is None else [scores.adapter, scores.base]
     probabilities = [at_temperature(log_probs, 1.0) for log_probs in models]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sentilora.data import Rows
+from sentilora.progress import counted
 from sentilora.splits import normalised
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Overview:
     def describe(self, name: str) -> str:
         """A split as a line: "9 rows of a.csv: 5 negative, 4 positive; 0 exact duplicates"."""
         balance = ", ".join(f"{count:,} {label}" for label, count in self.balance[name].items())
-        rows = f"{self.num_rows[name]:,} rows of {self.sources[name]}"
-        return f"{rows}: {balance}; {self.duplicates[name]} exact duplicates"
+        rows = f"{counted(self.num_rows[name], 'row')} of {self.sources[name]}"
+        return f"{rows}: {balance}; {counted(self.duplicates[name], 'exact duplicate')}"
 
 
 def look_over(splits: Mapping[str, Rows]) -> Overview:
@@ -56,11 +57,11 @@ def look_over(splits: Mapping[str, Rows]) -> Overview:
                 f"{name}: {max(counts.values())} to {min(counts.values())} rows per label, beyond "
                 f"1:{IMBALANCE_LIMIT}; data.balance=weights or sample evens it out"
             )
-    warnings += [f"{n} rows of {pair.split(' / ')[1]} also occur in {pair.split(' / ')[0]}"
+    warnings += [f"rows of {pair.split(' / ')[1]} that also occur in {pair.split(' / ')[0]}: {n:,}"
                  for pair, n in shared.items() if n]  # fmt: skip
     conflicts = sum(len(found) > 1 for found in seen_labels.values())
     if conflicts:
-        warnings.append(f"{conflicts} texts occur with different labels")
+        warnings.append(f"texts that occur with different labels: {conflicts:,}")
     return Overview(
         sources={name: rows.source for name, rows in splits.items()},
         num_rows={name: len(rows) for name, rows in splits.items()},

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sentilora.metrics import Metrics
+from sentilora.progress import counted
 
 TRAINING, EVALUATION, ACCURACY = "#888888", "#1f4e9c", "#c8501e"
 
@@ -58,7 +59,7 @@ def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     left = figure.subplots()
     right = left.twinx()
-    rows = f"{figures[0].num_rows:,} evaluation rows"
+    rows = counted(figures[0].num_rows, "evaluation row")
     left.errorbar(
         sizes,
         accuracies,

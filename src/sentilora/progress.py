@@ -25,6 +25,11 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with what it counts: "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class Progress:
     """Counts up to `total`. Use as a context manager; call `advance`."""
 

@@ -13,6 +13,7 @@ from sentilora.label_issues import LabelIssues
 from sentilora.label_issues import as_lines as issue_lines
 from sentilora.leakage import Twin
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
+from sentilora.progress import counted
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def verdict(result: Evaluation) -> str:
 def as_table(result: Evaluation) -> str:
     """A line per model, what follows from them, and the confusion matrix."""
     lines = [
-        f"{result.num_rows:,} rows of {result.test}, {result.num_truncated:,} truncated",
+        f"{counted(result.num_rows, 'row')} of {result.test}, {result.num_truncated:,} truncated",
         "",
         f"{'':<10}{'accuracy':>10}  {'95 % Wilson':<18}{'macro-F1':>9}{'log-loss':>10}{'Brier':>8}"
         f"{'ROC-AUC':>9}{'ECE':>8}",
@@ -246,7 +247,7 @@ def _explained_lines(found: Explained) -> list[str]:
     if not found.rows:
         return ["no error to explain"]
     lines = [
-        f"explained the {len(found.rows):,} surest of {found.num_errors:,} errors in "
+        f"explained the {len(found.rows):,} surest of {counted(found.num_errors, 'error')} in "
         f"{found.seconds:.1f} s, beyond the evaluation; which words moved them is in the report"
     ]
     if found.deletion is not None:
@@ -297,7 +298,8 @@ def _calibration_lines(result: Evaluation) -> list[str]:
             text += f"; accuracy without them {leak.without.accuracy:.2%}"
         if leak.num_evaluation_twins:
             text += (
-                f"; {leak.num_evaluation_twins:,} evaluation rows are duplicates of training rows"
+                "; evaluation rows that are duplicates of training rows: "
+                f"{leak.num_evaluation_twins:,}"
             )
         lines.append(text)
     return lines

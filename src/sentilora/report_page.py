@@ -21,6 +21,7 @@ from sentilora.explain import words_of
 from sentilora.label_issues import beginning
 from sentilora.leakage import Twin
 from sentilora.metrics import coverage_curve, measure_group, reliability
+from sentilora.progress import counted
 from sentilora.prompt import clean_text
 from sentilora.report import Evaluation, RowScores, surest_errors
 
@@ -113,7 +114,7 @@ def groups(scores: RowScores, texts: Sequence[str]) -> list[dict[str, Any]]:
     edges = np.unique(np.quantile(words, [0.2, 0.4, 0.6, 0.8], method="nearest"))
     found = []
     for low, high in zip([0, *(edges + 1)], [*edges, words.max()], strict=True):
-        name = f"{low:,} – {high:,} words" if low else f"up to {high:,} words"
+        name = f"{low:,} – {high:,} words" if low else f"up to {counted(high, 'word')}"
         found.append((name, (words >= low) & (words <= high)))
     found += [("whole", ~scores.truncated), ("truncated", scores.truncated)]
     return [asdict(measure_group(name, right[chosen])) for name, chosen in found if chosen.any()]

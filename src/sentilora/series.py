@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from sentilora.metrics import Comparison
+from sentilora.progress import counted
 from sentilora.report import as_p, signed
 from sentilora.run_folder import TrainingResult
 
@@ -127,8 +128,9 @@ def _noise(series: SeedSeries) -> list[str]:
         seeds = f"{num} runs are too few to say how much a seed changes here; take 5 or more."
     return [
         f"Seeds: {seeds}",
-        f"Rows: {num_rows:,} evaluation rows pin down a run's accuracy to ± {_points(half)} points "
-        "(95 % Wilson), whatever the seed; more seeds do not narrow that, more rows do.",
+        f"Rows: on {counted(num_rows, 'evaluation row')} a run's accuracy is known to "
+        f"± {_points(half)} points (95 % Wilson), whatever the seed; more seeds do not narrow "
+        "that, more rows do.",
         "Report the mean. The best of these seeds, chosen by this accuracy, looks better than it "
         "is; `sentilora evaluate` measures a run on test rows that chose nothing.",
     ]
@@ -155,13 +157,13 @@ def more_labels(series: SizeSeries) -> str:
         answer = f"More labels did not help, they hurt: {step}; look at those that were added."
     else:
         answer = (
-            f"It cannot be told on {num_rows:,} evaluation rows whether more labels help: {step}; "
-            f"a step of less than about {(high - low) / 2:.1f} points does not show on so few "
-            "(data.num_evaluation)."
+            f"It cannot be told on {counted(num_rows, 'evaluation row')} whether more labels "
+            f"help: {step}; a step of less than about {(high - low) / 2:.1f} points does "
+            "not show on so few (data.num_evaluation)."
         )
     return (
-        f"{answer} Every size took {series.num_steps:,} steps, with one seed: --seeds says how "
-        "much another one changes."
+        f"{answer} Every size took {counted(series.num_steps, 'step')}, with one seed: --seeds "
+        "says how much another one changes."
     )
 
 

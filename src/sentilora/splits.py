@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from sentilora.data import Columns, Rows, load_rows
 from sentilora.errors import DataError
+from sentilora.progress import counted
 from sentilora.prompt import clean_text
 
 
@@ -60,7 +61,7 @@ def sample(rows: Rows, num_rows: int, seed: int, setting: str) -> Rows:
     """The first `num_rows` rows of the shuffle; 0 takes all. `setting`: the count's name."""
     if num_rows > len(rows):
         raise DataError(
-            f"{setting} asks for {num_rows:,} rows, {rows.source} has {len(rows):,}; "
+            f"{setting} asks for {counted(num_rows, 'row')}, {rows.source} has {len(rows):,}; "
             f"set {setting}={len(rows)} or less (0 takes all)"
         )
     return rows.take(shuffled(len(rows), seed)[: num_rows or len(rows)])
@@ -118,8 +119,9 @@ def stratified(rows: Rows, num_rows: int) -> Rows:
     """
     if num_rows > len(rows):
         raise DataError(
-            f"data.num_train_subset asks for {num_rows:,} rows, there are {len(rows):,} training "
-            f"rows of {rows.source}; set data.num_train_subset={len(rows)} or less"
+            f"data.num_train_subset asks for {counted(num_rows, 'row')}, there are "
+            f"{counted(len(rows), 'training row')} of {rows.source}; set "
+            f"data.num_train_subset={len(rows)} or less"
         )
     there, seen = Counter(rows.labels), Counter[str]()
     places = []
@@ -154,8 +156,8 @@ def require_every_label(rows: Rows, labels: Sequence[str]) -> None:
     found = set(rows.labels)
     if len(found) < 2:
         raise DataError(
-            f"all {len(rows):,} training rows of {rows.source} are {next(iter(found))!r}; training "
-            f"needs rows of at least two of {', '.join(labels)}"
+            f"{counted(len(rows), 'training row')} of {rows.source}, all of them "
+            f"{next(iter(found))!r}; training needs rows of at least two of {', '.join(labels)}"
         )
 
 

@@ -28,6 +28,7 @@ from sentilora.model import (
     require_engine,
 )
 from sentilora.overview import look_over, look_over_lengths
+from sentilora.progress import counted
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.recipe import recipe_faults
 from sentilora.run_folder import require_unused
@@ -113,8 +114,8 @@ def check(config: Config) -> list[Finding]:
         num_steps = count_steps(config, len(splits["train"]))
         if recipe.warmup_steps >= num_steps:
             text = (
-                f"training.warmup_steps={recipe.warmup_steps} of {num_steps} steps: the learning "
-                "rate never gets to its height; lower it"
+                f"training.warmup_steps={recipe.warmup_steps} of {counted(num_steps, 'step')}: the "
+                "learning rate never gets to its height; lower it"
             )
             findings.append(Finding("note", "warm-up", text))
     if warning := others_test(config):
@@ -244,7 +245,8 @@ def render_example(prompter: Prompter, example: Any) -> str:
     if len(prompt) > 700:
         prompt = prompt[:350] + " [… in full for the model …] " + prompt[-350:]
     masked = len(example.input_ids) - len(answer)
-    return f"{prompt}⟦{decode(answer)}⟧\n({masked} tokens masked, {len(answer)} in the loss)"
+    tokens = f"{counted(masked, 'token')} masked, {len(answer)} in the loss"
+    return f"{prompt}⟦{decode(answer)}⟧\n({tokens})"
 
 
 @dataclass(frozen=True)
@@ -387,7 +389,7 @@ def _time(
     overhead = passes * shapes.num_layers * LAYER_SECONDS[device] if plain else 0.0
     seconds = flop / (rate * EFFICIENCY[device]) + overhead
     text = (
-        f"{num_steps:,} steps in the order of {seconds / 60:.0f} min, without evaluations "
+        f"{counted(num_steps, 'step')} in the order of {seconds / 60:.0f} min, without evaluations "
         f"({flop:.2g} FLOP, matmul here {rate / 1e12:.2f} TFLOP/s)"
     )
     return Finding("ok", "time", text)

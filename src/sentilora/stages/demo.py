@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sentilora.classifier import Classifier, Prediction
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.measuring import measure_rows
-from sentilora.progress import say
+from sentilora.progress import counted, say
 from sentilora.report import Evaluation
 from sentilora.stages import load_rows_of, load_test_of
 from sentilora.stages.predict import predict
@@ -55,7 +55,7 @@ def as_tables(result: Demo) -> "list[Table | str]":
     from rich.table import Table
 
     evaluation = result.evaluation
-    accuracies = Table(title=f"{evaluation.num_rows} test reviews", title_justify="left")
+    accuracies = Table(title=counted(evaluation.num_rows, "test review"), title_justify="left")
     for name, justify in (("", "left"), ("accuracy", "right"), ("95 % interval", "right")):
         accuracies.add_column(name, justify=justify)  # type: ignore[arg-type]
     rows = {

@@ -22,7 +22,7 @@ from sentilora.data import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
 from sentilora.model import shipped_adapter
-from sentilora.progress import say
+from sentilora.progress import counted, say
 from sentilora.prompt import PromptFormat
 from sentilora.report import Evaluation, RowScores, by_rating
 from sentilora.report_page import write_report
@@ -170,8 +170,8 @@ def warn_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> None:
     if seen:
         parts = " and ".join(f"{count:,} among its {name} rows" for name, count in seen.items())
         say(
-            f"warning: of the {len(rows):,} test rows {parts}: what it does with those says "
-            "little about unseen text; give other rows with data.test=…"
+            f"warning: of the {counted(len(rows), 'test row')} {parts}: what it does with "
+            "those says little about unseen text; give other rows with data.test=…"
         )
 
 

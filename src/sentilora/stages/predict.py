@@ -15,7 +15,7 @@ from sentilora.classifier import Classifier, Prediction
 from sentilora.data import SUFFIXES, read_table, texts_of
 from sentilora.errors import DataError, SentiloraError, UsageError
 from sentilora.explain import Explanation, explain_each
-from sentilora.progress import Progress, say
+from sentilora.progress import Progress, counted, say
 from sentilora.prompt import require_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def explain(classifier: Classifier, texts: Sequence[str]) -> list[Explanation]:
         classifier.calibration.temperature,
     )
     seconds = time.perf_counter() - started
-    say(f"explained {len(texts):,} text{'s' * (len(texts) != 1)} in {seconds:.1f} s")
+    say(f"explained {counted(len(texts), 'text')} in {seconds:.1f} s")
     return found
 
 
@@ -163,7 +163,8 @@ def as_words(text: str, explanation: Explanation) -> str:
         lines.append(f"    {name} {explanation.label}: {said or 'no word'}")
     num_unseen = sum(word.contribution is None for word in explanation.words)
     if num_unseen:
-        lines.append(f"    not seen: {num_unseen:,} of {len(explanation.words):,} words were cut")
+        words = counted(len(explanation.words), "word")
+        lines.append(f"    not seen: {num_unseen:,} of {words} (cut)")
     return "\n".join(lines)
 
 
