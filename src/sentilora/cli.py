@@ -63,7 +63,7 @@ ConfigFile = Annotated[
 ]
 OutputDir = Annotated[str | None, typer.Option(help="Folder for adapter and checkpoints.")]
 Adapter = Annotated[
-    Path | None, typer.Option(help="Adapter folder; without it the one that ships with sentilora.")
+    Path | None, typer.Option(help="Adapter folder; else the one that ships: English film reviews.")
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column that holds the label.")]
