@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -83,9 +83,9 @@ class Rows:
             [self.numbers[i] for i in at],
         )
 
-    def hashes(self) -> list[str]:
+    def hashes(self) -> Iterator[str]:
         """SHA-256 of each text as the source has it, and its label."""
-        return [row_hash(*pair) for pair in zip(self.texts, self.labels, strict=True)]
+        return (row_hash(*pair) for pair in zip(self.texts, self.labels, strict=True))
 
 
 def row_hash(text: str, label: str) -> str:

@@ -84,7 +84,7 @@ def measure_rows(
     )
     result.comparisons["baseline"] = compare(right, guessed.argmax(-1) == truth)
     result = replace(result, baseline=measure_fully(guessed, truth))
-    seen = len(set(evaluation.hashes()) & set(rows.hashes()))
+    seen = len(set(evaluation.hashes()).intersection(rows.hashes()))
     if seen > len(evaluation) / 2:
         calibrated, abstention = None, None
         total = counted(len(evaluation), "evaluation row")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ROWS_AT_ONCE = 10_000  # whose words are counted together: their matrix is larger than the texts
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -247,5 +249,7 @@ def tfidf_baseline(
     )
     model.fit(list(texts), list(labels))
     probabilities = np.zeros((len(test_texts), num_labels))
-    probabilities[:, model.classes_] = model.predict_proba(list(test_texts))
+    for start in range(0, len(test_texts), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        probabilities[part, model.classes_] = model.predict_proba(test_texts[part])
     return probabilities

@@ -8,7 +8,7 @@ DIR/predictions.parquet    every test row, with the answers of every model
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -218,16 +218,17 @@ def write_predictions(
 
 
 def _evaluation(result: Evaluation) -> dict[str, Any]:
-    content = asdict(result)
-    if leakage := content["leakage"]:  # near ones first: the exact are no surprise
-        leakage["twins"].sort(key=lambda twin: (twin["is_exact"], -twin["similarity"]))
-        leakage["twins"] = leakage["twins"][:MAX_LISTED]
-    if issues := content["label_issues"]:
-        issues["num_issues"] = len(issues["issues"])
-        issues["issues"] = [
-            {key: value for key, value in issue.items() if key != "begin"}  # no text of a review
-            for issue in issues["issues"][:MAX_LISTED]
-        ]
+    leakage, issues = result.leakage, result.label_issues
+    if leakage is not None:  # near ones first: the exact are no surprise
+        twins = sorted(leakage.twins, key=lambda twin: (twin.is_exact, -twin.similarity))
+        leakage = replace(leakage, twins=twins[:MAX_LISTED])
+    if issues is not None:
+        issues = replace(issues, issues=issues.issues[:MAX_LISTED])
+    content = asdict(replace(result, leakage=leakage, label_issues=issues))
+    if result.label_issues is not None:
+        content["label_issues"]["num_issues"] = len(result.label_issues.issues)
+        for issue in content["label_issues"]["issues"]:
+            del issue["begin"]  # no text of a review
     return content
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,16 +60,24 @@ def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[
 
 def data_record(splits: Mapping[str, Rows]) -> dict[str, Any]:
     """Hashes of the chosen rows, in order: what `data.json` holds."""
-    hashes = {name: rows.hashes() for name, rows in splits.items()}
+    hashes = {name: list(rows.hashes()) for name, rows in splits.items()}
     return {
         name: {
             "source": splits[name].source,
             "num_rows": len(found),
-            "sha256": hashlib.sha256("".join(found).encode()).hexdigest(),
+            "sha256": hash_of(found),
             "rows": found,
         }
         for name, found in hashes.items()
     }
+
+
+def hash_of(hashes: Iterable[str]) -> str:
+    """SHA-256 of rows' hashes, in order: stands for all the rows."""
+    whole = hashlib.sha256()
+    for found in hashes:
+        whole.update(found.encode())
+    return whole.hexdigest()
 
 
 def save_data_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -147,8 +155,12 @@ def seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> dict[str, int]
             f"{path} is damaged: it cannot be told which test rows were trained on; restore or "
             "remove it"
         ) from error
-    found = [{row_hash(text, label) for label in labels} for text in rows.texts]
-    return {name: sum(not hashes.isdisjoint(h) for h in found) for name, hashes in known.items()}
+    found = dict.fromkeys(known, 0)
+    for text in rows.texts:
+        hashes = [row_hash(text, label) for label in labels]
+        for name in known:
+            found[name] += not known[name].isdisjoint(hashes)
+    return found
 
 
 def require_single_run(folder: Path) -> None:

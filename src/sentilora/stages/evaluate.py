@@ -29,6 +29,7 @@ from sentilora.report_page import write_report
 from sentilora.run_folder import (
     DATA_FILE,
     data_record,
+    hash_of,
     read_metrics,
     require_same_rows,
     require_unused,
@@ -236,7 +237,7 @@ def report_on(
             recipe = (run / CONFIG_FILE).read_text(encoding="utf-8")
         weights = folder / "adapter_model.safetensors"
         made["adapter, SHA-256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    made["test rows, SHA-256"] = data_record({"test": rows})["test"]["sha256"]
+    made["test rows, SHA-256"] = hash_of(rows.hashes())
     dtype = str(classifier.base.dtype).removeprefix("torch.")
     made["computed on"] = f"{classifier.base.device}, {dtype}"
     made |= {name: found for name, found in versions().items() if found != "not installed"}
