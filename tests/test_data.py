@@ -282,6 +282,21 @@ def test_a_hub_out_of_reach_is_said_at_once(monkeypatch):
     refused("'reviews' is no local file or folder", "reviews")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_only_the_columns_that_are_needed_are_kept_and_any_is_named(tmp_path, suffix):
+    texts, stars = [f"text {i}" for i in range(9000)], [i % 5 for i in range(9000)]
+    file = tmp_path / f"x.{suffix}"
+    path = str(write(file, texts, ["pos", "neg"] * 4500, Stars=stars, page="<p>"))
+    rows = load_rows(path, "train", COLUMNS)
+    assert rows.texts == texts and rows.ratings == stars
+    assert rows.labels == ["positive", "negative"] * 4500 and rows.rating_column == "Stars"
+    for wrong in (Columns(text="body"), Columns(label="y")):
+        with pytest.raises(
+            DataError, match=r"no column '(body|y)'; it has text, label, Stars, page"
+        ):
+            load_rows(path, "train", wrong)
+
+
 def test_what_looks_like_a_hub_id():
     for name in ("stanfordnlp/imdb", "imdb", "mistralai/Mistral-7B-v0.1", "a_b/c-d.e"):
         assert looks_like_hub_id(name), name
@@ -401,7 +416,7 @@ def test_a_folder_in_the_place_of_a_file_or_one_that_may_not_be_read(tmp_path, m
     def denied(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(pd, "read_parquet", denied)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", denied)
     refused("cannot read .*x.parquet: .*Permission denied", path)
 
 

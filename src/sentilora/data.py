@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -99,8 +99,10 @@ def load_rows(source: str, split: str, columns: Columns) -> Rows:
     Raises `DataError` when the source is missing, unreadable or unreachable, lacks a column, or
     holds an empty text or a label that no word is known for.
     """
-    frame = read_table(source, split, columns.text)
+    used = {columns.text, columns.label}
+    frame = read_table(source, split, columns.text, lambda name: name in used or _may_rate(name))
     if columns.label not in frame.columns:
+        frame = read_table(source, split, columns.text)  # with all that the message is to name
         raise DataError(_no_column(source, frame, columns.label, "label"))
     if not len(frame):
         raise DataError(f"{source} has no rows")
@@ -108,16 +110,24 @@ def load_rows(source: str, split: str, columns: Columns) -> Rows:
     return Rows(source, texts, labels, *_ratings(frame, columns))
 
 
-def read_table(source: str, split: str, text_column: str) -> "pd.DataFrame":
-    """One split of a source as a table, every column kept. Checks that the text column is there."""
+def read_table(
+    source: str, split: str, text_column: str, wanted: Callable[[str], bool] | None = None
+) -> "pd.DataFrame":
+    """One split of a source as a table. Checks that the text column is there.
+
+    wanted: the columns that are needed, by name; None keeps every one. What a Parquet or JSONL file
+    has besides is never held: it may be larger than the texts.
+    """
     path = _local_path(source, split)
     if path is None:
         frame = _read_hub(source, split)
     elif path.is_dir():
         frame = _read_class_folders(path)
     else:
-        frame = _read_file(path)
+        frame = _read_file(path, wanted)
     if text_column not in frame.columns:
+        if wanted is not None:
+            return read_table(source, split, text_column)
         raise DataError(_no_column(source, frame, text_column, "text"))
     return frame
 
@@ -193,13 +203,17 @@ def _ratings(frame: "pd.DataFrame", columns: Columns) -> tuple[str | None, list[
     import pandas as pd
 
     for name in frame.columns:
-        if str(name).lower() not in RATING_COLUMNS or name in (columns.text, columns.label):
+        if not _may_rate(name) or name in (columns.text, columns.label):
             continue
         values = pd.to_numeric(frame[name], errors="coerce").astype(float)
         no_number = (values.isna() & frame[name].notna()) | np.isinf(values)
         if not no_number.any() and 1 <= values.nunique() <= MAX_RATINGS:
             return str(name), [None if value != value else value for value in values.tolist()]
     return None, []
+
+
+def _may_rate(name: Any) -> bool:
+    return str(name).lower() in RATING_COLUMNS
 
 
 def _label_keys(value: Any) -> list[str]:
@@ -307,7 +321,7 @@ def _read_hub(source: str, split: str) -> "pd.DataFrame":
 # --- file formats --------------------------------------------------------------------------------
 
 
-def _read_file(path: Path) -> "pd.DataFrame":
+def _read_file(path: Path, wanted: Callable[[str], bool] | None) -> "pd.DataFrame":
     import pandas as pd
 
     if path.suffix.lower() not in SUFFIXES:
@@ -315,9 +329,9 @@ def _read_file(path: Path) -> "pd.DataFrame":
     try:
         match path.suffix.lower():
             case ".parquet":
-                return pd.read_parquet(path)
+                return pd.read_parquet(path) if wanted is None else _read_parquet(path, wanted)
             case ".jsonl" | ".json":
-                return pd.DataFrame(_read_json(path), dtype=object)
+                return pd.DataFrame(_read_json(path, wanted), dtype=object)
             case suffix:
                 return _read_csv(path, "\t" if suffix == ".tsv" else ",")
     except UnicodeDecodeError as error:
@@ -328,27 +342,48 @@ def _read_file(path: Path) -> "pd.DataFrame":
         raise DataError(f"cannot read {path}: {first_line(error)}") from error
 
 
-def _read_json(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> "pd.DataFrame":
+    """Some of the columns, a piece at a time: whole, the texts would be held three times."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        columns: dict[str, list[Any]] = {n: [] for n in file.schema_arrow.names if wanted(n)}
+        for batch in file.iter_batches(8192, columns=list(columns)):
+            for name, values in zip(batch.schema.names, batch.columns, strict=True):
+                columns[name] += values.to_pylist()
+    return pd.DataFrame(columns, dtype=object)
+
+
+def _read_json(path: Path, wanted: Callable[[str], bool] | None) -> list[dict[str, Any]]:
     """The objects of a JSONL file or of a JSON list, their values as they are written."""
-    content = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".json":
-        items = json.loads(content)
-        if not isinstance(items, list):
-            raise ValueError("a list of objects is expected")
-        numbered = [("item", number, item) for number, item in enumerate(items, 1)]
-    else:
-        # Not splitlines: a JSON string may hold one of the other characters that it splits at.
-        lines = [(n, line) for n, line in enumerate(content.split("\n"), 1) if line.strip()]
-        numbered = []
-        for number, line in lines:
+    records = []
+    for place, value in _json_items(path):
+        if not isinstance(value, dict):
+            raise ValueError(f"{place} is {value!r:.60}; an object is expected")
+        records.append(
+            value if wanted is None else {key: value[key] for key in value if wanted(key)}
+        )
+    return records
+
+
+def _json_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each value with its place: "line 3" of a JSONL file, "item 3" of a list."""
+    # Lines end at \n only: a JSON string may hold one of the others that Python would split at.
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        if path.suffix.lower() == ".json":
+            items = json.load(file)
+            if not isinstance(items, list):
+                raise ValueError("a list of objects is expected")
+            yield from ((f"item {number}", item) for number, item in enumerate(items, 1))
+            return
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
-                numbered.append(("line", number, json.loads(line)))
+                yield f"line {number}", json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"line {number}: {error.msg}") from error
-    for kind, number, value in numbered:
-        if not isinstance(value, dict):
-            raise ValueError(f"{kind} {number} is {value!r:.60}; an object is expected")
-    return [value for _, _, value in numbered]
 
 
 def _read_csv(path: Path, separator: str) -> "pd.DataFrame":

@@ -4,11 +4,10 @@ Near-duplicates are found by MinHash (Broder 1997) over runs of five words, thro
 confirmed on the runs themselves.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sentilora.splits import normalised
+from sentilora.splits import digest, normalised
 
 NEAR = 0.7  # Jaccard similarity of two texts' runs of words, from which on they are near-duplicates
 RUN = 5  # words
@@ -64,7 +63,7 @@ class TwinIndex:
         self._texts[split] = texts
         for number, text in enumerate(texts):
             key = normalised(text)
-            self._exact.setdefault(_digest(key), (split, number))
+            self._exact.setdefault(digest(key), (split, number))
             if self._lsh is not None:
                 self._lsh.insert((split, number), _sketch(_runs(key)))
             self._progress(1)
@@ -81,7 +80,7 @@ class TwinIndex:
     def _twin_of(self, text: str) -> tuple[str, int, float, bool] | None:
         """Split, row, similarity, and whether it is the same text."""
         key = normalised(text)
-        if same := self._exact.get(_digest(key)):
+        if same := self._exact.get(digest(key)):
             return (*same, 1.0, True)
         if self._lsh is None:
             return None
@@ -93,11 +92,6 @@ class TwinIndex:
             if similarity >= NEAR and (best is None or similarity > best[2]):
                 best = split, number, similarity, False
         return best
-
-
-def _digest(text: str) -> bytes:
-    """Stands for a text, which would be held twice."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _runs(normalised_text: str) -> set[str]:

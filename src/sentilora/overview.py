@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sentilora.data import Rows
 from sentilora.progress import counted
-from sentilora.splits import normalised
+from sentilora.splits import digest, normalised
 
 if TYPE_CHECKING:
     from sentilora.prompt import Example
@@ -37,7 +37,7 @@ class Overview:
 
 def look_over(splits: Mapping[str, Rows]) -> Overview:
     """Counts, class balance, exact duplicates inside and across splits, and label conflicts."""
-    keys = {name: [normalised(t) for t in rows.texts] for name, rows in splits.items()}
+    keys = {name: [digest(normalised(t)) for t in rows.texts] for name, rows in splits.items()}
     distinct = {name: set(values) for name, values in keys.items()}
     names = list(splits)
     shared = {
@@ -45,7 +45,7 @@ def look_over(splits: Mapping[str, Rows]) -> Overview:
         for i, first in enumerate(names)
         for second in names[i + 1 :]
     }
-    seen_labels: dict[str, set[str]] = defaultdict(set)
+    seen_labels: dict[bytes, set[str]] = defaultdict(set)
     for name, rows in splits.items():
         for key, label in zip(keys[name], rows.labels, strict=True):
             seen_labels[key].add(label)

@@ -5,6 +5,7 @@
 No evaluation text is a training text: what counts as the same text is `normalised`.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -72,6 +73,13 @@ def normalised(text: str) -> str:
     return " ".join(clean_text(text).lower().split())
 
 
+def digest(normalised_text: str) -> bytes:
+    """Stands for a text, which would be held twice."""
+    return hashlib.blake2b(
+        normalised_text.encode("utf-8", "surrogatepass"), digest_size=16
+    ).digest()
+
+
 def carve(
     rows: Rows, num_train: int, num_evaluation: int, seed: int, balance: str = "none"
 ) -> tuple[Rows, Rows]:
@@ -86,8 +94,10 @@ def carve(
     if balance == "sample":
         chosen = _balanced(rows, order if num_train else chosen, num_train)
     taken = set(chosen)
-    train_texts = {normalised(rows.texts[i]) for i in chosen}
-    left = [i for i in order if i not in taken and normalised(rows.texts[i]) not in train_texts]
+    train_texts = {digest(normalised(rows.texts[i])) for i in chosen}
+    left = [
+        i for i in order if i not in taken and digest(normalised(rows.texts[i])) not in train_texts
+    ]
     if (
         chosen
         and len(chosen) < len(rows)
