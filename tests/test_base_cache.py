@@ -36,6 +36,7 @@ def test_what_is_kept_is_what_was_quantised(toy_base, home):
         assert torch.equal(tensor, tensors(again)[name]), name
     assert again.dtype == plain.dtype
     assert again.revision == plain.revision
+    assert again.cached_in.stat().st_mode == (home / "sentilora").stat().st_mode
 
 
 def test_another_base_and_another_form_are_not_taken_for_it(toy_base, home, tmp_path):
@@ -76,7 +77,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind(toy_base, home, monkeypatch):
 def test_a_damaged_copy_is_named(toy_base, home):
     kept = load_base(str(toy_base), device="cpu", cache_quantized=True).cached_in
     (kept / "model.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(DataError, match=str(kept)):
+    with pytest.raises(DataError, match=rf"{kept} \(remove that folder to read .*base again\)"):
         load_base(str(toy_base), device="cpu")
 
 

@@ -5,6 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -427,3 +429,30 @@ def test_hashes_tell_texts_and_labels_apart():
     rows = Rows("a", ["x", "x", "y", "x\0y"], ["p", "n", "p", "p"])
     assert len(set(rows.hashes())) == 4 and list(rows.hashes()) == list(rows.hashes())
     assert {len(h) for h in rows.hashes()} == {64}
+
+
+def test_a_parquet_column_that_stands_twice_is_refused(tmp_path):
+    table = pa.table([["a", "b"], ["c", "d"], ["positive"] * 2], names=["text", "text", "label"])
+    pq.write_table(table, tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match="more than one column 'text'"):
+        load_rows(str(tmp_path / "twice.parquet"), "train", COLUMNS)
+
+
+def test_a_named_parquet_index_is_a_column(tmp_path):
+    frame = pd.DataFrame({"id": [7, 9], "text": ["a", "b"], "label": ["positive"] * 2})
+    frame.set_index("id").to_parquet(tmp_path / "index.parquet")
+    found = read_table(str(tmp_path / "index.parquet"), "train", "text")
+    assert found["id"].tolist() == [7, 9]
+
+
+def test_a_column_of_enormous_numbers_is_no_rating(tmp_path):
+    row = {"text": "a", "label": "positive", "score": 10**400}
+    (tmp_path / "large.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert load_rows(str(tmp_path / "large.jsonl"), "train", COLUMNS).rating_column is None
+
+
+def test_a_parquet_name_with_a_dot_is_no_field_of_another_column(tmp_path):
+    columns = [[{"a": 1}], ["flat"], ["positive"]]
+    pq.write_table(pa.table(columns, names=["n", "n.a", "label"]), tmp_path / "dot.parquet")
+    found = Columns(text="n.a", label_map=MAP, labels=("positive", "negative"))
+    assert load_rows(str(tmp_path / "dot.parquet"), "train", found).texts == ["flat"]

@@ -86,6 +86,7 @@ def test_the_adapter_is_compared_with_its_base_and_with_word_counts(run_copy):
     assert result.verdict.startswith(
         "It was not worth it: TF-IDF + logistic regression on the same"
     )
+    assert "interval +" in result.verdict  # of what TF-IDF has more
     assert json.loads(result.to_json())["verdict"] == result.verdict
 
 

@@ -46,6 +46,7 @@ def store(model: "PreTrainedModel", folder: Path) -> None:
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         try:
             model.save_pretrained(partial)
+            partial.chmod(folder.parent.stat().st_mode)  # readable to whom the cache is
             os.replace(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

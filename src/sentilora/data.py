@@ -205,7 +205,10 @@ def _ratings(frame: "pd.DataFrame", columns: Columns) -> tuple[str | None, list[
     for name in frame.columns:
         if not _may_rate(name) or name in (columns.text, columns.label):
             continue
-        values = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        try:
+            values = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        except OverflowError:
+            continue  # no rating is a number of 300 digits
         no_number = (values.isna() & frame[name].notna()) | np.isinf(values)
         if not no_number.any() and 1 <= values.nunique() <= MAX_RATINGS:
             return str(name), [None if value != value else value for value in values.tolist()]
@@ -329,7 +332,11 @@ def _read_file(path: Path, wanted: Callable[[str], bool] | None) -> "pd.DataFram
     try:
         match path.suffix.lower():
             case ".parquet":
-                return pd.read_parquet(path) if wanted is None else _read_parquet(path, wanted)
+                if wanted is not None:
+                    return _read_parquet(path, wanted)
+                frame = pd.read_parquet(path)
+                # An index with a name was a column to whoever wrote it.
+                return frame.reset_index() if any(frame.index.names) else frame
             case ".jsonl" | ".json":
                 return pd.DataFrame(_read_json(path, wanted), dtype=object)
             case suffix:
@@ -348,10 +355,13 @@ def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> "pd.DataFrame":
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        columns: dict[str, list[Any]] = {n: [] for n in file.schema_arrow.names if wanted(n)}
+        names = [name for name in file.schema_arrow.names if wanted(name)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{path} has more than one column {twice[0]!r}")
+        columns: dict[str, list[Any]] = {name: [] for name in names}
         for batch in file.iter_batches(8192, columns=list(columns)):
-            for name, values in zip(batch.schema.names, batch.columns, strict=True):
-                columns[name] += values.to_pylist()
+            for name in columns:
+                columns[name] += batch.column(name).to_pylist()
     return pd.DataFrame(columns, dtype=object)
 
 

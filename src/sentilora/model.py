@@ -137,7 +137,7 @@ def load_base(
             bnb_4bit_compute_dtype=dtype,
         )
     cached = cache is not None and cache.is_dir()
-    with _readable(str(cache) if cached else name):
+    with _readable(f"{cache} (remove that folder to read {name} again)" if cached else name):
         model = AutoModelForCausalLM.from_pretrained(
             str(cache) if cached else source,
             revision=revision,
