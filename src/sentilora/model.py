@@ -31,6 +31,7 @@ from sentilora.data import EMBEDDED, looks_like_hub_id
 from sentilora.device import choose_device, choose_dtype, compute_capability, place_of_process
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
 from sentilora.hub import require_hub
+from sentilora.progress import is_main_process
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +147,7 @@ def load_base(
             attn_implementation=attn_implementation,
             **({} if cached or nf4 is None else {"quantization_config": nf4}),
         )
-    if cache is not None and cache_quantized and not cached:
+    if cache is not None and cache_quantized and not cached and is_main_process():
         store(model, cache)
         cached = True
     for module in linear_4bit_modules(model):

@@ -7,7 +7,7 @@ DIR/predictions.parquet    every test row, with the answers of every model
 
 import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from importlib import resources
@@ -124,15 +124,21 @@ def begins(evaluation: Mapping[str, Any], rows: Rows) -> dict[str, str]:
     """How the texts of the listed duplicates and label issues begin, by row number."""
     leakage, issues = evaluation["leakage"] or {}, evaluation["label_issues"] or {}
     listed = {x["number"] for x in [*leakage.get("twins", ()), *issues.get("issues", ())]}
+    texts = texts_of(rows, listed)
+    return {str(number): beginning(text, BEGIN) for number, text in texts.items()}
+
+
+def texts_of(rows: Rows, numbers: Collection[int]) -> dict[int, str]:
+    """The texts of a few rows, by row number."""
     numbered = zip(rows.numbers, rows.texts, strict=True)
-    return {str(number): beginning(text, BEGIN) for number, text in numbered if number in listed}
+    return {number: text for number, text in numbered if number in numbers}
 
 
 def explained_clean(evaluation: Mapping[str, Any], rows: Rows) -> dict[str, Any] | None:
     """The explanations with their words where `clean_text` has them, which the page shows."""
     if (explained := evaluation["explained"]) is None:
         return None
-    texts = dict(zip(rows.numbers, rows.texts, strict=True))
+    texts = texts_of(rows, explained["rows"])
     found = {}
     for number, row in explained["rows"].items():
         spans = words_of(clean_text(texts[number]))  # the same words: only what is between differs
