@@ -119,8 +119,10 @@ def test_adapters(compiled, dtype, num, width):
         else:
             lora_kernels.down(x[:, :width], A, scales, masks, x)
             lora_kernels.down(x[:, :width].contiguous(), A, scales, masks)
+            norm = elementwise.Norm(torch.empty(width, dtype=dtype), 1e-5, torch.empty(64))
             for dx in (x[:, :width], None):
                 lora_kernels.down_backward(dh, x[:, :width], dx, A, scales, masks)
+                lora_kernels.down_backward(dh, x[:, :width], dx, A, scales, masks, norm=norm)
     lora_kernels.place([torch.empty(100, 16)] * num, [slice(0, 100)] * num, 0, x[:, width:])
     assert len(names) > 8
 
@@ -134,9 +136,9 @@ def test_attention(compiled, dtype):
     who = packed.attention
     for window in (None, 4096):
         out, log_sum = attention_kernels.attend(q, kv, who, 0.1, window)
-        attention_kernels.attend_backward(out, q, kv, out, log_sum, who, 0.1, window)
-    k, v = (torch.empty(len(who.key_rows_K), 8, 128, dtype=dtype) for _ in "kv")
-    attention._sum_of_uses(k, v, who, packed.num_tokens)
+        k, v = (torch.empty(len(who.key_rows_K), 8, 128, dtype=dtype) for _ in "kv")
+        attention_kernels.attend_backward(out, q, kv, out, log_sum, who, 0.1, window, q, k, v)
+    attention._sum_of_uses(k, v, who, kv)
     assert len(names) == 7
 
 

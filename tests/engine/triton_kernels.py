@@ -344,6 +344,20 @@ def test_backward_through_swiglu(T, r, dropout):
             torch.testing.assert_close(ours_one, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("T, dropout", [(37, 0.3), (520, 0.0)])
+def test_backward_of_a_normed_input(T, dropout):
+    """The norm is computed again where its result is read: the same bits as from the result."""
+    _, group = make_float_group(dropout=dropout)
+    x, d = torch.randn(T, group.num_in) * 3, torch.randn(T, group.num_out)
+    norm = elementwise.Norm(torch.rand(group.num_in) + 0.5, 1e-5, torch.empty(T))
+    normed = norm(x)
+    _, h = project(normed, group, SEED)
+    dx, expected = project_backward(d, normed, h, group, SEED, True)
+    got, gradients = project_backward(d, x, h, group, SEED, True, norm=norm)
+    assert torch.equal(got, dx) and len(gradients) == len(expected) == 2 * len(group.adapters)
+    assert all(map(torch.equal, gradients, expected))
+
+
 def whole_weight(group):
     return torch.cat([weight.clone() for _, weight in group.weight_parts(torch.float32)])
 

@@ -8,7 +8,8 @@ Ways to the same numbers (to rounding), chosen by what the device has:
     by_segment   one scaled_dot_product_attention per segment: CPUs, and the reference
 
 Every way takes queries (Q, H, E), keys and then values of the pass's rows (T, 2G, E), who sees
-whom, the factor for scores, and how many tokens, itself included, a token sees at most.
+whom, the factor for scores, how many tokens, itself included, a token sees at most, and for how
+many numbers there should be room behind each row of the output; only `tiled` makes it.
 
 Axes: Q query rows, K key rows, T rows of the pass, H query heads, G key and value heads, E a head's
 width.
@@ -23,7 +24,7 @@ from sentilora.engine import attention_kernels
 from sentilora.engine.kernels import tl, triton, use_triton
 from sentilora.engine.segments import Attention
 
-Attend = Callable[[torch.Tensor, torch.Tensor, Attention, float, int | None], torch.Tensor]
+Attend = Callable[[torch.Tensor, torch.Tensor, Attention, float, int | None, int], torch.Tensor]
 
 
 def choose_attention(
@@ -56,31 +57,35 @@ class SplitKeys(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dk_KGE, dv_KGE):  # type: ignore[no-untyped-def]
-        return _sum_of_uses(dk_KGE, dv_KGE, ctx.attention, ctx.num_tokens), None
+        if ctx.attention.key_rows_K is None:
+            return torch.cat([dk_KGE, dv_KGE], 1), None
+        _, G, E = dk_KGE.shape
+        out = dk_KGE.new_empty(ctx.num_tokens, 2 * G, E)
+        _sum_of_uses(dk_KGE, dv_KGE, ctx.attention, out)
+        return out, None
 
 
 def _sum_of_uses(
-    dk_KGE: torch.Tensor, dv_KGE: torch.Tensor, attention: Attention, num_tokens: int
-) -> torch.Tensor:
-    """(T, 2G, E): gradients of what every segment lists, summed where rows are shared."""
-    if attention.key_rows_K is None:
-        return torch.cat([dk_KGE, dv_KGE], 1)
+    dk_KGE: torch.Tensor, dv_KGE: torch.Tensor, attention: Attention, out_TGE: torch.Tensor
+) -> None:
+    """Gradients of what every segment lists, summed where rows are shared, into (T, 2G, E)."""
     _, G, E = dk_KGE.shape
-    out = dk_KGE.new_empty(num_tokens, 2 * G, E)
+    assert attention.key_rows_K is not None
     if use_triton(dk_KGE):
-        _sum_uses[(num_tokens, 2)](
+        _sum_uses[(len(out_TGE), 2)](
             dk_KGE.contiguous(),
             dv_KGE.contiguous(),
             attention.use_starts_T,
             attention.uses_K,
-            out,
+            out_TGE,
+            out_TGE.stride(0),
             G * E,
             BLOCK=triton.next_power_of_2(G * E),
         )
-        return out
+        return
     d_KGE = torch.cat([dk_KGE, dv_KGE], 1).float()
-    total = torch.zeros(out.shape, device=out.device)
-    return total.index_add_(0, attention.key_rows_K, d_KGE).to(out.dtype)
+    total = torch.zeros(out_TGE.shape, device=out_TGE.device)
+    out_TGE.copy_(total.index_add_(0, attention.key_rows_K, d_KGE))
 
 
 def by_segment(
@@ -89,6 +94,7 @@ def by_segment(
     attention: Attention,
     scale: float,
     window: int | None,
+    room: int = 0,
 ) -> torch.Tensor:
     """One call per segment."""
     k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
@@ -129,6 +135,7 @@ def varlen(
     attention: Attention,
     scale: float,
     window: int | None,
+    room: int = 0,
 ) -> torch.Tensor:
     """torch's variable-length flash attention, causal from the bottom right."""
     k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
@@ -141,15 +148,16 @@ def tiled(
     attention: Attention,
     scale: float,
     window: int | None,
+    room: int = 0,
 ) -> torch.Tensor:
     """The kernels of `attention_kernels`: heads of a width of 16 to 128, a power of two."""
-    return _Tiled.apply(q_QHE, kv_TGE, attention, scale, window)
+    return _Tiled.apply(q_QHE, kv_TGE, attention, scale, window, room)
 
 
 class _Tiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q_QHE, kv_TGE, attention, scale, window):  # type: ignore[no-untyped-def]
-        out, log_sum = attention_kernels.attend(q_QHE, kv_TGE, attention, scale, window)
+    def forward(ctx, q_QHE, kv_TGE, attention, scale, window, room):  # type: ignore[no-untyped-def]
+        out, log_sum = attention_kernels.attend(q_QHE, kv_TGE, attention, scale, window, room)
         ctx.save_for_backward(q_QHE, kv_TGE, out, log_sum)
         ctx.given = attention, scale, window
         return out
@@ -159,10 +167,21 @@ class _Tiled(torch.autograd.Function):
         q_QHE, kv_TGE, out, log_sum = ctx.saved_tensors
         if d_QHE.stride()[1:] != out.stride()[1:]:  # rows may lie apart
             d_QHE = d_QHE.contiguous()
-        dq, dk, dv = attention_kernels.attend_backward(
-            d_QHE, q_QHE, kv_TGE, out, log_sum, *ctx.given
+        attention, scale, window = ctx.given
+        (Q, H, E), (T, G2, _) = q_QHE.shape, kv_TGE.shape
+        if Q == T:  # side by side, as the projection that they came from wants them
+            dq, dkv = d_QHE.new_empty(T, H + G2, E).split([H, G2], 1)
+        else:
+            dq, dkv = d_QHE.new_empty(Q, H, E), d_QHE.new_empty(T, G2, E)
+        dk, dv = dkv.chunk(2, 1)
+        if attention.key_rows_K is not None:
+            dk, dv = dkv.new_empty(2, len(attention.key_rows_K), G2 // 2, E)
+        attention_kernels.attend_backward(
+            d_QHE, q_QHE, kv_TGE, out, log_sum, attention, scale, window, dq, dk, dv
         )
-        return dq, _sum_of_uses(dk, dv, ctx.given[0], len(kv_TGE)), None, None, None
+        if attention.key_rows_K is not None:
+            _sum_of_uses(dk, dv, attention, dkv)
+        return dq, dkv, None, None, None, None
 
 
 class _Flash(torch.autograd.Function):
@@ -201,6 +220,7 @@ def efficient(
     attention: Attention,
     scale: float,
     window: int | None,
+    room: int = 0,
 ) -> torch.Tensor:
     """The memory-efficient kernel with sequence lengths: every head has keys of its own."""
     k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
@@ -229,7 +249,7 @@ if triton is not None:
 
     @triton.jit
     def _sum_uses(  # type: ignore[no-untyped-def]
-        dk_ptr, dv_ptr, starts_ptr, uses_ptr, out_ptr, width, BLOCK: tl.constexpr
+        dk_ptr, dv_ptr, starts_ptr, uses_ptr, out_ptr, out_stride, width, BLOCK: tl.constexpr
     ):
         row = tl.program_id(0).to(tl.int64)
         half = tl.program_id(1)
@@ -242,5 +262,5 @@ if triton is not None:
                 total += tl.load(dk_ptr + at, mask=ok, other=0.0).to(tl.float32)
             else:
                 total += tl.load(dv_ptr + at, mask=ok, other=0.0).to(tl.float32)
-        out = out_ptr + (2 * row + half) * width + e
+        out = out_ptr + row * out_stride + half * width + e
         tl.store(out, total.to(out_ptr.dtype.element_ty), mask=ok)

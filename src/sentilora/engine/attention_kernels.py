@@ -9,6 +9,7 @@ Axes: Q query rows, K key rows, T rows of the pass, H query heads, G key heads, 
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +17,21 @@ import torch
 from sentilora.engine.kernels import tl, triton
 from sentilora.engine.segments import Attention
 
-ROWS = 128  # of a tile: so many (query, head) pairs
-KEYS = 64
+
+@dataclass(frozen=True)
+class Tiles:
+    """What a program works on: (query, head) pairs by keys; its warps, and loads on their way."""
+
+    rows: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+
+# Of 18 each, on an H100 with 14 reviews of 320 tokens: a small tile where programs differ most in
+# how many keys they see (forward 94 µs, with the backward's tile 120).
+BY_QUERIES = Tiles(64, 32, 4, 3)
+BY_KEYS = Tiles(128, 64, 8, 2)
 
 
 def attend(
@@ -26,29 +40,29 @@ def attend(
     attention: Attention,
     scale: float,
     window: int | None,
+    room: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output (Q, H, E), and the logarithm to base 2 of every query's sum (Q, H), for backward.
 
-    kv_TGE: keys, then values, 2G heads. window: how many tokens a token sees at most.
+    kv_TGE: keys, then values, 2G heads. window: how many tokens a token sees at most. room: numbers
+    that have a place behind each row of the output.
     """
     Q, H, E = q_QHE.shape
-    out_QHE = q_QHE.new_empty(Q, H, E)
+    out_QHE = q_QHE.new_empty(Q, H * E + room)[:, : H * E].unflatten(1, (H, E))
     log_sum_QH = torch.empty(Q, H, dtype=torch.float32, device=q_QHE.device)
-    sizes = _sizes(q_QHE, kv_TGE, window)
-    _attend_kernel[_grid(attention.max_q, sizes["QUERIES"], kv_TGE, attention)](
+    options = _options(BY_QUERIES, q_QHE, kv_TGE, attention, window)
+    _attend_kernel[_grid(attention.max_q, options["QUERIES"], kv_TGE, attention)](
         q_QHE,
         kv_TGE,
         out_QHE,
+        out_QHE.stride(0),
         log_sum_QH,
         *_rows_of(attention),
         scale * math.log2(math.e),
         window or 0,
         q_QHE.stride(0),
         kv_TGE.stride(0),
-        **sizes,
-        LISTED=attention.key_rows_K is not None,
-        num_warps=8,
-        num_stages=2,
+        **options,
     )
     return out_QHE, log_sum_QH
 
@@ -62,14 +76,15 @@ def attend_backward(
     attention: Attention,
     scale: float,
     window: int | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of queries (Q, H, E), and of the keys and values (K, G, E) that segments list."""
-    Q, H, E = q_QHE.shape
-    num_keys = len(kv_TGE) if attention.key_rows_K is None else len(attention.key_rows_K)
-    dq_QHE = q_QHE.new_empty(Q, H, E)
-    dk_KGE, dv_KGE = kv_TGE.new_empty(2, num_keys, kv_TGE.shape[1] // 2, E)
+    dq_QHE: torch.Tensor,
+    dk_KGE: torch.Tensor,
+    dv_KGE: torch.Tensor,
+) -> None:
+    """Gradients of queries (Q, H, E), and of the keys and values (K, G, E) that segments list.
+
+    They are written to the last three, whose rows may lie apart.
+    """
     delta_QH = torch.empty_like(log_sum_QH)
-    sizes = _sizes(q_QHE, kv_TGE, window)
     common = (
         *_rows_of(attention),
         scale,
@@ -78,23 +93,34 @@ def attend_backward(
         d_QHE.stride(0),
         kv_TGE.stride(0),
     )
-    options = {**sizes, "LISTED": attention.key_rows_K is not None, "num_warps": 8}
-    _queries_backward[_grid(attention.max_q, sizes["QUERIES"], kv_TGE, attention)](
+    assert dk_KGE.stride(0) == dv_KGE.stride(0)
+    options = _options(BY_QUERIES, q_QHE, kv_TGE, attention, window)
+    _queries_backward[_grid(attention.max_q, options["QUERIES"], kv_TGE, attention)](
         d_QHE,
         q_QHE,
         kv_TGE,
         out_QHE,
+        out_QHE.stride(0),
         log_sum_QH,
         delta_QH,
         dq_QHE,
+        dq_QHE.stride(0),
         *common,
         **options,
-        num_stages=2,
     )
-    _keys_backward[_grid(attention.max_k, KEYS, kv_TGE, attention)](
-        d_QHE, q_QHE, kv_TGE, log_sum_QH, delta_QH, dk_KGE, dv_KGE, *common, **options, num_stages=1
+    options = _options(BY_KEYS, q_QHE, kv_TGE, attention, window)
+    _keys_backward[_grid(attention.max_k, options["KEYS"], kv_TGE, attention)](
+        d_QHE,
+        q_QHE,
+        kv_TGE,
+        log_sum_QH,
+        delta_QH,
+        dk_KGE,
+        dv_KGE,
+        dk_KGE.stride(0),
+        *common,
+        **options,
     )
-    return dq_QHE, dk_KGE, dv_KGE
 
 
 def _rows_of(attention: Attention) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -108,7 +134,13 @@ def _grid(
     return triton.cdiv(longest, block), kv_TGE.shape[1] // 2, len(attention.q_starts_S) - 1
 
 
-def _sizes(q_QHE: torch.Tensor, kv_TGE: torch.Tensor, window: int | None) -> dict[str, Any]:
+def _options(
+    tiles: Tiles,
+    q_QHE: torch.Tensor,
+    kv_TGE: torch.Tensor,
+    attention: Attention,
+    window: int | None,
+) -> dict[str, Any]:
     G = kv_TGE.shape[1] // 2
     repeats = q_QHE.shape[1] // G
     places = triton.next_power_of_2(repeats)
@@ -117,10 +149,13 @@ def _sizes(q_QHE: torch.Tensor, kv_TGE: torch.Tensor, window: int | None) -> dic
         "E": q_QHE.shape[2],
         "REPEATS": repeats,
         "PLACES": places,
-        "QUERIES": max(1, ROWS // places),
-        "KEYS": KEYS,
+        "QUERIES": max(1, tiles.rows // places),
+        "KEYS": tiles.keys,
         "WINDOW": window is not None,
         "PRECISION": "ieee" if q_QHE.dtype == torch.float32 else "tf32",
+        "LISTED": attention.key_rows_K is not None,
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
     }
 
 
@@ -161,37 +196,93 @@ if triton is not None:
         G: tl.constexpr,
         E: tl.constexpr,
         LISTED: tl.constexpr,
+        ALL: tl.constexpr,
     ):
-        """Of one head, a segment's keys and values j."""
+        """Of one head, a segment's keys and values j. ALL: none of them lies behind the last."""
+        rows = k_start + j
         if LISTED:
-            rows = tl.load(rows_ptr + k_start + j, mask=j < k_len, other=0)
-        else:
-            rows = (k_start + j).to(tl.int64)
-        k_at = kv_ptr + rows[:, None] * kv_stride + g * E + tl.arange(0, E)[None, :]
+            rows = tl.load(rows_ptr + rows, mask=None if ALL else j < k_len)
+        k_at = kv_ptr + rows[:, None].to(tl.int64) * kv_stride + g * E + tl.arange(0, E)[None, :]
+        if ALL:
+            return tl.load(k_at), tl.load(k_at + G * E)
         ok = j[:, None] < k_len
         return tl.load(k_at, mask=ok, other=0.0), tl.load(k_at + G * E, mask=ok, other=0.0)
 
     @triton.jit
     def _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW: tl.constexpr):  # type: ignore[no-untyped-def]
-        """Where the keys begin and end that a tile's queries see; it begins with a tile of keys."""
+        """Where the keys begin that a tile's queries see, up to where all of them see all, and
+        where they end; the former two are where tiles of keys begin."""
         begin = 0
+        all_end = (offset + first + 1) // KEYS * KEYS
         if WINDOW:
             begin = tl.maximum(0, (offset + first - window + 1) // KEYS * KEYS)
-        return begin, tl.minimum(k_len, offset + first + QUERIES)
+            all_end = begin
+        return begin, all_end, tl.minimum(k_len, offset + first + QUERIES)
 
     @triton.jit
-    def _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
-        """Attention weights once more, and the gradient of their scores."""
+    def _again(  # type: ignore[no-untyped-def]
+        q, k, v, d, seen, log_sum, delta, scale, PRECISION: tl.constexpr, ALL: tl.constexpr
+    ):
+        """Attention weights once more, and the gradient of their scores. ALL: all are seen."""
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * 1.4426950408889634)
-        weights = tl.where(seen, tl.exp2(scores - log_sum[:, None]), 0.0)
+        weights = tl.exp2(scores - log_sum[:, None])
+        if not ALL:
+            weights = tl.where(seen, weights, 0.0)
         d_weights = tl.dot(d, tl.trans(v), input_precision=PRECISION)
         return weights, (weights * (d_weights - delta[:, None])).to(q.dtype)
+
+    @triton.jit
+    def _attend_tile(  # type: ignore[no-untyped-def]
+        q,
+        top,
+        total,
+        acc,
+        kv_ptr,
+        rows_ptr,
+        start,
+        i,
+        k_start,
+        k_len,
+        offset,
+        window,
+        g,
+        kv_stride,
+        scale,
+        G: tl.constexpr,
+        E: tl.constexpr,
+        KEYS: tl.constexpr,
+        WINDOW: tl.constexpr,
+        PRECISION: tl.constexpr,
+        LISTED: tl.constexpr,
+        ALL: tl.constexpr,
+    ):
+        """A tile of keys. ALL: every query sees every one of them."""
+        j = start + tl.arange(0, KEYS)
+        k, v = _keys_and_values(
+            kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, ALL
+        )
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        if not ALL:
+            seen = _seen(i, j, k_len, offset, window, WINDOW)
+            scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1))
+        base = higher
+        if not ALL:
+            # Where a query sees no key yet: minus infinity less itself is no number.
+            base = tl.where(higher == float("-inf"), 0.0, higher)
+        weights = tl.exp2(scores - base[:, None])
+        shrink = tl.exp2(top - base)
+        total = total * shrink + tl.sum(weights, 1)
+        acc = acc * shrink[:, None]
+        acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+        return higher, total, acc
 
     @triton.jit
     def _attend_kernel(  # type: ignore[no-untyped-def]
         q_ptr,
         kv_ptr,
         out_ptr,
+        out_stride,
         log_sum_ptr,
         q_starts_ptr,
         k_starts_ptr,
@@ -224,29 +315,59 @@ if triton is not None:
             top = tl.full((QUERIES * PLACES,), float("-inf"), tl.float32)
             total = tl.zeros((QUERIES * PLACES,), tl.float32)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
-            begin, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
-            for start in range(begin, end, KEYS):
-                j = start + tl.arange(0, KEYS)
-                k, v = _keys_and_values(
-                    kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED
-                )
-                scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-                seen = _seen(i, j, k_len, offset, window, WINDOW)
-                scores = tl.where(seen, scores, float("-inf"))
-                higher = tl.maximum(top, tl.max(scores, 1))
-                # Where a query sees no key yet: minus infinity less itself is no number.
-                base = tl.where(higher == float("-inf"), 0.0, higher)
-                weights = tl.exp2(scores - base[:, None])
-                shrink = tl.exp2(top - base)
-                total = total * shrink + tl.sum(weights, 1)
-                acc = acc * shrink[:, None]
-                acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
-                top = higher
-            out_at = out_ptr + (row[:, None].to(tl.int64) * (G * REPEATS) + head[:, None]) * E
+            begin, all_end, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
+            for start in range(begin, all_end, KEYS):
+                top, total, acc = _attend_tile(
+                    q, top, total, acc, kv_ptr, rows_ptr, start, i, k_start, k_len, offset, window,
+                    g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, True,
+                )  # fmt: skip
+            for start in range(all_end, end, KEYS):
+                top, total, acc = _attend_tile(
+                    q, top, total, acc, kv_ptr, rows_ptr, start, i, k_start, k_len, offset, window,
+                    g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, False,
+                )  # fmt: skip
+            out_at = out_ptr + row[:, None].to(tl.int64) * out_stride + head[:, None] * E
             total = tl.where(total == 0.0, 1.0, total)  # queries that are not there
             out = acc / total[:, None]
             tl.store(out_at + e[None, :], out.to(q.dtype), mask=there[:, None])
             tl.store(log_sum_ptr + row * (G * REPEATS) + head, top + tl.log2(total), mask=there)
+
+    @triton.jit
+    def _queries_backward_tile(  # type: ignore[no-untyped-def]
+        q,
+        d,
+        acc,
+        log_sum,
+        delta,
+        kv_ptr,
+        rows_ptr,
+        start,
+        i,
+        k_start,
+        k_len,
+        offset,
+        window,
+        g,
+        kv_stride,
+        scale,
+        G: tl.constexpr,
+        E: tl.constexpr,
+        KEYS: tl.constexpr,
+        WINDOW: tl.constexpr,
+        PRECISION: tl.constexpr,
+        LISTED: tl.constexpr,
+        ALL: tl.constexpr,
+    ):
+        """What a tile of keys adds to the queries' gradient."""
+        j = start + tl.arange(0, KEYS)
+        k, v = _keys_and_values(
+            kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, ALL
+        )
+        seen = j
+        if not ALL:
+            seen = _seen(i, j, k_len, offset, window, WINDOW)
+        _, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION, ALL)
+        return acc + tl.dot(d_scores, k, input_precision=PRECISION)
 
     @triton.jit
     def _queries_backward(  # type: ignore[no-untyped-def]
@@ -254,9 +375,11 @@ if triton is not None:
         q_ptr,
         kv_ptr,
         out_ptr,
+        out_stride,
         log_sum_ptr,
         delta_ptr,
         dq_ptr,
+        dq_stride,
         q_starts_ptr,
         k_starts_ptr,
         rows_ptr,
@@ -286,25 +409,75 @@ if triton is not None:
             e = tl.arange(0, E)
             in_row = head[:, None] * E + e[None, :]
             row_64 = row[:, None].to(tl.int64)
-            out_at = row_64 * (G * REPEATS * E) + in_row
             q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
             d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
-            out = tl.load(out_ptr + out_at, mask=there[:, None], other=0.0)
+            out = tl.load(out_ptr + row_64 * out_stride + in_row, mask=there[:, None], other=0.0)
             at = row * (G * REPEATS) + head
             delta = tl.sum(d.to(tl.float32) * out.to(tl.float32), 1)
             tl.store(delta_ptr + at, delta, mask=there)
             log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
-            begin, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
-            for start in range(begin, end, KEYS):
-                j = start + tl.arange(0, KEYS)
-                k, v = _keys_and_values(
-                    kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED
-                )
-                seen = _seen(i, j, k_len, offset, window, WINDOW)
-                _, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION)
-                acc += tl.dot(d_scores, k, input_precision=PRECISION)
-            tl.store(dq_ptr + out_at, (acc * scale).to(q.dtype), mask=there[:, None])
+            begin, all_end, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
+            for start in range(begin, all_end, KEYS):
+                acc = _queries_backward_tile(
+                    q, d, acc, log_sum, delta, kv_ptr, rows_ptr, start, i, k_start, k_len, offset,
+                    window, g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, True,
+                )  # fmt: skip
+            for start in range(all_end, end, KEYS):
+                acc = _queries_backward_tile(
+                    q, d, acc, log_sum, delta, kv_ptr, rows_ptr, start, i, k_start, k_len, offset,
+                    window, g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, False,
+                )  # fmt: skip
+            dq_at = dq_ptr + row_64 * dq_stride + in_row
+            tl.store(dq_at, (acc * scale).to(q.dtype), mask=there[:, None])
+
+    @triton.jit
+    def _keys_backward_tile(  # type: ignore[no-untyped-def]
+        k,
+        v,
+        dk,
+        dv,
+        d_ptr,
+        q_ptr,
+        log_sum_ptr,
+        delta_ptr,
+        first,
+        j,
+        q_start,
+        q_len,
+        k_len,
+        offset,
+        window,
+        g,
+        q_stride,
+        d_stride,
+        scale,
+        G: tl.constexpr,
+        E: tl.constexpr,
+        REPEATS: tl.constexpr,
+        PLACES: tl.constexpr,
+        QUERIES: tl.constexpr,
+        WINDOW: tl.constexpr,
+        PRECISION: tl.constexpr,
+        ALL: tl.constexpr,
+    ):
+        """What a tile of queries adds to the gradients of keys and values."""
+        i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
+        in_row = head[:, None] * E + tl.arange(0, E)[None, :]
+        row_64 = row[:, None].to(tl.int64)
+        # Queries that are not there have no gradient, and so add nothing.
+        q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
+        d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
+        at = row * (G * REPEATS) + head
+        log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
+        delta = tl.load(delta_ptr + at, mask=there, other=0.0)
+        seen = j
+        if not ALL:
+            seen = _seen(i, j, k_len, offset, window, WINDOW)
+        weights, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION, ALL)
+        dv += tl.dot(tl.trans(weights.to(d.dtype)), d, input_precision=PRECISION)
+        dk += tl.dot(tl.trans(d_scores), q, input_precision=PRECISION)
+        return dk, dv
 
     @triton.jit
     def _keys_backward(  # type: ignore[no-untyped-def]
@@ -315,6 +488,7 @@ if triton is not None:
         delta_ptr,
         dk_ptr,
         dv_ptr,
+        dk_stride,
         q_starts_ptr,
         k_starts_ptr,
         rows_ptr,
@@ -342,29 +516,31 @@ if triton is not None:
             offset = k_len - q_len
             e = tl.arange(0, E)
             j = start + tl.arange(0, KEYS)
-            k, v = _keys_and_values(kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED)
+            k, v = _keys_and_values(
+                kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, False
+            )
             dk = tl.zeros((KEYS, E), tl.float32)
             dv = tl.zeros((KEYS, E), tl.float32)
             begin = tl.maximum(0, start - offset) // QUERIES * QUERIES
             end = q_len
+            # From here on a query sees all keys of the tile; those behind the last are not stored.
+            all_begin = tl.cdiv(tl.maximum(0, start + KEYS - 1 - offset), QUERIES) * QUERIES
             if WINDOW:
                 end = tl.minimum(q_len, start + KEYS + window - 1 - offset)
-            for first in range(begin, end, QUERIES):
-                i, row, head, there = _query_rows(
-                    first, q_len, q_start, g, REPEATS, PLACES, QUERIES
-                )
-                in_row = head[:, None] * E + e[None, :]
-                row_64 = row[:, None].to(tl.int64)
-                q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
-                d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
-                at = row * (G * REPEATS) + head
-                log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
-                delta = tl.load(delta_ptr + at, mask=there, other=0.0)
-                seen = _seen(i, j, k_len, offset, window, WINDOW) & there[:, None]
-                weights, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION)
-                dv += tl.dot(tl.trans(weights.to(d.dtype)), d, input_precision=PRECISION)
-                dk += tl.dot(tl.trans(d_scores), q, input_precision=PRECISION)
-            out = ((k_start + j)[:, None].to(tl.int64) * G + g) * E + e[None, :]
+                all_begin = end
+            for first in range(begin, tl.minimum(all_begin, end), QUERIES):
+                dk, dv = _keys_backward_tile(
+                    k, v, dk, dv, d_ptr, q_ptr, log_sum_ptr, delta_ptr, first, j, q_start, q_len,
+                    k_len, offset, window, g, q_stride, d_stride, scale, G, E, REPEATS, PLACES,
+                    QUERIES, WINDOW, PRECISION, False,
+                )  # fmt: skip
+            for first in range(all_begin, end, QUERIES):
+                dk, dv = _keys_backward_tile(
+                    k, v, dk, dv, d_ptr, q_ptr, log_sum_ptr, delta_ptr, first, j, q_start, q_len,
+                    k_len, offset, window, g, q_stride, d_stride, scale, G, E, REPEATS, PLACES,
+                    QUERIES, WINDOW, PRECISION, True,
+                )  # fmt: skip
+            out = (k_start + j)[:, None].to(tl.int64) * dk_stride + g * E + e[None, :]
             ok = j[:, None] < k_len
             tl.store(dk_ptr + out, (dk * scale).to(k.dtype), mask=ok)
             tl.store(dv_ptr + out, dv.to(v.dtype), mask=ok)

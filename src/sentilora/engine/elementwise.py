@@ -5,18 +5,37 @@ Beside every Triton kernel stands the plain PyTorch that it must equal; CPUs tak
 Axes: T tokens, D hidden, F half of a SwiGLU's input, H heads, E a head's width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn.functional import silu
 
+from sentilora.engine import kernels
 from sentilora.engine.kernels import tl, triton, use_triton
 
 
+@dataclass(frozen=True)
+class Norm:
+    """An RMSNorm. root_T: room for `1 / √(mean(x²) + eps)` of every row, which Triton fills in."""
+
+    weight_D: torch.Tensor
+    eps: float
+    root_T: torch.Tensor
+
+    def __call__(self, x_TD: torch.Tensor, out_TD: torch.Tensor | None = None) -> torch.Tensor:
+        return rms_norm(x_TD, self.weight_D, self.eps, out_TD, self.root_T)
+
+
 def rms_norm(
-    x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float, out_TD: torch.Tensor | None = None
+    x_TD: torch.Tensor,
+    weight_D: torch.Tensor,
+    eps: float,
+    out_TD: torch.Tensor | None = None,
+    root_T: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`weight · x / √(mean(x²) + eps)`, the norm in float32 (Zhang & Sennrich 2019, eq. 4).
 
-    out_TD: written there; its rows may lie apart.
+    out_TD: written there; its rows may lie apart. root_T: of `Norm`.
     """
     if use_triton(x_TD):
         out_TD = torch.empty_like(x_TD) if out_TD is None else out_TD
@@ -25,10 +44,12 @@ def rms_norm(
             x_TD,
             weight_D,
             out_TD,
+            out_TD if root_T is None else root_T,
             D,
             x_TD.stride(0),
             out_TD.stride(0),
             eps,
+            KEEP_ROOT=root_T is not None,
             BLOCK=triton.next_power_of_2(D),
         )
         return out_TD
@@ -151,7 +172,16 @@ if triton is not None:
 
     @triton.jit
     def _rms_norm(  # type: ignore[no-untyped-def]
-        x_ptr, weight_ptr, out_ptr, D, stride, out_stride, eps, BLOCK: tl.constexpr
+        x_ptr,
+        weight_ptr,
+        out_ptr,
+        root_ptr,
+        D,
+        stride,
+        out_stride,
+        eps,
+        KEEP_ROOT: tl.constexpr,
+        BLOCK: tl.constexpr,
     ):
         row = tl.program_id(0).to(tl.int64)
         d = tl.arange(0, BLOCK)
@@ -159,7 +189,10 @@ if triton is not None:
         x = tl.load(x_ptr + row * stride + d, mask=ok, other=0.0)
         weight = tl.load(weight_ptr + d, mask=ok, other=0.0)
         value = x.to(tl.float32)
-        normed = value * tl.div_rn(1.0, tl.sqrt_rn(tl.sum(value * value, 0) / D + eps))
+        root = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(value * value, 0) / D + eps))
+        if KEEP_ROOT:
+            tl.store(root_ptr + row, root)
+        normed = value * root
         out = normed.to(x.dtype).to(tl.float32) * weight.to(tl.float32)
         tl.store(out_ptr + row * out_stride + d, out.to(x.dtype), mask=ok)
 
@@ -199,7 +232,7 @@ if triton is not None:
         raw = tl.load(in_ptr + row * 2 * F + f, mask=ok, other=0.0)
         up = tl.load(in_ptr + row * 2 * F + F + f, mask=ok, other=0.0)
         gate = raw.to(tl.float32)
-        activated = (gate * tl.sigmoid(gate)).to(raw.dtype).to(tl.float32)
+        activated = (gate * kernels.sigmoid(gate)).to(raw.dtype).to(tl.float32)
         tl.store(out_ptr + row * stride + f, (activated * up.to(tl.float32)).to(raw.dtype), mask=ok)
 
     @triton.jit
@@ -211,7 +244,7 @@ if triton is not None:
         gate = raw.to(tl.float32)
         up = tl.load(in_ptr + row * 2 * F + F + f, mask=ok, other=0.0).to(tl.float32)
         grad = tl.load(d_ptr + row * stride + f, mask=ok, other=0.0).to(tl.float32)
-        sigmoid = tl.sigmoid(gate)
+        sigmoid = kernels.sigmoid(gate)
         d_gate = grad * up * sigmoid * (1 + gate * (1 - sigmoid))
         tl.store(out_ptr + row * 2 * F + f, d_gate.to(raw.dtype), mask=ok)
         tl.store(out_ptr + row * 2 * F + F + f, (grad * gate * sigmoid).to(raw.dtype), mask=ok)

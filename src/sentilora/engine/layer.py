@@ -11,7 +11,7 @@ rather than kept. In the last layer, queries, output and MLP exist for the answe
 Axes: T tokens, D hidden, N outputs, R ranks, H heads, E a head's width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from sentilora.engine.attention import Attend
-from sentilora.engine.elementwise import (
-    rms_norm,
-    rms_norm_backward,
-    rotate,
-)
+from sentilora.engine.elementwise import Norm, rms_norm_backward, rotate
 from sentilora.engine.lora import ProjectionGroup, project, project_backward, project_ranks
 from sentilora.engine.segments import Pass
 
@@ -47,30 +43,44 @@ class NormProject(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_TD, weight_D, eps, group, seed, rotary, splits, *parameters):  # type: ignore[no-untyped-def]
         inputs = group.new_input(x_TD)
-        rms_norm(x_TD, weight_D, eps, inputs[:, : group.num_in])
+        norm = Norm(weight_D, eps, x_TD.new_empty(len(x_TD), dtype=torch.float32))
+        norm(x_TD, inputs[:, : group.num_in])
         y_TN, h_TR = project(inputs, group, seed)
         if rotary is not None:
             _rotate_first(y_TN, rotary)
         ctx.save_for_backward(x_TD, h_TR)
-        ctx.norm, ctx.group, ctx.seed, ctx.rotary = (weight_D, eps), group, seed, rotary
+        ctx.norm, ctx.group, ctx.seed, ctx.rotary = norm, group, seed, rotary
         return x_TD, *(y_TN.split(splits, -1) if splits else (y_TN,))
 
     @staticmethod
     def backward(ctx, residual_TD, *outputs):  # type: ignore[no-untyped-def]
         x_TD, h_TR = ctx.saved_tensors
-        d_TN = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        d_TN = _side_by_side(outputs)
         if ctx.rotary is not None:
             d_TN = d_TN if len(outputs) > 1 else d_TN.clone()
             _rotate_first(d_TN, ctx.rotary, backward=True)
-        weight_D, eps = ctx.norm
-        normed_TD = rms_norm(x_TD, weight_D, eps)
+        norm = ctx.norm
         dn_TD, gradients = project_backward(
-            d_TN, normed_TD, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0]
+            d_TN, x_TD, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0], norm=norm
         )
         dx_TD = None
         if dn_TD is not None:
-            dx_TD = rms_norm_backward(dn_TD, x_TD, weight_D, eps, residual_TD)
+            dx_TD = rms_norm_backward(dn_TD, x_TD, norm.weight_D, norm.eps, residual_TD)
         return dx_TD, None, None, None, None, None, None, *gradients
+
+
+def _side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One tensor whose columns are those of all parts, without a copy where they lie like that."""
+    first, widths = parts[0], [part.shape[1] for part in parts]
+    at = first.storage_offset()
+    if len(parts) == 1:
+        return first
+    for part, width in zip(parts, widths, strict=True):
+        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or part.stride() != (sum(widths), 1) or part.storage_offset() != at:
+            return torch.cat(list(parts), -1)
+        at += width
+    return first.as_strided((len(first), sum(widths)), (sum(widths), 1))
 
 
 class ActProject(torch.autograd.Function):
@@ -125,7 +135,7 @@ class FastLayer:
             if self.fast.number < packed.checkpoint_layers and torch.is_grad_enabled():
                 x_TD = checkpoint(
                     self._packed,
-                    hidden_states[0],
+                    hidden_states.squeeze(0),
                     cos_TE,
                     sin_TE,
                     packed,
@@ -134,7 +144,7 @@ class FastLayer:
                     context_fn=lambda: (nullcontext(), self.fast.second_time()),
                 )
             else:
-                x_TD = self._packed(hidden_states[0], cos_TE, sin_TE, packed)
+                x_TD = self._packed(hidden_states.squeeze(0), cos_TE, sin_TE, packed)
         return x_TD[None]
 
     def _packed(
@@ -151,8 +161,8 @@ class FastLayer:
         else:
             attention = packed.attention
             x_TD, q, kv = self._queries_or_keys(x_TD, norm, groups["qkv"], cos_TE, sin_TE, seed)
-        out = fast.attend(q, kv, attention, fast.scaling, fast.window).flatten(1)
         group = groups["o"]
+        out = fast.attend(q, kv, attention, fast.scaling, fast.window, group.input_room).flatten(1)
         x_TD = ActProject.apply(out, x_TD, group, seed, False, False, *group.parameters)
         norm = layer.post_attention_layernorm  # type: ignore[attr-defined]
         group = groups["gate_up"]

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import linear
 
 from sentilora.engine import fp8, lora_kernels
-from sentilora.engine.elementwise import swiglu, swiglu_backward
+from sentilora.engine.elementwise import Norm, swiglu, swiglu_backward
 from sentilora.engine.fp8 import Fp8Weight
 from sentilora.engine.kernels import use_triton
 from sentilora.engine.nf4 import PART_ELEMENTS, Source, Weights
@@ -157,10 +157,14 @@ class ProjectionGroup:
     def num_ranks(self) -> int:
         return self.adapters[-1].ranks.stop if self.adapters else 0
 
+    @property
+    def input_room(self) -> int:
+        """Numbers that the products take in behind each input: what the A matrices make of it."""
+        return 0 if self.weights.is_fp8(self) else self.room
+
     def new_input(self, like: torch.Tensor) -> torch.Tensor:
-        """Room for T inputs, and behind each for what the A matrices make of it."""
-        room = 0 if self.weights.is_fp8(self) else self.room
-        return like.new_empty(len(like), self.num_in + room)
+        """Room for T inputs, and behind each for `input_room` numbers."""
+        return like.new_empty(len(like), self.num_in + self.input_room)
 
 
 def base_linear(module: torch.nn.Module) -> Any:
@@ -202,9 +206,9 @@ def project(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The group's outputs (T, N), and what its A matrices gave (T, R), which backward needs.
 
-    x_TD: from `group.new_input`, its first D columns filled; or just the D columns. seed: of the
-    pass's dropout masks. is_swiglu: `x_TD` is gate and up side by side (T, 2F), the group's input
-    SwiGLU of them. onto_TN: the outputs are added to it; it may be overwritten.
+    x_TD: from `group.new_input`, its first D columns filled; or just the D columns, of it or not.
+    seed: of the pass's dropout masks. is_swiglu: `x_TD` is gate and up side by side (T, 2F), the
+    group's input SwiGLU of them. onto_TN: the outputs are added to it; it may be overwritten.
     """
     D = group.num_in
     if not group.room:
@@ -220,6 +224,9 @@ def project(
         gate_up_T2F, x_TD = x_TD, group.new_input(x_TD)
         h_TR = _down(gate_up_T2F, group, seed, x_TD, is_swiglu)
     else:
+        width = D + group.input_room
+        if x_TD.stride(0) == width:
+            x_TD = x_TD.as_strided((len(x_TD), width), (width, 1))
         h_TR = _down(x_TD[:, :D], group, seed, x_TD if x_TD.shape[1] > D else None)
     if not group.weights.is_fp8(group):
         return _times_weight(x_TD, group, h_TR if x_TD.shape[1] == D else None, onto_TN), h_TR
@@ -322,16 +329,18 @@ def project_backward(
     seed: torch.Tensor,
     needs_input_grad: bool,
     is_swiglu: bool = False,
+    norm: Norm | None = None,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
     """Gradients of the input (its rows may lie apart), and of `group.parameters`.
 
     is_swiglu: `x_TD` is gate and up side by side (T, 2F), the group's input SwiGLU of them; its
-    gradient may take its place.
+    gradient may take its place. norm: the group's input is `norm(x_TD)`, and it is the gradient of
+    that input which is returned.
     """
     D = group.num_in
     dx_TD: torch.Tensor | None = None
     if not group.room:
-        inputs_TD = swiglu(x_TD) if is_swiglu else x_TD
+        inputs_TD = swiglu(x_TD) if is_swiglu else norm(x_TD) if norm is not None else x_TD
         if needs_input_grad:
             dx_TD = _into_weight(d_TN, group)
         gradients = _adapters_backward(d_TN, inputs_TD, dx_TD, h_TR, group, seed)
@@ -354,6 +363,7 @@ def project_backward(
         _scales(group),
         _masks(group, seed),
         is_swiglu,
+        norm,
     )
     if is_swiglu and dx_TD is not None:
         dx_TD = x_TD

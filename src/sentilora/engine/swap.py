@@ -38,7 +38,7 @@ LAST_GROUPS = {
 
 
 CPU_TOKENS = 2048  # of a pass; see docs/results.md
-SCORE_TOKENS = 8192  # of a pass that only scores, on a GPU
+SCORE_TOKENS = 16384  # of a pass that only scores, on a GPU; see docs/results.md
 CPU_WEIGHTS_BYTES = 2 * 2**30  # of decoded weights
 
 
