@@ -30,6 +30,7 @@ def test_what_is_kept_is_what_was_quantised(toy_base, home):
     first = load_base(str(toy_base), device="cpu", cache_quantized=True)
     again = load_base(str(toy_base), device="cpu")  # as predict asks
     assert first.cached_in == again.cached_in
+    assert (first.from_cache, again.from_cache) == (False, True)
     assert again.cached_in.parent == home / "sentilora"
     assert tensors(plain).keys() == tensors(again).keys()
     for name, tensor in tensors(plain).items():
@@ -54,9 +55,13 @@ def test_another_base_and_another_form_are_not_taken_for_it(toy_base, home, tmp_
 def test_training_names_the_base_not_the_cache(toy_base, home, tmp_path, capsys):
     overrides = [f"training.{name}=1" for name in ("max_steps", "eval_steps", "save_steps")]
     overrides += ["base.cache_quantized=true", "data.num_train=16", "data.num_evaluation=8"]
-    values = {"base.name": str(toy_base), "output_dir": str(tmp_path / "run")}
-    train(load_config("tiny", overrides=overrides, values=values))
-    assert "base kept in NF4 for the next start" in capsys.readouterr().err
+    for name, done in {
+        "again": "kept in NF4 for the next start in",
+        "run": "read in NF4 from",
+    }.items():
+        values = {"base.name": str(toy_base), "output_dir": str(tmp_path / name)}
+        train(load_config("tiny", overrides=overrides, values=values))
+        assert f"base {done} {home / 'sentilora' / 'base-nf4-'}" in capsys.readouterr().err
     for name in ("adapter_config.json", "classifier.json", "README.md"):
         text = (tmp_path / "run" / name).read_text(encoding="utf-8")
         assert str(toy_base) in text

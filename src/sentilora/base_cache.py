@@ -1,6 +1,6 @@
 """A base kept in NF4 on disk, so that the next start neither reads nor quantises the whole of it.
 
-    folder = cache_folder(source, commit, device, "bfloat16-double")
+    folder = cache_folder(source, commit, device, dtype, double_quantization)
     store(model, folder)                  # once; from then on `load_base` reads the folder
 
 It lies in the hub's own cache folder (`HF_HOME`), under a name made of everything that decides
@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING
 from sentilora.errors import SentiloraError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
-def cache_folder(source: str, commit: str | None, device: str, form: str) -> Path:
+def cache_folder(
+    source: str, commit: str | None, device: str, dtype: "torch.dtype", double_quantization: bool
+) -> Path:
     """Where a base in NF4 would lie: `source` a folder or a hub id, `commit` of the latter.
 
-    form: dtype and scales. A folder counts as another base when a file in it is replaced.
+    A folder counts as another base when a file in it is replaced.
     """
     from importlib.metadata import version
 
@@ -34,6 +37,7 @@ def cache_folder(source: str, commit: str | None, device: str, form: str) -> Pat
     if Path(source).is_dir():
         files = sorted(path for path in Path(source).resolve().iterdir() if path.is_file())
         origin = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    form = f"{dtype}-{'double' if double_quantization else 'single'}"
     decides = [origin, device, form, version("bitsandbytes"), version("transformers")]
     key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
     return Path(HF_HOME) / "sentilora" / f"{Path(source).name}-nf4-{key}"

@@ -81,7 +81,10 @@ def resolve_base(name: str) -> str:
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base model with its tokenizer and where it computes."""
+    """A loaded base model with its tokenizer and where it computes.
+
+    cached_in: where it lies in NF4, if it does. from_cache: it was read there, not just put there.
+    """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
@@ -90,6 +93,7 @@ class Base:
     dtype_reason: str
     revision: str
     cached_in: Path | None = None
+    from_cache: bool = False
 
     @property
     def pad_token_id(self) -> int:
@@ -126,30 +130,38 @@ def load_base(
         config = AutoConfig.from_pretrained(source, revision=revision)
         stored = _stored_quantization(config, name, quantization)
     commit = getattr(config, "_commit_hash", None)
-    nf4 = None
     cache = None
     if quantization == "nf4" and not stored:
-        form = f"{dtype}-{'double' if double_quantization else 'single'}"
-        cache = cache_folder(source, commit, device, form)
-        nf4 = BitsAndBytesConfig(
+        cache = cache_folder(source, commit, device, dtype, double_quantization)
+    from_cache = cache is not None and cache.is_dir()
+    quantize = {}
+    if cache is not None and not from_cache:
+        quantize["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=double_quantization,
             bnb_4bit_compute_dtype=dtype,
         )
-    cached = cache is not None and cache.is_dir()
-    with _readable(f"{cache} (remove that folder to read {name} again)" if cached else name):
+    with _readable(f"{cache} (remove that folder to read {name} again)" if from_cache else name):
         model = AutoModelForCausalLM.from_pretrained(
-            str(cache) if cached else source,
+            str(cache) if from_cache else source,
             revision=revision,
             dtype=dtype,
             device_map={"": place_of_process(device)},
             attn_implementation=attn_implementation,
-            **({} if cached or nf4 is None else {"quantization_config": nf4}),
+            **quantize,
         )
-    if cache is not None and cache_quantized and not cached and is_main_process():
+    to_keep = cache_quantized and bool(quantize) and is_main_process()
+    if cache is not None and to_keep:
         store(model, cache)
-        cached = True
+    _compute_in(model, dtype)
+    tokenizer = load_tokenizer(name, revision)
+    cached_in = cache if from_cache or to_keep else None
+    return Base(model, tokenizer, device, dtype, reason, commit or revision, cached_in, from_cache)
+
+
+def _compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
+    """Let a frozen base compute in `dtype`, whatever it is stored in."""
     for module in linear_4bit_modules(model):
         module.compute_dtype = dtype
         module.compute_type_is_set = True
@@ -161,9 +173,6 @@ def load_base(
         if parameter.is_floating_point() and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
     model.requires_grad_(False)
-    tokenizer = load_tokenizer(name, revision)
-    cached_in = cache if cached else None
-    return Base(model, tokenizer, device, dtype, reason, commit or revision, cached_in)
 
 
 def load_structure(

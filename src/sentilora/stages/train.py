@@ -114,7 +114,8 @@ def train(
     base = load_base_of(config)
     say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
     if base.cached_in is not None:
-        say(f"base kept in NF4 for the next start: {base.cached_in}")
+        done = "read in NF4 from" if base.from_cache else "kept in NF4 for the next start in"
+        say(f"base {done} {base.cached_in}")
     prompter = Prompter(base.tokenizer, format)
     examples = encode_training(prompter, train_rows, config.data.balance)
     prompts = [prompter.encode(text) for text in eval_rows.texts]
