@@ -470,7 +470,7 @@ def test_predict_refuses_files_before_it_works(toy_run, tmp_path):
     failed(3, "there is no file", "predict", "--input", tmp_path / "none.csv")
     failed(3, "there is no file", "predict", "--input", tmp_path)
     source.write_text('text\nGood.\n" "\n')
-    failed(3, "row 2: text is empty", *ask)
+    failed(3, "row 1 (counted from 0): text is empty", *ask)
 
 
 def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expected):

@@ -319,42 +319,51 @@ def test_what_looks_like_a_hub_id():
         ),
         (
             "x.csv",
-            b"text,label\nGood.,pos\nFine, good,neg\n",
-            "x.csv has more cells in line 3 than in its header",
+            b'text,label\n"Good.\nSo good.",pos\nFine, good,neg\n',
+            r"x.csv has more cells in row 1 \(counted from 0\) than in its header",
         ),
-        ("x.csv", b'text,label\n"Good.,pos\n', "opens a double quote in row 1 and never closes"),
+        (
+            "x.csv",
+            b'text,label\n"Good.,pos\n',
+            r"opens a double quote in row 0 \(counted from 0\) and never",
+        ),
+        ("x.csv", b'"text,label\nGood.,pos\n', "opens a double quote in its header and never"),
         ("x.csv", b"text;label\nGood.;pos\n", "Its separator seems to be ';': save it with"),
         ("x.json", b"[" * 100_000, "cannot read .*x.json: maximum recursion"),
-        ("x.csv", b"text,label\nGood.\n", "row 1: label is missing; fill it or drop the row"),
+        (
+            "x.csv",
+            b"text,label\nGood.\n",
+            r"row 0 \(counted from 0\): label is missing; fill it or drop the row",
+        ),
         (
             "x.csv",
             b"text,label\nGood.,pos\n,neg\n",
-            "row 2: text is missing; mend it or drop the row$",
+            r"row 1 \(counted from 0\): text is missing; mend it or drop the row$",
         ),
         (
             "x.csv",
             b"text,label\n,pos\nFine.,neg\n ,neg\n,neg\n",
-            r"row 1: text is missing; .* \(and 2 more rows that cannot be used\)$",
+            r"row 0 \(counted from 0\): text is missing; .*and 2 more rows that cannot be used",
         ),
         (
             "x.csv",
             b"text,label\nGood.,\nFine.,neg\nBad.,\n",
-            r"row 1: label is missing; .* \(and 1 more row without\)$",
+            r"row 0 \(counted from 0\): label is missing; .* \(and 1 more row without\)$",
         ),
         (
             "x.csv",
             b"text,label\nGood.,pos\nFine.,meh\nBad.,bof\nFine.,meh\n",
-            r"row 2: label is 'meh', .* \(and 1 more unknown label\)$",
+            r"row 1 \(counted from 0\): label is 'meh', .* \(and 1 more unknown label\)$",
         ),
-        ("x.csv", b'text,label\n" ",neg\n', "row 1: text is empty"),
-        ("x.csv", b"text,label\n<br />,neg\n", "row 1: text is empty"),
+        ("x.csv", b'text,label\n" ",neg\n', r"row 0 \(counted from 0\): text is empty"),
+        ("x.csv", b"text,label\n<br />,neg\n", r"row 0 \(counted from 0\): text is empty"),
         (
             "x.csv",
             b"text,label\nGood.,pos\nBad.,meh\n",
-            "row 2: label is 'meh', which is no "
+            r"row 1 \(counted from 0\): label is 'meh', which is no "
             r"label of the prompt \(positive, negative\).*0 = negative, 1 = positive.*extend data",
         ),
-        ("x.csv", b"text,label\nGood.,pos\nBad.,\n", "row 2: label is missing"),
+        ("x.csv", b"text,label\nGood.,pos\nBad.,\n", r"row 1 \(counted from 0\): label is missing"),
         (
             "x.csv",
             b"text,label\n" + b"Good.,pos\n" * 3000 + b"caf\xe9,pos\n",
@@ -369,18 +378,42 @@ def test_what_looks_like_a_hub_id():
         ("x.jsonl", b"", "no column 'text'; it has none at all"),
         ("x.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"\n', "cannot read .*line 2: Exp"),
         ("x.jsonl", b'{"text": "a", "label": 1}\n["b", 0]\n', r"line 2 is \['b', 0\]; an object"),
-        ("x.jsonl", b'{"text": null, "label": 1}\n', "row 1: text is missing"),
-        ("x.jsonl", b'{"text": 5, "label": 1}\n', "row 1: text is 5, not a text"),
-        ("x.jsonl", b'{"text": ["a"], "label": 1}\n', r"row 1: text is \['a'\], not a text"),
-        ("x.jsonl", b'{"text": "a", "label": 1}\n{"text": "b"}\n', "row 2: label is missing"),
-        ("x.jsonl", b'{"text": "a", "label": NaN}\n', "row 1: label is missing"),
+        ("x.jsonl", b'{"text": null, "label": 1}\n', r"row 0 \(counted from 0\): text is missing"),
+        (
+            "x.jsonl",
+            b'{"text": 5, "label": 1}\n',
+            r"row 0 \(counted from 0\): text is 5, not a text",
+        ),
+        (
+            "x.jsonl",
+            b'{"text": ["a"], "label": 1}\n',
+            r"row 0 \(counted from 0\): text is \['a'\], not a text",
+        ),
+        (
+            "x.jsonl",
+            b'{"text": "a", "label": 1}\n{"text": "b"}\n',
+            r"row 1 \(counted from 0\): label is missing",
+        ),
+        (
+            "x.jsonl",
+            b'{"text": "a", "label": NaN}\n',
+            r"row 0 \(counted from 0\): label is missing",
+        ),
         (
             "x.jsonl",
             b'{"text": "a", "label": [1]}\n',
-            r"x.jsonl, row 1: the label is \[1\]; one value",
+            r"x.jsonl, row 0 \(counted from 0\): the label is \[1\]; one value",
         ),
-        ("x.jsonl", b'{"text": "a", "label": 2}\n', "row 1: label is '2', which is no label"),
-        ("x.jsonl", b'{"text": "a\\ud83d", "label": 1}\n', "row 1: text is not valid Unicode"),
+        (
+            "x.jsonl",
+            b'{"text": "a", "label": 2}\n',
+            r"row 0 \(counted from 0\): label is '2', which is no label",
+        ),
+        (
+            "x.jsonl",
+            b'{"text": "a\\ud83d", "label": 1}\n',
+            r"row 0 \(counted from 0\): text is not valid Unicode",
+        ),
         (
             "x.jsonl",
             b'{"text": "caf\xe9", "label": 1}\n',
@@ -402,13 +435,13 @@ def test_missing_values_of_every_kind_are_seen(tmp_path):
     for number, missing in enumerate((None, float("nan"), pd.NA, pd.NaT)):
         frame = pd.DataFrame({"text": ["a", "b"], "label": pd.Series(["pos", missing])})
         frame.astype({"label": "string"}).to_parquet(tmp_path / f"{number}.parquet")
-        refused("row 2: label is missing", tmp_path / f"{number}.parquet")
+        refused(r"row 1 \(counted from 0\): label is missing", tmp_path / f"{number}.parquet")
     frame = pd.DataFrame({"text": pd.array(["a", pd.NA], "string"), "label": [0, 1]})
     frame.to_parquet(tmp_path / "text.parquet")
-    refused("row 2: text is missing", tmp_path / "text.parquet")
+    refused(r"row 1 \(counted from 0\): text is missing", tmp_path / "text.parquet")
     numbers = pd.DataFrame({"text": ["a", "b"], "label": pd.array([1, pd.NA], "Int64")})
     numbers.to_parquet(tmp_path / "numbers.parquet")
-    refused("row 2: label is missing", tmp_path / "numbers.parquet")
+    refused(r"row 1 \(counted from 0\): label is missing", tmp_path / "numbers.parquet")
 
 
 def test_a_folder_in_the_place_of_a_file_or_one_that_may_not_be_read(tmp_path, monkeypatch):

@@ -147,16 +147,21 @@ def texts_of(source: str, frame: "pd.DataFrame", column: str) -> list[str]:
     values = frame[column].tolist()
     faults = {
         row: fault
-        for row, (value, missing) in enumerate(zip(values, frame[column].isna(), strict=True), 1)
+        for row, (value, missing) in enumerate(zip(values, frame[column].isna(), strict=True))
         if (fault := "missing" if missing else fault_of(value))
     }
     if faults:
         row, fault = next(iter(faults.items()))
         raise DataError(
-            f"{source}, row {row}: {column} is {fault}; mend it or drop the row"
+            f"{source}, {_place(row)}: {column} is {fault}; mend it or drop the row"
             + _more(len(faults) - 1, "row that cannot be used", "rows that cannot be used")
         )
     return values
+
+
+def _place(row: int) -> str:
+    """A row's number as `Rows` has it, which is that of reports and of pandas."""
+    return f"row {row} (counted from 0)"
 
 
 def _more(count: int, one: str, several: str) -> str:
@@ -167,9 +172,9 @@ def _more(count: int, one: str, several: str) -> str:
 def _labels(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:
     column = frame[columns.label]
     if column.isna().any():
-        row = int(column.isna().to_numpy().argmax()) + 1
+        row = int(column.isna().to_numpy().argmax())
         raise DataError(
-            f"{source}, row {row}: {columns.label} is missing; fill it or drop the row"
+            f"{source}, {_place(row)}: {columns.label} is missing; fill it or drop the row"
             + _more(int(column.isna().sum()) - 1, "row without", "rows without")
         )
     label_map = dict(columns.label_map or {})
@@ -189,7 +194,7 @@ def _labels(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:
         mapped = ", ".join(f"{k} = {v}" for k, v in label_map.items()) or "empty"
         found, row = next(iter(unknown.items()))
         raise DataError(
-            f"{source}, row {row}: {columns.label} is {found!r:.60}, which is no label of the "
+            f"{source}, {_place(row)}: {columns.label} is {found!r:.60}, which is no label of the "
             f"prompt ({known}) and is mapped to none (data.label_map: {mapped}); extend "
             "data.label_map or prompt.labels"
             + _more(len(unknown) - 1, "unknown label", "unknown labels")
@@ -229,12 +234,12 @@ def _label_keys(value: Any) -> list[str]:
 def _first_rows(source: str, values: Sequence[Any]) -> dict[Any, int]:
     """Each distinct value with the number of the first row that holds it."""
     first: dict[Any, int] = {}
-    for row, value in enumerate(values, 1):
+    for row, value in enumerate(values):
         try:
             first.setdefault(value, row)
         except TypeError as error:
             raise DataError(
-                f"{source}, row {row}: the label is {value!r}; one value is expected"
+                f"{source}, {_place(row)}: the label is {value!r}; one value is expected"
             ) from error
     return first
 
@@ -418,16 +423,26 @@ def _read_csv(path: Path, separator: str) -> "pd.DataFrame":
             raise DataError(f"{path} is empty; a header and rows are expected") from error
         except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
             if "EOF inside string" in str(error):
-                row = re.search(r"row (\d+)", str(error))
                 raise DataError(
-                    f"{path} opens a double quote{f' in row {row[1]}' if row else ''} and never "
-                    'closes it; within a text in quotes, write "" for a quote'
+                    f"{path} opens a double quote{_csv_place(error, 'row')} and never closes it; "
+                    'within a text in quotes, write "" for a quote'
                 ) from error
-            line = re.search(r"line (\d+)", str(error))
             raise DataError(
-                f"{path} has more cells {f'in line {line[1]} ' if line else 'in its rows '}than in "
-                f"its header; put texts that hold a {separator!r} in double quotes"
+                f"{path} has more cells{_csv_place(error, 'line') or ' in its rows'} than in its "
+                f"header; put texts that hold a {separator!r} in double quotes"
             ) from error
+
+
+def _csv_place(error: Exception, unit: str) -> str:
+    """Which row pandas means: the header is its row 0 and its line 1, a text of many lines one.
+
+    A blank line counts as one, which it is not once the file can be read; such files are rare.
+    """
+    found = re.search(rf"{unit} (\d+)", str(error))
+    if found is None:
+        return ""
+    row = int(found[1]) - {"row": 1, "line": 2}[unit]
+    return f" in {_place(row)}" if row >= 0 else " in its header"
 
 
 def _bad_byte(path: Path) -> str:
