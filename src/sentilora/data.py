@@ -128,6 +128,8 @@ def read_table(
     if text_column not in frame.columns:
         if wanted is not None:
             return read_table(source, split, text_column)
+        if not len(frame):
+            raise DataError(f"{source} has no rows")
         raise DataError(_no_column(source, frame, text_column, "text"))
     return frame
 
