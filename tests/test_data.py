@@ -233,6 +233,8 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
         ["1.0", "0.0"],
         ["pos", "neg"],
         ["positive", "negative"],
+        [True, False],
+        ["TRUE", "false"],
         np.array([1, 0], dtype=np.int8),
         pd.array([1, 0], dtype="Int64"),
         pd.Categorical(["pos", "neg"]),
@@ -250,6 +252,14 @@ def test_a_label_map_may_say_anything(tmp_path):
     path = write(tmp_path / "x.jsonl", ["a", "b", "c"], [True, "👍", "5 stars"])
     columns = Columns(label_map={"True": "sì", "👍": "sì", "5 stars": "no"}, labels=("sì", "no"))
     assert load_rows(path, "train", columns).labels == ["sì", "sì", "no"]
+
+
+def test_true_is_no_number_where_there_are_more_than_two_labels(tmp_path):
+    path = write(tmp_path / "x.parquet", ["a", "b"], [True, False])
+    three = Columns(label_map=MAP, labels=("positive", "negative", "mixed"))
+    refused("label is 'True', which is no label .*extend data.label_map", path, columns=three)
+    named = Columns(label_map={"true": "mixed", "false": "negative"}, labels=("negative", "mixed"))
+    assert load_rows(str(path), "train", named).labels == ["mixed", "negative"]
 
 
 def test_labels_that_are_numbers_are_not_led_astray_by_the_default_map(tmp_path):

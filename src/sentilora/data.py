@@ -183,7 +183,7 @@ def _labels(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:
     words: dict[Any, str] = {}
     unknown: dict[str, int] = {}
     for value, row in _first_rows(source, column.tolist()).items():
-        keys = _label_keys(value)
+        keys = _label_keys(value, len(columns.labels))
         # A label that the map leads to no label of the prompt may itself be one: the labels 0 … 9.
         candidates = [label_map[key] for key in keys if key in label_map] + keys
         word = next((c for c in candidates if c in columns.labels), None)
@@ -226,9 +226,15 @@ def _may_rate(name: Any) -> bool:
     return str(name).lower() in RATING_COLUMNS
 
 
-def _label_keys(value: Any) -> list[str]:
-    """How a stored label may be called: 1.0, which a column with gaps makes of 1, is also "1"."""
+def _label_keys(value: Any, num_labels: int) -> list[str]:
+    """How a stored label may be called: 1.0, which a column with gaps makes of 1, is also "1".
+
+    True, which files spell in three ways, is also "true", and of two labels the one called "1".
+    """
     keys = [str(value)]
+    if (word := keys[0].lower()) in ("true", "false"):
+        number = "1" if word == "true" else "0"
+        return [*keys, word, number] if num_labels == 2 else [*keys, word]
     whole = re.fullmatch(r"([+-]?\d+)\.0+", keys[0])
     return [*keys, whole[1]] if whole else keys
 
