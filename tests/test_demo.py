@@ -41,14 +41,20 @@ def test_shipped_adapter_answers_right_after_installation():
     assert right >= 0.7
 
 
-def test_shipped_adapter_can_be_evaluated():
+def test_shipped_adapter_can_be_evaluated(tmp_path):
+    report = tmp_path / "report"
     outcome = CliRunner().invoke(
-        app, ["evaluate", "data.num_test=12", "--json"], catch_exceptions=False
+        app,
+        ["evaluate", "data.num_test=12", "--json", "--report", str(report)],
+        catch_exceptions=False,
     )
     assert outcome.exit_code == 0, outcome.stderr
     result = json.loads(outcome.stdout)
     assert result["num_rows"] == 12 and result["adapter"]["num_rows"] == 12
     assert result["baseline"] is None and "does not say which rows" in result["missing"][0]
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "<title>sentilora: the adapter that ships</title>" in page
+    assert "the adapter that ships does not say which rows" in page
 
 
 def test_shipped_folders_name_no_place_of_the_machine_they_were_made_on():

@@ -54,6 +54,11 @@ def shipped_adapter() -> str:
     return str(resources.files("sentilora").joinpath("assets", "adapter"))
 
 
+def adapter_name(folder: str | Path) -> str:
+    """An adapter's folder, for a reader, whom it tells nothing where the package lies."""
+    return "the adapter that ships" if str(folder) == shipped_adapter() else str(folder)
+
+
 def resolve_base(name: str) -> str:
     """What `from_pretrained` takes for a base's name: a folder, or a hub id that can be reached.
 

@@ -21,6 +21,7 @@ from sentilora.explain import words_of
 from sentilora.label_issues import beginning
 from sentilora.leakage import Twin
 from sentilora.metrics import coverage_curve, measure_group, reliability
+from sentilora.model import adapter_name
 from sentilora.progress import counted
 from sentilora.prompt import clean_text
 from sentilora.report import Evaluation, RowScores, surest_errors
@@ -56,7 +57,7 @@ def write_report(
     twins = {twin.number: twin for twin in result.leakage.twins} if result.leakage else {}
     evaluation = _evaluation(result)
     figures = {
-        "title": result.adapter_path or result.base_name,
+        "title": adapter_name(result.adapter_path) if result.adapter_path else result.base_name,
         "created": date.today().isoformat(),
         "evaluation": evaluation,
         "reliability": [asdict(found) for found in reliability(scores.best, scores.truth)],

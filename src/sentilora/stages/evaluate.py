@@ -21,7 +21,7 @@ from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
-from sentilora.model import shipped_adapter
+from sentilora.model import adapter_name, shipped_adapter
 from sentilora.progress import counted, say
 from sentilora.prompt import PromptFormat
 from sentilora.report import Evaluation, RowScores, by_rating
@@ -181,7 +181,7 @@ def known_rows(folder: Path, config: Config) -> tuple[tuple[Rows, Rows] | None, 
     what = "no baseline, no calibration, no threshold, no search for duplicates"
     run = run_of(folder)
     if not (run / CONFIG_FILE).is_file() or not (run / DATA_FILE).is_file():
-        return None, f"{what}: {run} does not say which rows it was trained on"
+        return None, f"{what}: {adapter_name(run)} does not say which rows it was trained on"
     try:
         train, evaluation = load_rows_of(config)
         require_same_rows(run, data_record({"train": train, "evaluation": evaluation}))
