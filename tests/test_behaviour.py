@@ -79,7 +79,7 @@ def test_twenty_labels():
     found = judge(suite_of(*cases), labels, 0.0, np.roll(np.eye(20), -5, axis=1))
     assert found.findings[0].num_passed == 0
     assert found.findings[0].failures[0].answers == ["label15"]
-    assert "  ✗ label15 1.00, not label0: text 0" in as_lines(found, labels)
+    assert "  ✗ label15 0.99, not label0: text 0" in as_lines(found, labels)
 
 
 # --- what is counted and shown -------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from sentilora.data import Rows
 from sentilora.overview import look_over, look_over_lengths
-from sentilora.progress import counted
+from sentilora.progress import as_probability, counted, percent, percent_interval
 from sentilora.prompt import Example
 
 
@@ -54,3 +54,21 @@ def test_one_is_not_counted_as_several():
     assert look_over({"train": Rows("a.csv", ["One."], ["b"])}).describe("train") == (
         "1 row of a.csv: 1 b; 0 exact duplicates"
     )
+
+
+def test_nearly_all_is_not_all():
+    assert [percent(x) for x in (1.0, 0.9999, 0.9991, 0.5, 0.0)] == [
+        "100.0%",
+        "99.9%",
+        "99.9%",
+        "50.0%",
+        "0.0%",
+    ]
+    assert percent_interval((0.9999, 1.0), 2) == "99.99% – 100.00%"
+    # A probability that is stored as 1 was rounded.
+    assert [as_probability(x) for x in (1.0, 0.99996, 0.9123, 0.0)] == [
+        "0.9999",
+        "0.9999",
+        "0.9123",
+        "0.0000",
+    ]

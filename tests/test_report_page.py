@@ -243,6 +243,10 @@ def test_axes_have_round_numbers_and_names(chromium, tmp_path):
         (0, 12_000, 1): [0, 5000, 10_000],
     }.items():
         assert page.evaluate(f"ticks([{low}, {high}], {least})") == pytest.approx(expected)
+    shown = page.evaluate(
+        "[percent(1), percent(0.9999), percent(0.996, 0), chance(1), chance(1, 2)]"
+    )
+    assert shown == ["100.0 %", "99.9 %", "99 %", "99.9 %", "99.99 %"]
     assert said == []
 
 

@@ -19,7 +19,7 @@ from itertools import takewhile
 import numpy as np
 
 from sentilora.metrics import wilson_interval
-from sentilora.progress import counted
+from sentilora.progress import as_probability, counted, percent, percent_interval
 from sentilora.suite import FUNCTIONALITY, INVARIANCE, Case, Suite
 
 # Half precision moves a probability by 0.001 (docs/results.md): this is no noise any more.
@@ -169,12 +169,11 @@ def as_lines(found: Behaviour, labels: Sequence[str]) -> list[str]:
         + (f"{'base':>7}" if has_base else ""),
     ]
     for finding in found.findings:
-        low, high = finding.interval
-        base = "" if finding.base_pass_rate is None else f"{finding.base_pass_rate:>7.1%}"
+        base = "" if finding.base_pass_rate is None else f"{percent(finding.base_pass_rate):>7}"
         lines.append(
             f"{finding.capability:<{width}}{finding.kind:<23}"
-            f"{f'{finding.num_passed:,} of {finding.num_cases:,}':>11}{finding.pass_rate:>8.1%}  "
-            f"{f'{low:.1%} – {high:.1%}':<16}{base}"
+            f"{f'{finding.num_passed:,} of {finding.num_cases:,}':>11}"
+            f"{percent(finding.pass_rate):>8}  {percent_interval(finding.interval):<16}{base}"
         )
         for failure in finding.failures[:MAX_PRINTED]:
             lines.append(f"  ✗ {_as_line(failure, labels)}")
@@ -186,15 +185,15 @@ def as_lines(found: Behaviour, labels: Sequence[str]) -> list[str]:
 def _as_line(failure: Failure, labels: Sequence[str]) -> str:
     """What was answered, and to what."""
     pairs = zip(failure.answers, failure.probabilities, strict=True)
-    answered = [f"{answer} {max(row):.2f}" for answer, row in pairs]
+    answered = [f"{answer} {as_probability(max(row), 2)}" for answer, row in pairs]
     if failure.expected is None:
         said = " → ".join(answered)
     elif len(failure.texts) == 1:
         said = f"{answered[0]}, not {failure.expected}"
     else:
         at = labels.index(failure.expected)
-        before, after = (row[at] for row in failure.probabilities)
-        said = f"{failure.expected} {before:.2f} → {after:.2f}"
+        before, after = (as_probability(row[at], 2) for row in failure.probabilities)
+        said = f"{failure.expected} {before} → {after}"
     return f"{said}: {_marked(failure.texts)}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sentilora.data import EMBEDDED
-from sentilora.progress import counted
+from sentilora.progress import counted, percent, percent_interval
 from sentilora.run_folder import TrainingResult
 
 
@@ -23,8 +23,7 @@ def write_model_card(
 ) -> None:
     """README.md of the run folder. source: of the training rows; num_rows: of each split."""
     metrics = result.metrics
-    low, high = metrics.accuracy_interval
-    accuracy = f"{metrics.accuracy:.2%} ({low:.2%} – {high:.2%})"
+    accuracy = f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)})"
     answers = ", ".join(labels)
     rows = ", ".join(f"{count:,} {name}" for name, count in num_rows.items())
     embedded = base_name == EMBEDDED

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_memory
-from sentilora.progress import counted, is_main_process, say
+from sentilora.progress import counted, is_main_process, percent, percent_interval, say
 
 
 class Verbs(TyperGroup):
@@ -128,13 +128,12 @@ def train(
     if not is_main_process():
         return
     metrics = result.metrics
-    low, high = metrics.accuracy_interval
     print(
         f"best of {counted(result.num_steps, 'step')}: {result.best_step}, "
         f"in {result.train_seconds:.0f} s\n"
         f"evaluation, {counted(metrics.num_rows, 'row')}, scored again after reloading: accuracy "
-        f"{metrics.accuracy:.2%} ({low:.2%} – {high:.2%}), macro-F1 {metrics.macro_f1:.4f}, "
-        f"log-loss {metrics.log_loss:.4f}\n"
+        f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)}), "
+        f"macro-F1 {metrics.macro_f1:.4f}, log-loss {metrics.log_loss:.4f}\n"
         f"adapter in {result.output_dir}; next: sentilora evaluate --adapter {result.output_dir}"
     )
 

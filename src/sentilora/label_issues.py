@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sentilora.data import Rows
-from sentilora.progress import counted
+from sentilora.progress import as_probability, counted
 from sentilora.prompt import clean_text
 
 NUM_PRINTED = 20
@@ -123,7 +123,7 @@ def as_lines(found: LabelIssues) -> list[str]:
     lines.append(f"{'row':>9}  {'label':<{width}}{'likelier':<{width + 2}}{'p':<8}text")
     lines += [
         f"{x.number:>9,}  {x.given:<{width}}{x.suggested:<{width + 2}}"
-        f"{x.probability_suggested:<8.4f}{x.begin}"
+        f"{as_probability(x.probability_suggested):<8}{x.begin}"
         for x in shown
     ]
     if len(found.issues) > NUM_PRINTED:

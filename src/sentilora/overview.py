@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sentilora.data import Rows
-from sentilora.progress import counted
+from sentilora.progress import counted, percent
 from sentilora.splits import digest, normalised
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Lengths:
     def truncated(self) -> str:
         """What was cut as a line: "12 of 320 (3.8%)"."""
         share = self.num_truncated / self.num_examples
-        return f"{self.num_truncated:,} of {self.num_examples:,} ({share:.1%})"
+        return f"{self.num_truncated:,} of {self.num_examples:,} ({percent(share)})"
 
 
 def look_over_lengths(examples: "Sequence[Example]") -> Lengths:

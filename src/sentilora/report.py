@@ -13,7 +13,7 @@ from sentilora.label_issues import LabelIssues
 from sentilora.label_issues import as_lines as issue_lines
 from sentilora.leakage import Twin
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
-from sentilora.progress import counted
+from sentilora.progress import as_probability, counted, percent, percent_interval
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,10 @@ def as_table(result: Evaluation) -> str:
     named = {"adapter": result.adapter, "base": result.base, "TF-IDF": result.baseline}
     for name, metrics in named.items():
         if metrics is not None:
-            low, high = metrics.accuracy_interval
             auc = "–" if metrics.roc_auc is None else f"{metrics.roc_auc:.4f}"
             lines.append(
-                f"{name:<10}{metrics.accuracy:>10.2%}  {f'{low:.2%} – {high:.2%}':<18}"
+                f"{name:<10}{percent(metrics.accuracy, 2):>10}  "
+                f"{percent_interval(metrics.accuracy_interval, 2):<18}"
                 f"{metrics.macro_f1:>9.4f}{metrics.log_loss:>10.4f}{metrics.brier:>8.4f}{auc:>9}"
                 f"{metrics.expected_calibration_error:>8.4f}"
             )
@@ -234,10 +234,9 @@ def _rating_lines(ratings: Ratings) -> list[str]:
     width = max(len(ratings.column) + 3, *(len(group.name) + 2 for group in ratings.groups))
     lines = [f"{f'by {ratings.column}':<{width}}{'rows':>8}{'right':>10}  95 % Wilson"]
     for group in ratings.groups:
-        low, high = group.interval
         lines.append(
-            f"{group.name:<{width}}{group.num_rows:>8,}{group.accuracy:>10.2%}  "
-            f"{low:.2%} – {high:.2%}"
+            f"{group.name:<{width}}{group.num_rows:>8,}{percent(group.accuracy, 2):>10}  "
+            f"{percent_interval(group.interval, 2)}"
         )
     if ratings.num_without:
         lines.append(f"rows without {ratings.column}: {ratings.num_without:,}")
@@ -276,15 +275,16 @@ def _calibration_lines(result: Evaluation) -> list[str]:
         if result.abstention.reached:
             accuracy = result.abstention.accuracy
             lines.append(
-                f"answers of at least {found_t.confidence:.4f} are {found_t.target_accuracy:.1%} "
-                f"accurate (bound {found_t.bound:.2%} on {found_t.num_covered:,} of "
-                f"{found_t.num_rows:,} evaluation rows); on the test rows {share:.1%} are "
-                f"answered, {'none' if accuracy is None else f'{accuracy:.2%}'} of them right"
+                f"answers of at least {as_probability(found_t.confidence)} are "
+                f"{percent(found_t.target_accuracy)} accurate (bound {percent(found_t.bound, 2)} "
+                f"on {found_t.num_covered:,} of {found_t.num_rows:,} evaluation rows); on the "
+                f"test rows {percent(share)} are answered, "
+                f"{'none' if accuracy is None else percent(accuracy, 2)} of them right"
             )
         else:
             lines.append(
-                f"no threshold makes {found_t.target_accuracy:.1%} certain: the highest bound is "
-                f"{found_t.bound:.2%}, for the {found_t.num_covered:,} surest of "
+                f"no threshold makes {percent(found_t.target_accuracy)} certain: the highest bound "
+                f"is {percent(found_t.bound, 2)}, for the {found_t.num_covered:,} surest of "
                 f"{found_t.num_rows:,} evaluation rows; no threshold was stored"
             )
     if result.leakage is not None:
@@ -296,7 +296,7 @@ def _calibration_lines(result: Evaluation) -> list[str]:
         )
         text = f"duplicates of rows trained or chosen on: {leak.num_exact:,} exact, {near}"
         if leak.twins and leak.without is not None:
-            text += f"; accuracy without them {leak.without.accuracy:.2%}"
+            text += f"; accuracy without them {percent(leak.without.accuracy, 2)}"
         if leak.num_evaluation_twins:
             text += (
                 "; evaluation rows that are duplicates of training rows: "

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from sentilora.metrics import Comparison
-from sentilora.progress import counted
+from sentilora.progress import counted, percent, percent_interval
 from sentilora.report import as_p, signed
 from sentilora.run_folder import TrainingResult
 
@@ -97,7 +97,7 @@ def seeds_as_table(series: SeedSeries) -> str:
     """A line per seed, mean and spread, and what they say about the noise."""
     a, f, loss = series.accuracy, series.macro_f1, series.log_loss
     rows = [
-        ("mean", f"{a.mean:.2%}", "", f"{f.mean:.4f}", f"{loss.mean:.4f}"),
+        ("mean", percent(a.mean, 2), "", f"{f.mean:.4f}", f"{loss.mean:.4f}"),
         (
             "sd",
             f"{100 * a.standard_deviation:.2f} points",
@@ -105,8 +105,8 @@ def seeds_as_table(series: SeedSeries) -> str:
             f"{f.standard_deviation:.4f}",
             f"{loss.standard_deviation:.4f}",
         ),
-        ("min", f"{a.minimum:.2%}", "", f"{f.minimum:.4f}", f"{loss.minimum:.4f}"),
-        ("max", f"{a.maximum:.2%}", "", f"{f.maximum:.4f}", f"{loss.maximum:.4f}"),
+        ("min", percent(a.minimum, 2), "", f"{f.minimum:.4f}", f"{loss.minimum:.4f}"),
+        ("max", percent(a.maximum, 2), "", f"{f.maximum:.4f}", f"{loss.maximum:.4f}"),
     ]
     lines = [*_runs_as_lines("seed", series.runs), ""]
     lines += [f"{n:<8}{acc:>12}  {i:<18}{f1:>9}{ll:>10}" for n, acc, i, f1, ll in rows]
@@ -174,10 +174,10 @@ def _runs_as_lines(name: str, runs: Mapping[int, TrainingResult]) -> list[str]:
     ]
     for value, result in runs.items():
         metrics = result.metrics
-        low, high = metrics.accuracy_interval
         number = f"{value:,}" if name == "labels" else str(value)
         lines.append(
-            f"{number:<8}{metrics.accuracy:>12.2%}  {f'{low:.2%} – {high:.2%}':<18}"
+            f"{number:<8}{percent(metrics.accuracy, 2):>12}  "
+            f"{percent_interval(metrics.accuracy_interval, 2):<18}"
             f"{metrics.macro_f1:>9.4f}{metrics.log_loss:>10.4f}{result.best_step:>11,}"
             f"{result.train_seconds:>9,.0f}"
         )

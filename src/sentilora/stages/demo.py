@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sentilora.classifier import Classifier, Prediction
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.measuring import measure_rows
-from sentilora.progress import counted, say
+from sentilora.progress import as_probability, counted, percent, percent_interval, say
 from sentilora.report import Evaluation
 from sentilora.stages import load_rows_of, load_test_of
 from sentilora.stages.predict import predict
@@ -65,14 +65,15 @@ def as_tables(result: Demo) -> "list[Table | str]":
     }
     for name, metrics in rows.items():
         assert metrics is not None
-        low, high = metrics.accuracy_interval
-        accuracies.add_row(name, f"{metrics.accuracy:.1%}", f"{low:.1%} – {high:.1%}")
+        accuracies.add_row(
+            name, percent(metrics.accuracy), percent_interval(metrics.accuracy_interval)
+        )
     reviews = Table(title="Three reviews it has never seen", title_justify="left")
     for column in ("label", "probability", "review"):
         reviews.add_column(column)
     for text, prediction in zip(REVIEWS, result.predictions, strict=True):
         probability = prediction.probabilities[prediction.label]
-        reviews.add_row(prediction.label, f"{probability:.3f}", text)
+        reviews.add_row(prediction.label, as_probability(probability, 3), text)
     return [
         accuracies,
         f"fine-tuned against base, exact McNemar: p = {evaluation.comparisons['base'].p:.2g}\n",

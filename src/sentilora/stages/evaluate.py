@@ -22,7 +22,7 @@ from sentilora.data import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
 from sentilora.model import adapter_name, shipped_adapter
-from sentilora.progress import counted, say
+from sentilora.progress import as_probability, counted, say
 from sentilora.prompt import PromptFormat
 from sentilora.report import Evaluation, RowScores, by_rating
 from sentilora.report_page import write_report
@@ -210,7 +210,7 @@ def store_calibration(folder: Path, result: Evaluation) -> None:
         return
     say(
         f"stored in {folder / CLASSIFIER_FILE}: temperature {value:g}, "
-        + (f"abstain below {below:.4f}" if below else "every text is answered")
+        + (f"abstain below {as_probability(below)}" if below else "every text is answered")
     )
 
 

@@ -15,7 +15,7 @@ from sentilora.classifier import Classifier, Prediction
 from sentilora.data import SUFFIXES, read_table, texts_of
 from sentilora.errors import DataError, SentiloraError, UsageError
 from sentilora.explain import Explanation, explain_each
-from sentilora.progress import Progress, counted, say
+from sentilora.progress import Progress, as_probability, counted, say
 from sentilora.prompt import require_text
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def as_line(text: str, prediction: Prediction, width: int = 60) -> str:
     cut = "  (truncated)" if prediction.truncated else ""
     probability = max(prediction.probabilities.values())
     longest = max(map(len, (*prediction.probabilities, prediction.label)))
-    return f"{prediction.label:<{longest}}  {probability:.4f}  {begin}{cut}"
+    return f"{prediction.label:<{longest}}  {as_probability(probability)}  {begin}{cut}"
 
 
 def as_words(text: str, explanation: Explanation) -> str:
