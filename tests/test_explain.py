@@ -278,6 +278,20 @@ def test_one_text_proves_nothing(prompter):
     assert found.interval == (-1, 1) and "deletion test on 1 text:" in found.sentence
 
 
+def test_a_small_effect_is_not_praised(prompter):
+    oracle, texts = Oracle(prompter, {"lovely": 0.1}), sample_texts()
+    explanations = [explain(oracle, prompter, text) for text in texts]
+    found = deletion_test(oracle, prompter, texts, explanations)
+    assert found.interval[0] > 0 and found.top < 0.05
+    difference = (
+        f"the difference is +{100 * (found.top - found.random):.1f} points (95 % interval +"
+    )
+    assert difference in found.sentence
+    assert found.sentence.endswith(
+        "better than chance, but little of the answers rests on these words"
+    )
+
+
 # --- for a reader --------------------------------------------------------------------------------
 
 

@@ -27,13 +27,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from sentilora.progress import Progress, counted
+from sentilora.progress import Progress, counted, signed
 from sentilora.prompt import Prompter, blank_line_breaks, clean_text
 
 # On two CPU cores and the embedded base a text of 512 tokens then takes 2.5 s (docs/results.md).
 NUM_VARIANTS = 64
 SHARE_DELETED = 0.1
 NUM_DRAWS = 5  # of random words, averaged
+# Of the answer's probability: a point can be significant, and yet nearly all of it rests elsewhere.
+LITTLE = 0.1
 
 _WORD = re.compile(r"\S+")
 # Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
@@ -263,14 +265,19 @@ def _interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _sentence(num_texts: int, top: float, random: float, interval: tuple[float, float]) -> str:
-    low, high = (f"{100 * bound:+.1f}" for bound in interval)
+    low, high = (signed(100 * bound) for bound in interval)
+    lost = [signed(100 * mean).removeprefix("+") for mean in (top, random)]
+    difference = top - random
     said = (
         f"deletion test on {counted(num_texts, 'text')}: the {100 * SHARE_DELETED:.0f} % of words "
-        f"that weigh most take {100 * top:.1f} points of the answer's probability with them, as "
-        f"many random words {100 * random:.1f} (95 % interval of the difference {low} to {high}): "
-    ).replace("-", "−")
-    if interval[0] > 0:
-        return said + "the explanations point at what the model uses"
+        f"that weigh most take {lost[0]} points of the answer's probability with them, as many "
+        f"random words {lost[1]}; the difference is {signed(100 * difference)} points (95 % "
+        f"interval {low} to {high}): "
+    )
     if interval[1] < 0:
         return said + "the explanations point away from what the model uses; do not rely on them"
-    return said + "no better than chance; do not rely on the explanations"
+    if interval[0] <= 0:
+        return said + "no better than chance; do not rely on the explanations"
+    if difference < LITTLE:
+        return said + "better than chance, but little of the answers rests on these words"
+    return said + "the explanations point at what the model uses"

@@ -33,6 +33,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def signed(difference: float, digits: int = 1) -> str:
+    """A difference with its sign: "+0.8", "−1.2"."""
+    return f"{difference:+.{digits}f}".replace("-", "−")
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share: "91.2%". Less than all is never "100.0%", whatever rounding would make of it."""
     return f"{share if share >= 1 else min(share, 1 - 0.1 ** (digits + 2)):.{digits}%}"

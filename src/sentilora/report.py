@@ -13,7 +13,7 @@ from sentilora.label_issues import LabelIssues
 from sentilora.label_issues import as_lines as issue_lines
 from sentilora.leakage import Twin
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
-from sentilora.progress import as_probability, counted, percent, percent_interval
+from sentilora.progress import as_probability, counted, percent, percent_interval, signed
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,6 @@ def surest_errors(scores: RowScores) -> np.ndarray:
 def as_p(value: float) -> str:
     """A p-value in words."""
     return f"p = {value:.2g}" if value else "p < 1e-300"  # below what a float can hold
-
-
-def signed(points: float) -> str:
-    """A difference in points, with its sign."""
-    return f"{points:+.1f}".replace("-", "−")
 
 
 def verdict(result: Evaluation) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from sentilora.metrics import Comparison
-from sentilora.progress import counted, percent, percent_interval
-from sentilora.report import as_p, signed
+from sentilora.progress import counted, percent, percent_interval, signed
+from sentilora.report import as_p
 from sentilora.run_folder import TrainingResult
 
 SEEDS_FILE, SIZES_FILE = "seeds.json", "sizes.json"

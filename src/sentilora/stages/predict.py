@@ -15,7 +15,7 @@ from sentilora.classifier import Classifier, Prediction
 from sentilora.data import SUFFIXES, read_table, texts_of
 from sentilora.errors import DataError, SentiloraError, UsageError
 from sentilora.explain import Explanation, explain_each
-from sentilora.progress import Progress, as_probability, counted, say
+from sentilora.progress import Progress, as_probability, counted, say, signed
 from sentilora.prompt import require_text
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def as_words(text: str, explanation: Explanation) -> str:
     lines = []
     for name, sign in (("for", 1), ("against", -1)):
         chosen = [pair for pair in weighed if sign * pair[0] > 0][:NUM_SHOWN]
-        said = "  ".join(f"{word} {value:+.2f}".replace(" -", " −") for value, word in chosen)
+        said = "  ".join(f"{word} {signed(value, 2)}" for value, word in chosen)
         lines.append(f"    {name} {explanation.label}: {said or 'no word'}")
     num_unseen = sum(word.contribution is None for word in explanation.words)
     if num_unseen:
