@@ -204,6 +204,28 @@ def opened(browser, path, **options):
     return page, said, asked
 
 
+@pytest.mark.parametrize(("num_labels", "named"), [(2, "below 75 %"), (20, "by less than 50")])
+def test_uncertain_is_what_is_hardly_ahead_of_the_next_label(chromium, tmp_path, num_labels, named):
+    # Of twenty labels many a clear answer is below 0.75: the rest is spread over eighteen others.
+    path, scores, _ = make_report(
+        tmp_path / "report", num_rows=900, num_labels=num_labels, strength=5
+    )
+    page, said, _ = opened(chromium, path)
+    second, first = np.sort(scores.adapter, axis=-1)[:, -2:].T
+    page.locator("#kind").select_option("uncertain")
+    assert named in page.locator("#kind option:checked").inner_text()
+    count = int(page.locator("#count").inner_text().split(" ")[0])
+    assert count == (first - second < 0.5).sum() > 0
+    if num_labels == 2:
+        assert count == (first < 0.75).sum()
+    else:
+        assert count < (first < 0.75).sum()
+    page.locator("#sort").select_option("unsure")
+    leads = page.evaluate("chosen().map(lead)")
+    assert leads == sorted(leads) and leads[0] == pytest.approx((first - second).min(), abs=1e-5)
+    assert said == []
+
+
 @pytest.mark.parametrize("num_labels", [2, 20])
 def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path, num_labels):
     path, scores, _ = make_report(tmp_path / "report", num_labels=num_labels)

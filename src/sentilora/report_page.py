@@ -153,12 +153,14 @@ def embedded_rows(
 ) -> list[dict[str, Any]]:
     """The surest errors, then the most uncertain rows: what the page can show.
 
+    The less an answer is ahead of the next label, the more uncertain: of two labels and of twenty.
     Their texts are clean, as the prompt has them; of those that were cut, what the model sees.
     """
-    confidence = scores.best.max(-1)
+    next_to_best, best = np.partition(scores.best, (-2, -1))[:, -2:].T
+    lead = best - next_to_best
     errors = surest_errors(scores)[:MAX_ERRORS]
-    rest = np.setdiff1d(np.argsort(confidence, kind="stable")[: 2 * MAX_ROWS], errors)
-    rest = rest[np.argsort(confidence[rest], kind="stable")][: MAX_ROWS - len(errors)]
+    rest = np.setdiff1d(np.argsort(lead, kind="stable")[: 2 * MAX_ROWS], errors)
+    rest = rest[np.argsort(lead[rest], kind="stable")][: MAX_ROWS - len(errors)]
     return [
         {
             "number": rows.numbers[i],
