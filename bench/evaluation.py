@@ -1,11 +1,14 @@
 """Memory and time of `evaluate` without the model: a stand-in answers at random, at once.
 
 python bench/evaluation.py --rows 200000
+python bench/evaluation.py --words 240 --read parquet     of reading the rows, which is all it does
 """
 
 import argparse
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,11 +18,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 
 from sentilora.data import Rows
 from sentilora.measuring import measure_rows, with_label_issues
 from sentilora.report_page import write_report
+from sentilora.stages.predict import write_table
 
 LABELS = ("positive", "negative")
 WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]
@@ -60,12 +65,45 @@ def tell(what: str, started: float) -> None:
     print(f"{what:<14}{now:6.0f} MiB, peak {peak:6.0f} MiB, {time.monotonic() - started:6.1f} s")
 
 
+# Alone in a process: what made the file is not to count. VmHWM is the peak of this one, while
+# ru_maxrss begins with what the parent held.
+READING = """
+import sys, time
+from pathlib import Path
+import numpy, pandas, pyarrow.parquet
+from sentilora.data import Columns, load_rows
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+imports, started = peak(), time.monotonic()
+rows = load_rows(sys.argv[1], "train", Columns(labels=tuple(sys.argv[2:])))
+size = sum(map(len, rows.texts)) / 2**20
+print(f"{len(rows):,} rows, {size:.0f} MiB of text: peak {peak():.0f} MiB, {imports:.0f} of it "
+      f"imports, {time.monotonic() - started:.1f} s")
+"""
+
+
+def read(num_rows: int, num_words: int, form: str) -> None:
+    """Peak of a process that reads a file with texts, labels and another column as large."""
+    rows, more = (make_rows(num_rows, num_words, seed) for seed in (1, 2))
+    frame = pd.DataFrame({"text": rows.texts, "label": rows.labels, "page": more.texts})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows.{form}"
+        write_table(frame, path)
+        subprocess.run([sys.executable, "-c", READING, str(path), *LABELS], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--words", type=int, default=15)
     parser.add_argument("--near-duplicates", action="store_true")
+    parser.add_argument("--read", choices=("parquet", "jsonl", "csv"), help="only read such a file")
     options = parser.parse_args()
+    if options.read:
+        return read(options.rows, options.words, options.read)
     # Heavy imports first: they are no part of it.
     for name in ("cleanlab.filter", "datasketch", "pyarrow.parquet", "sklearn.linear_model"):
         import_module(name)
