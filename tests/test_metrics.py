@@ -159,6 +159,13 @@ def test_a_comparison_turned_around_is_its_negative(counts):
     assert -1 - 1e-9 <= low <= found.difference <= high <= 1 + 1e-9
 
 
+def test_a_difference_is_clear_when_interval_and_exact_test_agree():
+    assert compare(*outcomes(36, 12, 2, 0)).clear == 1
+    assert compare(*outcomes(36, 2, 12, 0)).clear == -1
+    found = compare(*outcomes(17, 14, 5, 4))
+    assert found.interval[0] > 0 and found.p > 0.05 and found.clear == 0
+
+
 @pytest.mark.parametrize("num_labels", [2, 4])
 def test_full_metrics_are_scikit_learns(num_labels):
     random = np.random.default_rng(1)

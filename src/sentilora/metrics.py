@@ -66,6 +66,17 @@ class Comparison:
     num_only_first: int
     num_only_second: int
 
+    @property
+    def clear(self) -> int:
+        """1 or -1 when the first or the second is better, 0 when it cannot be told.
+
+        On few rows the interval can leave zero out where the exact test does not; both must agree.
+        """
+        low, high = self.interval
+        if self.p >= 0.05:
+            return 0
+        return 1 if low > 0 else -1 if high < 0 else 0
+
 
 @dataclass(frozen=True)
 class Group:

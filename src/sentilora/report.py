@@ -167,12 +167,12 @@ def verdict(result: Evaluation) -> str:
     points = 100 * abs(against.difference)
     low, high = (100 * bound for bound in against.interval)
     rows = f"on these {result.num_rows:,} rows"
-    bounds = (-high, -low) if high < 0 else (low, high)  # of what the sentence is about
+    bounds = (-high, -low) if against.clear < 0 else (low, high)  # of what the sentence is about
     interval = " to ".join(map(signed, bounds))
     figures = f"(95 % interval {interval}, exact McNemar {as_p(against.p)})"
-    if low > 0:
+    if against.clear > 0:
         return f"It was worth it: {points:.1f} points more are right than with {name} {figures}."
-    if high < 0:
+    if against.clear < 0:
         return f"It was not worth it: {name} has {points:.1f} points more {figures}."
     return f"It cannot be told from {name} {rows} {figures}."
 

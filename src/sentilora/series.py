@@ -151,9 +151,9 @@ def more_labels(series: SizeSeries) -> str:
         f"{signed(low)} to {signed(high)}, exact McNemar {as_p(found.p)})"
     )
     num_rows = series.runs[largest].metrics.num_rows
-    if low > 0:
+    if found.clear > 0:
         answer = f"More labels still help: {step}."
-    elif high < 0:
+    elif found.clear < 0:
         answer = f"More labels did not help, they hurt: {step}; look at those that were added."
     else:
         answer = (
