@@ -201,8 +201,8 @@ def as_table(result: Evaluation) -> str:
         low, high = found.interval
         against = {"base": "base", "baseline": "TF-IDF"}[name]
         lines.append(
-            f"adapter against {against}: {100 * found.difference:+.2f} points (95 % "
-            f"{100 * low:+.2f} to {100 * high:+.2f}), exact McNemar: {as_p(found.p)}"
+            f"adapter against {against}: {signed(100 * found.difference, 2)} points (95 % "
+            f"{signed(100 * low, 2)} to {signed(100 * high, 2)}), exact McNemar: {as_p(found.p)}"
         )
     lines += [part for part in (result.verdict, *_calibration_lines(result)) if part]
     lines += [f"note: {reason}" for reason in result.missing]
