@@ -619,7 +619,7 @@ def test_evaluate_warns_of_rows_that_were_trained_on(toy_run, tmp_path):
         code, _, stderr = run("evaluate", "--adapter", adapter, f"data.test={source}")
         assert code == 0
         assert (
-            "warning: of the 6 test rows 3 among its train rows and 1 among its evaluation rows: "
+            "warning: of the 6 test rows 3 among its train rows and 1 among its evaluation rows "
         ) in stderr
     pd.DataFrame(rows[4:]).to_csv(source, index=False)
     assert "test rows" not in run("evaluate", "--adapter", toy_run, f"data.test={source}")[2]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sentilora.adapter_folder import Calibration, ClassifierFile
-from sentilora.calibration import Temperature
+from sentilora.calibration import Temperature, Threshold
 from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
 from sentilora.data import Columns, load_rows
@@ -90,15 +90,15 @@ def test_the_adapter_is_compared_with_its_base_and_with_word_counts(run_copy):
     assert json.loads(result.to_json())["verdict"] == result.verdict
 
 
-def test_a_temperature_that_helps_is_stored_and_used(run_copy):
+def test_a_temperature_that_helps_is_stored_and_used(run_copy, monkeypatch):
+    found = Temperature(2.5, 0.9, 0.8)
+    monkeypatch.setattr("sentilora.measuring.choose_temperature", lambda *rows: found)
     before = Classifier.load(run_copy)
     texts = WORDS[:5]
     raw = before.predict_proba(texts)
     result = evaluate(run_copy)
     stored = ClassifierFile.load(run_copy).calibration
-    found = result.calibrated.temperature
-    assert found.helps  # an untrained model's scores are far from the labels' frequencies
-    assert stored == Calibration(round(found.value, 4), 0.0)
+    assert stored == Calibration(2.5, 0.0)
     assert result.calibrated.num_evaluation == 320
     assert result.calibrated.test.accuracy == result.adapter.accuracy
     after = Classifier.load(run_copy).predict_proba(texts)
@@ -110,23 +110,56 @@ def test_a_temperature_that_helps_is_stored_and_used(run_copy):
 
 
 @pytest.mark.parametrize("helps", [True, False])
-def test_a_temperature_at_its_bound_is_told_and_stored_only_if_it_helps(
-    run_copy, monkeypatch, helps
-):
+def test_a_temperature_at_its_bound_is_told_and_never_stored(run_copy, monkeypatch, helps):
     found = Temperature(20.0, 0.9, 0.8 if helps else 1.0, "the fit ran into its upper bound")
     monkeypatch.setattr("sentilora.measuring.choose_temperature", lambda *rows: found)
     result = evaluate(run_copy)
     assert "\nthe fit ran into its upper bound\n" in as_table(result)
     assert json.loads(result.to_json())["calibrated"]["temperature"]["caution"] == found.caution
-    assert ClassifierFile.load(run_copy).calibration.temperature == (20.0 if helps else 1.0)
+    assert "evaluation rows, is not used there" in as_table(result)
+    assert ClassifierFile.load(run_copy).calibration.temperature == 1.0
 
 
-def test_a_target_that_is_reached_makes_it_abstain(run_copy):
+def test_a_target_that_all_answers_reach_leaves_none_out(run_copy):
     result = evaluate(run_copy, target_accuracy=0.3)
     threshold = result.abstention.threshold
     assert result.abstention.reached and threshold.bound >= 0.3
+    assert result.abstention.num_covered == result.num_rows == 60
+    assert "answers of any confidence are 30.0% accurate" in as_table(result)
     stored = ClassifierFile.load(run_copy).calibration
-    assert stored.abstain_below == threshold.confidence > 0.5
+    assert stored.abstain_below == threshold.confidence == 0
+
+
+def test_every_row_is_told_as_predict_tells_it(run_copy, monkeypatch):
+    found, threshold = Temperature(2.5, 0.9, 0.8), Threshold(0.6, 0.7, 0.71, 100, 320)
+    monkeypatch.setattr("sentilora.measuring.choose_temperature", lambda *rows: found)
+    monkeypatch.setattr("sentilora.measuring.choose_threshold", lambda *rows: threshold)
+    result = evaluate(run_copy, target_accuracy=0.7, report=run_copy / "report")
+    assert "answers of at least 0.6000 at temperature 2.500, as predict has them, are" in as_table(
+        result
+    )
+    frame = pd.read_parquet(run_copy / "report/predictions.parquet")
+    predicted = Classifier.load(run_copy).classify(frame["text"].tolist())
+    for label in result.labels:
+        expected = [prediction.probabilities[label] for prediction in predicted]
+        assert frame[f"calibrated_probability_{label}"].to_numpy() == pytest.approx(expected)
+    assert [p.label == "abstain" for p in predicted] == frame["abstained"].tolist()
+    assert frame["abstained"].sum() == result.num_rows - result.abstention.num_covered
+
+
+def test_rows_named_from_another_folder_say_so(run_copy):
+    path = run_copy / "sentilora.toml"
+    config = read_config(path)
+    path.write_text(path.read_text().replace(f'"{config.data.test}"', '"mine/test.csv"'))
+    assert read_config(path).data.test == "mine/test.csv"
+    with pytest.raises(DataError, match="from another folder than it was trained in"):
+        evaluate(run_copy)
+    with pytest.raises(DataError, match=r"test\.csv$"):
+        evaluate(run_copy, overrides={"data.test": "mine/test.csv"})
+
+
+def test_below_its_threshold_it_abstains(run_copy):
+    stored = ClassifierFile.load(run_copy).calibration
     file = ClassifierFile.load(run_copy)
     replace(file, calibration=replace(stored, abstain_below=0.999999)).save(run_copy)
     classifier = Classifier.load(run_copy)
@@ -365,8 +398,10 @@ def test_evaluation_rows_that_are_test_rows_calibrate_nothing(run_copy):
     )
     result = evaluate(run_copy, overrides={"data.test": str(path)})
     assert result.calibrated is None and len(result.leakage.twins) == 320
+    assert "of the 320 test rows 320 among its evaluation rows are known to it" in result.missing[0]
+    assert result.verdict.startswith("No verdict: 320 of the 320 test rows are duplicates of rows")
     assert (
-        "the test rows hold 320 of 320 evaluation rows" in result.missing[0]
+        "the test rows hold 320 of 320 evaluation rows" in result.missing[1]
         and result.leakage.without is None
     )
 

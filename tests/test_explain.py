@@ -257,7 +257,9 @@ def test_a_model_that_does_not_read_is_told_of(prompter):
     explanations = [explain(oracle, prompter, text) for text in texts]
     found = deletion_test(oracle, prompter, texts, explanations)
     assert (found.top, found.random, found.interval) == (0, 0, (0, 0))
-    assert found.sentence.endswith("no better than chance; do not rely on the explanations")
+    assert found.sentence.endswith(
+        "that cannot be told from chance; do not rely on the explanations"
+    )
 
 
 def test_explanations_that_are_wrong_are_told_of(prompter):
@@ -276,6 +278,7 @@ def test_one_text_proves_nothing(prompter):
     oracle, texts = Oracle(prompter, WEIGHTS), sample_texts()[:1]
     found = deletion_test(oracle, prompter, texts, [explain(oracle, prompter, texts[0])])
     assert found.interval == (-1, 1) and "deletion test on 1 text:" in found.sentence
+    assert "interval" not in found.sentence and "too few texts to tell" in found.sentence
 
 
 def test_a_small_effect_is_not_praised(prompter):

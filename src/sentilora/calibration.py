@@ -24,8 +24,8 @@ CAUTIONS = {  # what a temperature says that would rather be beyond them
 class Temperature:
     """What scores are divided by, and the log-loss on rows that it was not fitted on (5 folds).
 
-    helps: whether that is lower than without. caution: what it means that the fit ran into a
-    bound; None when it did not.
+    helps: whether that is lower than without, and the fit found a temperature. caution: what it
+    means that it ran into a bound; None when it did not.
     """
 
     value: float
@@ -35,12 +35,15 @@ class Temperature:
 
     @property
     def helps(self) -> bool:
-        return self.log_loss_after < self.log_loss_before
+        return self.caution is None and self.log_loss_after < self.log_loss_before
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answers of at least this confidence are given. bound: one-sided 95 % on their accuracy."""
+    """Answers of at least this confidence are given; 0 when all may be.
+
+    bound: one-sided 95 % on their accuracy.
+    """
 
     confidence: float
     target_accuracy: float
@@ -106,8 +109,10 @@ def choose_threshold(
 ) -> Threshold:
     """The lowest confidence above which accuracy is at least the target, with 95 % confidence.
 
-    The bound is Clopper and Pearson's (1934), one-sided, on the rows that are covered. When it is
-    reached nowhere, it is the confidence with the highest bound, which is then below the target.
+    The bound is Clopper and Pearson's (1934), one-sided, on the rows that are covered. It holds for
+    that confidence alone: of many whose accuracy is just below the target the luckiest is taken.
+    When it is reached nowhere, it is the confidence with the highest bound, which is then below the
+    target.
     """
     from scipy.stats import beta
 
@@ -121,8 +126,9 @@ def choose_threshold(
     last = np.append(confidence[1:] < confidence[:-1], True)
     reached = np.flatnonzero(last & (bounds >= target_accuracy))
     best = reached[-1] if len(reached) else int(np.argmax(np.where(last, bounds, -1.0)))
+    is_all = len(reached) > 0 and best == len(num) - 1
     return Threshold(
-        confidence=float(confidence[best]),
+        confidence=0.0 if is_all else float(confidence[best]),
         target_accuracy=target_accuracy,
         bound=float(bounds[best]),
         num_covered=int(num[best]),

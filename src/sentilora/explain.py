@@ -37,6 +37,8 @@ NUM_DRAWS = 5  # of random words, averaged
 # Of the answer's probability: a point can be significant, and yet nearly all of it rests elsewhere.
 LITTLE = 0.1
 
+FEWEST_TEXTS = 5  # of which a deletion test says something
+
 _WORD = re.compile(r"\S+")
 # Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(
@@ -268,16 +270,20 @@ def _sentence(num_texts: int, top: float, random: float, interval: tuple[float, 
     low, high = (signed(100 * bound) for bound in interval)
     lost = [signed(100 * mean).removeprefix("+") for mean in (top, random)]
     difference = top - random
+    is_few = num_texts < FEWEST_TEXTS
     said = (
         f"deletion test on {counted(num_texts, 'text')}: the {100 * SHARE_DELETED:.0f} % of words "
         f"that weigh most take {lost[0]} points of the answer's probability with them, as many "
-        f"random words {lost[1]}; the difference is {signed(100 * difference)} points (95 % "
-        f"interval {low} to {high}): "
+        f"random words {lost[1]}; the difference is {signed(100 * difference)} points"
+        + ("" if is_few else f" (95 % interval {low} to {high})")
+        + ": "
     )
+    if is_few:
+        return said + "too few texts to tell how far the explanations can be relied on"
     if interval[1] < 0:
         return said + "the explanations point away from what the model uses; do not rely on them"
     if interval[0] <= 0:
-        return said + "no better than chance; do not rely on the explanations"
+        return said + "that cannot be told from chance; do not rely on the explanations"
     if difference < LITTLE:
         return said + "better than chance, but little of the answers rests on these words"
     return said + "the explanations point at what the model uses"

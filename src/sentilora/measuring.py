@@ -95,13 +95,12 @@ def measure_rows(
         )
     result = replace(
         result,
-        verdict=verdict(result),
         calibrated=calibrated,
         abstention=abstention,
         leakage=look_for_leakage(rows, known, probabilities, truth, near_duplicates),
         missing=reasons,
     )
-    return result, replace(of_rows, baseline=guessed)
+    return replace(result, verdict=verdict(result)), replace(of_rows, baseline=guessed)
 
 
 def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:

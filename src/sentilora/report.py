@@ -158,8 +158,16 @@ def verdict(result: Evaluation) -> str:
     """Whether the language model was worth it, in a sentence."""
     counts = zip(result.labels, result.base.confusion, strict=True)
     absent = [label for label, answers in counts if not sum(answers)]
-    if absent:  # always the same answer would be perfect, or all wrong
+    if (
+        len(absent) >= len(result.labels) - 1
+    ):  # the same answer always would be perfect, or all wrong
         return f"No verdict: no test row is {', '.join(absent)}."
+    leak = result.leakage
+    if leak is not None and len(leak.twins) > result.num_rows / 2:  # TF-IDF was trained on them too
+        return (
+            f"No verdict: {len(leak.twins):,} of the {counted(result.num_rows, 'test row')} are "
+            "duplicates of rows trained or chosen on."
+        )
     against = result.comparisons.get("baseline")
     name = "TF-IDF + logistic regression on the same labels"
     if against is None:
@@ -238,6 +246,19 @@ def _rating_lines(ratings: Ratings) -> list[str]:
     return lines
 
 
+def temperature_of(result: Evaluation) -> float | None:
+    """What `predict` divides scores by, when it does."""
+    if result.calibrated is None or not result.calibrated.temperature.helps:
+        return None
+    return result.calibrated.temperature.value
+
+
+def _what_it_does(found: Temperature) -> str:
+    if found.caution is not None:
+        return "is not used"
+    return "helps" if found.helps else "does not help"
+
+
 def _explained_lines(found: Explained) -> list[str]:
     if not found.rows:
         return ["no error to explain"]
@@ -256,7 +277,7 @@ def _calibration_lines(result: Evaluation) -> list[str]:
         found, after = result.calibrated.temperature, result.calibrated.test
         lines.append(
             f"temperature {found.value:.3f}, fitted on {result.calibrated.num_evaluation:,} "
-            f"evaluation rows, {'helps' if found.helps else 'does not help'} there (5 folds: "
+            f"evaluation rows, {_what_it_does(found)} there (5 folds: "
             f"log-loss {found.log_loss_before:.4f} → {found.log_loss_after:.4f}); on the test rows "
             f"log-loss {result.adapter.log_loss:.4f} → {after.log_loss:.4f}, ECE "
             f"{result.adapter.expected_calibration_error:.4f} → "
@@ -265,14 +286,19 @@ def _calibration_lines(result: Evaluation) -> list[str]:
         if found.caution is not None:
             lines.append(found.caution)
     if result.abstention is not None:
-        found_t = result.abstention.threshold
+        found_t, temperature = result.abstention.threshold, temperature_of(result)
         share = result.abstention.num_covered / result.num_rows
         if result.abstention.reached:
             accuracy = result.abstention.accuracy
+            which = "answers of any confidence"
+            if found_t.confidence:
+                which = f"answers of at least {as_probability(found_t.confidence)}"
+                if temperature is not None:
+                    which += f" at temperature {temperature:.3f}, as predict has them,"
             lines.append(
-                f"answers of at least {as_probability(found_t.confidence)} are "
-                f"{percent(found_t.target_accuracy)} accurate (bound {percent(found_t.bound, 2)} "
-                f"on {found_t.num_covered:,} of {found_t.num_rows:,} evaluation rows); on the "
+                f"{which} are {percent(found_t.target_accuracy)} accurate (95 % bound "
+                f"{percent(found_t.bound, 2)}, for this threshold alone, on "
+                f"{found_t.num_covered:,} of {found_t.num_rows:,} evaluation rows); on the "
                 f"test rows {percent(share)} are answered, "
                 f"{'none' if accuracy is None else percent(accuracy, 2)} of them right"
             )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sentilora.calibration import at_temperature
 from sentilora.data import Rows
 from sentilora.explain import words_of
 from sentilora.label_issues import beginning
@@ -24,7 +25,7 @@ from sentilora.metrics import coverage_curve, measure_group, reliability
 from sentilora.model import adapter_name
 from sentilora.progress import counted
 from sentilora.prompt import clean_text
-from sentilora.report import Evaluation, RowScores, surest_errors
+from sentilora.report import Evaluation, RowScores, surest_errors, temperature_of
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
 MAX_ROWS = 2000  # in the page
@@ -186,7 +187,11 @@ def write_predictions(
     rows: Rows,
     twins: Mapping[int, Twin],
 ) -> None:
-    """Every row: its number, text, label, and per model its answer and probabilities."""
+    """Every row: its number, text, label, and per model its answer and probabilities.
+
+    Where a temperature helps, the adapter's at that temperature too, and where a threshold was
+    found, whether `predict` would abstain.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -195,6 +200,7 @@ def write_predictions(
     named = {"": scores.adapter, "base_": scores.base, "tfidf_": scores.baseline}
     if scores.adapter is None:
         named = {"": scores.base}
+    temperature = temperature_of(result)
     writer = None
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(start, min(start + ROWS_AT_ONCE, len(rows)))
@@ -211,6 +217,15 @@ def write_predictions(
             columns[f"{prefix}prediction"] = [labels[i] for i in probabilities[part].argmax(-1)]
             for number, label in enumerate(labels):
                 columns[f"{prefix}probability_{label}"] = probabilities[part, number]
+        if scores.adapter is not None:
+            given = scores.adapter[part]
+            if temperature is not None:
+                with np.errstate(divide="ignore"):  # log 0 stays 0
+                    given = at_temperature(np.log(given), temperature)
+                for number, label in enumerate(labels):
+                    columns[f"calibrated_probability_{label}"] = given[:, number]
+            if result.abstention is not None and result.abstention.reached:
+                columns["abstained"] = given.max(-1) < result.abstention.threshold.confidence
         columns["truncated"] = scores.truncated[part]
         columns["twin_split"] = pa.array([twin and twin.split for twin in found], pa.string())
         columns["twin_row"] = pa.array([twin and twin.other for twin in found], pa.int64())

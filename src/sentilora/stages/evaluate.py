@@ -18,7 +18,7 @@ from sentilora.adapter_folder import (
 from sentilora.calibration import ABSTAIN
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
-from sentilora.data import Rows
+from sentilora.data import EMBEDDED, Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
 from sentilora.model import adapter_name, shipped_adapter
@@ -80,7 +80,7 @@ def evaluate(
     if tests is not None:
         tests.require_labels(format.labels)
     history = read_metrics(run_of(folder)) if folder is not None and report is not None else []
-    rows = load_test_of(config, format.labels)
+    rows = load_test(config, format.labels, "data.test" in (overrides or {}))
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
         say(
@@ -92,14 +92,16 @@ def evaluate(
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
         result, scores = measure_rows(classifier, rows)
     else:
-        warn_of_seen_rows(folder, rows, format.labels)
+        seen = said_of_seen_rows(folder, rows, format.labels)
+        if seen:
+            say(f"warning: {seen}")
         known, reason = known_rows(folder, config)
         classifier = Classifier.load(folder, device=device, batch_size=batch_size)
         result, scores = measure_rows(
             classifier, rows, str(folder), known, target_accuracy, near_duplicates
         )
-        if known is None:
-            result = replace(result, missing=[reason, *result.missing])
+        notes = [note for note in (seen, reason) if note]
+        result = replace(result, missing=[*notes, *result.missing])
     right = scores.best.argmax(-1) == scores.truth
     result = replace(result, ratings=by_rating(rows.rating_column, rows.ratings, right))
     if label_issues:
@@ -165,15 +167,29 @@ def run_of(folder: Path) -> Path:
     return folder.absolute().parent if folder.name.startswith("checkpoint-") else folder
 
 
-def warn_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> None:
-    """Say how many test rows the adapter was trained or chosen on."""
+def load_test(config: Config, labels: Sequence[str], is_given: bool) -> Rows:
+    """The test rows. is_given: `data.test` was named now, not when the adapter was trained."""
+    try:
+        return load_test_of(config, labels)
+    except DataError as error:
+        if is_given or Path(config.data.test).is_absolute() or config.data.test == EMBEDDED:
+            raise
+        raise DataError(
+            f"{error} (the adapter's {CONFIG_FILE} names it; from another folder than it was "
+            "trained in, say where it is: data.test=…)"
+        ) from error
+
+
+def said_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> str:
+    """How many test rows the adapter was trained or chosen on; empty when none."""
     seen = {name: count for name, count in seen_rows(run_of(folder), rows, labels).items() if count}
-    if seen:
-        parts = " and ".join(f"{count:,} among its {name} rows" for name, count in seen.items())
-        say(
-            f"warning: of the {counted(len(rows), 'test row')} {parts}: what it does with "
-            "those says little about unseen text; give other rows with data.test=…"
-        )
+    if not seen:
+        return ""
+    parts = " and ".join(f"{count:,} among its {name} rows" for name, count in seen.items())
+    return (
+        f"of the {counted(len(rows), 'test row')} {parts} are known to it: what it does with those "
+        "says little about unseen text; give other rows with data.test=…"
+    )
 
 
 def known_rows(folder: Path, config: Config) -> tuple[tuple[Rows, Rows] | None, str]:
