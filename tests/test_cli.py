@@ -587,6 +587,29 @@ def test_evaluate_reports_adapter_and_base(toy_run, tmp_path):
     failed(3, "data.num_test asks for 999 rows", *ask, "data.num_test=999")
 
 
+@pytest.mark.parametrize(
+    ("part", "error", "code", "said"),
+    [
+        ("write_report", OSError(28, "No space left"), 1, "error: cannot write the report to {}: "),
+        ("with_explanations", KeyboardInterrupt(), 130, "interrupted; there is no report in {}"),
+    ],
+)
+def test_the_figures_are_printed_when_only_the_report_failed(
+    toy_run, tmp_path, monkeypatch, part, error, code, said
+):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(f"sentilora.stages.evaluate.{part}", fail)
+    ask = ["evaluate", "--adapter", toy_run, "data.num_test=24"]
+    ended, stdout, stderr = run(
+        *ask, "--report", tmp_path / "report", "--output", tmp_path / "result.json"
+    )
+    assert ended == code and stderr.splitlines()[-1].startswith(said.format(tmp_path / "report"))
+    assert stdout == run(*ask)[1] and "24 rows of embedded" in stdout
+    assert json.loads((tmp_path / "result.json").read_text())["num_rows"] == 24
+
+
 def test_evaluate_on_one_class_reports(toy_run, tmp_path):
     path = tmp_path / "one.csv"
     path.write_text("review,stars\nGood film.,pos\nFine film.,pos\n")

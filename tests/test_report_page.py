@@ -175,6 +175,23 @@ def test_a_folder_in_use_is_refused(tmp_path):
             require_unused(used, "--report", "")
 
 
+def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UsageError, match=f"^{tmp_path} may not be written to; choose another --re"):
+        require_unused(tmp_path, "--report", "")
+
+
+def test_a_report_that_cannot_be_finished_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(content):
+        assert [path.suffix for path in tmp_path.iterdir()] == [""]  # what is there is put aside
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sentilora.report_page.as_page", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_report(tmp_path, num_rows=20)
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- in a browser --------------------------------------------------------------------------------
 
 BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium")

@@ -185,21 +185,29 @@ def evaluate(
     if output is not None:
         check_output(output)
     _quiet()
-    result = run(
-        adapter,
-        base=base,
-        overrides=values,
-        target_accuracy=target_accuracy,
-        report=report,
-        suite=suite_file or (SHIPPED if suite else None),
-        label_issues=label_issues,
-        near_duplicates=near_duplicates,
-        device=device,
-        batch_size=batch_size,
-    )
+    failed = None
+    try:
+        result = run(
+            adapter,
+            base=base,
+            overrides=values,
+            target_accuracy=target_accuracy,
+            report=report,
+            suite=suite_file or (SHIPPED if suite else None),
+            label_issues=label_issues,
+            near_duplicates=near_duplicates,
+            device=device,
+            batch_size=batch_size,
+        )
+    except SentiloraError as error:
+        if error.evaluation is None:
+            raise
+        result, failed = error.evaluation, error
     print(result.to_json() if json else as_table(result), flush=True)
     if output is not None:
         _write(output, result.to_json() + "\n")
+    if failed is not None:
+        raise failed
 
 
 @app.command()

@@ -13,12 +13,17 @@ wrong, what was seen, what to do. Behind the tree: what turns other packages' er
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class SentiloraError(RuntimeError):
-    """Something broke while working. Base of every error raised on purpose."""
+    """Something broke while working. Base of every error raised on purpose.
+
+    evaluation: what `evaluate` had measured when only its report failed.
+    """
 
     exit_code = 1
+    evaluation: Any = None
 
 
 class UsageError(SentiloraError, ValueError):
@@ -66,6 +71,19 @@ def refused_settings() -> Iterator[None]:
         if isinstance(error, SentiloraError):
             raise
         raise UsageError(f"a training.* setting is refused: {first_line(error)}") from error
+
+
+@contextmanager
+def report_errors(folder: str | Path, evaluation: Any) -> Iterator[None]:
+    """What ends explaining errors and writing a report; the evaluation made before is not lost."""
+    try:
+        yield
+    except (OSError, KeyboardInterrupt) as error:
+        failed = SentiloraError(f"cannot write the report to {folder}: {error}")
+        if isinstance(error, KeyboardInterrupt):
+            failed = Interrupted(f"interrupted; there is no report in {folder}")
+        failed.evaluation = evaluation
+        raise failed from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ DIR/predictions.parquet    every test row, with the answers of every model
 
 import html
 import json
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
@@ -69,17 +70,20 @@ def write_report(
         "made": dict(made),
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / FIGURES).write_text(text + "\n", encoding="utf-8")
-    write_predictions(folder / PREDICTIONS, result, scores, rows, twins)
-    page = folder / PAGE
     content = {
         **figures,
         "evaluation": {**evaluation, "explained": explained_clean(evaluation, rows)},
         "rows": embedded_rows(scores, rows, twins, kept),
         "begins": begins(evaluation, rows),
     }
-    page.write_text(as_page(content), encoding="utf-8")
-    return page
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:  # no half file is left
+        part = Path(unfinished)
+        (part / FIGURES).write_text(text + "\n", encoding="utf-8")
+        write_predictions(part / PREDICTIONS, result, scores, rows, twins)
+        (part / PAGE).write_text(as_page(content), encoding="utf-8")
+        for name in (FIGURES, PREDICTIONS, PAGE):
+            (part / name).replace(folder / name)
+    return folder / PAGE
 
 
 def as_page(content: Mapping[str, Any]) -> str:

@@ -40,10 +40,11 @@ def require_unused(
     option: that names the folder. other: what else could be done.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if there != folder and not (there.is_dir() and os.access(there, os.W_OK)):
-        reason = "may not be written to" if there.is_dir() else "is no folder"
-        raise UsageError(f"cannot make {folder}: {there} {reason}; choose another {option}")
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if not in_use and not (there.is_dir() and os.access(there, os.W_OK)):
+        reason = "may not be written to" if there.is_dir() else "is no folder"
+        vain = "" if there == folder else f"cannot make {folder}: "
+        raise UsageError(f"{vain}{there} {reason}; choose another {option}")
     if in_use and is_main_process():
         raise UsageError(f"{folder} is in use; choose another with {option}, {other}or remove it")
 

@@ -19,7 +19,7 @@ from sentilora.calibration import ABSTAIN
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data import EMBEDDED, Rows
-from sentilora.errors import DataError, UsageError
+from sentilora.errors import DataError, UsageError, report_errors
 from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
 from sentilora.model import adapter_name, shipped_adapter
 from sentilora.progress import as_probability, counted, say
@@ -62,7 +62,7 @@ def evaluate(
     the adapter's `classifier.json`. report: a new folder for the files of `report_page`. suite:
     "sentiment", or a file of behaviour tests, see `suite`. label_issues: look for probable label
     errors. near_duplicates: look for them among more than 200,000 rows too. Raises `DataError` and
-    `UsageError`, see `errors`.
+    `UsageError`, see `errors`; one that ends only the report has the `evaluation` with it.
     """
     if base is not None and adapter is not None:
         raise UsageError("--base scores a base without adapter; leave out --adapter")
@@ -111,7 +111,6 @@ def evaluate(
     if folder is not None and adapter is not None:
         store_calibration(folder, result)
     if report is not None:
-        result = with_explanations(result, classifier, rows, scores)
         settings = {
             **rows_settings(config),
             "batch size": f"{batch_size}",
@@ -119,7 +118,9 @@ def evaluate(
             "behaviour suite": "not asked for" if tests is None else tests.source,
             "label issues": "looked for" if label_issues else "not asked for",
         }
-        report_on(report, result, scores, rows, folder, classifier, history, settings)
+        with report_errors(report, result):
+            result = with_explanations(result, classifier, rows, scores)
+            report_on(report, result, scores, rows, folder, classifier, history, settings)
     return result
 
 
