@@ -483,6 +483,21 @@ def test_a_parquet_column_that_stands_twice_is_refused(tmp_path):
         load_rows(str(tmp_path / "twice.parquet"), "train", COLUMNS)
 
 
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_a_column_of_a_table_that_stands_twice_is_refused_when_it_is_used(tmp_path, form):
+    path, comma = tmp_path / f"twice.{form}", "," if form == "csv" else "\t"
+    for header in (["label", "text", "label"], ["\ufeff\n\ntext", '"label"', "label"]):
+        path.write_text(f"{comma.join(header)}\n{comma.join(['positive'] * 3)}\n", encoding="utf-8")
+        with pytest.raises(DataError, match="more than one column 'label'"):
+            load_rows(str(path), "train", COLUMNS)
+        assert len(read_table(str(path), "test", "text")) == 1  # predict needs no label
+        with pytest.raises(DataError, match="more than one column 'label'"):
+            read_table(str(path), "test", "label")
+    header = comma.join(["text", "label", "text.1", "id", "id"])
+    path.write_text(f"{header}\n{comma.join(['positive'] * 5)}\n", encoding="utf-8")
+    assert load_rows(str(path), "train", COLUMNS).texts == ["positive"]
+
+
 def test_a_named_parquet_index_is_a_column(tmp_path):
     frame = pd.DataFrame({"id": [7, 9], "text": ["a", "b"], "label": ["positive"] * 2})
     frame.set_index("id").to_parquet(tmp_path / "index.parquet")

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ def read_table(
     elif path.is_dir():
         frame = _read_class_folders(path)
     else:
-        frame = _read_file(path, wanted)
+        frame = _read_file(path, wanted, text_column)
     if text_column not in frame.columns:
         if wanted is not None:
             return read_table(source, split, text_column)
@@ -337,7 +338,9 @@ def _read_hub(source: str, split: str) -> "pd.DataFrame":
 # --- file formats --------------------------------------------------------------------------------
 
 
-def _read_file(path: Path, wanted: Callable[[str], bool] | None) -> "pd.DataFrame":
+def _read_file(
+    path: Path, wanted: Callable[[str], bool] | None, text_column: str
+) -> "pd.DataFrame":
     import pandas as pd
 
     if path.suffix.lower() not in SUFFIXES:
@@ -353,7 +356,8 @@ def _read_file(path: Path, wanted: Callable[[str], bool] | None) -> "pd.DataFram
             case ".jsonl" | ".json":
                 return pd.DataFrame(_read_json(path, wanted), dtype=object)
             case suffix:
-                return _read_csv(path, "\t" if suffix == ".tsv" else ",")
+                separator = "\t" if suffix == ".tsv" else ","
+                return _read_csv(path, separator, wanted or text_column.__eq__)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not valid UTF-8{_bad_byte(path)}; save it as UTF-8") from error
     except (OSError, ValueError, ImportError, RecursionError) as error:
@@ -369,13 +373,17 @@ def _read_parquet(path: Path, wanted: Callable[[str], bool]) -> "pd.DataFrame":
 
     with pq.ParquetFile(path) as file:
         names = [name for name in file.schema_arrow.names if wanted(name)]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(f"{path} has more than one column {twice[0]!r}")
+        _require_once(path, names)
         columns: dict[str, list[Any]] = {name: [] for name in names}
         for batch in file.iter_batches(8192, columns=list(columns)):
             for name in columns:
                 columns[name] += batch.column(name).to_pylist()
     return pd.DataFrame(columns, dtype=object)
+
+
+def _require_once(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path} has more than one column {twice[0]!r}")
 
 
 def _read_json(path: Path, wanted: Callable[[str], bool] | None) -> list[dict[str, Any]]:
@@ -409,24 +417,23 @@ def _json_items(path: Path) -> Iterator[tuple[str, Any]]:
                 raise ValueError(f"line {number}: {error.msg}") from error
 
 
-def _read_csv(path: Path, separator: str) -> "pd.DataFrame":
+def _read_csv(path: Path, separator: str, used: Callable[[str], bool]) -> "pd.DataFrame":
     import pandas as pd
 
+    # Cells stay as they are written: "007" is no 7, and only an empty cell is missing, since "None"
+    # and "NA" are words a review may consist of.
+    read = partial(
+        pd.read_csv, path, sep=separator, dtype=str, keep_default_na=False, na_values=[""]
+    )
     with warnings.catch_warnings():
         # A first row with more cells than the header has names: a comma outside quotes. Later rows
         # raise by themselves.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            return pd.read_csv(
-                path,
-                sep=separator,
-                index_col=False,
-                # Cells stay as they are written: "007" is no 7, and only an empty cell is missing,
-                # since "None" and "NA" are words a review may consist of.
-                dtype=str,
-                keep_default_na=False,
-                na_values=[""],
-            )
+            # With a header pandas calls the second "text" "text.1".
+            names = read(header=None, nrows=1).iloc[0].dropna()
+            _require_once(path, [name for name in names if used(name)])
+            return read(index_col=False)
         except pd.errors.EmptyDataError as error:
             raise DataError(f"{path} is empty; a header and rows are expected") from error
         except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
