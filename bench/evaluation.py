@@ -120,7 +120,10 @@ def main() -> None:
     result = with_label_issues(result, scores, rows)
     tell("label issues", started)
     with tempfile.TemporaryDirectory() as folder:
-        write_report(Path(folder), result, scores, rows, [], "", {}, lambda text: [(0, len(text))])
+        splits = {"train": known[0], "evaluation": known[1]}
+        write_report(
+            Path(folder), result, scores, rows, [], "", {}, lambda text: [(0, len(text))], splits
+        )
     tell("report", started)
     result.to_json()
     tell("JSON", started)

@@ -213,7 +213,8 @@ def test_near_duplicates_of_many_rows_are_looked_for_only_when_asked(tmp_path, m
     truth = np.zeros(5, int)
     probabilities = np.full((5, 2), 0.5)
     leak = look_for_leakage(rows, known, probabilities, truth, near_duplicates=False)
-    assert (leak.num_near, leak.near_looked_for, leak.num_evaluation_twins) == (0, False, 3)
+    assert (leak.num_near, leak.near_looked_for) == (0, False)
+    assert leak.num_evaluation_twins == leak.num_evaluation_exact == 3
     said = capsys.readouterr().err
     assert "more than 400 rows (here 428)" in said and "--near-duplicates does" in said
     leak = look_for_leakage(rows, known, probabilities, truth, near_duplicates=True)
@@ -277,7 +278,7 @@ def test_rows_are_named_by_their_place_in_the_file(run_copy, tmp_path, one_answe
     rows = make_table(90, 3)
     rows["text"] += [f" and text number {i} of this table" for i in range(90)]
     rows.loc[::3, "text"] = train_rows.texts[:30]
-    rows.loc[1::3, "text"] = evaluation_rows.texts[:30]
+    rows.loc[1::3, "text"] = [f"{text} now" for text in evaluation_rows.texts[:30]]
     path, report = tmp_path / "some.csv", tmp_path / "report"
     rows.to_csv(path, index=False)
     asked = {"data.test": str(path), "data.num_test": 50}
@@ -289,7 +290,8 @@ def test_rows_are_named_by_their_place_in_the_file(run_copy, tmp_path, one_answe
     assert rows["text"].iloc[frame["row"]].tolist() == frame["text"].tolist()
     assert result.leakage.twins and result.label_issues.issues and result.explained.rows
     for twin in result.leakage.twins:
-        assert rows["text"][twin.number] == file[twin.split]["text"][twin.other]
+        other = file[twin.split]["text"][twin.other]
+        assert rows["text"][twin.number] == (other if twin.is_exact else f"{other} now")
     for issue in result.label_issues.issues:
         assert rows["label"][issue.number] == issue.given
         assert rows["text"][issue.number].startswith(issue.begin[:59])
@@ -308,8 +310,13 @@ def test_rows_are_named_by_their_place_in_the_file(run_copy, tmp_path, one_answe
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     for row in data["rows"]:
         assert row["text"] == rows["text"][row["number"]]
-    for number, begin in data["begins"].items():
+    for number, begin in data["begins"]["test"].items():
         assert rows["text"][int(number)].startswith(begin)
+    assert data["begins"]["evaluation"] == {
+        str(twin.other): train["text"][twin.other]
+        for twin in result.leakage.twins
+        if not twin.is_exact
+    }
 
 
 def test_rows_of_one_label_have_no_label_issues_and_it_is_said(run_copy, tmp_path):

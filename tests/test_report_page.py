@@ -101,7 +101,7 @@ def make_report(
         verdict="It was worth it.",
         calibrated=Calibrated(Temperature(1.2, 0.3, 0.29, caution), 400, metrics),
         abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
-        leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5),
+        leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5, 2),
         missing=["nothing of note"],
         explained=None if explain is None else explain(scores, texts),
         **more,
@@ -109,7 +109,9 @@ def make_report(
     history = [{"step": 10, "loss": 2.0}, {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
                {"step": 30, "loss": float("nan")}]  # fmt: skip
     made = {"sentilora": "0.1.0"}
-    page = write_report(folder, result, scores, rows, history, "[lora]\nr = 16\n", made, kept)
+    known = {"train": Rows("train.csv", [f"known {i} {ATTACK}" for i in range(300)], [])}
+    recipe = "[lora]\nr = 16\n"
+    page = write_report(folder, result, scores, rows, history, recipe, made, kept, known)
     return page, scores, rows
 
 
@@ -390,11 +392,15 @@ def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, tmp_path
     page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
     text = page.locator("#leakage").inner_text()
     assert "rows trained or chosen on: 290 exact, 3 near." in text
-    assert "Evaluation rows that are duplicates of training rows: 5." in text
+    assert "Evaluation rows that are duplicates of training rows: 2 exact, 3 near." in text
     page.locator("#leakage summary").click()
     pairs = page.locator("#leakage p").all_inner_texts()
-    assert len(pairs) == 3 and pairs[0].startswith("75 % row 5 is like row 7 of train: review numb")
-    assert pairs[2].startswith("73 % row 3 is like row 7 of train: near </script><script>")
+    assert len(pairs) == 3
+    assert pairs[0].startswith("75 % row 5 is like row 7 of train:\nreview number 5 ")
+    assert pairs[2].startswith("73 % row 3 is like row 7 of train:\nnear </script><script>")
+    assert all("\ntrain: known 7 </script><script>" in pair for pair in pairs)
+    begins = page.evaluate("data.begins")  # of those that are listed only
+    assert [sorted(begins[split]) for split in ("test", "train")] == [["3", "4", "5"], ["7"]]
     assert page.evaluate("document.documentElement.scrollWidth") == 390 and said == []
 
 

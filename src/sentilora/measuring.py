@@ -203,6 +203,7 @@ def look_for_leakage(
         near_looked_for=near,
         without=measure_fully(probabilities[alone], truth[alone]) if alone.any() else None,
         num_evaluation_twins=len(of_evaluation),
+        num_evaluation_exact=sum(twin.is_exact for twin in of_evaluation),
     )
 
 

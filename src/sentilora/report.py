@@ -46,7 +46,8 @@ class Leakage:
     """Test rows that stand, or nearly stand, among the rows trained or chosen on.
 
     without: the adapter's metrics on the other test rows; None when none is left.
-    num_evaluation_twins: evaluation rows that stand, or nearly stand, among those trained on.
+    num_evaluation_twins: evaluation rows that stand, or nearly stand, among those trained on;
+    num_evaluation_exact of them stand there exactly.
     """
 
     twins: list[Twin]
@@ -55,6 +56,7 @@ class Leakage:
     near_looked_for: bool
     without: FullMetrics | None
     num_evaluation_twins: int
+    num_evaluation_exact: int
 
 
 @dataclass(frozen=True)

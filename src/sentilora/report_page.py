@@ -48,12 +48,13 @@ def write_report(
     recipe: str,
     made: Mapping[str, str],
     kept: Kept,
+    known: Mapping[str, Rows],
 ) -> Path:
     """Write the three files; returns the page's path.
 
     history: the lines of the run's `metrics.jsonl`. recipe: its `sentilora.toml`. made: from which
     rows and with what it was made, for the reader. kept: the parts of a clean text that the model
-    sees, see `Prompt`.
+    sees, see `Prompt`. known: the splits that duplicates were looked for in, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     twins = {twin.number: twin for twin in result.leakage.twins} if result.leakage else {}
@@ -74,7 +75,7 @@ def write_report(
         **figures,
         "evaluation": {**evaluation, "explained": explained_clean(evaluation, rows)},
         "rows": embedded_rows(scores, rows, twins, kept),
-        "begins": begins(evaluation, rows),
+        "begins": begins(evaluation, {"test": rows, **known}),
     }
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:  # no half file is left
         part = Path(unfinished)
@@ -126,12 +127,19 @@ def groups(scores: RowScores, texts: Sequence[str]) -> list[dict[str, Any]]:
     return [asdict(measure_group(name, right[chosen])) for name, chosen in found if chosen.any()]
 
 
-def begins(evaluation: Mapping[str, Any], rows: Rows) -> dict[str, str]:
-    """How the texts of the listed duplicates and label issues begin, by row number."""
+def begins(evaluation: Mapping[str, Any], splits: Mapping[str, Rows]) -> dict[str, dict[int, str]]:
+    """How the texts of the listed duplicates and label issues begin, by split and row number."""
     leakage, issues = evaluation["leakage"] or {}, evaluation["label_issues"] or {}
-    listed = {x["number"] for x in [*leakage.get("twins", ()), *issues.get("issues", ())]}
-    texts = texts_of(rows, listed)
-    return {str(number): beginning(text, BEGIN) for number, text in texts.items()}
+    near = [twin for twin in leakage.get("twins", ()) if not twin["is_exact"]]
+    listed = {("test", found["number"]) for found in [*near, *issues.get("issues", ())]}
+    listed |= {(twin["split"], twin["other"]) for twin in near}
+    return {
+        split: {
+            number: beginning(text, BEGIN)
+            for number, text in texts_of(rows, {n for s, n in listed if s == split}).items()
+        }
+        for split, rows in splits.items()
+    }
 
 
 def texts_of(rows: Rows, numbers: Collection[int]) -> dict[int, str]:

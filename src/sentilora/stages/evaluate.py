@@ -87,6 +87,7 @@ def evaluate(
             f"warning: no test row is {', '.join(missing)}; macro-F1 is over the labels of rows "
             "and answers"
         )
+    known = None
     if folder is None:
         assert base is not None
         classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
@@ -120,7 +121,7 @@ def evaluate(
         }
         with report_errors(report, result):
             result = with_explanations(result, classifier, rows, scores)
-            report_on(report, result, scores, rows, folder, classifier, history, settings)
+            report_on(report, result, scores, rows, folder, classifier, history, settings, known)
     return result
 
 
@@ -240,6 +241,7 @@ def report_on(
     classifier: Classifier,
     history: Sequence[Mapping[str, Any]],
     settings: Mapping[str, str],
+    known: tuple[Rows, Rows] | None,
 ) -> None:
     """Write the report's files, with the run's curve and recipe where the adapter has them."""
     recipe = ""
@@ -262,5 +264,6 @@ def report_on(
     def kept(text: str) -> Sequence[tuple[int, int]]:
         return classifier.prompter.encode(text).kept
 
-    page = write_report(Path(report), result, scores, rows, history, recipe, made, kept)
+    splits = dict(zip(("train", "evaluation"), known or (), strict=False))
+    page = write_report(Path(report), result, scores, rows, history, recipe, made, kept, splits)
     say(f"report in {page}; every row in {page.with_name('predictions.parquet')}")
