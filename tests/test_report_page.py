@@ -69,12 +69,11 @@ def make_report(
     strength=1.2,
     kept=whole,
     caution=None,
+    labels=("positive", "negative", *(f"label{i}" for i in range(2, 20))),
     **more,
 ):
     scores = make_scores(num_rows, num_labels, strength=strength)
-    labels = tuple(
-        ["positive", "negative", *(f"label{i}" for i in range(2, num_labels))][:num_labels]
-    )
+    labels = labels[:num_labels]
     random = np.random.default_rng(1)
     texts = [
         f"review number {i} " + "word " * int(random.integers(1, 300)) for i in range(num_rows)
@@ -106,7 +105,8 @@ def make_report(
         explained=None if explain is None else explain(scores, texts),
         **more,
     )
-    history = [{"step": 10, "loss": 2.0}, {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
+    history = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5},
+               {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
                {"step": 30, "loss": float("nan")}]  # fmt: skip
     made = {"sentilora": "0.1.0"}
     known = {"train": Rows("train.csv", [f"known {i} {ATTACK}" for i in range(300)], [])}
@@ -158,6 +158,8 @@ def test_groups_cover_every_row_once_by_length_and_once_by_cut():
     assert sum(g["num_rows"] for g in found) == 1000
     assert found[-1]["num_rows"] == scores.truncated.sum()
     assert groups(make_scores(1), ["one word"])[0]["num_rows"] == 1
+    names = [g["name"] for g in groups(scores, ["word " * (i % 5 + 1) for i in range(500)])]
+    assert names[:-2] == ["up to 2 words", "3 words", "4 words", "5 words"]
 
 
 def test_coverage_ends_with_every_row():
@@ -255,7 +257,9 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert page.locator("#confusion rect").count() == num_labels**2
     assert page.locator("#models tbody tr").count() == 4
     assert page.locator("#notes").inner_text() == "Nothing of note."
-    assert page.locator("#training polyline").count() == 3
+    # One evaluation: its accuracy and log-loss are points.
+    assert page.locator("#training polyline").count() == 1
+    assert page.locator("#training circle").count() == 2
     assert page.locator("#versions").inner_text().split() == ["sentilora", "0.1.0"]
     assert (said, asked) == ([], [path.as_uri()])
 
@@ -304,6 +308,19 @@ def test_a_model_that_is_always_right_has_its_figures(chromium, tmp_path):
     page, said, _ = opened(chromium, path)
     assert page.locator("#accuracy").inner_text() == "100.0 %" and said == []
     assert "NaN" not in page.content()
+    top = "circles => Math.min(...circles.map(c => c.getAttribute('cy') - c.getAttribute('r')))"
+    assert page.locator("#reliability circle").evaluate_all(top) >= 0  # no dot is cut off
+
+
+def test_a_few_rows_with_long_labels_have_their_figures(chromium, tmp_path):
+    labels = ("a complaint about the invoice", "praise", "🎬" * 15)
+    path, _, _ = make_report(tmp_path / "report", num_rows=9, num_labels=3, labels=labels)
+    page, said, _ = opened(chromium, path)
+    assert page.locator("#coverage circle").count() >= 1  # a curve of one point
+    cut = page.locator("#confusion svg text:has(title)")
+    assert cut.locator("title").all_text_contents() == [labels[0], labels[0], labels[2]]
+    shown = cut.evaluate_all("texts => texts.map(text => text.firstChild.textContent)")
+    assert shown == ["a complaint ab…", "a complaint…", "🎬" * 11 + "…"] and said == []
 
 
 def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):

@@ -121,7 +121,9 @@ def groups(scores: RowScores, texts: Sequence[str]) -> list[dict[str, Any]]:
     edges = np.unique(np.quantile(words, [0.2, 0.4, 0.6, 0.8], method="nearest"))
     found = []
     for low, high in zip([0, *(edges + 1)], [*edges, words.max()], strict=True):
-        name = f"{low:,} – {high:,} words" if low else f"up to {counted(high, 'word')}"
+        name = counted(high, "word")
+        if low < high:
+            name = f"{low:,} – {name}" if low else f"up to {name}"
         found.append((name, (words >= low) & (words <= high)))
     found += [("whole", ~scores.truncated), ("truncated", scores.truncated)]
     return [asdict(measure_group(name, right[chosen])) for name, chosen in found if chosen.any()]
