@@ -272,6 +272,25 @@ def test_a_report_says_which_rows_were_evaluated_and_how(run_copy, tmp_path):
     assert (other["behaviour suite"], other["label issues"]) == ("sentiment", "looked for")
 
 
+def test_words_that_were_cut_off_take_no_place_in_a_report(run_copy, tmp_path):
+    text = "A dull<br /><br>film, " + "a very long one " * 5000 + "<br>and lovely"
+    frame = pd.DataFrame({"text": [text, text], "label": ["positive", "negative"]})
+    frame.to_csv(tmp_path / "long.csv", index=False)
+    asked = {"data.test": str(tmp_path / "long.csv")}
+    result = evaluate(run_copy, overrides=asked, report=tmp_path / "report")
+    [found] = result.explained.rows.values()  # one of the two is an error
+    assert 0 < len(found.words) < 500 and result.num_truncated == 2
+    assert all(word.contribution is not None for word in found.words)
+    assert (tmp_path / "report/report.json").stat().st_size < 200_000
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    [shown] = data["evaluation"]["explained"]["rows"].values()
+    clean = data["rows"][0]["text"]
+    assert [clean[start:end] for start, end, *_ in shown["words"]] == [
+        text[word.start : word.end] for word in found.words
+    ]
+
+
 def test_rows_are_named_by_their_place_in_the_file(run_copy, tmp_path, one_answer_is_enough):
     config = read_config(run_copy / "sentilora.toml")
     train_rows, evaluation_rows = load_rows_of(config)

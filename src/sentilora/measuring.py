@@ -249,5 +249,10 @@ def with_explanations(
     explanations = explain_each(*asked, answered, "explaining errors")
     deletion = deletion_test(*asked, explanations)
     seconds = time.perf_counter() - started
-    of_rows = {rows.numbers[i]: found for i, found in zip(chosen, explanations, strict=True)}
+    of_rows = {
+        rows.numbers[i]: replace(
+            found, words=[w for w in found.words if w.contribution is not None]
+        )
+        for i, found in zip(chosen, explanations, strict=True)
+    }
     return replace(result, explained=Explained(of_rows, len(errors), deletion, seconds))

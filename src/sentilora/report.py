@@ -72,8 +72,9 @@ class Ratings:
 class Explained:
     """Which words moved the surest errors' answers, by row number, and whether that holds.
 
-    num_errors: all there are. deletion: None when no text has two words. seconds: for scoring the
-    texts without some of their words, beyond the evaluation's own time.
+    rows: with the words that the model saw, none of those cut off. num_errors: all there are.
+    deletion: None when no text has two words. seconds: for scoring the texts without some of their
+    words, beyond the evaluation's own time.
     """
 
     rows: dict[int, Explanation]

@@ -25,7 +25,7 @@ from sentilora.leakage import Twin
 from sentilora.metrics import coverage_curve, measure_group, reliability
 from sentilora.model import adapter_name
 from sentilora.progress import counted
-from sentilora.prompt import clean_text
+from sentilora.prompt import blank_line_breaks, clean_text
 from sentilora.report import Evaluation, RowScores, surest_errors, temperature_of
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
@@ -157,8 +157,10 @@ def explained_clean(evaluation: Mapping[str, Any], rows: Rows) -> dict[str, Any]
     texts = texts_of(rows, explained["rows"])
     found = {}
     for number, row in explained["rows"].items():
-        spans = words_of(clean_text(texts[number]))  # the same words: only what is between differs
-        words = [(*span, *word[2:]) for span, word in zip(spans, row["words"], strict=True)]
+        # The same words in both: only what is between them differs.
+        spans = (words_of(clean(texts[number])) for clean in (blank_line_breaks, clean_text))
+        moved = dict(zip(*spans, strict=True))
+        words = [(*moved[start, end], *rest) for start, end, *rest in row["words"]]
         found[number] = {**row, "words": words}
     return {**explained, "rows": found}
 
