@@ -324,7 +324,9 @@ def _calibration_lines(result: Evaluation) -> list[str]:
         if leak.num_evaluation_twins:
             text += (
                 "; evaluation rows that are duplicates of training rows: "
-                f"{leak.num_evaluation_twins:,}"
+                f"{leak.num_evaluation_exact:,} exact"
             )
+            if leak.near_looked_for:
+                text += f", {leak.num_evaluation_twins - leak.num_evaluation_exact:,} near"
         lines.append(text)
     return lines
