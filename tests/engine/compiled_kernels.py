@@ -91,6 +91,7 @@ def test_elementwise(compiled, dtype):
     names = compiled(*capabilities_of(dtype))
     x, weight = torch.empty(8, 4096, dtype=dtype), torch.empty(4096, dtype=dtype)
     elementwise.rms_norm(x, weight, 1e-5)
+    elementwise.Norm(weight, 1e-5, torch.empty(len(x)))(x)
     for residual in (None, x):
         elementwise.rms_norm_backward(x, x, weight, 1e-5, residual)
     gate_up = torch.empty(8, 2 * 14336, dtype=dtype)
@@ -99,7 +100,7 @@ def test_elementwise(compiled, dtype):
     heads, table = torch.empty(8, 40, 128, dtype=dtype), torch.empty(8, 128, dtype=dtype)
     for backward in (False, True):
         elementwise.rotate(heads, table, table, heads, backward)
-    assert len(names) == 7
+    assert len(names) == 8
 
 
 @pytest.mark.parametrize("dtype", HALF)

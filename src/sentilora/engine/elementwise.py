@@ -78,7 +78,7 @@ def rms_norm_backward(
             d_TD,
             x_TD,
             weight_D,
-            residual_TD if residual_TD is not None else d_TD,
+            residual_TD.contiguous() if residual_TD is not None else d_TD,
             out_TD,
             D,
             d_TD.stride(0),

@@ -209,6 +209,10 @@ if triton is not None:
         return _mix(t.to(tl.uint32) ^ _mix(seed.to(tl.uint32)))
 
     @triton.jit
+    def _random_columns(d):  # type: ignore[no-untyped-def]
+        return _mix(d.to(tl.uint32) ^ 0x9E3779B9)  # not as rows: of the same words nothing is left
+
+    @triton.jit
     def _bits(row, column):  # type: ignore[no-untyped-def]
         """32 random bits of every element, from what `_mix` made of its row and of its column.
 
@@ -303,7 +307,7 @@ if triton is not None:
             ok = (d[:, None] < D) & (r < R)
             bits = t
             if DROPOUT:
-                bits = _bits(random_row, _mix(d.to(tl.uint32)))
+                bits = _bits(random_row, _random_columns(d))
             acc_0 = _add_down(x, a_0_ptr + at, ok, acc_0, bits, threshold, 0, DROPOUT, PRECISION)
             if NUM > 1:
                 acc_1 = _add_down(
@@ -451,7 +455,7 @@ if triton is not None:
         ok = d < D
         random_column = d  # without dropout nothing is drawn
         if DROPOUT:
-            random_column = _mix(d.to(tl.uint32))
+            random_column = _random_columns(d)
             threshold = threshold.to(tl.uint32) << 16
         r = tl.arange(0, RANK)
         own = (r[:, None] < R) & ok[None, :]

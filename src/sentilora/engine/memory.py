@@ -37,11 +37,12 @@ class LayerSizes:
 @dataclass(frozen=True)
 class MemoryPlan:
     """max_tokens of a pass; the first `checkpoint_layers` are computed twice, the last
-    `keep_layers` keep their weights decoded."""
+    `keep_layers` keep their weights decoded. pass_bytes: what such a pass takes beside them."""
 
     max_tokens: int
     checkpoint_layers: int
     keep_layers: int
+    pass_bytes: int
 
 
 def plan_memory(
@@ -76,5 +77,5 @@ def plan_memory(
                 decodes * DECODE_TOKENS + PASS_TOKENS
             )
             if best is None or cost < best[0]:
-                best = cost, MemoryPlan(max_tokens, checkpointed, keep)
+                best = cost, MemoryPlan(max_tokens, checkpointed, keep, used)
     return None if best is None else best[1]

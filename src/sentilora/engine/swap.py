@@ -39,6 +39,7 @@ LAST_GROUPS = {
 
 CPU_TOKENS = 2048  # of a pass; see docs/results.md
 SCORE_TOKENS = 16384  # of a pass that only scores, on a GPU; see docs/results.md
+LEAST_SCORE_TOKENS = 2048  # tried in any case
 CPU_WEIGHTS_BYTES = 2 * 2**30  # of decoded weights
 
 
@@ -142,7 +143,10 @@ class Engine:
         self._keep(found.keep_layers)
         self._planned = True
         left = free - found.keep_layers * sizes.weights - sizes.buffer
-        self.max_score_tokens = min(SCORE_TOKENS, max(longest, left // sizes.score_per_token))
+        # Captured passes hold on to their memory: what is scored in between has what they leave.
+        ample = left - found.pass_bytes >= SCORE_TOKENS * sizes.score_per_token
+        most = SCORE_TOKENS if ample else SCORE_TOKENS // 2
+        self.max_score_tokens = min(most, max(longest, left // sizes.score_per_token))
         kept = {0: "decoded at each use", num: "decoded once and kept"}.get(
             found.keep_layers, f"kept decoded in {found.keep_layers} of {num} layers"
         )
@@ -164,8 +168,10 @@ class Engine:
         sizes = self.sizes()
         room = CPU_WEIGHTS_BYTES
         if self.device.type == "cuda":
-            work = self.max_score_tokens * sizes.score_per_token
-            room = free_memory(self.device) - work - sizes.buffer
+            room = free_memory(self.device) - sizes.buffer
+            fits = max(0, room) // sizes.score_per_token
+            self.max_score_tokens = min(SCORE_TOKENS, max(LEAST_SCORE_TOKENS, fits))
+            room -= self.max_score_tokens * sizes.score_per_token
         self._keep(max(0, room) // sizes.weights)
         self._planned = True  # asked again, what is kept would itself be missing from the room
 
