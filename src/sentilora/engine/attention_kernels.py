@@ -196,14 +196,14 @@ if triton is not None:
         G: tl.constexpr,
         E: tl.constexpr,
         LISTED: tl.constexpr,
-        ALL: tl.constexpr,
+        MASKED: tl.constexpr,
     ):
-        """Of one head, a segment's keys and values j. ALL: none of them lies behind the last."""
+        """Of one head, a segment's keys and values j. MASKED: some may lie behind the last."""
         rows = k_start + j
         if LISTED:
-            rows = tl.load(rows_ptr + rows, mask=None if ALL else j < k_len)
+            rows = tl.load(rows_ptr + rows, mask=j < k_len if MASKED else None)
         k_at = kv_ptr + rows[:, None].to(tl.int64) * kv_stride + g * E + tl.arange(0, E)[None, :]
-        if ALL:
+        if not MASKED:
             return tl.load(k_at), tl.load(k_at + G * E)
         ok = j[:, None] < k_len
         return tl.load(k_at, mask=ok, other=0.0), tl.load(k_at + G * E, mask=ok, other=0.0)
@@ -221,61 +221,15 @@ if triton is not None:
 
     @triton.jit
     def _again(  # type: ignore[no-untyped-def]
-        q, k, v, d, seen, log_sum, delta, scale, PRECISION: tl.constexpr, ALL: tl.constexpr
+        q, k, v, d, seen, log_sum, delta, scale, PRECISION: tl.constexpr, MASKED: tl.constexpr
     ):
-        """Attention weights once more, and the gradient of their scores. ALL: all are seen."""
+        """Attention weights once more, and their scores' gradient. MASKED: some are not seen."""
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * 1.4426950408889634)
         weights = tl.exp2(scores - log_sum[:, None])
-        if not ALL:
+        if MASKED:
             weights = tl.where(seen, weights, 0.0)
         d_weights = tl.dot(d, tl.trans(v), input_precision=PRECISION)
         return weights, (weights * (d_weights - delta[:, None])).to(q.dtype)
-
-    @triton.jit
-    def _attend_tile(  # type: ignore[no-untyped-def]
-        q,
-        top,
-        total,
-        acc,
-        kv_ptr,
-        rows_ptr,
-        start,
-        i,
-        k_start,
-        k_len,
-        offset,
-        window,
-        g,
-        kv_stride,
-        scale,
-        G: tl.constexpr,
-        E: tl.constexpr,
-        KEYS: tl.constexpr,
-        WINDOW: tl.constexpr,
-        PRECISION: tl.constexpr,
-        LISTED: tl.constexpr,
-        ALL: tl.constexpr,
-    ):
-        """A tile of keys. ALL: every query sees every one of them."""
-        j = start + tl.arange(0, KEYS)
-        k, v = _keys_and_values(
-            kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, ALL
-        )
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        if not ALL:
-            seen = _seen(i, j, k_len, offset, window, WINDOW)
-            scores = tl.where(seen, scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        base = higher
-        if not ALL:
-            # Where a query sees no key yet: minus infinity less itself is no number.
-            base = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp2(scores - base[:, None])
-        shrink = tl.exp2(top - base)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None]
-        acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
-        return higher, total, acc
 
     @triton.jit
     def _attend_kernel(  # type: ignore[no-untyped-def]
@@ -316,58 +270,33 @@ if triton is not None:
             total = tl.zeros((QUERIES * PLACES,), tl.float32)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
             begin, all_end, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
-            for start in range(begin, all_end, KEYS):
-                top, total, acc = _attend_tile(
-                    q, top, total, acc, kv_ptr, rows_ptr, start, i, k_start, k_len, offset, window,
-                    g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, True,
-                )  # fmt: skip
-            for start in range(all_end, end, KEYS):
-                top, total, acc = _attend_tile(
-                    q, top, total, acc, kv_ptr, rows_ptr, start, i, k_start, k_len, offset, window,
-                    g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, False,
-                )  # fmt: skip
+            # First the tiles of which every query sees every key: there no mask is needed.
+            for masked in tl.static_range(2):
+                for start in range(all_end if masked else begin, end if masked else all_end, KEYS):
+                    j = start + tl.arange(0, KEYS)
+                    k, v = _keys_and_values(
+                        kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, masked
+                    )
+                    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+                    if masked:
+                        seen = _seen(i, j, k_len, offset, window, WINDOW)
+                        scores = tl.where(seen, scores, float("-inf"))
+                    higher = tl.maximum(top, tl.max(scores, 1))
+                    base = higher
+                    if masked:
+                        # Where a query sees no key yet: minus infinity less itself is no number.
+                        base = tl.where(higher == float("-inf"), 0.0, higher)
+                    weights = tl.exp2(scores - base[:, None])
+                    shrink = tl.exp2(top - base)
+                    total = total * shrink + tl.sum(weights, 1)
+                    acc = acc * shrink[:, None]
+                    acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+                    top = higher
             out_at = out_ptr + row[:, None].to(tl.int64) * out_stride + head[:, None] * E
             total = tl.where(total == 0.0, 1.0, total)  # queries that are not there
             out = acc / total[:, None]
             tl.store(out_at + e[None, :], out.to(q.dtype), mask=there[:, None])
             tl.store(log_sum_ptr + row * (G * REPEATS) + head, top + tl.log2(total), mask=there)
-
-    @triton.jit
-    def _queries_backward_tile(  # type: ignore[no-untyped-def]
-        q,
-        d,
-        acc,
-        log_sum,
-        delta,
-        kv_ptr,
-        rows_ptr,
-        start,
-        i,
-        k_start,
-        k_len,
-        offset,
-        window,
-        g,
-        kv_stride,
-        scale,
-        G: tl.constexpr,
-        E: tl.constexpr,
-        KEYS: tl.constexpr,
-        WINDOW: tl.constexpr,
-        PRECISION: tl.constexpr,
-        LISTED: tl.constexpr,
-        ALL: tl.constexpr,
-    ):
-        """What a tile of keys adds to the queries' gradient."""
-        j = start + tl.arange(0, KEYS)
-        k, v = _keys_and_values(
-            kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, ALL
-        )
-        seen = j
-        if not ALL:
-            seen = _seen(i, j, k_len, offset, window, WINDOW)
-        _, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION, ALL)
-        return acc + tl.dot(d_scores, k, input_precision=PRECISION)
 
     @triton.jit
     def _queries_backward(  # type: ignore[no-untyped-def]
@@ -418,66 +347,19 @@ if triton is not None:
             log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
             begin, all_end, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
-            for start in range(begin, all_end, KEYS):
-                acc = _queries_backward_tile(
-                    q, d, acc, log_sum, delta, kv_ptr, rows_ptr, start, i, k_start, k_len, offset,
-                    window, g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, True,
-                )  # fmt: skip
-            for start in range(all_end, end, KEYS):
-                acc = _queries_backward_tile(
-                    q, d, acc, log_sum, delta, kv_ptr, rows_ptr, start, i, k_start, k_len, offset,
-                    window, g, kv_stride, scale, G, E, KEYS, WINDOW, PRECISION, LISTED, False,
-                )  # fmt: skip
+            for masked in tl.static_range(2):
+                for start in range(all_end if masked else begin, end if masked else all_end, KEYS):
+                    j = start + tl.arange(0, KEYS)
+                    k, v = _keys_and_values(
+                        kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, masked
+                    )
+                    seen = j
+                    if masked:
+                        seen = _seen(i, j, k_len, offset, window, WINDOW)
+                    _, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION, masked)
+                    acc += tl.dot(d_scores, k, input_precision=PRECISION)
             dq_at = dq_ptr + row_64 * dq_stride + in_row
             tl.store(dq_at, (acc * scale).to(q.dtype), mask=there[:, None])
-
-    @triton.jit
-    def _keys_backward_tile(  # type: ignore[no-untyped-def]
-        k,
-        v,
-        dk,
-        dv,
-        d_ptr,
-        q_ptr,
-        log_sum_ptr,
-        delta_ptr,
-        first,
-        j,
-        q_start,
-        q_len,
-        k_len,
-        offset,
-        window,
-        g,
-        q_stride,
-        d_stride,
-        scale,
-        G: tl.constexpr,
-        E: tl.constexpr,
-        REPEATS: tl.constexpr,
-        PLACES: tl.constexpr,
-        QUERIES: tl.constexpr,
-        WINDOW: tl.constexpr,
-        PRECISION: tl.constexpr,
-        ALL: tl.constexpr,
-    ):
-        """What a tile of queries adds to the gradients of keys and values."""
-        i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
-        in_row = head[:, None] * E + tl.arange(0, E)[None, :]
-        row_64 = row[:, None].to(tl.int64)
-        # Queries that are not there have no gradient, and so add nothing.
-        q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
-        d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
-        at = row * (G * REPEATS) + head
-        log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
-        delta = tl.load(delta_ptr + at, mask=there, other=0.0)
-        seen = j
-        if not ALL:
-            seen = _seen(i, j, k_len, offset, window, WINDOW)
-        weights, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION, ALL)
-        dv += tl.dot(tl.trans(weights.to(d.dtype)), d, input_precision=PRECISION)
-        dk += tl.dot(tl.trans(d_scores), q, input_precision=PRECISION)
-        return dk, dv
 
     @triton.jit
     def _keys_backward(  # type: ignore[no-untyped-def]
@@ -517,7 +399,7 @@ if triton is not None:
             e = tl.arange(0, E)
             j = start + tl.arange(0, KEYS)
             k, v = _keys_and_values(
-                kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, False
+                kv_ptr, rows_ptr, k_start, j, k_len, g, kv_stride, G, E, LISTED, True
             )
             dk = tl.zeros((KEYS, E), tl.float32)
             dv = tl.zeros((KEYS, E), tl.float32)
@@ -528,18 +410,29 @@ if triton is not None:
             if WINDOW:
                 end = tl.minimum(q_len, start + KEYS + window - 1 - offset)
                 all_begin = end
-            for first in range(begin, tl.minimum(all_begin, end), QUERIES):
-                dk, dv = _keys_backward_tile(
-                    k, v, dk, dv, d_ptr, q_ptr, log_sum_ptr, delta_ptr, first, j, q_start, q_len,
-                    k_len, offset, window, g, q_stride, d_stride, scale, G, E, REPEATS, PLACES,
-                    QUERIES, WINDOW, PRECISION, False,
-                )  # fmt: skip
-            for first in range(all_begin, end, QUERIES):
-                dk, dv = _keys_backward_tile(
-                    k, v, dk, dv, d_ptr, q_ptr, log_sum_ptr, delta_ptr, first, j, q_start, q_len,
-                    k_len, offset, window, g, q_stride, d_stride, scale, G, E, REPEATS, PLACES,
-                    QUERIES, WINDOW, PRECISION, True,
-                )  # fmt: skip
+            for whole in tl.static_range(2):
+                first_begin = all_begin if whole else begin
+                first_end = end if whole else tl.minimum(all_begin, end)
+                for first in range(first_begin, first_end, QUERIES):
+                    i, row, head, there = _query_rows(
+                        first, q_len, q_start, g, REPEATS, PLACES, QUERIES
+                    )
+                    in_row = head[:, None] * E + e[None, :]
+                    row_64 = row[:, None].to(tl.int64)
+                    # Queries that are not there have no gradient, and so add nothing.
+                    q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
+                    d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
+                    at = row * (G * REPEATS) + head
+                    log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
+                    delta = tl.load(delta_ptr + at, mask=there, other=0.0)
+                    seen = j
+                    if not whole:
+                        seen = _seen(i, j, k_len, offset, window, WINDOW)
+                    weights, d_scores = _again(
+                        q, k, v, d, seen, log_sum, delta, scale, PRECISION, not whole
+                    )
+                    dv += tl.dot(tl.trans(weights.to(d.dtype)), d, input_precision=PRECISION)
+                    dk += tl.dot(tl.trans(d_scores), q, input_precision=PRECISION)
             out = (k_start + j)[:, None].to(tl.int64) * dk_stride + g * E + e[None, :]
             ok = j[:, None] < k_len
             tl.store(dk_ptr + out, (dk * scale).to(k.dtype), mask=ok)

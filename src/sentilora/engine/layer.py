@@ -72,9 +72,9 @@ class NormProject(torch.autograd.Function):
 def _side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """One tensor whose columns are those of all parts, without a copy where they lie like that."""
     first, widths = parts[0], [part.shape[1] for part in parts]
-    at = first.storage_offset()
     if len(parts) == 1:
         return first
+    at = first.storage_offset()
     for part, width in zip(parts, widths, strict=True):
         same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         if not same or part.stride() != (sum(widths), 1) or part.storage_offset() != at:
