@@ -37,6 +37,11 @@ class Temperature:
     def helps(self) -> bool:
         return self.caution is None and self.log_loss_after < self.log_loss_before
 
+    @property
+    def used(self) -> float:
+        """What `predict` divides scores by: the value where it helps, else 1."""
+        return self.value if self.helps else 1.0
+
 
 @dataclass(frozen=True)
 class Threshold:

@@ -147,7 +147,6 @@ def calibrate(
         prompts = [classifier.prompter.encode(text).input_ids for text in evaluation.texts]
         log_probs = classifier.scorer.log_probs(prompts, progress.advance).numpy()
     temperature = choose_temperature(log_probs, eval_truth)
-    used = temperature.value if temperature.helps else 1.0
     calibrated = Calibrated(
         temperature,
         len(evaluation),
@@ -155,8 +154,10 @@ def calibrate(
     )
     if target_accuracy is None:
         return calibrated, None, []
-    threshold = choose_threshold(at_temperature(log_probs, used), eval_truth, target_accuracy)
-    probabilities = at_temperature(test_log_probs, used)
+    threshold = choose_threshold(
+        at_temperature(log_probs, temperature.used), eval_truth, target_accuracy
+    )
+    probabilities = at_temperature(test_log_probs, temperature.used)
     covered = probabilities.max(-1) >= threshold.confidence
     right = probabilities.argmax(-1) == truth
     abstention = Abstention(

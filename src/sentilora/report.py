@@ -161,9 +161,7 @@ def verdict(result: Evaluation) -> str:
     """Whether the language model was worth it, in a sentence."""
     counts = zip(result.labels, result.base.confusion, strict=True)
     absent = [label for label, answers in counts if not sum(answers)]
-    if (
-        len(absent) >= len(result.labels) - 1
-    ):  # the same answer always would be perfect, or all wrong
+    if len(absent) >= len(result.labels) - 1:  # one answer for all would be perfect, or all wrong
         return f"No verdict: no test row is {', '.join(absent)}."
     leak = result.leakage
     if leak is not None and len(leak.twins) > result.num_rows / 2:  # TF-IDF was trained on them too

@@ -71,11 +71,12 @@ def write_report(
         "made": dict(made),
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False)
-    content = {
+    content: dict[str, Any] = {
         **figures,
         "evaluation": {**evaluation, "explained": explained_clean(evaluation, rows)},
         "rows": embedded_rows(scores, rows, twins, kept),
         "begins": begins(evaluation, {"test": rows, **known}),
+        "temperature": temperature_of(result),
     }
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:  # no half file is left
         part = Path(unfinished)

@@ -213,8 +213,7 @@ def store_calibration(folder: Path, result: Evaluation) -> None:
     if result.calibrated is None:
         return
     stored = ClassifierFile.load(folder)
-    temperature = result.calibrated.temperature
-    value = round(temperature.value, 4) if temperature.helps else 1.0
+    value = round(result.calibrated.temperature.used, 4)
     below = stored.calibration.abstain_below
     if result.abstention is not None and ABSTAIN not in result.labels:
         below = result.abstention.threshold.confidence if result.abstention.reached else 0.0
