@@ -37,10 +37,6 @@ from sentilora.stages.train import train
 rank, folder = int(os.environ["RANK"]), sys.argv[1]
 sys.argv[1:] = ["train", *sys.argv[2:], "--output-dir", f"{folder}/whole"]
 recipe = [item for item in sys.argv[2:-2]]
-try:
-    cli.main()
-except SystemExit as end:
-    assert end.code in (0, None), end.code
 
 
 def attempt(name, resume=False):
@@ -85,6 +81,11 @@ def poisoned(self, *args, **kwargs):
 
 trainer.ClassifierTrainer.training_step = poisoned
 attempt("nan")
+trainer.ClassifierTrainer.training_step = whole
+try:
+    cli.main()  # leaves the group of processes, therefore last
+except SystemExit as end:
+    assert end.code in (0, None), end.code
 """
 
 
@@ -165,6 +166,34 @@ def test_two_processes_train_as_one_does_and_end_together(toy_base, tmp_path):
     (whole / f"checkpoint-{STEPS}" / "trainer_state.json").unlink()
     with pytest.raises(UsageError, match="was saved by 2 processes, here are 1"):
         train(two, resume=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_processes_train_on_gpus_as_one_does(tmp_path, num_processes):
+    """One process under a launcher has all that several have: NCCL beside captured passes."""
+    if torch.cuda.device_count() < num_processes:
+        pytest.skip(f"needs {num_processes} GPUs")
+
+    def losses(name, rows_per_pass, *launcher):
+        command = [
+            sys.executable, *launcher, "-m", "sentilora", "train", *RECIPE,
+            f"training.per_device_train_batch_size={rows_per_pass}", "--output-dir", name,
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert "fast engine" in done.stderr and "process_group" not in done.stderr
+        one_of_many = torch.cuda.device_count() > 1 and not launcher
+        assert ("GPUs is used" in done.stderr) == one_of_many
+        return [entry["loss"] for entry in entries(tmp_path / name) if "loss" in entry]
+
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    alone, together = losses("one", 4), losses("several", 4 // num_processes, *launcher)
+    print(alone, together)
+    assert len(alone) == STEPS and alone[0] != alone[-1]
+    np.testing.assert_allclose(together, alone, rtol=0.02 if num_processes > 1 else 1e-6)
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):

@@ -13,7 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_memory
-from sentilora.progress import counted, is_main_process, percent, percent_interval, say
+from sentilora.progress import (
+    counted,
+    is_main_process,
+    num_processes,
+    percent,
+    percent_interval,
+    say,
+)
 
 
 class Verbs(TyperGroup):
@@ -350,7 +357,16 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # Click's errors; Typer keeps a Click of its own
             raise
         _fail(f"{error.format_message().rstrip('.')}. `sentilora --help` shows what there is", 2)
+    _leave_group()
     raise SystemExit(code)
+
+
+def _leave_group() -> None:
+    if num_processes() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():  # left to the interpreter's end, NCCL warns of it
+            distributed.destroy_process_group()
 
 
 def _fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
@@ -474,3 +490,4 @@ def _quiet() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
+    warnings.filterwarnings("ignore", r"barrier\(\): using the device under current context")

@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -83,6 +83,16 @@ class ClassifierTrainer(Trainer):
         self.rows_per_pass = rows_per_pass
         self.engine = engine
         self.graphs = graphs
+        # Without DDP: passes and graphs run as in one process, a step's gradients are summed.
+        self.accelerator.prepare_model = partial(
+            self.accelerator.prepare_model, evaluation_mode=True
+        )
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        if graphs is not None:
+            self._trained = [graphs.flat.whole]
+        if _several_processes():
+            start = partial(torch.distributed.broadcast, src=0)
+            as_one(start, [p.detach() for p in self._trained])
         self._upcoming: Sequence[Example] = []  # what the loader made last: it is a step ahead
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
@@ -109,15 +119,18 @@ class ClassifierTrainer(Trainer):
         """Forward and backward over all passes of an optimizer step; returns its loss."""
         if not model.training:
             model.train()
+        assert num_items_in_batch is not None
         step = inputs["step"].examples
-        # Under data parallel the gradients are averaged over processes; the sum is wanted.
-        scale = self.accelerator.num_processes / num_items_in_batch
+        scale = 1 / num_items_in_batch  # of all processes
         if self.engine is None:
             loss = self._plain_passes(model, step, scale)
         else:
             loss = self._fast_passes(model, step, scale)
         self.all_finite &= torch.isfinite(loss)
-        return loss
+        if _several_processes():
+            gradients = [p.grad for p in self._trained if p.grad is not None]
+            as_one(torch.distributed.all_reduce, gradients)
+        return loss * self.accelerator.num_processes  # Trainer logs the mean over processes
 
     def _plain_passes(
         self, model: torch.nn.Module, step: Sequence[Example], scale: torch.Tensor | float
@@ -125,12 +138,10 @@ class ClassifierTrainer(Trainer):
         """Padded passes of `rows_per_pass` rows."""
         passes = plan_passes([len(example.input_ids) for example in step], self.rows_per_pass)
         loss = torch.zeros((), device=self.args.device)
-        for number, chosen in enumerate(passes, 1):
-            last = number == len(passes)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    part = scale * answer_loss(model, *_columns(step, chosen), self.pad_token_id)
-                self.accelerator.backward(part)
+        for chosen in passes:
+            with self.compute_loss_context_manager():
+                part = scale * answer_loss(model, *_columns(step, chosen), self.pad_token_id)
+            self.accelerator.backward(part)
             loss += part.detach()
         return loss
 
@@ -173,16 +184,14 @@ class ClassifierTrainer(Trainer):
         else:
             self.graphs.scale_losses(self._gradient_scale(scale))
         loss = torch.zeros((), device=self.args.device)
-        for number, chosen in enumerate(passes, 1):
+        for chosen in passes:
             seed = int(torch.randint(2**30, ()))  # a checkpoint restores the generator
             whole = self._pack(step, chosen, seed)
             if self.graphs is not None:
                 loss += scale * self.graphs.backward(partial(self._packed_loss, model), *whole)
                 continue
-            last = number == len(passes)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                part = scale * self._packed_loss(model, *whole)
-                self.accelerator.backward(part)
+            part = scale * self._packed_loss(model, *whole)
+            self.accelerator.backward(part)
             loss += part.detach()
         return loss
 
@@ -280,6 +289,15 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 def _several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def as_one(collective: Callable[[torch.Tensor], object], tensors: Sequence[torch.Tensor]) -> None:
+    """A collective operation over tensors of one device, in place, in one call."""
+    whole = torch.cat([tensor.flatten() for tensor in tensors])
+    collective(whole)
+    parts = whole.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def _columns(

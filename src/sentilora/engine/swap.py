@@ -212,10 +212,7 @@ class Engine:
 
 
 def packed_logits(model: torch.nn.Module, packed: Pass) -> torch.Tensor:
-    """Logits (A, vocabulary) at the answer rows of a pass, segment after segment.
-
-    model: one with fast layers, or what wraps it for data parallelism.
-    """
+    """Logits (A, vocabulary) of a model with fast layers, at the answer rows of a pass."""
     return model(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
