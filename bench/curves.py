@@ -64,7 +64,7 @@ def losses_of(name: str, options: argparse.Namespace) -> list[float]:
     command += ["--steps", str(options.steps), "--run", stack]
     for setting in ("lora.lora_dropout=0", *settings):
         command += ["--set", setting]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+    environment = {**os.environ, "GOMP_SPINCOUNT": "10000"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")

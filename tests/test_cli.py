@@ -1,6 +1,7 @@
 """The command line: what it prints where, its exit codes, and one line for whatever is wrong."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -846,3 +847,12 @@ def test_a_review_of_100_000_words_is_classified(toy_run):
 def test_options_of_evaluate_that_do_not_go_together(arguments, said):
     code, _, stderr = run("evaluate", *arguments)
     assert code == 2 and said in stderr
+
+
+def test_idle_threads_spin_shortly_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    cli._quiet()  # OMP_WAIT_POLICY is set here
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    cli._quiet()
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"

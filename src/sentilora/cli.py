@@ -255,6 +255,7 @@ def predict(
             "--explain prints, a table has no place for it; instead of --output keep what --json "
             "prints"
         )
+    _quiet()
     frame = None
     if input is not None:
         stage.check_files(input, output)
@@ -267,7 +268,6 @@ def predict(
 
     from sentilora.classifier import Classifier
 
-    _quiet()
     classifier = Classifier.load(
         adapter,
         device=device,
@@ -482,9 +482,10 @@ def _quiet() -> None:
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Waiting threads sleep: spinning ones slow a shared CPU manyfold and gain nothing measurable.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # Threads spin shortly before they sleep: not at all is a quarter slower on an idle machine, the
+    # library's default many times slower on one with other work (docs/results.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
