@@ -12,7 +12,6 @@ the latter are not run again.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +63,7 @@ def losses_of(name: str, options: argparse.Namespace) -> list[float]:
     command += ["--steps", str(options.steps), "--run", stack]
     for setting in ("lora.lora_dropout=0", *settings):
         command += ["--set", setting]
-    environment = {**os.environ, "GOMP_SPINCOUNT": "10000"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -13,6 +13,8 @@ from typing import Any
 
 from training import describe_machine, load_config_of, prepare
 
+from sentilora.device import spin_shortly
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -23,6 +25,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     options.steps = 1
+    spin_shortly()
     print(describe_machine(), flush=True)
     config = load_config_of(options, f"data.num_evaluation={options.rows}")
     base, prompter, _, prompts, _ = prepare(config)

@@ -26,6 +26,8 @@ import subprocess
 import sys
 import time
 
+from sentilora.device import spin_shortly
+
 GPU_STACKS = ["notebook", "tuned", "liger", "engine"]
 CPU_STACKS = ["tuned", "engine"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--memory-gib", type=float, help="limit the process to this much")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    spin_shortly()
     if options.run:
         print(json.dumps(run_stack(options.run, options)))
         return
@@ -52,8 +55,7 @@ def main() -> None:
     found = {}
     for stack in stacks:
         command = [sys.executable, __file__, *sys.argv[1:], "--run", stack]
-        environment = {**os.environ, "GOMP_SPINCOUNT": "10000"}  # as sentilora has it
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{stack:<10}failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
             continue

@@ -191,7 +191,6 @@ def test_processes_train_on_gpus_as_one_does(tmp_path, num_processes):
 
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
     alone, together = losses("one", 4), losses("several", 4 // num_processes, *launcher)
-    print(alone, together)
     assert len(alone) == STEPS and alone[0] != alone[-1]
     np.testing.assert_allclose(together, alone, rtol=0.02 if num_processes > 1 else 1e-6)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from sentilora.device import spin_shortly
 from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_memory
 from sentilora.progress import (
     counted,
@@ -482,10 +483,7 @@ def _quiet() -> None:
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Threads spin shortly before they sleep: not at all is a quarter slower on an idle machine, the
-    # library's default many times slower on one with other work (docs/results.md).
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    spin_shortly()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

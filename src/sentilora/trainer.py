@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -87,9 +87,8 @@ class ClassifierTrainer(Trainer):
         self.accelerator.prepare_model = partial(
             self.accelerator.prepare_model, evaluation_mode=True
         )
-        self._trained = [p for p in model.parameters() if p.requires_grad]
-        if graphs is not None:
-            self._trained = [graphs.flat.whole]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self._trained = trained if graphs is None else [graphs.flat.whole]
         if _several_processes():
             start = partial(torch.distributed.broadcast, src=0)
             as_one(start, [p.detach() for p in self._trained])
@@ -128,7 +127,8 @@ class ClassifierTrainer(Trainer):
             loss = self._fast_passes(model, step, scale)
         self.all_finite &= torch.isfinite(loss)
         if _several_processes():
-            gradients = [p.grad for p in self._trained if p.grad is not None]
+            # None is missing: each weight takes part in every pass.
+            gradients = [cast(torch.Tensor, p.grad) for p in self._trained]
             as_one(torch.distributed.all_reduce, gradients)
         return loss * self.accelerator.num_processes  # Trainer logs the mean over processes
 
