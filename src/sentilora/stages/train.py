@@ -298,7 +298,7 @@ def build_trainer(
     arguments = training_arguments(config, base, len(examples))
     graphs = optimizer = None
     if engine is not None:
-        if base.device == "cuda" and arguments.world_size == 1:
+        if base.device == "cuda":
             flat = FlatParameters([p for p in model.parameters() if p.requires_grad])
             model.zero_grad = flat.zero_grad  # type: ignore[method-assign]
             graphs = Graphs(flat, engine.refresh)
