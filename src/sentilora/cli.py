@@ -363,7 +363,7 @@ def main() -> None:
 
 
 def _leave_group() -> None:
-    if num_processes() > 1:
+    if "LOCAL_RANK" in os.environ:  # a launcher started it; then even one process is a group
         from torch import distributed
 
         if distributed.is_initialized():  # left to the interpreter's end, NCCL warns of it
