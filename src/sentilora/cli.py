@@ -17,7 +17,6 @@ from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_me
 from sentilora.progress import (
     counted,
     is_main_process,
-    num_processes,
     percent,
     percent_interval,
     say,

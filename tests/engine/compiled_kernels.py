@@ -150,3 +150,21 @@ def test_8_bit_rows(compiled):
     fp8.quantize_rows(x, h, weight.factor)
     fp8.place(weight, torch.empty(64, 48, dtype=torch.bfloat16))
     assert names == [*["_quantize_rows"] * 3, "_place_kernel"]
+
+
+def test_8_bit_inputs_to_score(compiled):
+    names = compiled(89, 90)
+    for kind, num in (("plain", 16), ("norm", 48), ("swiglu", 16)):
+        width = 14336 if kind == "swiglu" else 4096
+        weight = fp8.quantize_weight(torch.ones(64, width), num)
+        fp8.place_down(weight, torch.ones(num, width))
+        x = torch.empty(64, 2 * width, dtype=torch.bfloat16)[
+            :, : None if kind == "swiglu" else width
+        ]
+        norm = elementwise.Norm(torch.empty(width, dtype=torch.bfloat16), 1e-5)
+        names.clear()
+        x8, scale = fp8.quantize_input(
+            x, weight, norm if kind == "norm" else None, kind == "swiglu"
+        )
+        fp8.place_ranks(x8, scale, weight, torch.empty(64, 2 * num, dtype=torch.bfloat16))
+        assert names == ["_quantize_input", "_place_ranks"]

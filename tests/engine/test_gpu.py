@@ -276,7 +276,7 @@ def test_graphs_equal_launches_one_by_one(checkpoint_layers):
 
 
 def test_fp8_products_are_near(plain):
-    from sentilora.engine import fp8
+    from sentilora.engine import elementwise, fp8
 
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("8-bit products need compute capability 8.9")
@@ -295,6 +295,13 @@ def test_fp8_products_are_near(plain):
     assert error(dh, d.double() @ B.double()) < 0.05
     none, dh_alone = fp8.project_backward(d, weight, False)
     assert none is None and torch.equal(dh_alone, dh)
+    # To score: x through the norm, A's product of 8 bits too.
+    A = torch.randn(48, 512, **like) * 0.1
+    fp8.place_down(weight, A)
+    norm = elementwise.Norm(torch.rand(512, **like), 1e-5)
+    inputs = norm(x).double()
+    exact = inputs @ W.double().T + inputs @ A.double().T @ B.double().T
+    assert error(fp8.score(x, weight, norm), exact) < 0.05
 
 
 @pytest.mark.parametrize("implementation", ["auto", "reference"])

@@ -32,8 +32,8 @@ def num_passed(name, **environment):
 
 
 def test_kernels_equal_plain_pytorch_in_the_interpreter():
-    assert num_passed("triton_kernels.py", TRITON_INTERPRET="1") >= 91
+    assert num_passed("triton_kernels.py", TRITON_INTERPRET="1") >= 97
 
 
 def test_kernels_compile_for_gpus_that_are_not_here():
-    assert num_passed("compiled_kernels.py") >= 13
+    assert num_passed("compiled_kernels.py") >= 14

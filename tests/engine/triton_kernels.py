@@ -468,3 +468,44 @@ def test_layers_computed_twice_give_the_same_bits(r):
     for num in (1, 2):
         got = packed_gradients(model, rows, labels, dropout_seed=9, checkpoint_layers=num)
         assert_equal(got, expected, num=28)
+
+
+@pytest.mark.parametrize("use_kernels", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "norm", "swiglu"])
+@pytest.mark.parametrize("R, size", [(16, 0.01), (10, 3.0)])
+def test_inputs_to_score_in_8_bits(use_kernels, kind, R, size):
+    """A's product is of the 8 bits. Large B: h decides the scale."""
+    torch.manual_seed(R)
+
+    def assert_near(found, expected, relative):
+        bound = relative * expected.abs() + 2**-10 * expected.abs().max()
+        beyond = ((found - expected).abs() > bound).double().mean()
+        assert beyond <= (0.1 if use_kernels else 0.0)  # the interpreter's carry, see above
+
+    run = (lambda function, *args: function(*args)) if use_kernels else plainly
+    W, A, B = torch.randn(70, 96), torch.randn(R, 96) * 0.2, torch.randn(70, R) * size
+    weight = run(fp8.quantize_weight, W, R)
+    run(fp8.place, weight, B)
+    run(fp8.place_down, weight, A)
+    down = weight.down_RD.float() * weight.down_scale_R[:, None]
+    assert len(down) == -(-2 * R // 16) * 16 and not down[2 * R :].any()
+    torch.testing.assert_close(down[:R] + down[R : 2 * R], A, rtol=2**-7, atol=2**-10)
+
+    norm = elementwise.Norm(torch.rand(96), 1e-5) if kind == "norm" else None
+    x = torch.randn(40, 2 * 96 if kind == "swiglu" else 96) * 3
+    x[7] = 0.0
+    inputs = norm(x) if norm else elementwise.swiglu(x) if kind == "swiglu" else x
+    x8, scale = run(fp8.quantize_input, x, weight, norm, kind == "swiglu")
+    own = x8[:, :96].float() * scale[:, None]
+    assert_near(own, inputs, 2**-4)
+    ranks = own @ down.T
+    h = ranks[:, :R] + ranks[:, R : 2 * R]
+    assert (weight.factor * h.abs().amax(-1) <= weight.reach * inputs.norm(dim=-1)).all()
+    run(fp8.place_ranks, x8, scale, weight, ranks)
+    high, rest, again = (x8[:, 96 + i * R : 96 + (i + 1) * R].float() for i in range(3))
+    assert torch.equal(high, again) and not x8[:, 96 + 3 * R :].float().any()
+    found = (high + rest) * scale[:, None] / weight.factor
+    assert_near(found, h, 2**-7)
+    y = (x8.float() @ weight.forward_ND.float().T) * scale[:, None] * weight.forward_scale_N
+    expected = inputs @ W.T + inputs @ A.T @ B.T
+    assert (y - expected).norm() < (0.15 if use_kernels else 0.05) * expected.norm()

@@ -20,7 +20,7 @@ class Norm:
 
     weight_D: torch.Tensor
     eps: float
-    root_T: torch.Tensor
+    root_T: torch.Tensor | None = None
 
     def __call__(self, x_TD: torch.Tensor, out_TD: torch.Tensor | None = None) -> torch.Tensor:
         return rms_norm(x_TD, self.weight_D, self.eps, out_TD, self.root_T)

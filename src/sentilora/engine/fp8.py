@@ -9,6 +9,9 @@ The adapters' share comes out of the same products. What they multiply is stored
     x Wᵀ + h Bᵀ     [x | h | rest of h | h] · [W | B | B | rest of B]ᵀ
     d W, d B        d · [Wᵀ | Bᵀ | rest of Bᵀ]ᵀ
 
+When scoring, nothing is dropped and nobody asks for gradients: then the input is in 8 bits for the
+A matrices, too, and exists in no other form (`score`).
+
 Axes: T tokens, D inputs, N outputs, R ranks of all adapters.
 """
 
@@ -16,6 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sentilora.engine import kernels
+from sentilora.engine.elementwise import Norm, rms_norm, swiglu
 from sentilora.engine.kernels import tl, triton, use_triton
 
 FP8 = torch.float8_e4m3fn
@@ -27,7 +32,8 @@ LEAST = 1e-12  # magnitude of a row from which on it is scaled
 class Fp8Weight:
     """A frozen weight twice: by rows of outputs to go forward, by rows of inputs to go back.
 
-    Behind both stand the adapters' B, see `place`; `factor` is what goes with h there.
+    Behind both stand the adapters' B, see `place`; `factor` is what goes with h there. down_RD:
+    their A, see `place_down`; `reach` by an input's length is more than `factor` by any h of it.
     """
 
     forward_ND: torch.Tensor
@@ -38,6 +44,9 @@ class Fp8Weight:
     factor: torch.Tensor
     num_in: int
     num_ranks: int
+    down_RD: torch.Tensor | None = None
+    down_scale_R: torch.Tensor | None = None
+    reach: torch.Tensor | None = None
 
 
 def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
@@ -105,6 +114,23 @@ def place(weight: Fp8Weight, B_NR: torch.Tensor) -> None:
     weight.backward_scale_D[D : D + 2 * R] = largest / LARGEST
 
 
+def place_down(weight: Fp8Weight, A_RD: torch.Tensor) -> None:
+    """Put every adapter's A, by its scaling, beside the weight, behind it the rest of it.
+
+    After `place`, on which `reach` depends.
+    """
+    R, D = A_RD.shape
+    A_RD = A_RD.float()
+    largest_R = A_RD.abs().amax(-1).clamp(min=1e-30)
+    weight.down_RD = A_RD.new_zeros(_filled_up(2 * R), D, dtype=FP8)
+    weight.down_scale_R = A_RD.new_zeros(len(weight.down_RD))
+    for number, part in enumerate(_split(A_RD * (LARGEST / largest_R)[:, None])):
+        weight.down_RD[number * R : (number + 1) * R] = part
+        weight.down_scale_R[number * R : (number + 1) * R] = largest_R / LARGEST
+    # Cauchy-Schwarz; a tenth for what the input's own rounding adds to its length.
+    weight.reach = 1.1 * weight.factor * torch.linalg.vector_norm(A_RD, dim=-1).max()
+
+
 def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A number of 8 bits and the rest, in 8 bits too."""
     high = x.clamp(-LARGEST, LARGEST).to(FP8)
@@ -151,18 +177,102 @@ def quantize_rows(
     if h_TR is not None and factor is not None:
         rows = torch.cat([rows, h_TR.float() * factor], 1)
     largest = rows.abs().amax(-1).clamp(min=least)
-    high, rest = _split(rows * (LARGEST / largest)[:, None])
-    out[:, :D] = high[:, :D]
-    out[:, D:] = 0
-    for number, part in enumerate((high, rest, high) if R else ()):
-        out[:, D + number * R : D + (number + 1) * R] = part[:, D:]
+    rows = rows * (LARGEST / largest)[:, None]
+    out[:, :D] = _split(rows[:, :D])[0]
+    _place_behind(out, rows[:, D:])
     return out, largest / LARGEST
+
+
+def _place_behind(out_TW: torch.Tensor, h_TR: torch.Tensor) -> None:
+    """h three times in the last columns, in the way of this module's head; then zeros."""
+    R = h_TR.shape[1]
+    high, rest = _split(h_TR)
+    behind = out_TW[:, out_TW.shape[1] - _filled_up(3 * R) :].zero_()
+    for number, part in enumerate((high, rest, high)):
+        behind[:, number * R : (number + 1) * R] = part
 
 
 def project(x_TD: torch.Tensor, h_TR: torch.Tensor, weight: Fp8Weight) -> torch.Tensor:
     """`x Wᵀ + h Bᵀ` (T, N)."""
     x8, scale_T = quantize_rows(x_TD, h_TR, weight.factor)
     return _product(x8, scale_T, weight.forward_ND, weight.forward_scale_N, x_TD.dtype)
+
+
+def score(
+    x_TD: torch.Tensor, weight: Fp8Weight, norm: Norm | None = None, is_swiglu: bool = False
+) -> torch.Tensor:
+    """`x Wᵀ + (x Aᵀ) Bᵀ` (T, N), x first put through `norm`, or SwiGLU of its two halves."""
+    x8, scale_T = quantize_input(x_TD, weight, norm, is_swiglu)
+    assert weight.down_RD is not None and weight.down_scale_R is not None
+    own = x8[:, : weight.num_in]
+    ranks = _product(own, scale_T, weight.down_RD, weight.down_scale_R, x_TD.dtype)
+    place_ranks(x8, scale_T, weight, ranks)
+    return _product(x8, scale_T, weight.forward_ND, weight.forward_scale_N, x_TD.dtype)
+
+
+def quantize_input(
+    x_TD: torch.Tensor, weight: Fp8Weight, norm: Norm | None = None, is_swiglu: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every input in 8 bits, with room for `place_ranks` behind it, and what to multiply it by."""
+    T, D = len(x_TD), weight.num_in
+    out = _aligned(x_TD, T, D + _filled_up(3 * weight.num_ranks))
+    assert weight.reach is not None
+    if use_triton(x_TD):
+        scale_T = torch.empty(T, dtype=torch.float32, device=x_TD.device)
+        block = triton.next_power_of_2(D)
+        _quantize_input[(T,)](
+            x_TD,
+            x_TD if norm is None else norm.weight_D,
+            weight.reach,
+            out,
+            scale_T,
+            D,
+            x_TD.stride(0),
+            out.stride(0),
+            0.0 if norm is None else norm.eps,
+            LEAST,
+            NORM=norm is not None,
+            SWIGLU=is_swiglu,
+            BLOCK=block,
+            num_warps=16 if block > 8192 else 8,
+        )
+        return out, scale_T
+    rows = x_TD.float()
+    if norm is not None:
+        rows = rms_norm(rows, norm.weight_D.float(), norm.eps)
+    if is_swiglu:
+        rows = swiglu(rows)
+    largest = rows.abs().amax(-1).clamp(min=LEAST)
+    largest = largest.maximum(weight.reach * torch.linalg.vector_norm(rows, dim=-1))
+    out[:, :D] = _split(rows * (LARGEST / largest)[:, None])[0]
+    return out, largest / LARGEST
+
+
+def place_ranks(
+    x8: torch.Tensor, scale_T: torch.Tensor, weight: Fp8Weight, ranks_T2R: torch.Tensor
+) -> None:
+    """Put behind each input what the A matrices made of it, `ranks_T2R` by A and by A's rest."""
+    R, D = weight.num_ranks, weight.num_in
+    T, width = x8.shape
+    if use_triton(ranks_T2R):
+        block = 32
+        _place_ranks[(triton.cdiv(T, block),)](
+            ranks_T2R,
+            scale_T,
+            weight.factor,
+            x8,
+            T,
+            D,
+            ranks_T2R.stride(0),
+            x8.stride(0),
+            width,
+            R=R,
+            RANKS=triton.next_power_of_2(width - D),
+            BLOCK=block,
+        )
+        return
+    h_TR = ranks_T2R[:, :R].float() + ranks_T2R[:, R : 2 * R].float()
+    _place_behind(x8, h_TR * (weight.factor / scale_T[:, None]))
 
 
 def project_backward(
@@ -237,6 +347,66 @@ if triton is not None:
             tl.store(out + D + r, _high(h), mask=D + r < width)
         tl.store(out + d, _high(x * (448.0 / largest)), mask=ok)
         tl.store(scale_ptr + row, largest / 448.0)
+
+    @triton.jit
+    def _quantize_input(  # type: ignore[no-untyped-def]
+        x_ptr,
+        weight_ptr,
+        reach_ptr,
+        out_ptr,
+        scale_ptr,
+        D,
+        stride,
+        out_stride,
+        eps,
+        least,
+        NORM: tl.constexpr,
+        SWIGLU: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        d = tl.arange(0, BLOCK)
+        ok = d < D
+        x_at = x_ptr + row * stride + d
+        x = tl.load(x_at, mask=ok, other=0.0).to(tl.float32)
+        if NORM:
+            weight = tl.load(weight_ptr + d, mask=ok, other=0.0).to(tl.float32)
+            x = x * tl.div_rn(1.0, tl.sqrt_rn(tl.sum(x * x, 0) / D + eps)) * weight
+        if SWIGLU:
+            up = tl.load(x_at + D, mask=ok, other=0.0).to(tl.float32)
+            x = x * kernels.sigmoid(x) * up
+        largest = tl.maximum(tl.max(tl.abs(x), 0), least)
+        largest = tl.maximum(largest, tl.load(reach_ptr) * tl.sqrt(tl.sum(x * x, 0)))
+        tl.store(out_ptr + row * out_stride + d, _high(x * (448.0 / largest)), mask=ok)
+        tl.store(scale_ptr + row, largest / 448.0)
+
+    @triton.jit
+    def _place_ranks(  # type: ignore[no-untyped-def]
+        ranks_ptr,
+        scale_ptr,
+        factor_ptr,
+        out_ptr,
+        T,
+        D,
+        stride,
+        out_stride,
+        width,
+        R: tl.constexpr,
+        RANKS: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        row = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None].to(tl.int64)
+        r = tl.arange(0, RANKS)[None, :]
+        inside = row < T
+        ok = inside & (r < 3 * R)
+        # h three times, one behind the other; then zeros
+        at = ranks_ptr + row * stride + r % R
+        h = tl.load(at, mask=ok, other=0.0).to(tl.float32)
+        h += tl.load(at + R, mask=ok, other=0.0).to(tl.float32)
+        h = h * (tl.load(factor_ptr) / tl.load(scale_ptr + row, mask=inside, other=1.0))
+        rest = h - _high(h).to(tl.float32)
+        h = tl.where((r >= R) & (r < 2 * R), rest, h)
+        tl.store(out_ptr + row * out_stride + D + r, _high(h), mask=inside & (D + r < width))
 
     @triton.jit
     def _place_kernel(  # type: ignore[no-untyped-def]

@@ -21,7 +21,13 @@ from torch.utils.checkpoint import checkpoint
 
 from sentilora.engine.attention import Attend
 from sentilora.engine.elementwise import Norm, rms_norm_backward, rotate
-from sentilora.engine.lora import ProjectionGroup, project, project_backward, project_ranks
+from sentilora.engine.lora import (
+    ProjectionGroup,
+    project,
+    project_backward,
+    project_ranks,
+    score,
+)
 from sentilora.engine.segments import Pass
 
 
@@ -42,10 +48,13 @@ class NormProject(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_TD, weight_D, eps, group, seed, rotary, splits, *parameters):  # type: ignore[no-untyped-def]
-        inputs = group.new_input(x_TD)
         norm = Norm(weight_D, eps, x_TD.new_empty(len(x_TD), dtype=torch.float32))
-        norm(x_TD, inputs[:, : group.num_in])
-        y_TN, h_TR = project(inputs, group, seed)
+        if group.scores_in_8_bits():
+            y_TN, h_TR = score(x_TD, group, norm), None
+        else:
+            inputs = group.new_input(x_TD)
+            norm(x_TD, inputs[:, : group.num_in])
+            y_TN, h_TR = project(inputs, group, seed)
         if rotary is not None:
             _rotate_first(y_TN, rotary)
         ctx.save_for_backward(x_TD, h_TR)

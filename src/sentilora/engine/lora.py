@@ -61,7 +61,7 @@ class ProjectionGroup:
         self.adapters: list[Adapter] = []
         self.dropout = 0.0
         self.room = 0
-        self._placed = False
+        self._placed = self._down_placed = False
 
     def look_up(self) -> list[torch.nn.Module]:
         """The modules that the layer has now."""
@@ -104,7 +104,7 @@ class ProjectionGroup:
         fits = len(ranks) == 1 and max(ranks) <= lora_kernels.MAX_RANK
         fits = fits and len(self.adapters) <= lora_kernels.MAX_ADAPTERS
         self.room = -(-rank // 64) * 64 if fits and use_triton(self.adapters[0].A) else 0
-        self._placed = False
+        self._placed = self._down_placed = False
         self._scaled_A: torch.Tensor | None = None
 
     def weight_parts(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -119,14 +119,22 @@ class ProjectionGroup:
             yield outputs, weight_ND
 
     def fp8_weight(self, dtype: torch.dtype) -> Fp8Weight:
-        """The weight in 8 bits, behind it every adapter's B."""
+        """The weight in 8 bits, behind it every adapter's B; beside it, when scoring, its A."""
         weight = self.weights.fp8_of(self, dtype)
         if not self._placed:
             B_NR = self.adapters[0].B.new_empty(self.num_out, self.room, dtype=dtype)
             self._place(0, B_NR)
             fp8.place(weight, B_NR[:, : self.num_ranks])
             self._placed = True
+        if not self._down_placed and self.scores_in_8_bits():
+            fp8.place_down(weight, self.scaled_A(torch.float32))
+            self._down_placed = True
         return weight
+
+    def scores_in_8_bits(self) -> bool:
+        """Whether nothing but the outputs is asked for, in 8 bits: `score` has them."""
+        scores = torch.is_inference_mode_enabled() and not self.dropout
+        return scores and self.room > 0 and self.weights.is_fp8(self)
 
     def scaled_A(self, dtype: torch.dtype) -> torch.Tensor:
         """(R, D): every adapter's A by its scaling, as it was when first asked since `refresh`."""
@@ -211,6 +219,8 @@ def project(
     group's input SwiGLU of them. onto_TN: the outputs are added to it; it may be overwritten.
     """
     D = group.num_in
+    if group.scores_in_8_bits():
+        return score(x_TD[:, : 2 * D if is_swiglu else D], group, None, is_swiglu, onto_TN), None
     if not group.room:
         x_TD = swiglu(x_TD) if is_swiglu else x_TD
         y_TN = _times_weight(x_TD, group, onto_TN=onto_TN)
@@ -231,10 +241,26 @@ def project(
     if not group.weights.is_fp8(group):
         return _times_weight(x_TD, group, h_TR if x_TD.shape[1] == D else None, onto_TN), h_TR
     y_TN = fp8.project(x_TD, h_TR, group.fp8_weight(x_TD.dtype))
-    for addend in (group.bias, onto_TN):
+    return _added(y_TN, group.bias, onto_TN), h_TR
+
+
+def score(
+    x_TD: torch.Tensor,
+    group: ProjectionGroup,
+    norm: Norm | None = None,
+    is_swiglu: bool = False,
+    onto_TN: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The outputs of a group that `scores_in_8_bits`; norm: what its input first goes through."""
+    y_TN = fp8.score(x_TD, group.fp8_weight(x_TD.dtype), norm, is_swiglu)
+    return _added(y_TN, group.bias, onto_TN)
+
+
+def _added(y_TN: torch.Tensor, *addends: torch.Tensor | None) -> torch.Tensor:
+    for addend in addends:
         if addend is not None:
             y_TN += addend
-    return y_TN, h_TR
+    return y_TN
 
 
 def _times_weight(
