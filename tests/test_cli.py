@@ -514,6 +514,15 @@ def test_the_device_asked_for_is_there_or_refused(toy_run):
            "--device", "cuda")  # fmt: skip
 
 
+@pytest.mark.parametrize("verb", [["predict", "x"], ["evaluate"]])
+def test_8_bit_products_are_refused_before_anything_is_loaded(toy_run, verb, monkeypatch):
+    from sentilora import classifier
+
+    monkeypatch.setattr(classifier, "load_base", lambda *_, **__: pytest.fail("loaded"))
+    failed(2, "base_matmul=fp8 needs a GPU of compute capability 8.9 or above", *verb,
+           "--adapter", toy_run, "--base-matmul", "fp8", "--device", "cpu")  # fmt: skip
+
+
 def test_predict_looks_at_columns_and_folder_before_it_scores(toy_run, tmp_path, monkeypatch):
     from sentilora.stages import predict as stage
 

@@ -77,6 +77,10 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column that holds the lab
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts scored at once.")]
 Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where to compute.")]
+BaseMatmul = Annotated[
+    Literal["exact", "fp8"],
+    typer.Option(help="fp8: products in 8 bits, on Ada and Hopper GPUs; faster, not exact."),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -176,6 +180,7 @@ def evaluate(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     batch_size: BatchSize = 16,
+    base_matmul: BaseMatmul = "exact",
     device: Device = "auto",
 ) -> None:
     """Measure an adapter, its base without it, and a baseline, on the test rows."""
@@ -205,6 +210,7 @@ def evaluate(
             near_duplicates=near_duplicates,
             device=device,
             batch_size=batch_size,
+            base_matmul=base_matmul,
         )
     except SentiloraError as error:
         if error.evaluation is None:
@@ -237,6 +243,7 @@ def predict(
     ] = False,
     json: AsJson = False,
     batch_size: BatchSize = 16,
+    base_matmul: BaseMatmul = "exact",
     device: Device = "auto",
 ) -> None:
     """Classify texts."""
@@ -274,6 +281,7 @@ def predict(
         batch_size=batch_size,
         labels=[label.strip() for label in labels.split(",")] if labels else None,
         template=_template(template),
+        base_matmul=base_matmul,
     )
     if frame is not None and output is not None:
         stage.check_columns(frame, classifier.labels)

@@ -426,20 +426,26 @@ def save_classifier(
     classifier.save(folder)
 
 
-def require_engine(implementation: str, base_matmul: str, assume_capability: float) -> None:
-    """Raise `UsageError` when 8-bit products are asked for and cannot be had."""
+def require_engine(
+    implementation: str,
+    base_matmul: str,
+    assume_capability: float = 0.0,
+    device: str = "auto",
+) -> None:
+    """Raise `UsageError` when 8-bit products are asked for and cannot be had on this device."""
     if base_matmul == "exact":
         return
+    if base_matmul != "fp8":
+        raise UsageError(f"there is no base_matmul {base_matmul!r}; choose exact or fp8")
     if implementation == "reference":
-        raise UsageError(
-            "engine.base_matmul=fp8 belongs to the fast engine; leave out engine=reference"
-        )
+        raise UsageError("base_matmul=fp8 belongs to the fast engine; leave out engine=reference")
     capability = compute_capability(assume_capability)
-    if capability < 8.9:
+    if capability < 8.9 or device == "cpu":
         here = f"this one has {capability}" if capability else "there is none here"
+        here = "a CPU is asked for" if device == "cpu" else here
         raise UsageError(
-            "engine.base_matmul=fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), "
-            f"and {here}; leave it at exact"
+            "base_matmul=fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), and "
+            f"{here}; leave it at exact"
         )
 
 
@@ -452,7 +458,9 @@ def install_engine(
     max_memory_gib: float = 0.0,
 ) -> "Engine | None":
     """The fast engine in a model's layers; None where it is switched off or does not fit."""
-    require_engine(implementation, base_matmul, assume_capability)
+    require_engine(
+        implementation, base_matmul, assume_capability, next(model.parameters()).device.type
+    )
     if implementation == "reference":
         return None
     from sentilora.engine.swap import install

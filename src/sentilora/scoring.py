@@ -22,7 +22,7 @@ from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
 
 logger = logging.getLogger(__name__)
-MANY = 200  # prompts for which it pays to keep the base's weights decoded
+MANY = 200  # prompts for which it pays to keep the base's weights decoded; in 8 bits they must be
 
 
 class LabelScorer:
@@ -126,7 +126,7 @@ class LabelScorer:
         if self.engine is None or not self.engine.is_usable():
             return self._choose(prompts), plan_passes(lengths, self.batch_size)
         self.engine.refresh()
-        if len(prompts) >= MANY:
+        if len(prompts) >= MANY or self.engine.weights.fp8:
             self.engine.keep_weights()
         order = plan_passes(lengths, len(lengths) or 1)[0] if lengths else []
         behind = sum(len(ids) - 1 for ids in self.label_ids)

@@ -304,6 +304,30 @@ def test_fp8_products_are_near(plain):
     assert error(fp8.score(x, weight, norm), exact) < 0.05
 
 
+def test_a_classifier_in_8_bits_is_near_the_exact_one():
+    from sentilora import Classifier
+    from sentilora.data import read_table
+
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("8-bit products need compute capability 8.9")
+    texts = read_table("embedded", "train", "text")["text"].tolist()[:200]
+    exact, rounded = Classifier.load(), Classifier.load(base_matmul="fp8")
+    assert rounded.computed_on == "cuda, bfloat16, 8-bit products"
+
+    def base_alone(classifier):
+        with classifier.adapter_disabled():
+            return classifier.predict_proba(texts)
+
+    for first, second in (
+        (exact.predict_proba(texts), rounded.predict_proba(texts)),
+        (base_alone(exact), base_alone(rounded)),
+    ):
+        assert 0 < abs(first - second).max() < 0.2 and abs(first - second).mean() < 0.02
+    # Two texts go the same way as two hundred; what else is in the pass changes nothing but order.
+    few = rounded.predict_proba(texts[:2])
+    assert abs(few - rounded.predict_proba(texts)[:2]).max() < 0.01
+
+
 @pytest.mark.parametrize("implementation", ["auto", "reference"])
 def test_training_in_half_precision_stays_finite(tmp_path, implementation):
     """Padded on the left, with an attention mask, this ended in NaN within 200 steps."""

@@ -44,9 +44,9 @@ class Fp8Weight:
     factor: torch.Tensor
     num_in: int
     num_ranks: int
-    down_RD: torch.Tensor | None = None
-    down_scale_R: torch.Tensor | None = None
-    reach: torch.Tensor | None = None
+    down_RD: torch.Tensor
+    down_scale_R: torch.Tensor
+    reach: torch.Tensor
 
 
 def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
@@ -68,6 +68,9 @@ def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
         factor=forward_scale_N.new_zeros(()),
         num_in=D,
         num_ranks=num_ranks,
+        down_RD=forward_ND[:0, :D],
+        down_scale_R=forward_scale_N[:0],
+        reach=forward_scale_N.new_zeros(()),
     )
 
 
@@ -199,15 +202,24 @@ def project(x_TD: torch.Tensor, h_TR: torch.Tensor, weight: Fp8Weight) -> torch.
 
 
 def score(
-    x_TD: torch.Tensor, weight: Fp8Weight, norm: Norm | None = None, is_swiglu: bool = False
+    x_TD: torch.Tensor,
+    weight: Fp8Weight,
+    norm: Norm | None = None,
+    is_swiglu: bool = False,
+    adapters: bool = True,
 ) -> torch.Tensor:
-    """`x Wᵀ + (x Aᵀ) Bᵀ` (T, N), x first put through `norm`, or SwiGLU of its two halves."""
+    """`x Wᵀ + (x Aᵀ) Bᵀ` (T, N), x first put through `norm`, or SwiGLU of its two halves.
+
+    adapters: False leaves them out, whatever has been placed.
+    """
     x8, scale_T = quantize_input(x_TD, weight, norm, is_swiglu)
-    assert weight.down_RD is not None and weight.down_scale_R is not None
-    own = x8[:, : weight.num_in]
-    ranks = _product(own, scale_T, weight.down_RD, weight.down_scale_R, x_TD.dtype)
-    place_ranks(x8, scale_T, weight, ranks)
-    return _product(x8, scale_T, weight.forward_ND, weight.forward_scale_N, x_TD.dtype)
+    own, rows = x8[:, : weight.num_in], weight.forward_ND
+    if adapters:
+        ranks = _product(own, scale_T, weight.down_RD, weight.down_scale_R, x_TD.dtype)
+        place_ranks(x8, scale_T, weight, ranks)
+    else:
+        x8, rows = own, rows[:, : weight.num_in]
+    return _product(x8, scale_T, rows, weight.forward_scale_N, x_TD.dtype)
 
 
 def quantize_input(
@@ -216,7 +228,6 @@ def quantize_input(
     """Every input in 8 bits, with room for `place_ranks` behind it, and what to multiply it by."""
     T, D = len(x_TD), weight.num_in
     out = _aligned(x_TD, T, D + _filled_up(3 * weight.num_ranks))
-    assert weight.reach is not None
     if use_triton(x_TD):
         scale_T = torch.empty(T, dtype=torch.float32, device=x_TD.device)
         block = triton.next_power_of_2(D)

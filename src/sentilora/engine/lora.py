@@ -121,12 +121,12 @@ class ProjectionGroup:
     def fp8_weight(self, dtype: torch.dtype) -> Fp8Weight:
         """The weight in 8 bits, behind it every adapter's B; beside it, when scoring, its A."""
         weight = self.weights.fp8_of(self, dtype)
-        if not self._placed:
+        if self.adapters and not self._placed:
             B_NR = self.adapters[0].B.new_empty(self.num_out, self.room, dtype=dtype)
             self._place(0, B_NR)
             fp8.place(weight, B_NR[:, : self.num_ranks])
             self._placed = True
-        if not self._down_placed and self.scores_in_8_bits():
+        if self.adapters and not self._down_placed and self.scores_in_8_bits():
             fp8.place_down(weight, self.scaled_A(torch.float32))
             self._down_placed = True
         return weight
@@ -134,7 +134,8 @@ class ProjectionGroup:
     def scores_in_8_bits(self) -> bool:
         """Whether nothing but the outputs is asked for, in 8 bits: `score` has them."""
         scores = torch.is_inference_mode_enabled() and not self.dropout
-        return scores and self.room > 0 and self.weights.is_fp8(self)
+        known = self.room > 0 or not self.adapters
+        return scores and known and self.weights.is_fp8(self)
 
     def scaled_A(self, dtype: torch.dtype) -> torch.Tensor:
         """(R, D): every adapter's A by its scaling, as it was when first asked since `refresh`."""
@@ -252,7 +253,8 @@ def score(
     onto_TN: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The outputs of a group that `scores_in_8_bits`; norm: what its input first goes through."""
-    y_TN = fp8.score(x_TD, group.fp8_weight(x_TD.dtype), norm, is_swiglu)
+    weight = group.fp8_weight(x_TD.dtype)
+    y_TN = fp8.score(x_TD, weight, norm, is_swiglu, adapters=bool(group.adapters))
     return _added(y_TN, group.bias, onto_TN)
 
 

@@ -42,7 +42,8 @@ class Weights:
         """The weight of a group that `is_fp8`."""
         source = _weights_of(group)
         kept = self._kept_fp8.get(group)
-        if kept is None or kept[0] != source or kept[1].num_ranks != group.num_ranks:
+        fits = kept is not None and group.num_ranks in (0, kept[1].num_ranks)
+        if kept is None or kept[0] != source or not fits:
             shape = group.num_out, group.num_in
             weight_ND = self._from_buffer(group, shape, dtype)
             self._decode(group, weight_ND)

@@ -87,7 +87,9 @@ def check(config: Config) -> list[Finding]:
         device = choose_device(config.base.device)
     with _Problem(findings, "engine"):
         engine = config.engine
-        require_engine(engine.implementation, engine.base_matmul, engine.assume_capability)
+        require_engine(
+            engine.implementation, engine.base_matmul, engine.assume_capability, device or "cpu"
+        )
         if device == "cpu" and (engine.assume_capability or engine.max_memory_gib):
             text = "engine.assume_capability and engine.max_memory_gib concern GPUs only"
             findings.append(Finding("note", "engine", text))

@@ -52,6 +52,7 @@ def evaluate(
     near_duplicates: bool = False,
     device: str = "auto",
     batch_size: int = 16,
+    base_matmul: str = "exact",
 ) -> Evaluation:
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
@@ -61,8 +62,9 @@ def evaluate(
     above which the classifier is that accurate. A temperature or threshold that holds is written to
     the adapter's `classifier.json`. report: a new folder for the files of `report_page`. suite:
     "sentiment", or a file of behaviour tests, see `suite`. label_issues: look for probable label
-    errors. near_duplicates: look for them among more than 200,000 rows too. Raises `DataError` and
-    `UsageError`, see `errors`; one that ends only the report has the `evaluation` with it.
+    errors. near_duplicates: look for them among more than 200,000 rows too. base_matmul: of
+    `Classifier.load`. Raises `DataError` and `UsageError`, see `errors`; one that ends only the
+    report has the `evaluation` with it.
     """
     if base is not None and adapter is not None:
         raise UsageError("--base scores a base without adapter; leave out --adapter")
@@ -90,19 +92,26 @@ def evaluate(
     known = None
     if folder is None:
         assert base is not None
-        classifier = Classifier.from_base(base, format, device=device, batch_size=batch_size)
+        classifier = Classifier.from_base(
+            base, format, device=device, batch_size=batch_size, base_matmul=base_matmul
+        )
         result, scores = measure_rows(classifier, rows)
     else:
         seen = said_of_seen_rows(folder, rows, format.labels)
         if seen:
             say(f"warning: {seen}")
         known, reason = known_rows(folder, config)
-        classifier = Classifier.load(folder, device=device, batch_size=batch_size)
+        classifier = Classifier.load(
+            folder, device=device, batch_size=batch_size, base_matmul=base_matmul
+        )
         result, scores = measure_rows(
             classifier, rows, str(folder), known, target_accuracy, near_duplicates
         )
         notes = [note for note in (seen, reason) if note]
         result = replace(result, missing=[*notes, *result.missing])
+    if base_matmul != "exact":
+        note = f"computed on {classifier.computed_on}"
+        result = replace(result, missing=[note, *result.missing])
     right = scores.best.argmax(-1) == scores.truth
     result = replace(result, ratings=by_rating(rows.rating_column, rows.ratings, right))
     if label_issues:
@@ -256,8 +265,7 @@ def report_on(
         weights = folder / "adapter_model.safetensors"
         made["adapter, SHA-256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     made["test rows, SHA-256"] = hash_of(rows.hashes())
-    dtype = str(classifier.base.dtype).removeprefix("torch.")
-    made["computed on"] = f"{classifier.base.device}, {dtype}"
+    made["computed on"] = classifier.computed_on
     made |= {name: found for name, found in versions().items() if found != "not installed"}
 
     def kept(text: str) -> Sequence[tuple[int, int]]:

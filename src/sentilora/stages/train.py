@@ -110,7 +110,9 @@ def train(
 
     check_recipe(config)
     asked = config.engine
-    require_engine(asked.implementation, asked.base_matmul, asked.assume_capability)
+    require_engine(
+        asked.implementation, asked.base_matmul, asked.assume_capability, config.base.device
+    )
     base = load_base_of(config)
     say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
     if base.cached_in is not None:
