@@ -327,6 +327,7 @@ def _down_in_one_product(
     A_RD = group.scaled_A(x_TD.dtype)
     if into_TD is None:
         return x_TD @ A_RD.T
+    assert into_TD.shape[1] >= D + R  # `out=` would take other memory than that of too few columns
     into_TD[:, D + R :].zero_()
     return torch.mm(x_TD, A_RD.T, out=into_TD[:, D : D + R])
 
