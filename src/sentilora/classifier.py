@@ -153,10 +153,13 @@ class Classifier:
 
     @property
     def computed_on(self) -> str:
-        """Device and dtype, and whether products are in 8 bits."""
+        """Device and dtype, and how many products were in 8 bits when it last scored."""
         parts = [self.base.device, str(self.base.dtype).removeprefix("torch.")]
-        if self.scorer.engine is not None and self.scorer.engine.weights.fp8:
-            parts.append("8-bit products")
+        engine = self.scorer.engine
+        if engine is not None and engine.is_usable():
+            rounded, every = engine.products_in_8_bits()
+            if rounded:
+                parts.append("8-bit products" + (f" ({rounded} of {every})" * (rounded < every)))
         return ", ".join(parts)
 
     @property

@@ -79,7 +79,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Texts scored at once.")]
 Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where to compute.")]
 BaseMatmul = Annotated[
     Literal["exact", "fp8"],
-    typer.Option(help="fp8: products in 8 bits, on Ada and Hopper GPUs; faster, not exact."),
+    typer.Option(help="fp8: 8-bit products, on Ada and Hopper GPUs: faster, not exact."),
 ]
 
 

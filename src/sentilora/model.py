@@ -439,13 +439,14 @@ def require_engine(
         raise UsageError(f"there is no base_matmul {base_matmul!r}; choose exact or fp8")
     if implementation == "reference":
         raise UsageError("base_matmul=fp8 belongs to the fast engine; leave out engine=reference")
-    capability = compute_capability(assume_capability)
+    here = compute_capability()
+    capability = min(here, assume_capability or here)
     if capability < 8.9 or device == "cpu":
-        here = f"this one has {capability}" if capability else "there is none here"
-        here = "a CPU is asked for" if device == "cpu" else here
+        asked = "a CPU is asked for" if device == "cpu" else f"this one has {capability}"
+        said = asked if here else "there is none here"
         raise UsageError(
             "base_matmul=fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), and "
-            f"{here}; leave it at exact"
+            f"{said}; leave it at exact"
         )
 
 

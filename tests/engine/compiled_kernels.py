@@ -164,7 +164,7 @@ def test_8_bit_inputs_to_score(compiled):
         norm = elementwise.Norm(torch.empty(width, dtype=torch.bfloat16), 1e-5)
         names.clear()
         x8, scale = fp8.quantize_input(
-            x, weight, norm if kind == "norm" else None, kind == "swiglu"
+            x, weight, weight.reach, norm if kind == "norm" else None, kind == "swiglu"
         )
         fp8.place_ranks(x8, scale, weight, torch.empty(64, 2 * num, dtype=torch.bfloat16))
         assert names == ["_quantize_input", "_place_ranks"]

@@ -302,6 +302,33 @@ def test_fp8_products_are_near(plain):
     inputs = norm(x).double()
     exact = inputs @ W.double().T + inputs @ A.double().T @ B.double().T
     assert error(fp8.score(x, weight, norm), exact) < 0.05
+    for base_alone in (
+        fp8.project(x, None, weight),
+        fp8.project(x, None, fp8.quantize_weight(W, 0)),
+        fp8.score(x, weight, adapters=False),
+    ):
+        assert error(base_alone, x.double() @ W.double().T) < 0.05
+    # What is no number stays none, for those who look for it.
+    x[3, 7] = torch.nan
+    for y in (fp8.project(x, h, weight), fp8.score(x, weight, norm)):
+        assert y[3].isnan().all() and not y[:3].isnan().any() and not y[4:].isnan().any()
+    x[3, 7], B[5, 2] = 0.0, torch.nan
+    fp8.place(weight, B)
+    assert fp8.project(x, h, weight)[:, 5].isnan().all()
+
+
+def test_8_bits_are_tried_before_they_are_trusted(monkeypatch):
+    from sentilora.engine import fp8
+
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("8-bit products need compute capability 8.9")
+    like = torch.empty(1, device="cuda", dtype=torch.bfloat16)
+    assert fp8.fault(like) is None
+    product = fp8._product
+    monkeypatch.setattr(fp8, "_product", lambda *args: 2 * product(*args))
+    assert "wrong here, in torch.bfloat16" in fp8.fault(like)
+    monkeypatch.setattr(fp8, "_product", lambda *args: torch.ones(2) @ torch.ones(3))
+    assert "refuses them (" in fp8.fault(like)
 
 
 def test_a_classifier_in_8_bits_is_near_the_exact_one():

@@ -32,7 +32,7 @@ def num_passed(name, **environment):
 
 
 def test_kernels_equal_plain_pytorch_in_the_interpreter():
-    assert num_passed("triton_kernels.py", TRITON_INTERPRET="1") >= 97
+    assert num_passed("triton_kernels.py", TRITON_INTERPRET="1") >= 105
 
 
 def test_kernels_compile_for_gpus_that_are_not_here():

@@ -24,6 +24,7 @@ from tiny_models import (
 from sentilora.engine import attention, elementwise, fp8, kernels, lora, lora_kernels, nf4
 from sentilora.engine.lora import project, project_backward, project_ranks
 from sentilora.engine.segments import Segment, lay_out
+from sentilora.engine.swap import packed_logits
 
 assert kernels.triton is not None and kernels.INTERPRETED, "set TRITON_INTERPRET=1"
 
@@ -174,8 +175,9 @@ def test_decoded_weights_are_the_same_bits(shape):
 
 def test_rows_in_8_bits():
     for x in (torch.randn(5, 24), apart(3, 700) * 1e3, torch.zeros(2, 16)):
-        got, scale = fp8.quantize_rows(x)
-        expected, plain_scale = plainly(fp8.quantize_rows, x)
+        got, scale = fp8.quantize_rows(x, room=16)
+        expected, plain_scale = plainly(lambda x: fp8.quantize_rows(x, room=16), x)
+        assert not got[:, x.shape[1] :].float().any()
         torch.testing.assert_close(scale, plain_scale, rtol=1e-6, atol=0)
         got, expected = got.float(), expected.float()
         # The interpreter (Triton 3.9) loses the carry when it rounds up to a power of two: 124.1
@@ -488,14 +490,17 @@ def test_inputs_to_score_in_8_bits(use_kernels, kind, R, size):
     run(fp8.place, weight, B)
     run(fp8.place_down, weight, A)
     down = weight.down_RD.float() * weight.down_scale_R[:, None]
-    assert len(down) == -(-2 * R // 16) * 16 and not down[2 * R :].any()
+    assert down.shape == (-(-2 * R // 16) * 16, 96 + weight.room)
+    assert not down[2 * R :].any() and not down[:, 96:].any()
+    down = down[:, :96]
     torch.testing.assert_close(down[:R] + down[R : 2 * R], A, rtol=2**-7, atol=2**-10)
 
     norm = elementwise.Norm(torch.rand(96), 1e-5) if kind == "norm" else None
     x = torch.randn(40, 2 * 96 if kind == "swiglu" else 96) * 3
     x[7] = 0.0
     inputs = norm(x) if norm else elementwise.swiglu(x) if kind == "swiglu" else x
-    x8, scale = run(fp8.quantize_input, x, weight, norm, kind == "swiglu")
+    x8, scale = run(fp8.quantize_input, x, weight, weight.reach, norm, kind == "swiglu")
+    assert weight.room == -(-3 * R // 16) * 16 and not x8[:, 96:].float().any()
     own = x8[:, :96].float() * scale[:, None]
     assert_near(own, inputs, 2**-4)
     ranks = own @ down.T
@@ -509,3 +514,57 @@ def test_inputs_to_score_in_8_bits(use_kernels, kind, R, size):
     y = (x8.float() @ weight.forward_ND.float().T) * scale[:, None] * weight.forward_scale_N
     expected = inputs @ W.T + inputs @ A.T @ B.T
     assert (y - expected).norm() < (0.15 if use_kernels else 0.05) * expected.norm()
+
+
+@pytest.fixture
+def without_rounding(monkeypatch):
+    """Products in 8 bits, but in float32: what remains is where every number goes."""
+
+    def product(x8, scale_T, w8, scale_N, dtype):
+        assert x8.shape[1] == w8.shape[1] and not (x8.shape[1] % 16 or len(w8) % 16)
+        assert x8.stride(1) == w8.stride(1) == 1 and not (x8.stride(0) % 16 or w8.stride(0) % 16)
+        return ((x8 @ w8.T) * scale_T[:, None] * scale_N).to(dtype)
+
+    monkeypatch.setattr(fp8, "FP8", torch.float32)
+    monkeypatch.setattr(fp8, "use_triton", lambda x: False)
+    monkeypatch.setattr(fp8, "_product", product)
+
+
+@pytest.mark.parametrize(
+    "kind, options, num_exact",
+    [
+        *((kind, {}, 0) for kind in KINDS),
+        ("qwen2", {"target_modules": ["q_proj", "v_proj"]}, 0),
+        ("mistral", {"target_modules": ["up_proj"], "layers_to_transform": [1], "r": 10}, 0),
+        ("mistral", {"rank_pattern": {"v_proj": 8}}, 3),
+        ("mistral", {"r": 128}, 13),
+    ],
+)
+def test_8_bits_without_rounding_are_exact(without_rounding, kind, options, num_exact):
+    """Training, scoring, and scoring the base alone; no weight is kept twice."""
+    rows, labels = CASES["odd lengths"]
+    packed = lay_out([Segment([5, 6, 7, 8]), Segment([9, 3], 0, 2), Segment([4], 0, 1)], "cpu")
+    model = make_model(kind, lora=options, hidden_size=64, intermediate_size=128, head_dim=16)
+    engine = installed(model)
+    found = []
+    for is_fp8 in (False, True):
+        engine.weights.forget()
+        engine.weights.fp8 = is_fp8
+        engine._keep(len(engine.layers))
+        engine.refresh()
+        trained = packed_gradients(model, rows, labels)
+        with torch.inference_mode():
+            scored = packed_logits(model, packed)
+            with model.disable_adapter():
+                engine.refresh()
+                alone = packed_logits(model, packed)
+            engine.refresh()
+            assert torch.equal(packed_logits(model, packed), scored)
+        found.append((trained, scored, alone))
+        assert engine.products_in_8_bits() == ((13 - num_exact) * is_fp8, 13)
+    assert not engine.weights._kept.keys() & engine.weights._kept_fp8.keys()
+    assert len(engine.weights._kept_fp8) == 13 - num_exact
+    (trained, *others), (trained_8, *others_8) = found
+    assert_close(trained_8, trained, 2e-5, num=len(trained[1]))
+    torch.testing.assert_close(others_8, others, rtol=2e-5, atol=2e-5)
+    assert (others[0] - others[1]).abs().max() > 0.01

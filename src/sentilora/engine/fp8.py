@@ -48,6 +48,11 @@ class Fp8Weight:
     down_scale_R: torch.Tensor
     reach: torch.Tensor
 
+    @property
+    def room(self) -> int:
+        """Numbers behind each row that goes forward."""
+        return self.forward_ND.shape[1] - self.num_in
+
 
 def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
     """Both copies of a weight, with room for `num_ranks` ranks of adapters."""
@@ -68,7 +73,7 @@ def quantize_weight(weight_ND: torch.Tensor, num_ranks: int) -> Fp8Weight:
         factor=forward_scale_N.new_zeros(()),
         num_in=D,
         num_ranks=num_ranks,
-        down_RD=forward_ND[:0, :D],
+        down_RD=forward_ND[:0],
         down_scale_R=forward_scale_N[:0],
         reach=forward_scale_N.new_zeros(()),
     )
@@ -79,8 +84,14 @@ def _filled_up(num: int) -> int:
 
 
 def _aligned(like: torch.Tensor, num_rows: int, width: int) -> torch.Tensor:
-    """(num_rows, width) in 8 bits, uninitialised; every row begins at a multiple of 128 bytes."""
-    whole = torch.empty(num_rows, -(-width // 128) * 128, dtype=FP8, device=like.device)
+    """(num_rows, width) in 8 bits, uninitialised; every row begins at a multiple of 128 bytes.
+
+    Not before Hopper: there torch's products take rows to lie end to end (RowwiseScaledMM.cu).
+    """
+    multiple = 128
+    if like.is_cuda and torch.cuda.get_device_capability(like.device) < (9, 0):
+        multiple = 16
+    whole = torch.empty(num_rows, -(-width // multiple) * multiple, dtype=FP8, device=like.device)
     return whole[:, :width]
 
 
@@ -125,10 +136,11 @@ def place_down(weight: Fp8Weight, A_RD: torch.Tensor) -> None:
     R, D = A_RD.shape
     A_RD = A_RD.float()
     largest_R = A_RD.abs().amax(-1).clamp(min=1e-30)
-    weight.down_RD = A_RD.new_zeros(_filled_up(2 * R), D, dtype=FP8)
+    # As wide as an input with its room, which holds zeros then.
+    weight.down_RD = _aligned(A_RD, _filled_up(2 * R), D + weight.room).zero_()
     weight.down_scale_R = A_RD.new_zeros(len(weight.down_RD))
     for number, part in enumerate(_split(A_RD * (LARGEST / largest_R)[:, None])):
-        weight.down_RD[number * R : (number + 1) * R] = part
+        weight.down_RD[number * R : (number + 1) * R, :D] = part
         weight.down_scale_R[number * R : (number + 1) * R] = largest_R / LARGEST
     # Cauchy-Schwarz; a tenth for what the input's own rounding adds to its length.
     weight.reach = 1.1 * weight.factor * torch.linalg.vector_norm(A_RD, dim=-1).max()
@@ -145,15 +157,16 @@ def quantize_rows(
     h_TR: torch.Tensor | None = None,
     factor: torch.Tensor | None = None,
     least: float = LEAST,
+    room: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Every row in 8 bits, and what to multiply it by (T): its largest magnitude / 448.
 
     h_TR: by `factor`, it stands behind x in the way of this module's head. least: magnitude that a
-    row is taken to have at least.
+    row is taken to have at least. room: behind x; zeros without h.
     """
     T, D = x_TD.shape
     R = 0 if h_TR is None else h_TR.shape[1]
-    width = D + _filled_up(3 * R)
+    width = D + max(room, _filled_up(3 * R))
     out = _aligned(x_TD, T, width)
     if use_triton(x_TD):
         scale_T = torch.empty(T, dtype=torch.float32, device=x_TD.device)
@@ -171,6 +184,7 @@ def quantize_rows(
             width,
             least,
             R=R,
+            ROOM=width > D,
             RANKS=triton.next_power_of_2(max(1, width - D)),
             BLOCK=block,
             num_warps=16 if block > 8192 else 8,
@@ -182,22 +196,22 @@ def quantize_rows(
     largest = rows.abs().amax(-1).clamp(min=least)
     rows = rows * (LARGEST / largest)[:, None]
     out[:, :D] = _split(rows[:, :D])[0]
-    _place_behind(out, rows[:, D:])
+    _place_behind(out[:, D:], rows[:, D:])
     return out, largest / LARGEST
 
 
-def _place_behind(out_TW: torch.Tensor, h_TR: torch.Tensor) -> None:
-    """h three times in the last columns, in the way of this module's head; then zeros."""
+def _place_behind(room_TW: torch.Tensor, h_TR: torch.Tensor) -> None:
+    """h three times, in the way of this module's head; then zeros."""
     R = h_TR.shape[1]
     high, rest = _split(h_TR)
-    behind = out_TW[:, out_TW.shape[1] - _filled_up(3 * R) :].zero_()
+    room_TW.zero_()
     for number, part in enumerate((high, rest, high)):
-        behind[:, number * R : (number + 1) * R] = part
+        room_TW[:, number * R : (number + 1) * R] = part
 
 
-def project(x_TD: torch.Tensor, h_TR: torch.Tensor, weight: Fp8Weight) -> torch.Tensor:
-    """`x Wᵀ + h Bᵀ` (T, N)."""
-    x8, scale_T = quantize_rows(x_TD, h_TR, weight.factor)
+def project(x_TD: torch.Tensor, h_TR: torch.Tensor | None, weight: Fp8Weight) -> torch.Tensor:
+    """`x Wᵀ + h Bᵀ` (T, N); without h just the first."""
+    x8, scale_T = quantize_rows(x_TD, h_TR, weight.factor, room=weight.room)
     return _product(x8, scale_T, weight.forward_ND, weight.forward_scale_N, x_TD.dtype)
 
 
@@ -212,38 +226,46 @@ def score(
 
     adapters: False leaves them out, whatever has been placed.
     """
-    x8, scale_T = quantize_input(x_TD, weight, norm, is_swiglu)
-    own, rows = x8[:, : weight.num_in], weight.forward_ND
+    reach = weight.reach if adapters else torch.zeros_like(weight.reach)
+    x8, scale_T = quantize_input(x_TD, weight, reach, norm, is_swiglu)
     if adapters:
-        ranks = _product(own, scale_T, weight.down_RD, weight.down_scale_R, x_TD.dtype)
+        ranks = _product(x8, scale_T, weight.down_RD, weight.down_scale_R, x_TD.dtype)
         place_ranks(x8, scale_T, weight, ranks)
-    else:
-        x8, rows = own, rows[:, : weight.num_in]
-    return _product(x8, scale_T, rows, weight.forward_scale_N, x_TD.dtype)
+    return _product(x8, scale_T, weight.forward_ND, weight.forward_scale_N, x_TD.dtype)
 
 
 def quantize_input(
-    x_TD: torch.Tensor, weight: Fp8Weight, norm: Norm | None = None, is_swiglu: bool = False
+    x_TD: torch.Tensor,
+    weight: Fp8Weight,
+    reach: torch.Tensor,
+    norm: Norm | None = None,
+    is_swiglu: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every input in 8 bits, with room for `place_ranks` behind it, and what to multiply it by."""
-    T, D = len(x_TD), weight.num_in
-    out = _aligned(x_TD, T, D + _filled_up(3 * weight.num_ranks))
+    """Every input in 8 bits, zeros in the room behind it, and what to multiply it by (T).
+
+    reach: of the weight, where `place_ranks` follows; else zero.
+    """
+    T, D, width = len(x_TD), weight.num_in, weight.forward_ND.shape[1]
+    out = _aligned(x_TD, T, width)
     if use_triton(x_TD):
         scale_T = torch.empty(T, dtype=torch.float32, device=x_TD.device)
         block = triton.next_power_of_2(D)
         _quantize_input[(T,)](
             x_TD,
             x_TD if norm is None else norm.weight_D,
-            weight.reach,
+            reach,
             out,
             scale_T,
             D,
             x_TD.stride(0),
             out.stride(0),
+            width,
             0.0 if norm is None else norm.eps,
             LEAST,
             NORM=norm is not None,
             SWIGLU=is_swiglu,
+            ROOM=width > D,
+            RANKS=triton.next_power_of_2(max(1, width - D)),
             BLOCK=block,
             num_warps=16 if block > 8192 else 8,
         )
@@ -254,8 +276,9 @@ def quantize_input(
     if is_swiglu:
         rows = swiglu(rows)
     largest = rows.abs().amax(-1).clamp(min=LEAST)
-    largest = largest.maximum(weight.reach * torch.linalg.vector_norm(rows, dim=-1))
+    largest = largest.maximum(reach * torch.linalg.vector_norm(rows, dim=-1))
     out[:, :D] = _split(rows * (LARGEST / largest)[:, None])[0]
+    out[:, D:] = 0
     return out, largest / LARGEST
 
 
@@ -283,7 +306,7 @@ def place_ranks(
         )
         return
     h_TR = ranks_T2R[:, :R].float() + ranks_T2R[:, R : 2 * R].float()
-    _place_behind(x8, h_TR * (weight.factor / scale_T[:, None]))
+    _place_behind(x8[:, D:], h_TR * (weight.factor / scale_T[:, None]))
 
 
 def project_backward(
@@ -297,6 +320,34 @@ def project_backward(
     both = _product(d8, scale_T, rows, scales, d_TN.dtype)
     dh_TR = both[:, D : D + R] + both[:, D + R : D + 2 * R]
     return both[:, :D] if needs_input_grad else None, dh_TR
+
+
+def fault(like: torch.Tensor) -> str | None:
+    """Why there are no products in 8 bits for tensors like this one; None when there are.
+
+    They are tried once: what torch makes of row-wise scales differs by GPU, dtype and version.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(like)
+
+    x, d, W, A, B = draw(40, 144), draw(40, 48), draw(48, 144), draw(16, 144), draw(48, 16)
+    with torch.inference_mode():
+        weight = quantize_weight(W, 16)
+        place(weight, B)
+        place_down(weight, A)
+        h = x @ A.T
+        exact = (x.float() @ W.float().T) + (x.float() @ A.float().T) @ B.float().T
+        try:
+            found = [project(x, h, weight), score(x, weight), project_backward(d, weight, True)[0]]
+        except RuntimeError as error:
+            return f"torch {torch.__version__} refuses them ({str(error).splitlines()[0]})"
+        for got, wanted in zip(found, (exact, exact, d.float() @ W.float()), strict=True):
+            assert got is not None
+            if not (got.float() - wanted).norm() < 0.1 * wanted.norm():
+                return f"those of torch {torch.__version__} are wrong here, in {like.dtype}"
+    return None
 
 
 def _product(
@@ -321,7 +372,8 @@ if triton is not None:
 
     @triton.jit
     def _high(x):  # type: ignore[no-untyped-def]
-        return tl.clamp(x, -448.0, 448.0).to(tl.float8e4nv)
+        # A NaN stays one, so that it is noticed.
+        return tl.clamp(x, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL).to(tl.float8e4nv)
 
     @triton.jit
     def _quantize_rows(  # type: ignore[no-untyped-def]
@@ -337,6 +389,7 @@ if triton is not None:
         width,
         least,
         R: tl.constexpr,
+        ROOM: tl.constexpr,
         RANKS: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
@@ -356,6 +409,9 @@ if triton is not None:
             rest = h - _high(h).to(tl.float32)
             h = tl.where((r >= R) & (r < 2 * R), rest, h)
             tl.store(out + D + r, _high(h), mask=D + r < width)
+        elif ROOM:
+            r = tl.arange(0, RANKS)
+            tl.store(out + D + r, _high(r * 0.0), mask=D + r < width)
         tl.store(out + d, _high(x * (448.0 / largest)), mask=ok)
         tl.store(scale_ptr + row, largest / 448.0)
 
@@ -369,10 +425,13 @@ if triton is not None:
         D,
         stride,
         out_stride,
+        width,
         eps,
         least,
         NORM: tl.constexpr,
         SWIGLU: tl.constexpr,
+        ROOM: tl.constexpr,
+        RANKS: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
         row = tl.program_id(0).to(tl.int64)
@@ -388,7 +447,11 @@ if triton is not None:
             x = x * kernels.sigmoid(x) * up
         largest = tl.maximum(tl.max(tl.abs(x), 0), least)
         largest = tl.maximum(largest, tl.load(reach_ptr) * tl.sqrt(tl.sum(x * x, 0)))
-        tl.store(out_ptr + row * out_stride + d, _high(x * (448.0 / largest)), mask=ok)
+        out = out_ptr + row * out_stride
+        tl.store(out + d, _high(x * (448.0 / largest)), mask=ok)
+        if ROOM:
+            r = tl.arange(0, RANKS)
+            tl.store(out + D + r, _high(r * 0.0), mask=D + r < width)
         tl.store(scale_ptr + row, largest / 448.0)
 
     @triton.jit

@@ -61,6 +61,7 @@ class ProjectionGroup:
         self.adapters: list[Adapter] = []
         self.dropout = 0.0
         self.room = 0
+        self._fits_8_bits = False
         self._placed = self._down_placed = False
 
     def look_up(self) -> list[torch.nn.Module]:
@@ -100,10 +101,13 @@ class ProjectionGroup:
             if module.training and isinstance(layer, torch.nn.Dropout):
                 self.dropout = layer.p
         # On GPUs the B matrices stand in columns behind the weights: one product for both.
-        ranks = {len(adapter.A) for adapter in self.adapters}
-        fits = len(ranks) == 1 and max(ranks) <= lora_kernels.MAX_RANK
-        fits = fits and len(self.adapters) <= lora_kernels.MAX_ADAPTERS
+        fits = _fit_one_product([len(adapter.A) for adapter in self.adapters])
         self.room = -(-rank // 64) * 64 if fits and use_triton(self.adapters[0].A) else 0
+        # With its adapters switched off, a layer's products are what they are with them.
+        ranks = [len(A) for A in (installed_A(module) for module in self.modules) if A is not None]
+        self._fits_8_bits = use_triton(self.linears[0].weight) and (
+            not ranks or _fit_one_product(ranks)
+        )
         self._placed = self._down_placed = False
         self._scaled_A: torch.Tensor | None = None
 
@@ -133,9 +137,11 @@ class ProjectionGroup:
 
     def scores_in_8_bits(self) -> bool:
         """Whether nothing but the outputs is asked for, in 8 bits: `score` has them."""
-        scores = torch.is_inference_mode_enabled() and not self.dropout
-        known = self.room > 0 or not self.adapters
-        return scores and known and self.weights.is_fp8(self)
+        return torch.is_inference_mode_enabled() and not self.dropout and self.in_8_bits()
+
+    def in_8_bits(self) -> bool:
+        """Whether this group's products are in 8 bits."""
+        return self._fits_8_bits and self.weights.is_fp8(self)
 
     def scaled_A(self, dtype: torch.dtype) -> torch.Tensor:
         """(R, D): every adapter's A by its scaling, as it was when first asked since `refresh`."""
@@ -169,7 +175,7 @@ class ProjectionGroup:
     @property
     def input_room(self) -> int:
         """Numbers that the products take in behind each input: what the A matrices make of it."""
-        return 0 if self.weights.is_fp8(self) else self.room
+        return 0 if self.in_8_bits() else self.room
 
     def new_input(self, like: torch.Tensor) -> torch.Tensor:
         """Room for T inputs, and behind each for `input_room` numbers."""
@@ -185,8 +191,24 @@ def active_adapter(module: torch.nn.Module) -> str | None:
     """Name of the adapter that a layer applies now, if any."""
     if not hasattr(module, "lora_A") or module.disable_adapters or module.merged:
         return None
+    return _chosen_adapter(module)
+
+
+def installed_A(module: torch.nn.Module) -> torch.Tensor | None:
+    """A of the adapter that a layer applies when adapters are not switched off, if any."""
+    name = _chosen_adapter(module) if hasattr(module, "lora_A") else None
+    return None if name is None else module.lora_A[name].weight  # type: ignore[index, union-attr]
+
+
+def _chosen_adapter(module: torch.nn.Module) -> str | None:
     names = [name for name in module.active_adapters if name in module.lora_A]  # type: ignore[union-attr, operator]
     return names[0] if names else None
+
+
+def _fit_one_product(ranks: Sequence[int]) -> bool:
+    """Whether adapters of these ranks have a place behind their group's weights."""
+    alike = len(set(ranks)) == 1 and max(ranks) <= lora_kernels.MAX_RANK
+    return alike and len(ranks) <= lora_kernels.MAX_ADAPTERS
 
 
 def is_plain(module: torch.nn.Module) -> bool:
@@ -224,6 +246,9 @@ def project(
         return score(x_TD[:, : 2 * D if is_swiglu else D], group, None, is_swiglu, onto_TN), None
     if not group.room:
         x_TD = swiglu(x_TD) if is_swiglu else x_TD
+        if group.in_8_bits():
+            y_TN = fp8.project(x_TD[:, :D], None, group.fp8_weight(x_TD.dtype))
+            return _added(y_TN, group.bias, onto_TN), None
         y_TN = _times_weight(x_TD, group, onto_TN=onto_TN)
         ranks_TR = _ranks(x_TD, group, seed)
         for adapter in group.adapters:
@@ -239,7 +264,7 @@ def project(
         if x_TD.stride(0) == width:
             x_TD = x_TD.as_strided((len(x_TD), width), (width, 1))
         h_TR = _down(x_TD[:, :D], group, seed, x_TD if x_TD.shape[1] > D else None)
-    if not group.weights.is_fp8(group):
+    if not group.in_8_bits():
         return _times_weight(x_TD, group, h_TR if x_TD.shape[1] == D else None, onto_TN), h_TR
     y_TN = fp8.project(x_TD, h_TR, group.fp8_weight(x_TD.dtype))
     return _added(y_TN, group.bias, onto_TN), h_TR
@@ -370,13 +395,15 @@ def project_backward(
     dx_TD: torch.Tensor | None = None
     if not group.room:
         inputs_TD = swiglu(x_TD) if is_swiglu else norm(x_TD) if norm is not None else x_TD
-        if needs_input_grad:
+        if needs_input_grad and group.in_8_bits():
+            dx_TD = fp8.project_backward(d_TN, group.fp8_weight(d_TN.dtype), True)[0]
+        elif needs_input_grad:
             dx_TD = _into_weight(d_TN, group)
         gradients = _adapters_backward(d_TN, inputs_TD, dx_TD, h_TR, group, seed)
         if is_swiglu and dx_TD is not None:
             dx_TD = swiglu_backward(dx_TD, x_TD)
         return dx_TD, gradients
-    if group.weights.is_fp8(group):
+    if group.in_8_bits():
         weight = group.fp8_weight(d_TN.dtype)
         dx_TD, dh_TR = fp8.project_backward(d_TN, weight, needs_input_grad)
     elif needs_input_grad:

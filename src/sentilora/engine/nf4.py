@@ -35,7 +35,7 @@ class Weights:
         self.fp8 = False
 
     def is_fp8(self, group: "ProjectionGroup") -> bool:
-        """Whether this group's products are in 8 bits: if asked for, and it is kept."""
+        """Whether this group's products may be in 8 bits: if asked for, and it is kept."""
         return self.fp8 and group in self._keep
 
     def fp8_of(self, group: "ProjectionGroup", dtype: torch.dtype) -> Fp8Weight:
@@ -47,7 +47,9 @@ class Weights:
             shape = group.num_out, group.num_in
             weight_ND = self._from_buffer(group, shape, dtype)
             self._decode(group, weight_ND)
-            kept = self._kept_fp8[group] = source, quantize_weight(weight_ND, group.num_ranks)
+            with torch.inference_mode(False):  # training may write to it later
+                weight = quantize_weight(weight_ND, group.num_ranks)
+            kept = self._kept_fp8[group] = source, weight
         return kept[1]
 
     def keep(self, group: "ProjectionGroup") -> None:

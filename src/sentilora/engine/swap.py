@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
+from sentilora.engine import fp8
 from sentilora.engine.attention import choose_attention
 from sentilora.engine.layer import FastLayer, Parts
 from sentilora.engine.lora import ProjectionGroup, base_linear, is_plain
 from sentilora.engine.memory import LayerSizes, plan_memory
 from sentilora.engine.nf4 import Weights
 from sentilora.engine.segments import Pass, Segment, lay_out
+from sentilora.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +203,11 @@ class Engine:
             for group in layer.fast.groups.values():
                 group.refresh()
 
+    def products_in_8_bits(self) -> tuple[int, int]:
+        """How many of the frozen products are in 8 bits now, and how many there are."""
+        groups = [group for layer in self.layers for group in layer.fast.groups.values()]
+        return sum(group.in_8_bits() for group in groups), len(groups)
+
     def is_usable(self) -> bool:
         """Whether the adapters, as they are now, are plain LoRA in every layer."""
         return all(
@@ -229,7 +236,8 @@ def install(
     """Fast layers in `model` (with or without PEFT's wrapper), or None and a logged reason.
 
     capability: the GPU's compute capability as a number (7.5), to take what such a GPU would.
-    base_matmul: "fp8" for 8-bit products with the frozen weights that are kept.
+    base_matmul: "fp8" for 8-bit products with the frozen weights that are kept; raises `UsageError`
+    where there are none.
     """
     layers = find_layers(model)
     reason = why_not(layers) if layers else "its layers are of another structure"
@@ -241,11 +249,23 @@ def install(
         engine = Engine(model, layers, capability)
         reason = _try_layers(engine)
         if reason is None:
-            engine.weights.fp8 = base_matmul == "fp8"
+            if base_matmul == "fp8":
+                require_8_bits(engine)
+                engine.weights.fp8 = True
             return engine
         engine.remove()
     logger.warning("the fast engine does not fit this model (%s): the plain path runs", reason)
     return None
+
+
+def require_8_bits(engine: Engine) -> None:
+    """Raise `UsageError` when this GPU, dtype or model has no products in 8 bits."""
+    fault = fp8.fault(engine.layers[0].input_layernorm.weight)
+    groups = [group for layer in engine.layers for group in layer.fast.groups.values()]
+    if any(group.num_in % 16 or group.num_out % 16 for group in groups):
+        fault = "the sides of its weights are no multiples of 16"
+    if fault:
+        raise UsageError(f"base_matmul=fp8 cannot be had here: {fault}; leave it at exact")
 
 
 def find_layers(model: torch.nn.Module) -> list[Any]:

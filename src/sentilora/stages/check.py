@@ -88,7 +88,7 @@ def check(config: Config) -> list[Finding]:
     with _Problem(findings, "engine"):
         engine = config.engine
         require_engine(
-            engine.implementation, engine.base_matmul, engine.assume_capability, device or "cpu"
+            engine.implementation, engine.base_matmul, engine.assume_capability, config.base.device
         )
         if device == "cpu" and (engine.assume_capability or engine.max_memory_gib):
             text = "engine.assume_capability and engine.max_memory_gib concern GPUs only"

@@ -21,7 +21,7 @@ from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data import EMBEDDED, Rows
 from sentilora.errors import DataError, UsageError, report_errors
 from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
-from sentilora.model import adapter_name, shipped_adapter
+from sentilora.model import adapter_name, require_engine, shipped_adapter
 from sentilora.progress import as_probability, counted, say
 from sentilora.prompt import PromptFormat
 from sentilora.report import Evaluation, RowScores, by_rating
@@ -76,6 +76,7 @@ def evaluate(
         raise UsageError("--near-duplicates goes with an adapter: they are those of its own rows")
     if report is not None:
         require_unused(Path(report), "--report", "")
+    require_engine("auto", base_matmul, device=device)
     folder = None if base is not None else Path(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
     tests = None if suite is None else load_suite(suite)
@@ -110,15 +111,17 @@ def evaluate(
         notes = [note for note in (seen, reason) if note]
         result = replace(result, missing=[*notes, *result.missing])
     if base_matmul != "exact":
-        note = f"computed on {classifier.computed_on}"
-        result = replace(result, missing=[note, *result.missing])
+        notes = [f"computed on {classifier.computed_on}"]
+        if result.calibrated is not None:
+            notes.append(f"{CLASSIFIER_FILE} keeps the temperature and threshold that it had")
+        result = replace(result, missing=[*notes, *result.missing])
     right = scores.best.argmax(-1) == scores.truth
     result = replace(result, ratings=by_rating(rows.rating_column, rows.ratings, right))
     if label_issues:
         result = with_label_issues(result, scores, rows)
     if tests is not None:
         result = with_behaviour(result, classifier, tests)
-    if folder is not None and adapter is not None:
+    if folder is not None and adapter is not None and base_matmul == "exact":
         store_calibration(folder, result)
     if report is not None:
         settings = {
