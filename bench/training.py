@@ -6,7 +6,9 @@
 BASE is a folder (`tools/random_base.py` makes one of Mistral-7B's shape), "embedded" or a hub id;
 imdb a folder as `sentilora train data.train=` takes it. Each stack runs in a process of its own,
 one after the other. Timed are steps 6 to 30 of seed 42's order, from the loader's batch to the
-device's idle; the loader and the tokenizer are not.
+device's idle; the loader and the tokenizer are not. "matmul" is the share of a large product's
+speed on this GPU that four operations per frozen weight and token would be: one forward and one
+backward of all of them, no padding (a beginning that rows share counts in each).
 
     notebook    Trainer + PEFT + bitsandbytes as the recipe was published: padded to 512, 4 × 4,
                 activations checkpointed, float16
@@ -25,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import cache
 
 from sentilora.device import spin_shortly
 
@@ -79,6 +82,7 @@ def describe_machine() -> str:
     return f"{card}; {matmul_rate():.0f} TFLOP/s bfloat16 8192³; {versions}"
 
 
+@cache
 def matmul_rate() -> float:
     """TFLOP/s of an 8192³ product in bfloat16."""
     import torch
@@ -99,17 +103,21 @@ def show(stack: str, found: dict) -> None:
     row = found[stack]
     if len(found) == 1:
         print(
-            f"{'':<10}{'s/step':>8}{'min':>8}{'max':>8}{'tokens/s':>10}{'GiB':>7}{'reserved':>9}"
-            f"{'loss 1':>8}{'last':>7}"
+            f"{'':<10}{'s/step':>8}{'min':>8}{'max':>8}{'tokens/s':>10}{'matmul':>8}{'GiB':>7}"
+            f"{'reserved':>9}{'loss 1':>8}{'last':>7}"
         )
     first = next(iter(found.values()))
+    share = "–"
+    if row["peak_gib"] is not None:
+        flops = row["flop_per_token"] * row["tokens_per_second"]
+        share = f"{flops / (1e12 * matmul_rate()):.0%}"
     memory = "".join(
         f"{value:>{width}.2f}" if value is not None else f"{'–':>{width}}"
         for value, width in ((row["peak_gib"], 7), (row["reserved_gib"], 9))
     )
     print(
         f"{stack:<10}{row['median']:>8.3f}{row['min']:>8.3f}{row['max']:>8.3f}"
-        f"{row['tokens_per_second']:>10,.0f}{memory}{row['losses'][0]:>8.3f}{row['losses'][-1]:>7.3f}"
+        f"{row['tokens_per_second']:>10,.0f}{share:>8}{memory}{row['losses'][0]:>8.3f}{row['losses'][-1]:>7.3f}"
         f"   {first['median'] / row['median']:.2f}× {row['note']}",
         flush=True,
     )
@@ -154,6 +162,7 @@ def run_stack(stack: str, options: argparse.Namespace) -> dict:
         "min": min(timed),
         "max": max(timed),
         "seconds": clock.seconds,
+        "flop_per_token": 4 * num_frozen(trainer.model),
         "tokens_per_second": num_tokens / statistics.median(timed),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None,
@@ -221,6 +230,16 @@ def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no
     with redirect_stderr(said):
         trainer = build_trainer(config, base, model, engine, classifier, examples, prompts, truth)
     return trainer, mean_tokens(examples), said.getvalue().strip().splitlines()[-1]
+
+
+def num_frozen(model) -> int:  # type: ignore[no-untyped-def]
+    """Weights of the linear layers in 4 bits; PEFT's wrapper has its base layer's."""
+    sizes = {
+        id(module.weight): module.in_features * module.out_features
+        for module in model.modules()
+        if hasattr(getattr(module, "weight", None), "quant_state")
+    }
+    return sum(sizes.values())
 
 
 def mean_tokens(examples) -> float:  # type: ignore[no-untyped-def]
