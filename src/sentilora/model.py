@@ -466,7 +466,12 @@ def install_engine(
         return None
     from sentilora.engine.swap import install
 
-    return install(model, compute_capability(assume_capability), base_matmul)
+    engine = install(model, compute_capability(assume_capability))
+    if engine is not None and base_matmul == "fp8":
+        fault = engine.use_8_bits()
+        if fault:
+            raise UsageError(f"base_matmul=fp8 cannot be had here: {fault}; leave it at exact")
+    return engine
 
 
 # --- counting ------------------------------------------------------------------------------------

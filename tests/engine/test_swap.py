@@ -391,3 +391,21 @@ def test_trained_biases_are_seen_when_scoring(tmp_path):
     loaded = PeftModel.from_pretrained(base, str(tmp_path)).eval()
     theirs = assert_follows(loaded, engine)
     assert torch.equal(theirs, logits_of(installed_model(model.requires_grad_(False).eval()))[1])
+
+
+def test_8_bits_are_taken_where_they_can_be_had_only(monkeypatch):
+    from sentilora import model as loading
+    from sentilora.engine import fp8
+    from sentilora.errors import UsageError
+
+    assert "no multiples of 16" in installed(make_model("mistral")).use_8_bits()  # 88 wide
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    found = []
+    monkeypatch.setattr(fp8, "fault", lambda like: found[0])
+    for fault in (None, "torch refuses them"):
+        found[:] = [fault]
+        engine = installed(make_model("mistral", **sizes))
+        assert engine.use_8_bits() == fault and engine.weights.fp8 == (fault is None)
+    monkeypatch.setattr(loading, "require_engine", lambda *_: None)
+    with pytest.raises(UsageError, match="cannot be had here: torch refuses them; leave it"):
+        loading.install_engine(make_model("mistral", **sizes), base_matmul="fp8")

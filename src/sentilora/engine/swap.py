@@ -22,7 +22,6 @@ from sentilora.engine.lora import ProjectionGroup, base_linear, is_plain
 from sentilora.engine.memory import LayerSizes, plan_memory
 from sentilora.engine.nf4 import Weights
 from sentilora.engine.segments import Pass, Segment, lay_out
-from sentilora.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +202,15 @@ class Engine:
             for group in layer.fast.groups.values():
                 group.refresh()
 
+    def use_8_bits(self) -> str | None:
+        """Products with the frozen weights that are kept in 8 bits from here on; or why not."""
+        groups = [group for layer in self.layers for group in layer.fast.groups.values()]
+        if any(group.num_in % 16 or group.num_out % 16 for group in groups):
+            return "the sides of its weights are no multiples of 16"
+        fault = fp8.fault(self.layers[0].input_layernorm.weight)
+        self.weights.fp8 = fault is None
+        return fault
+
     def products_in_8_bits(self) -> tuple[int, int]:
         """How many of the frozen products are in 8 bits now, and how many there are."""
         groups = [group for layer in self.layers for group in layer.fast.groups.values()]
@@ -230,14 +238,10 @@ def packed_logits(model: torch.nn.Module, packed: Pass) -> torch.Tensor:
     ).logits[0]
 
 
-def install(
-    model: torch.nn.Module, capability: float | None = None, base_matmul: str = "exact"
-) -> Engine | None:
+def install(model: torch.nn.Module, capability: float | None = None) -> Engine | None:
     """Fast layers in `model` (with or without PEFT's wrapper), or None and a logged reason.
 
     capability: the GPU's compute capability as a number (7.5), to take what such a GPU would.
-    base_matmul: "fp8" for 8-bit products with the frozen weights that are kept; raises `UsageError`
-    where there are none.
     """
     layers = find_layers(model)
     reason = why_not(layers) if layers else "its layers are of another structure"
@@ -249,23 +253,10 @@ def install(
         engine = Engine(model, layers, capability)
         reason = _try_layers(engine)
         if reason is None:
-            if base_matmul == "fp8":
-                require_8_bits(engine)
-                engine.weights.fp8 = True
             return engine
         engine.remove()
     logger.warning("the fast engine does not fit this model (%s): the plain path runs", reason)
     return None
-
-
-def require_8_bits(engine: Engine) -> None:
-    """Raise `UsageError` when this GPU, dtype or model has no products in 8 bits."""
-    fault = fp8.fault(engine.layers[0].input_layernorm.weight)
-    groups = [group for layer in engine.layers for group in layer.fast.groups.values()]
-    if any(group.num_in % 16 or group.num_out % 16 for group in groups):
-        fault = "the sides of its weights are no multiples of 16"
-    if fault:
-        raise UsageError(f"base_matmul=fp8 cannot be had here: {fault}; leave it at exact")
 
 
 def find_layers(model: torch.nn.Module) -> list[Any]:
