@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_tokenizer
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sentilora.errors import DataError, UsageError
@@ -177,12 +177,13 @@ def test_an_example_is_prompt_label_eos_and_only_the_text_is_cut(
 
 
 @given(TEXTS, st.sampled_from(TRUNCATIONS))
+@example("…" * 14 + "0000", "head+tail")  # the mark's own newlines are no part of the text
 def test_a_larger_limit_never_shows_less(toy_tokenizer, text, truncation):
     shown = []
     for max_length in (60, 80, 160, 4096):
         format = PromptFormat("{text}\n\nA:\n", "", ("yes", "no"), max_length, truncation)
         prompt = prompter_of(toy_tokenizer, format).encode(text)
-        shown.append(len(shown_text(prompt, format).replace("…", "")))
+        shown.append(sum(end - start for start, end in prompt.kept))
     assert shown == sorted(shown)
 
 
