@@ -103,11 +103,7 @@ class ProjectionGroup:
         # On GPUs the B matrices stand in columns behind the weights: one product for both.
         fits = _fit_one_product([len(adapter.A) for adapter in self.adapters])
         self.room = -(-rank // 64) * 64 if fits and use_triton(self.adapters[0].A) else 0
-        # With its adapters switched off, a layer's products are what they are with them.
-        ranks = [len(A) for A in (installed_A(module) for module in self.modules) if A is not None]
-        self._fits_8_bits = use_triton(self.linears[0].weight) and (
-            not ranks or _fit_one_product(ranks)
-        )
+        self._fits_8_bits = self.weights.fp8 and self._may_be_in_8_bits()
         self._placed = self._down_placed = False
         self._scaled_A: torch.Tensor | None = None
 
@@ -138,6 +134,11 @@ class ProjectionGroup:
     def scores_in_8_bits(self) -> bool:
         """Whether nothing but the outputs is asked for, in 8 bits: `score` has them."""
         return torch.is_inference_mode_enabled() and not self.dropout and self.in_8_bits()
+
+    def _may_be_in_8_bits(self) -> bool:
+        """With its adapters switched off, a layer's products are what they are with them."""
+        ranks = [len(A) for A in map(installed_A, self.modules) if A is not None]
+        return use_triton(self.linears[0].weight) and (not ranks or _fit_one_product(ranks))
 
     def in_8_bits(self) -> bool:
         """Whether this group's products are in 8 bits."""
@@ -191,18 +192,17 @@ def active_adapter(module: torch.nn.Module) -> str | None:
     """Name of the adapter that a layer applies now, if any."""
     if not hasattr(module, "lora_A") or module.disable_adapters or module.merged:
         return None
-    return _chosen_adapter(module)
+    return next(iter(_chosen_adapters(module)), None)
 
 
 def installed_A(module: torch.nn.Module) -> torch.Tensor | None:
     """A of the adapter that a layer applies when adapters are not switched off, if any."""
-    name = _chosen_adapter(module) if hasattr(module, "lora_A") else None
-    return None if name is None else module.lora_A[name].weight  # type: ignore[index, union-attr]
+    names = _chosen_adapters(module) if hasattr(module, "lora_A") else []
+    return None if not names else module.lora_A[names[0]].weight  # type: ignore[index, union-attr]
 
 
-def _chosen_adapter(module: torch.nn.Module) -> str | None:
-    names = [name for name in module.active_adapters if name in module.lora_A]  # type: ignore[union-attr, operator]
-    return names[0] if names else None
+def _chosen_adapters(module: torch.nn.Module) -> list[str]:
+    return [name for name in module.active_adapters if name in module.lora_A]  # type: ignore[union-attr, operator]
 
 
 def _fit_one_product(ranks: Sequence[int]) -> bool:
@@ -221,7 +221,7 @@ def is_plain(module: torch.nn.Module) -> bool:
         return not module.merged  # PEFT takes it out again at the layer's next own forward
     if module.merged:
         return True
-    names = [name for name in module.active_adapters if name in module.lora_A]  # type: ignore[union-attr, operator]
+    names = _chosen_adapters(module)
     return len(names) < 2 and not any(
         name in module.lora_variant or module.lora_bias[name]  # type: ignore[operator, index]
         for name in names

@@ -196,34 +196,32 @@ class Engine:
             layer.__class__ = kind
         self.weights.forget()
 
+    def groups(self) -> list[ProjectionGroup]:
+        """Of every layer."""
+        return [group for layer in self.layers for group in layer.fast.groups.values()]
+
     def refresh(self) -> None:
         """Look at the adapters again: before a step, after a change of mode or of an adapter."""
-        for layer in self.layers:
-            for group in layer.fast.groups.values():
-                group.refresh()
+        for group in self.groups():
+            group.refresh()
 
     def use_8_bits(self) -> str | None:
         """Products with the frozen weights that are kept in 8 bits from here on; or why not."""
-        groups = [group for layer in self.layers for group in layer.fast.groups.values()]
-        if any(group.num_in % 16 or group.num_out % 16 for group in groups):
+        if any(group.num_in % 16 or group.num_out % 16 for group in self.groups()):
             return "the sides of its weights are no multiples of 16"
         fault = fp8.fault(self.layers[0].input_layernorm.weight)
         self.weights.fp8 = fault is None
+        self.refresh()
         return fault
 
     def products_in_8_bits(self) -> tuple[int, int]:
         """How many of the frozen products are in 8 bits now, and how many there are."""
-        groups = [group for layer in self.layers for group in layer.fast.groups.values()]
+        groups = self.groups()
         return sum(group.in_8_bits() for group in groups), len(groups)
 
     def is_usable(self) -> bool:
         """Whether the adapters, as they are now, are plain LoRA in every layer."""
-        return all(
-            is_plain(module)
-            for layer in self.layers
-            for group in layer.fast.groups.values()
-            for module in group.look_up()
-        )
+        return all(is_plain(module) for group in self.groups() for module in group.look_up())
 
 
 def packed_logits(model: torch.nn.Module, packed: Pass) -> torch.Tensor:
