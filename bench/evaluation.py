@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sentilora.data import Rows
+from sentilora.data.rows import Rows
+from sentilora.data.tables import write_table
 from sentilora.measuring import measure_rows, with_label_issues
 from sentilora.report_page import write_report
-from sentilora.stages.predict import write_table
 
 LABELS = ("positive", "negative")
 WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentilora.data import Columns, Rows, load_rows, looks_like_hub_id, read_table
+from sentilora.data.rows import Columns, Rows
+from sentilora.data.sources import load_rows, read_table
+from sentilora.data.text import fault_of
 from sentilora.errors import DataError
-from sentilora.prompt import fault_of
+from sentilora.hub import looks_like_hub_id
 
 MAP = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"}
 COLUMNS = Columns(label_map=MAP, labels=("positive", "negative"))
@@ -88,7 +90,7 @@ def test_a_column_of_few_numbers_rates_the_rows(tmp_path, suffix):
 def test_what_is_no_rating_is_left_alone(tmp_path, values):
     path = write(tmp_path / "a.jsonl", score=list(values))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sentilora.data.MAX_RATINGS", 13)
+        patch.setattr("sentilora.data.rows.MAX_RATINGS", 13)
         rows = load_rows(path, "train", COLUMNS)
     assert (rows.rating_column, rows.ratings) == (None, [])
     assert rows.take([1]).ratings == []

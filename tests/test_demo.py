@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import sentilora
 from sentilora.cli import app
-from sentilora.data import read_table
+from sentilora.data.sources import read_table
 
 FEW_STEPS = [
     "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2",

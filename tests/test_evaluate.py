@@ -13,7 +13,8 @@ from sentilora.adapter_folder import Calibration, ClassifierFile
 from sentilora.calibration import Temperature, Threshold
 from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
-from sentilora.data import Columns, load_rows
+from sentilora.data.rows import Columns
+from sentilora.data.sources import load_rows
 from sentilora.errors import DataError, UsageError
 from sentilora.measuring import look_for_leakage
 from sentilora.report import as_table

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentilora.cli import app
+from sentilora.data.text import blank_line_breaks, clean_text, fault_of
 from sentilora.errors import DataError
 from sentilora.explain import (
     NUM_VARIANTS,
@@ -18,14 +19,7 @@ from sentilora.explain import (
     explain,
     words_of,
 )
-from sentilora.prompt import (
-    ELLIPSIS,
-    Prompter,
-    PromptFormat,
-    blank_line_breaks,
-    clean_text,
-    fault_of,
-)
+from sentilora.prompt import ELLIPSIS, Prompter, PromptFormat
 from sentilora.stages.predict import as_words
 
 WEIGHTS = {"lovely": 2.0, "dull": -3.0, "fine": 0.5, "never": -0.25}

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sentilora.data import Rows
-from sentilora.label_issues import LabelIssue, LabelIssues, as_lines, beginning
+from sentilora.data.rows import Rows
+from sentilora.data.text import beginning
+from sentilora.label_issues import LabelIssue, LabelIssues, as_lines
 from sentilora.label_issues import look_for_label_issues as look
 
 

@@ -1,9 +1,10 @@
 """overview.py: what is counted in rows and examples, and the lines that say it."""
 
-from sentilora.data import Rows
-from sentilora.overview import look_over, look_over_lengths
-from sentilora.progress import as_probability, counted, percent, percent_interval
+from sentilora.data.overview import look_over
+from sentilora.data.rows import Rows
 from sentilora.prompt import Example
+from sentilora.training.lengths import look_over_lengths
+from sentilora.wording import as_probability, counted, percent, percent_interval
 
 
 def test_duplicates_conflicts_and_imbalance_are_counted():

@@ -11,6 +11,7 @@ from conftest import make_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sentilora.data.text import clean_text, fault_of
 from sentilora.errors import DataError, UsageError
 from sentilora.prompt import (
     ELLIPSIS,
@@ -20,8 +21,6 @@ from sentilora.prompt import (
     TRUNCATIONS,
     Prompter,
     PromptFormat,
-    clean_text,
-    fault_of,
 )
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "random_base.py"

@@ -13,13 +13,13 @@ import pytest
 
 from sentilora.behaviour import judge
 from sentilora.calibration import Temperature, Threshold
-from sentilora.data import Rows
+from sentilora.data.rows import Rows
+from sentilora.data.text import blank_line_breaks
 from sentilora.errors import UsageError
 from sentilora.explain import DeletionTest, Explanation, Word, words_of
 from sentilora.label_issues import LabelIssue, LabelIssues
 from sentilora.leakage import Twin
 from sentilora.metrics import compare, measure_fully
-from sentilora.prompt import blank_line_breaks
 from sentilora.report import (
     Abstention,
     Calibrated,

@@ -7,19 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentilora.data import Columns, Rows, load_rows
-from sentilora.errors import DataError
-from sentilora.splits import (
+from sentilora.data.rows import Columns, Rows
+from sentilora.data.sources import load_rows
+from sentilora.data.splits import (
     carve,
     label_weights,
     load_splits,
     load_test,
-    normalised,
     require_every_label,
     sample,
     shuffled,
     stratified,
 )
+from sentilora.data.text import normalized
+from sentilora.errors import DataError
 
 COLUMNS = Columns(label_map={"neg": "negative", "pos": "positive"}, labels=("positive", "negative"))
 TEXTS = [f"text {i}" for i in range(14)]
@@ -81,15 +82,15 @@ def test_no_evaluation_text_is_a_training_text(numbers, seed, data):
     try:
         train, held_out = carve(rows, num_train, 0, seed)
     except DataError:
-        taken = {normalised(texts[i]) for i in shuffled(len(texts), seed)[:num_train]}
-        assert all(normalised(text) in taken for text in texts)
+        taken = {normalized(texts[i]) for i in shuffled(len(texts), seed)[:num_train]}
+        assert all(normalized(text) in taken for text in texts)
         return
     assert train.texts == [texts[i] for i in shuffled(len(texts), seed)[:num_train]]
-    trained = {normalised(text) for text in train.texts}
-    assert not trained & {normalised(text) for text in held_out.texts}
+    trained = {normalized(text) for text in train.texts}
+    assert not trained & {normalized(text) for text in held_out.texts}
     left_out = len(texts) - len(train) - len(held_out)
     rest = [texts[i] for i in shuffled(len(texts), seed)[num_train:]]
-    assert left_out == sum(normalised(text) in trained for text in rest)
+    assert left_out == sum(normalized(text) in trained for text in rest)
 
 
 @pytest.mark.parametrize(

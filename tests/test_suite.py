@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentilora.data import read_table
+from sentilora.data.sources import read_table
 from sentilora.errors import DataError, UsageError
 from sentilora.suite import (
     DIRECTIONAL,

@@ -22,7 +22,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from sentilora.prompt import clean_text
+from sentilora.data.text import clean_text
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>"]
@@ -38,7 +38,7 @@ def write_record(folder, **entries):
     (folder / "record.json").write_text(json.dumps(read_record(folder) | entries, indent=1) + "\n")
 
 
-def normalised(text):
+def normalized(text):
     """What counts as the same text: letters and digits, lower case."""
     return " ".join(re.findall(r"\w+", clean_text(text).lower()))
 
@@ -51,16 +51,16 @@ def prepare(imdb, out, vocab_size):
     out.mkdir(parents=True, exist_ok=True)
     files = {name: imdb / f"{name}.parquet" for name in ("train", "unsup", "test")}
     texts = {n: pq.read_table(f, columns=["text"])["text"].to_pylist() for n, f in files.items()}
-    test = {normalised(text) for text in texts["test"]}
+    test = {normalized(text) for text in texts["test"]}
     kept, seen, dropped = [], set(), {"in test": 0, "duplicate": 0}
     for text in texts["train"] + texts["unsup"]:
-        key = normalised(text)
+        key = normalized(text)
         if key in test or key in seen:
             dropped["in test" if key in test else "duplicate"] += 1
             continue
         seen.add(key)
         kept.append(clean_text(text))
-    overlap = len({normalised(text) for text in kept} & test)
+    overlap = len({normalized(text) for text in kept} & test)
     if overlap:
         raise SystemExit(f"{overlap} texts of test are among the texts to train on")
 

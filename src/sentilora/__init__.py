@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sentilora.classifier import Classifier
     from sentilora.config import Config, load_config
-    from sentilora.model import embedded_base, shipped_adapter
+    from sentilora.shipped import embedded_base, shipped_adapter
     from sentilora.stages.check import check
     from sentilora.stages.evaluate import evaluate
     from sentilora.stages.repeat import train_seeds, train_sizes
     from sentilora.stages.train import train
+    from sentilora.version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "Classifier",
     "Config",
@@ -34,13 +34,14 @@ __all__ = [
 ]
 
 _HOME = {
+    "__version__": "version",
     "Classifier": "classifier",
     "Config": "config",
     "check": "stages.check",
-    "embedded_base": "model",
+    "embedded_base": "shipped",
     "evaluate": "stages.evaluate",
     "load_config": "config",
-    "shipped_adapter": "model",
+    "shipped_adapter": "shipped",
     "train": "stages.train",
     "train_seeds": "stages.repeat",
     "train_sizes": "stages.repeat",

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sentilora import __version__
 from sentilora.errors import DataError, UsageError
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
+from sentilora.version import __version__
 
 CLASSIFIER_FILE = "classifier.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sentilora.data import EMBEDDED
-from sentilora.progress import counted, percent, percent_interval
 from sentilora.run_folder import TrainingResult
+from sentilora.shipped import EMBEDDED
+from sentilora.wording import counted, percent, percent_interval
 
 
 def write_model_card(

@@ -21,17 +21,12 @@ from sentilora.adapter_folder import (
     check_adapter_folder,
 )
 from sentilora.calibration import ABSTAIN, at_temperature
+from sentilora.data.text import require_text
 from sentilora.device import require_device
 from sentilora.errors import UsageError
-from sentilora.model import (
-    Base,
-    install_engine,
-    load_adapter,
-    load_base,
-    require_engine,
-    shipped_adapter,
-)
-from sentilora.prompt import Prompter, PromptFormat, require_text
+from sentilora.model import Base, install_engine, load_adapter, load_base, require_engine
+from sentilora.prompt import Prompter, PromptFormat
+from sentilora.shipped import shipped_adapter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,7 +169,7 @@ class Classifier:
     def predict_proba(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> "np.ndarray":
-        """Probabilities of the labels, normalised over them: float64 of shape (texts, labels).
+        """Probabilities of the labels, normalized over them: float64 of shape (texts, labels).
 
         Raises `DataError` for an empty text or one that is not valid Unicode, `UsageError` for a
         single string in the place of a list.

@@ -14,13 +14,8 @@ from typer.core import TyperGroup
 
 from sentilora.device import spin_shortly
 from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_memory
-from sentilora.progress import (
-    counted,
-    is_main_process,
-    percent,
-    percent_interval,
-    say,
-)
+from sentilora.progress import is_main_process, say
+from sentilora.wording import counted, percent, percent_interval
 
 
 class Verbs(TyperGroup):
@@ -85,7 +80,7 @@ BaseMatmul = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from sentilora import __version__
+        from sentilora.version import __version__
 
         print(f"sentilora {__version__}")
         raise typer.Exit
@@ -186,9 +181,9 @@ def evaluate(
     """Measure an adapter, its base without it, and a baseline, on the test rows."""
     from sentilora.config import parse_override
     from sentilora.report import as_table
+    from sentilora.shipped import SENTIMENT_SUITE
     from sentilora.stages.evaluate import evaluate as run
     from sentilora.stages.predict import check_output
-    from sentilora.suite import SHIPPED
 
     values = dict(parse_override(item) for item in overrides or ())
     values |= _values(None, text_column, label_column)
@@ -205,7 +200,7 @@ def evaluate(
             overrides=values,
             target_accuracy=target_accuracy,
             report=report,
-            suite=suite_file or (SHIPPED if suite else None),
+            suite=suite_file or (SENTIMENT_SUITE if suite else None),
             label_issues=label_issues,
             near_duplicates=near_duplicates,
             device=device,
@@ -247,6 +242,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Classify texts."""
+    from sentilora.data.tables import write_table
     from sentilora.stages import predict as stage
 
     if (input is None) == (not texts):
@@ -287,7 +283,7 @@ def predict(
         stage.check_columns(frame, classifier.labels)
     predictions = stage.predict(classifier, chosen)
     if frame is not None and output is not None:
-        stage.write_table(stage.add_predictions(frame, predictions), output)
+        write_table(stage.add_predictions(frame, predictions), output)
         print(f"{counted(len(predictions), 'row')} in {output}", file=sys.stderr)
         return
     words = stage.explain(classifier, chosen) if explain else [None] * len(chosen)

@@ -27,8 +27,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from sentilora.progress import Progress, counted, signed
-from sentilora.prompt import Prompter, blank_line_breaks, clean_text
+from sentilora.data.text import blank_line_breaks, clean_text
+from sentilora.progress import Progress
+from sentilora.prompt import Prompter
+from sentilora.wording import counted, signed
 
 # On two CPU cores and the embedded base a text of 512 tokens then takes 2.5 s (docs/results.md).
 NUM_VARIANTS = 64

@@ -1,6 +1,7 @@
 """The hub of models and data sets: where it is, and whether it answers, asked before a download."""
 
 import os
+import re
 import socket
 from urllib.parse import urlparse
 
@@ -37,3 +38,8 @@ def hub_reachable(timeout_seconds: float = 3.0) -> bool:
     except OSError:
         return False
     return True
+
+
+def looks_like_hub_id(name: str) -> bool:
+    """Whether a name that is no local path can be a repository on the hub."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name))

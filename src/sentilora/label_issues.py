@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sentilora.data import Rows
-from sentilora.progress import as_probability, counted
-from sentilora.prompt import clean_text
+from sentilora.data.rows import Rows
+from sentilora.data.text import beginning
+from sentilora.wording import as_probability, counted
 
 NUM_PRINTED = 20
 NEARLY = 0.95  # of the other labels' rows that get one answer: the model knows little else
@@ -58,7 +58,7 @@ def look_for_label_issues(
 ) -> LabelIssues | str:
     """Probable label errors of rows with probabilities (rows, labels) and label numbers `truth`.
 
-    Ranked by normalised margin: the given label's probability less that of the likeliest other.
+    Ranked by normalized margin: the given label's probability less that of the likeliest other.
     seen: numbers of the rows to leave out. Or why none can be told: those that are left have fewer
     than two labels, and there is nothing to confuse one with, or the model has one answer for
     nearly all.
@@ -97,14 +97,6 @@ def look_for_label_issues(
             )
         )
     return LabelIssues(issues, len(left), None if seen is None else len(truth) - len(left))
-
-
-def beginning(text: str, length: int) -> str:
-    """The first characters of a text on one line, without what a terminal would obey."""
-    start = clean_text(text[: 4 * length])
-    line = " ".join("".join(c if c.isprintable() else " " for c in start).split())
-    cut = len(line) > length or len(text) > 4 * length
-    return f"{line[: length - 1]}…" if cut else line
 
 
 def as_lines(found: LabelIssues) -> list[str]:

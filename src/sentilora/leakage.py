@@ -7,7 +7,7 @@ confirmed on the runs themselves.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sentilora.splits import digest, normalised
+from sentilora.data.text import digest, normalized
 
 NEAR = 0.7  # Jaccard similarity of two texts' runs of words, from which on they are near-duplicates
 RUN = 5  # words
@@ -45,7 +45,7 @@ def find_twins(
 
 
 class TwinIndex:
-    """Texts of earlier splits, by what they are normalised, and by MinHash: see `find_twins`."""
+    """Texts of earlier splits, by what they are normalized, and by MinHash: see `find_twins`."""
 
     def __init__(self, near: bool, progress: Callable[[int], object] | None = None) -> None:
         self._exact: dict[bytes, tuple[str, int]] = {}
@@ -62,7 +62,7 @@ class TwinIndex:
         """Put a split's texts in."""
         self._texts[split] = texts
         for number, text in enumerate(texts):
-            key = normalised(text)
+            key = normalized(text)
             self._exact.setdefault(digest(key), (split, number))
             if self._lsh is not None:
                 self._lsh.insert((split, number), _sketch(_runs(key)))
@@ -79,7 +79,7 @@ class TwinIndex:
 
     def _twin_of(self, text: str) -> tuple[str, int, float, bool] | None:
         """Split, row, similarity, and whether it is the same text."""
-        key = normalised(text)
+        key = normalized(text)
         if same := self._exact.get(digest(key)):
             return (*same, 1.0, True)
         if self._lsh is None:
@@ -87,16 +87,16 @@ class TwinIndex:
         runs = _runs(key)
         best: tuple[str, int, float, bool] | None = None
         for split, number in sorted(self._lsh.query(_sketch(runs))):
-            others = _runs(normalised(self._texts[split][number]))
+            others = _runs(normalized(self._texts[split][number]))
             similarity = len(runs & others) / len(runs | others)
             if similarity >= NEAR and (best is None or similarity > best[2]):
                 best = split, number, similarity, False
         return best
 
 
-def _runs(normalised_text: str) -> set[str]:
+def _runs(normalized_text: str) -> set[str]:
     """Every run of five words; a shorter text is one run."""
-    words = normalised_text.split(" ")
+    words = normalized_text.split(" ")
     return {" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))}
 
 

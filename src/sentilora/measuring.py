@@ -10,12 +10,12 @@ import numpy as np
 from sentilora.behaviour import judge
 from sentilora.calibration import MIN_ROWS, at_temperature, choose_temperature, choose_threshold
 from sentilora.classifier import Classifier
-from sentilora.data import Rows
+from sentilora.data.rows import Rows
 from sentilora.explain import deletion_test, explain_each
 from sentilora.label_issues import look_for_label_issues
 from sentilora.leakage import TwinIndex
 from sentilora.metrics import compare, measure_fully, tfidf_baseline
-from sentilora.progress import Progress, counted, say
+from sentilora.progress import Progress, say
 from sentilora.report import (
     Abstention,
     Calibrated,
@@ -27,6 +27,7 @@ from sentilora.report import (
     verdict,
 )
 from sentilora.suite import Suite
+from sentilora.wording import counted
 
 ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows
 MAX_EXPLAINED = 50  # errors, in a report: half a minute to two and a half on two CPU cores

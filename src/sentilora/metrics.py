@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 10_000  # whose words are counted together: their matrix is large
 class Metrics:
     """accuracy_interval: 95 % Wilson. confusion: rows are true labels, columns the predicted ones.
 
-    log_loss: mean of −ln p(true label), natural logarithm, p normalised over the labels.
+    log_loss: mean of −ln p(true label), natural logarithm, p normalized over the labels.
     """
 
     num_rows: int

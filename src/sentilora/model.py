@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,11 +26,11 @@ from sentilora.adapter_folder import (
     check_adapter_folder,
 )
 from sentilora.base_cache import cache_folder, store
-from sentilora.data import EMBEDDED, looks_like_hub_id
 from sentilora.device import choose_device, choose_dtype, compute_capability, place_of_process
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
-from sentilora.hub import require_hub
+from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.progress import is_main_process
+from sentilora.shipped import EMBEDDED, embedded_base
 
 if TYPE_CHECKING:
     import torch
@@ -39,24 +38,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sentilora.engine.swap import Engine
-
-
-# --- where things lie ----------------------------------------------------------------------------
-
-
-def embedded_base() -> str:
-    """Folder of the small Mistral that ships with the package, already in NF4."""
-    return str(resources.files("sentilora").joinpath("assets", "tiny"))
-
-
-def shipped_adapter() -> str:
-    """Folder of the adapter that ships with the package: the recipe on 2,000 IMDB reviews."""
-    return str(resources.files("sentilora").joinpath("assets", "adapter"))
-
-
-def adapter_name(folder: str | Path) -> str:
-    """An adapter's folder, for a reader, whom it tells nothing where the package lies."""
-    return "the adapter that ships" if str(folder) == shipped_adapter() else str(folder)
 
 
 def resolve_base(name: str) -> str:

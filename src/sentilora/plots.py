@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sentilora.metrics import Metrics
-from sentilora.progress import counted
+from sentilora.wording import counted
 
 TRAINING, EVALUATION, ACCURACY = "#888888", "#1f4e9c", "#c8501e"
 

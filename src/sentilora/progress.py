@@ -1,7 +1,4 @@
-"""Progress and notices on stderr: a bar with ETA in a terminal, else a line every 30 seconds.
-
-How a number is said stands here too: what it counts, and never more than it is.
-"""
+"""Progress and notices on stderr: a bar with ETA in a terminal, else a line every 30 seconds."""
 
 import os
 import sys
@@ -26,31 +23,6 @@ def say(text: str) -> None:
     """A notice to the user, on stderr."""
     if is_main_process():
         print(text, file=sys.stderr, flush=True)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with what it counts: "1 row", "2,000 rows"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def signed(difference: float, digits: int = 1) -> str:
-    """A difference with its sign: "+0.8", "−1.2"."""
-    return f"{difference:+.{digits}f}".replace("-", "−")
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """A share: "91.2%". Less than all is never "100.0%", whatever rounding would make of it."""
-    return f"{share if share >= 1 else min(share, 1 - 0.1 ** (digits + 2)):.{digits}%}"
-
-
-def percent_interval(bounds: tuple[float, float], digits: int = 1) -> str:
-    """The ends of an interval of shares: "89.1% – 92.9%"."""
-    return " – ".join(percent(bound, digits) for bound in bounds)
-
-
-def as_probability(value: float, digits: int = 4) -> str:
-    """What a model gives a label: "0.9123". Never "1.0000", as a softmax never gives one all."""
-    return f"{min(value, 1 - 0.1**digits):.{digits}f}"
 
 
 class Progress:

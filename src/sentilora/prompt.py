@@ -8,15 +8,16 @@ The one place where a text becomes tokens. Training, evaluation, prediction and 
     prompter.encode_example("A lovely film.", "positive")  # ... with its answer and mask
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sentilora.data.text import clean_text, fault_of, require_text
 from sentilora.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 TEMPLATE = "### Instruction:\n{instruction}\n\n### Review:\n{text}\n\n### Sentiment:\n"
 INSTRUCTION = (
@@ -26,8 +27,6 @@ LABELS = ("positive", "negative")
 TRUNCATIONS = ("head", "tail", "head+tail")
 IGNORE_INDEX = -100  # what cross-entropy skips, as everywhere in PyTorch
 ELLIPSIS = "\n…\n"  # stands where head+tail left something out
-
-_LINE_BREAK = re.compile(r"<br\s*/?>|\r\n?", re.IGNORECASE)
 # Texts the label tokens are tried behind: a letter, a full stop, a line break, a wide character.
 _PROBES = ("a", "Good.", "1\n2", "…é漢")
 
@@ -113,35 +112,6 @@ class Example:
     def num_answer_tokens(self) -> int:
         """Tokens the loss covers: the label's and EOS."""
         return sum(label != IGNORE_INDEX for label in self.labels)
-
-
-def clean_text(text: str) -> str:
-    """The text as the prompt shows it: `<br />` and `\\r\\n` become a newline, ends stripped."""
-    return _LINE_BREAK.sub("\n", text).strip()
-
-
-def blank_line_breaks(text: str) -> str:
-    """The text with spaces where `clean_text` puts newlines: as long, every character in place."""
-    return _LINE_BREAK.sub(lambda found: " " * len(found[0]), text)
-
-
-def require_text(text: object, name: str = "the text") -> None:
-    """Raise `DataError` when a value, called `name`, cannot be classified."""
-    if fault := fault_of(text):
-        raise DataError(f"{name} is {fault}; give UTF-8 text of at least one character")
-
-
-def fault_of(text: object) -> str | None:
-    """What keeps a value from being classified, to follow "is"; None when it is a usable text."""
-    if not isinstance(text, str):
-        return f"{text!r}, not a text"
-    if not clean_text(text):
-        return "empty"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return f"not valid Unicode ({text[error.start]!r} at character {error.start})"
-    return None
 
 
 class Prompter:

@@ -13,7 +13,7 @@ from sentilora.label_issues import LabelIssues
 from sentilora.label_issues import as_lines as issue_lines
 from sentilora.leakage import Twin
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
-from sentilora.progress import as_probability, counted, percent, percent_interval, signed
+from sentilora.wording import as_p, as_probability, counted, percent, percent_interval, signed
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,6 @@ def surest_errors(scores: RowScores) -> np.ndarray:
     """Indices of the rows answered wrongly, those with the surest answers first."""
     errors = np.flatnonzero(scores.best.argmax(-1) != scores.truth)
     return errors[np.argsort(-scores.best.max(-1)[errors], kind="stable")]
-
-
-def as_p(value: float) -> str:
-    """A p-value in words."""
-    return f"p = {value:.2g}" if value else "p < 1e-300"  # below what a float can hold
 
 
 def verdict(result: Evaluation) -> str:

@@ -11,22 +11,20 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sentilora.calibration import at_temperature
-from sentilora.data import Rows
+from sentilora.data.rows import Rows
+from sentilora.data.text import beginning, blank_line_breaks, clean_text
 from sentilora.explain import words_of
-from sentilora.label_issues import beginning
 from sentilora.leakage import Twin
 from sentilora.metrics import coverage_curve, measure_group, reliability
-from sentilora.model import adapter_name
-from sentilora.progress import counted
-from sentilora.prompt import blank_line_breaks, clean_text
 from sentilora.report import Evaluation, RowScores, surest_errors, temperature_of
+from sentilora.shipped import adapter_name, report_template
+from sentilora.wording import counted
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
 MAX_ROWS = 2000  # in the page
@@ -90,7 +88,7 @@ def write_report(
 
 def as_page(content: Mapping[str, Any]) -> str:
     """The page with its data inside; no text of a review can end the element that holds it."""
-    template = resources.files("sentilora").joinpath("assets", PAGE).read_text(encoding="utf-8")
+    template = report_template()
     data = json.dumps(content, ensure_ascii=False, allow_nan=False)
     for character, escaped in (("<", "\\u003c"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
         data = data.replace(character, escaped)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.data import Rows, row_hash
+from sentilora.data.rows import Rows, row_hash
 from sentilora.errors import DataError, UsageError, first_line
 from sentilora.progress import is_main_process, num_processes, say
 

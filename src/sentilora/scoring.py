@@ -74,7 +74,7 @@ class LabelScorer:
     def probabilities(
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
     ) -> torch.Tensor:
-        """Probabilities, normalised over the labels: shape (prompts, labels), float64."""
+        """Probabilities, normalized over the labels: shape (prompts, labels), float64."""
         return self.log_probs(prompts, progress).softmax(-1)
 
     def _autocast(self) -> AbstractContextManager:

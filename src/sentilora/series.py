@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from sentilora.metrics import Comparison
-from sentilora.progress import counted, percent, percent_interval, signed
-from sentilora.report import as_p
 from sentilora.run_folder import TrainingResult
+from sentilora.wording import as_p, counted, percent, percent_interval, signed
 
 SEEDS_FILE, SIZES_FILE = "seeds.json", "sizes.json"
 

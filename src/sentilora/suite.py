@@ -34,19 +34,17 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sentilora.data.text import fault_of
 from sentilora.errors import DataError, UsageError
-from sentilora.prompt import fault_of
+from sentilora.shipped import SENTIMENT_SUITE, suite_path
 
-SHIPPED = "sentiment"
 MAX_FILLINGS = 3  # of one text: more of them say little that is new
 MIN_LETTERS = 6  # of a word to misspell: shorter ones become other words too easily
-
 FUNCTIONALITY, INVARIANCE, DIRECTIONAL = "minimum functionality", "invariance", "directional"
 PLACE = re.compile(r"\{([^\W\d]+)([2-9]?)\}")
 CHANGE = re.compile(r"\[([^\[\]|]*)\|([^\[\]|]*)\]")
@@ -89,7 +87,7 @@ class Suite:
         if unknown:
             raise UsageError(
                 f"the suite {self.source} expects {', '.join(expected)}, the classifier answers "
-                f"{', '.join(labels)}; copy {_shipped_path()}, write your own labels and texts in "
+                f"{', '.join(labels)}; copy {suite_path()}, write your own labels and texts in "
                 "it, and give it with --suite-file"
             )
 
@@ -111,12 +109,12 @@ class _File(_Strict):
     tests: list[_Test] = Field(min_length=1)
 
 
-def load_suite(source: str | Path = SHIPPED) -> Suite:
+def load_suite(source: str | Path = SENTIMENT_SUITE) -> Suite:
     """The suite in a file, or the one that ships, under its name.
 
     Raises `DataError`, with the test and the text that are wrong, when it cannot be read or used.
     """
-    path = _shipped_path() if source == SHIPPED else Path(source)
+    path = suite_path() if source == SENTIMENT_SUITE else Path(source)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -136,10 +134,6 @@ def load_suite(source: str | Path = SHIPPED) -> Suite:
     return Suite(str(source), tuple(dict.fromkeys(cases)))
 
 
-def _shipped_path() -> Path:
-    return Path(str(resources.files("sentilora").joinpath("assets", "suites", f"{SHIPPED}.toml")))
-
-
 def _what_is_wrong(error: ValidationError) -> str:
     """The first fault, counted as a reader counts: test 1 is the first."""
     fault: Any = error.errors(include_url=False)[0]
@@ -150,7 +144,7 @@ def _what_is_wrong(error: ValidationError) -> str:
     match fault["type"]:
         case "missing" if fault["loc"] == ("tests",):
             return "it has no [[tests]]; the shipped suite shows how they look: " + str(
-                _shipped_path()
+                suite_path()
             )
         case "missing":
             return f"{where} is missing"

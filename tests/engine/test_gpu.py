@@ -333,7 +333,7 @@ def test_8_bits_are_tried_before_they_are_trusted(monkeypatch):
 
 def test_a_classifier_in_8_bits_is_near_the_exact_one():
     from sentilora import Classifier
-    from sentilora.data import read_table
+    from sentilora.data.sources import read_table
 
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("8-bit products need compute capability 8.9")

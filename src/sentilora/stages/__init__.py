@@ -7,12 +7,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sentilora.data import EMBEDDED, Columns, Rows
+from sentilora.data.rows import Columns, Rows
+from sentilora.data.splits import load_splits, load_test
 from sentilora.errors import UsageError
 from sentilora.model import Base, load_base
 from sentilora.progress import num_processes
 from sentilora.prompt import PromptFormat
-from sentilora.splits import load_splits, load_test
+from sentilora.shipped import EMBEDDED
 
 if TYPE_CHECKING:
     from sentilora.config import Config

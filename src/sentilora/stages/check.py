@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sentilora.config import Config
-from sentilora.data import EMBEDDED, Rows, load_rows
+from sentilora.data.overview import look_over
+from sentilora.data.rows import Rows
+from sentilora.data.sources import load_rows
 from sentilora.device import (
     available_memory,
     choose_device,
@@ -27,11 +29,10 @@ from sentilora.model import (
     load_tokenizer,
     require_engine,
 )
-from sentilora.overview import look_over, look_over_lengths
-from sentilora.progress import counted
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.recipe import recipe_faults
 from sentilora.run_folder import require_unused
+from sentilora.shipped import EMBEDDED
 from sentilora.stages import (
     check_steps,
     columns_of,
@@ -42,6 +43,8 @@ from sentilora.stages import (
     prompt_format_of,
     rows_per_step,
 )
+from sentilora.training.lengths import look_over_lengths
+from sentilora.wording import counted
 
 if TYPE_CHECKING:
     import torch

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from sentilora.classifier import Classifier, Prediction
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.measuring import measure_rows
-from sentilora.progress import as_probability, counted, percent, percent_interval, say
+from sentilora.progress import say
 from sentilora.report import Evaluation
 from sentilora.stages import load_rows_of, load_test_of
 from sentilora.stages.predict import predict
 from sentilora.stages.train import train
+from sentilora.wording import as_probability, counted, percent, percent_interval
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,9 +7,9 @@ import os
 import platform
 from importlib import metadata
 
-from sentilora import __version__
 from sentilora.device import cuda_driver_present
 from sentilora.hub import hub_endpoint, hub_reachable
+from sentilora.version import __version__
 
 PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors",

@@ -18,11 +18,11 @@ from sentilora.adapter_folder import (
 from sentilora.calibration import ABSTAIN
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
-from sentilora.data import EMBEDDED, Rows
+from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError, report_errors
 from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
-from sentilora.model import adapter_name, require_engine, shipped_adapter
-from sentilora.progress import as_probability, counted, say
+from sentilora.model import require_engine
+from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.report import Evaluation, RowScores, by_rating
 from sentilora.report_page import write_report
@@ -35,9 +35,11 @@ from sentilora.run_folder import (
     require_unused,
     seen_rows,
 )
+from sentilora.shipped import EMBEDDED, adapter_name, shipped_adapter
 from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.env import versions
 from sentilora.suite import load_suite
+from sentilora.wording import as_probability, counted
 
 
 def evaluate(

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.classifier import Classifier, Prediction
-from sentilora.data import SUFFIXES, read_table, texts_of
-from sentilora.errors import DataError, SentiloraError, UsageError
+from sentilora.data.rows import texts_of
+from sentilora.data.sources import read_table
+from sentilora.data.tables import SUFFIXES
+from sentilora.data.text import require_text
+from sentilora.errors import DataError, UsageError
 from sentilora.explain import Explanation, explain_each
-from sentilora.progress import Progress, as_probability, counted, say, signed
-from sentilora.prompt import require_text
+from sentilora.progress import Progress, say
+from sentilora.wording import as_probability, counted, signed
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 NUM_SHOWN = 5  # words for an answer, and against it
 
@@ -94,29 +98,6 @@ def check_columns(frame: "pd.DataFrame", labels: Sequence[str]) -> None:
     taken = [name for name in added if name in frame.columns]
     if taken:
         raise DataError(f"the input already has a column {taken[0]!r}; rename it")
-
-
-def write_table(frame: "pd.DataFrame", path: Path) -> None:
-    """Write a table in the format its name tells."""
-    try:
-        match path.suffix.lower():
-            case ".parquet":
-                frame.to_parquet(path, index=False)
-            case ".jsonl" | ".json" as suffix:
-                frame.to_json(
-                    path,
-                    orient="records",
-                    lines=suffix == ".jsonl",
-                    force_ascii=False,
-                    date_format="iso",
-                    double_precision=15,
-                )
-            case suffix:
-                frame.to_csv(path, sep="\t" if suffix == ".tsv" else ",", index=False)
-    except OSError as error:
-        raise SentiloraError(f"cannot write {path}: {error}") from error
-    except (ValueError, TypeError) as error:  # a column of several kinds
-        raise SentiloraError(f"cannot write {path}: {error}; try a .jsonl file") from error
 
 
 def as_json(text: str, prediction: Prediction, explanation: Explanation | None = None) -> str:

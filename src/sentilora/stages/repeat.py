@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from sentilora.config import CONFIG_FILE, Config, read_config
-from sentilora.data import Rows
+from sentilora.data.rows import Rows
+from sentilora.data.splits import require_every_label, stratified
 from sentilora.errors import DataError, Interrupted, UsageError, training_errors
 from sentilora.metrics import compare
 from sentilora.plots import learning_curve
@@ -28,7 +29,6 @@ from sentilora.run_folder import (
     resume_command,
 )
 from sentilora.series import SeedSeries, SizeSeries, seed_series
-from sentilora.splits import require_every_label, stratified
 from sentilora.stages import count_steps, load_rows_of
 from sentilora.stages.train import train
 

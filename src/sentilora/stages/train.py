@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sentilora.adapter_folder import BaseReference, ClassifierFile, lora_to_continue
 from sentilora.card import write_model_card
 from sentilora.config import CONFIG_FILE, Config, read_config
+from sentilora.data.overview import look_over
+from sentilora.data.splits import label_weights
 from sentilora.device import choose_device, require_device
 from sentilora.errors import (
     DataError,
@@ -32,7 +34,6 @@ from sentilora.model import (
     require_engine,
     resolve_base,
 )
-from sentilora.overview import look_over, look_over_lengths
 from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter
 from sentilora.recipe import recipe_faults
@@ -48,7 +49,6 @@ from sentilora.run_folder import (
     resume_command,
     save_data_record,
 )
-from sentilora.splits import label_weights
 from sentilora.stages import (
     check_steps,
     count_steps,
@@ -58,6 +58,7 @@ from sentilora.stages import (
     prompt_format_of,
     rows_per_step,
 )
+from sentilora.training.lengths import look_over_lengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,11 +66,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import TrainingArguments
 
-    from sentilora.data import Rows
+    from sentilora.data.overview import Overview
+    from sentilora.data.rows import Rows
     from sentilora.engine.graph import FlatParameters
     from sentilora.engine.swap import Engine
     from sentilora.model import Base
-    from sentilora.overview import Overview
     from sentilora.prompt import Example, Prompt
     from sentilora.trainer import ClassifierTrainer
 

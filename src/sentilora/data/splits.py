@@ -2,17 +2,17 @@
 
     train, evaluation = carve(rows, num_train=2000, num_evaluation=400, seed=42)
 
-No evaluation text is a training text: what counts as the same text is `normalised`.
+No evaluation text is a training text: what counts as the same text is `normalized`.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from sentilora.data import Columns, Rows, load_rows
+from sentilora.data.rows import Columns, Rows
+from sentilora.data.sources import load_rows
+from sentilora.data.text import digest, normalized
 from sentilora.errors import DataError
-from sentilora.progress import counted
-from sentilora.prompt import clean_text
+from sentilora.wording import counted
 
 
 def load_splits(
@@ -68,24 +68,12 @@ def sample(rows: Rows, num_rows: int, seed: int, setting: str) -> Rows:
     return rows.take(shuffled(len(rows), seed)[: num_rows or len(rows)])
 
 
-def normalised(text: str) -> str:
-    """What counts as the same text: line breaks and runs of spaces as one space, lower case."""
-    return " ".join(clean_text(text).lower().split())
-
-
-def digest(normalised_text: str) -> bytes:
-    """Stands for a text, which would be held twice."""
-    return hashlib.blake2b(
-        normalised_text.encode("utf-8", "surrogatepass"), digest_size=16
-    ).digest()
-
-
 def carve(
     rows: Rows, num_train: int, num_evaluation: int, seed: int, balance: str = "none"
 ) -> tuple[Rows, Rows]:
     """Training and evaluation rows out of one split: the first rows of the shuffle, then the next.
 
-    An evaluation row whose normalised text is among the training texts is skipped. With
+    An evaluation row whose normalized text is among the training texts is skipped. With
     `balance="sample"` the training rows hold as many of each label. Raises `DataError` when the
     split has too few rows.
     """
@@ -94,9 +82,9 @@ def carve(
     if balance == "sample":
         chosen = _balanced(rows, order if num_train else chosen, num_train)
     taken = set(chosen)
-    train_texts = {digest(normalised(rows.texts[i])) for i in chosen}
+    train_texts = {digest(normalized(rows.texts[i])) for i in chosen}
     left = [
-        i for i in order if i not in taken and digest(normalised(rows.texts[i])) not in train_texts
+        i for i in order if i not in taken and digest(normalized(rows.texts[i])) not in train_texts
     ]
     if (
         chosen
