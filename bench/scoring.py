@@ -13,7 +13,7 @@ from typing import Any
 
 from training import describe_machine, load_config_of, prepare
 
-from sentilora.device import spin_shortly
+from sentilora.models.device import spin_shortly
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def measure(
 ) -> None:
     import torch
 
-    from sentilora.model import install_engine
+    from sentilora.models.fast_path import install_engine
     from sentilora.scoring import LabelScorer
 
     on_gpu = base.device == "cuda"

@@ -29,7 +29,7 @@ import sys
 import time
 from functools import cache
 
-from sentilora.device import spin_shortly
+from sentilora.models.device import spin_shortly
 
 GPU_STACKS = ["notebook", "tuned", "liger", "engine"]
 CPU_STACKS = ["tuned", "engine"]
@@ -213,8 +213,8 @@ def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no
     import io
     from contextlib import redirect_stderr
 
-    from sentilora.adapter_folder import BaseReference, ClassifierFile
-    from sentilora.model import install_engine
+    from sentilora.folders.classifier_file import BaseReference, ClassifierFile
+    from sentilora.models.fast_path import install_engine
     from sentilora.stages import prompt_format_of
     from sentilora.stages.train import build_trainer, prepare_model
 
@@ -263,7 +263,7 @@ def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-unt
     if stack == "unsloth":
         model = unsloth_model(options.base)
     else:
-        from sentilora.model import attach_adapter
+        from sentilora.models.adapters import attach_adapter
 
         torch.manual_seed(42)
         model = attach_adapter(base.model, **config.lora.model_dump())

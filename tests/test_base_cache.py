@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from sentilora import base_cache
+from sentilora.models import base_cache
 from sentilora.config import load_config
 from sentilora.errors import DataError, SentiloraError
-from sentilora.model import load_base
+from sentilora.models.bases import load_base
 from sentilora.stages.train import train
 
 

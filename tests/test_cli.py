@@ -131,7 +131,7 @@ def test_an_error_that_needs_no_model_comes_within_a_second(tmp_path, arguments,
 
 
 def has_cuda_driver():
-    from sentilora.device import cuda_driver_present
+    from sentilora.models.device import cuda_driver_present
 
     return cuda_driver_present()
 

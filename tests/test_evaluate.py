@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sentilora.adapter_folder import Calibration, ClassifierFile
 from sentilora.calibration import Temperature, Threshold
 from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
 from sentilora.data.rows import Columns
 from sentilora.data.sources import load_rows
 from sentilora.errors import DataError, UsageError
+from sentilora.folders.classifier_file import Calibration, ClassifierFile
+from sentilora.folders.run_folder import read_metrics
 from sentilora.measuring import look_for_leakage
 from sentilora.report import as_table
-from sentilora.run_folder import read_metrics
 from sentilora.stages import load_rows_of
 from sentilora.stages.evaluate import evaluate
 from sentilora.stages.train import train

@@ -20,7 +20,8 @@ from transformers import (
 from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
 from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
-from sentilora.model import linear_4bit_modules, load_base
+from sentilora.models.bases import load_base
+from sentilora.models.four_bits import linear_4bit_modules
 from sentilora.prompt import Prompter
 from sentilora.stages import load_rows_of, prompt_format_of
 from sentilora.stages.train import train

@@ -196,7 +196,7 @@ def test_processes_train_on_gpus_as_one_does(tmp_path, num_processes):
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):
-    from sentilora.device import place_of_process
+    from sentilora.models.device import place_of_process
 
     taken = [0]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -17,6 +17,7 @@ from sentilora.data.rows import Rows
 from sentilora.data.text import blank_line_breaks
 from sentilora.errors import UsageError
 from sentilora.explain import DeletionTest, Explanation, Word, words_of
+from sentilora.folders.run_folder import require_unused
 from sentilora.label_issues import LabelIssue, LabelIssues
 from sentilora.leakage import Twin
 from sentilora.metrics import compare, measure_fully
@@ -37,7 +38,6 @@ from sentilora.report_page import (
     groups,
     write_report,
 )
-from sentilora.run_folder import require_unused
 from sentilora.suite import DIRECTIONAL, FUNCTIONALITY, INVARIANCE, Case, Suite
 
 ATTACK = (

@@ -13,8 +13,8 @@ from test_cli import failed, run
 
 from sentilora import trainer
 from sentilora.config import load_config, read_config
+from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import compare, measure
-from sentilora.run_folder import TrainingResult
 from sentilora.series import SizeSeries, more_labels, seed_series, seeds_as_table
 from sentilora.stages import load_rows_of, repeat
 from sentilora.stages.repeat import train_seeds, train_sizes

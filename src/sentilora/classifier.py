@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sentilora.adapter_folder import (
+from sentilora.calibration import ABSTAIN, at_temperature
+from sentilora.data.text import require_text
+from sentilora.errors import UsageError
+from sentilora.folders.adapter_folder import adapter_base_name, check_adapter_folder
+from sentilora.folders.classifier_file import (
     CLASSIFIER_FILE,
     BaseReference,
     Calibration,
     ClassifierFile,
-    adapter_base_name,
-    check_adapter_folder,
 )
-from sentilora.calibration import ABSTAIN, at_temperature
-from sentilora.data.text import require_text
-from sentilora.device import require_device
-from sentilora.errors import UsageError
-from sentilora.model import Base, install_engine, load_adapter, load_base, require_engine
+from sentilora.models.adapters import load_adapter
+from sentilora.models.bases import Base, load_base
+from sentilora.models.device import require_device
+from sentilora.models.fast_path import install_engine, require_engine
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.shipped import shipped_adapter
 

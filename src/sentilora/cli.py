@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sentilora.device import spin_shortly
 from sentilora.errors import DataError, SentiloraError, UsageError, is_out_of_memory
+from sentilora.models.device import spin_shortly
 from sentilora.progress import is_main_process, say
 from sentilora.wording import counted, percent, percent_interval
 

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable, Iterable
 
 from sentilora.errors import first_line
-from sentilora.model import import_bitsandbytes
+from sentilora.models.four_bits import import_bitsandbytes
 
 
 def recipe_faults(

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import Comparison
-from sentilora.run_folder import TrainingResult
 from sentilora.wording import as_p, counted, percent, percent_interval, signed
 
 SEEDS_FILE, SIZES_FILE = "seeds.json", "sizes.json"

@@ -22,7 +22,6 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from sentilora.adapter_folder import ClassifierFile
 from sentilora.batching import (
     answer_loss,
     collate,
@@ -35,11 +34,12 @@ from sentilora.engine.graph import Graphs
 from sentilora.engine.segments import Pass
 from sentilora.engine.swap import Engine
 from sentilora.errors import SentiloraError
+from sentilora.folders.classifier_file import ClassifierFile
+from sentilora.folders.run_folder import METRICS_FILE
 from sentilora.metrics import measure
-from sentilora.model import save_classifier
+from sentilora.models.adapters import save_classifier
 from sentilora.progress import Progress, is_main_process
 from sentilora.prompt import Example
-from sentilora.run_folder import METRICS_FILE
 from sentilora.scoring import LabelScorer
 
 logger = logging.getLogger(__name__)

@@ -183,7 +183,7 @@ def test_decoded_weights_are_bitsandbytes_bits():
 def embedded(*overrides):
     """The embedded base with a new adapter whose B matrices are not zero, and its engine."""
     from sentilora.config import load_config
-    from sentilora.model import install_engine
+    from sentilora.models.fast_path import install_engine
     from sentilora.stages import load_base_of
     from sentilora.stages.train import prepare_model
 

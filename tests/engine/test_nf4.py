@@ -29,7 +29,7 @@ NF4 = [
 
 
 def make_linear(num_in, num_out, *, nested=True, blocksize=64):
-    from sentilora.model import import_bitsandbytes
+    from sentilora.models.four_bits import import_bitsandbytes
 
     bitsandbytes = import_bitsandbytes()
     torch.manual_seed(0)

@@ -394,7 +394,7 @@ def test_trained_biases_are_seen_when_scoring(tmp_path):
 
 
 def test_8_bits_are_taken_where_they_can_be_had_only(monkeypatch):
-    from sentilora import model as loading
+    from sentilora.models import fast_path as loading
     from sentilora.engine import fp8
     from sentilora.errors import UsageError
 

@@ -65,7 +65,7 @@ def make_base(kind, dtype=torch.float32, *, nf4=False, num_layers=3, **options):
 
 
 def _quantized(model):
-    from sentilora.model import import_bitsandbytes
+    from sentilora.models.four_bits import import_bitsandbytes
 
     bitsandbytes = import_bitsandbytes()
     num = 0

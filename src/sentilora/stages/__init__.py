@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.splits import load_splits, load_test
 from sentilora.errors import UsageError
-from sentilora.model import Base, load_base
+from sentilora.models.bases import Base, load_base
 from sentilora.progress import num_processes
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED

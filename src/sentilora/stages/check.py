@@ -14,24 +14,15 @@ from sentilora.config import Config
 from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
-from sentilora.device import (
-    available_memory,
-    choose_device,
-    choose_dtype,
-)
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line
+from sentilora.folders.run_folder import require_unused
 from sentilora.hub import hub_reachable
-from sentilora.model import (
-    attach_adapter,
-    beyond_positions,
-    count_parameters,
-    load_structure,
-    load_tokenizer,
-    require_engine,
-)
+from sentilora.models.adapters import attach_adapter, count_parameters
+from sentilora.models.bases import beyond_positions, load_structure, load_tokenizer
+from sentilora.models.device import available_memory, choose_device, choose_dtype
+from sentilora.models.fast_path import require_engine
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.recipe import recipe_faults
-from sentilora.run_folder import require_unused
 from sentilora.shipped import EMBEDDED
 from sentilora.stages import (
     check_steps,

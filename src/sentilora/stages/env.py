@@ -7,8 +7,8 @@ import os
 import platform
 from importlib import metadata
 
-from sentilora.device import cuda_driver_present
 from sentilora.hub import hub_endpoint, hub_reachable
+from sentilora.models.device import cuda_driver_present
 from sentilora.version import __version__
 
 PACKAGES = (

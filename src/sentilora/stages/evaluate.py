@@ -9,32 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sentilora.adapter_folder import (
-    CLASSIFIER_FILE,
-    Calibration,
-    ClassifierFile,
-    check_adapter_folder,
-)
 from sentilora.calibration import ABSTAIN
 from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError, report_errors
-from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
-from sentilora.model import require_engine
-from sentilora.progress import say
-from sentilora.prompt import PromptFormat
-from sentilora.report import Evaluation, RowScores, by_rating
-from sentilora.report_page import write_report
-from sentilora.run_folder import (
+from sentilora.folders.adapter_folder import check_adapter_folder
+from sentilora.folders.classifier_file import CLASSIFIER_FILE, Calibration, ClassifierFile
+from sentilora.folders.run_folder import (
     DATA_FILE,
     data_record,
     hash_of,
     read_metrics,
     require_same_rows,
     require_unused,
+    run_of,
     seen_rows,
 )
+from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
+from sentilora.models.fast_path import require_engine
+from sentilora.progress import say
+from sentilora.prompt import PromptFormat
+from sentilora.report import Evaluation, RowScores, by_rating
+from sentilora.report_page import write_report
 from sentilora.shipped import EMBEDDED, adapter_name, shipped_adapter
 from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.env import versions
@@ -176,11 +173,6 @@ def rows_settings(config: Config) -> dict[str, str]:
         "data.label_column": data.label_column,
         "data.label_map": ", ".join(f"{k} = {v}" for k, v in data.label_map.items()) or "none",
     }
-
-
-def run_of(folder: Path) -> Path:
-    """The run folder of an adapter: itself, for a checkpoint the one above."""
-    return folder.absolute().parent if folder.name.startswith("checkpoint-") else folder
 
 
 def load_test(config: Config, labels: Sequence[str], is_given: bool) -> Rows:

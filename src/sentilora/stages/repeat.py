@@ -15,10 +15,7 @@ from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.rows import Rows
 from sentilora.data.splits import require_every_label, stratified
 from sentilora.errors import DataError, Interrupted, UsageError, training_errors
-from sentilora.metrics import compare
-from sentilora.plots import learning_curve
-from sentilora.progress import is_main_process, say
-from sentilora.run_folder import (
+from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     RESULTS_FILE,
     TrainingResult,
@@ -28,6 +25,9 @@ from sentilora.run_folder import (
     require_unused,
     resume_command,
 )
+from sentilora.metrics import compare
+from sentilora.plots import learning_curve
+from sentilora.progress import is_main_process, say
 from sentilora.series import SeedSeries, SizeSeries, seed_series
 from sentilora.stages import count_steps, load_rows_of
 from sentilora.stages.train import train

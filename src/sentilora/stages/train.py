@@ -10,12 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sentilora.adapter_folder import BaseReference, ClassifierFile, lora_to_continue
-from sentilora.card import write_model_card
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.overview import look_over
 from sentilora.data.splits import label_weights
-from sentilora.device import choose_device, require_device
 from sentilora.errors import (
     DataError,
     Interrupted,
@@ -24,20 +21,10 @@ from sentilora.errors import (
     refused_settings,
     training_errors,
 )
-from sentilora.model import (
-    attach_adapter,
-    beyond_positions,
-    checkpoint_activations,
-    count_parameters,
-    install_engine,
-    load_adapter,
-    require_engine,
-    resolve_base,
-)
-from sentilora.progress import is_main_process, say
-from sentilora.prompt import Prompter
-from sentilora.recipe import recipe_faults
-from sentilora.run_folder import (
+from sentilora.folders.adapter_folder import lora_to_continue
+from sentilora.folders.card import write_model_card
+from sentilora.folders.classifier_file import BaseReference, ClassifierFile
+from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     TrainingResult,
     data_record,
@@ -49,6 +36,18 @@ from sentilora.run_folder import (
     resume_command,
     save_data_record,
 )
+from sentilora.models.adapters import (
+    attach_adapter,
+    checkpoint_activations,
+    count_parameters,
+    load_adapter,
+)
+from sentilora.models.bases import beyond_positions, resolve_base
+from sentilora.models.device import choose_device, require_device
+from sentilora.models.fast_path import install_engine, require_engine
+from sentilora.progress import is_main_process, say
+from sentilora.prompt import Prompter
+from sentilora.recipe import recipe_faults
 from sentilora.stages import (
     check_steps,
     count_steps,
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
     from sentilora.data.rows import Rows
     from sentilora.engine.graph import FlatParameters
     from sentilora.engine.swap import Engine
-    from sentilora.model import Base
+    from sentilora.models.bases import Base
     from sentilora.prompt import Example, Prompt
     from sentilora.trainer import ClassifierTrainer
 

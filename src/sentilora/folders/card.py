@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sentilora.run_folder import TrainingResult
+from sentilora.folders.run_folder import TrainingResult
 from sentilora.shipped import EMBEDDED
 from sentilora.wording import counted, percent, percent_interval
 

@@ -21,6 +21,7 @@ from sentilora.progress import is_main_process, num_processes, say
 if TYPE_CHECKING:
     from sentilora.metrics import Metrics
 
+
 DATA_FILE = "data.json"
 RESULTS_FILE = "train_results.json"
 METRICS_FILE = "metrics.jsonl"
@@ -262,3 +263,8 @@ class TrainingResult:
 
         content = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         return cls(**{**content, "metrics": Metrics(**content["metrics"])})
+
+
+def run_of(folder: Path) -> Path:
+    """The run folder of an adapter: itself, for a checkpoint the one above."""
+    return folder.absolute().parent if folder.name.startswith("checkpoint-") else folder

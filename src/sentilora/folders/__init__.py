@@ -1,0 +1,1 @@
+"""What lies in an adapter folder and in a run folder, as checked records."""

@@ -1,0 +1,1 @@
+"""A base model, its adapter, and how they compute."""

@@ -1,0 +1,233 @@
+"""A base model: found, loaded in 4 bits, its tokenizer and its structure.
+
+    base = load_base("embedded", device="cpu", compute_dtype="float32")
+
+Training, evaluation and prediction load through the same function, so a reloaded classifier
+computes what the trained one did."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.hub import looks_like_hub_id, require_hub
+from sentilora.models.base_cache import cache_folder, store
+from sentilora.models.device import choose_device, choose_dtype, place_of_process
+from sentilora.models.four_bits import import_bitsandbytes, linear_4bit_modules
+from sentilora.progress import is_main_process
+from sentilora.shipped import EMBEDDED, embedded_base
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def resolve_base(name: str) -> str:
+    """What `from_pretrained` takes for a base's name: a folder, or a hub id that can be reached.
+
+    Raises `DataError` for a folder that is not there or is no model, and for a hub out of reach.
+    """
+    if name == EMBEDDED:
+        return embedded_base()
+    if not name.strip():
+        raise UsageError(
+            "a base is asked for without its name; give a hub id, a folder or embedded"
+        )
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise DataError(f"{name} is no model folder: it has no config.json")
+        return str(path)
+    if path.exists() or not looks_like_hub_id(name):
+        raise DataError(f"there is no model folder {name}")
+    require_hub(name, "a folder takes a base from disk: base.name=FOLDER (evaluate: --base FOLDER)")
+    return name
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base model with its tokenizer and where it computes.
+
+    cached_in: where it lies in NF4, if it does. from_cache: it was read there, not just put there.
+    """
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    device: str
+    dtype: "torch.dtype"
+    dtype_reason: str
+    revision: str
+    cached_in: Path | None = None
+    from_cache: bool = False
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills rows up: the pad token, or EOS where the tokenizer has none."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id)
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str = "main",
+    device: str = "auto",
+    quantization: str = "nf4",
+    double_quantization: bool = True,
+    compute_dtype: str = "auto",
+    attn_implementation: str = "sdpa",
+    assume_capability: float = 0.0,
+    cache_quantized: bool = False,
+) -> Base:
+    """Load a causal LM, its linear layers in NF4 unless `quantization` is "none".
+
+    A base that is stored quantised keeps its own quantisation. cache_quantized: keep on disk what
+    was quantised here; where it is kept it is read, whoever asks. Raises `DataError` when the base
+    cannot be read, `UsageError` when device, dtype or quantisation cannot be had.
+    """
+    source = resolve_base(name)
+    import_bitsandbytes()  # before transformers does
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    device = choose_device(device)
+    dtype, reason = choose_dtype(compute_dtype, device, assume_capability)
+    with _readable(name):
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        stored = _stored_quantization(config, name, quantization)
+    commit = getattr(config, "_commit_hash", None)
+    cache = None
+    if quantization == "nf4" and not stored:
+        cache = cache_folder(source, commit, device, dtype, double_quantization)
+    from_cache = cache is not None and cache.is_dir()
+    quantize = {}
+    if cache is not None and not from_cache:
+        quantize["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=double_quantization,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    with _readable(f"{cache} (remove that folder to read {name} again)" if from_cache else name):
+        model = AutoModelForCausalLM.from_pretrained(
+            str(cache) if from_cache else source,
+            revision=revision,
+            dtype=dtype,
+            device_map={"": place_of_process(device)},
+            attn_implementation=attn_implementation,
+            **quantize,
+        )
+    to_keep = cache_quantized and bool(quantize) and is_main_process()
+    if cache is not None and to_keep:
+        store(model, cache)
+    _compute_in(model, dtype)
+    tokenizer = load_tokenizer(name, revision)
+    cached_in = cache if from_cache or to_keep else None
+    return Base(model, tokenizer, device, dtype, reason, commit or revision, cached_in, from_cache)
+
+
+def _compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
+    """Let a frozen base compute in `dtype`, whatever it is stored in."""
+    for module in linear_4bit_modules(model):
+        module.compute_dtype = dtype
+        module.compute_type_is_set = True
+        # bitsandbytes 0.50.2 repacks the weight in the first forward in eval mode, for an op
+        # without autograd: from then on most adapter gradients are silently zero.
+        module.support_avx512bf16_for_cpu = False
+    for parameter in model.parameters():
+        # transformers leaves what a quantised base stores unquantised in its stored dtype.
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+    model.requires_grad_(False)
+
+
+def load_structure(
+    name: str,
+    *,
+    revision: str = "main",
+    quantization: str = "nf4",
+    attn_implementation: str = "sdpa",
+) -> tuple["PreTrainedModel", bool]:
+    """The base's modules without their weights, unquantised on torch's meta device.
+
+    Also returns whether the base is stored quantised. Raises what `load_base` raises.
+    """
+    source = resolve_base(name)
+    import_bitsandbytes()  # before transformers does
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _readable(name):
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        stored = _stored_quantization(config, name, quantization)
+        if stored:
+            del config.quantization_config
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attn_implementation
+            )
+    return model.requires_grad_(False), stored
+
+
+def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
+    """What to warn of when prompts may be longer than what the base knows; None when not."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if known is None or max_length <= known:
+        return None
+    return (
+        f"prompt.max_length is {max_length:,}, the base knows {known:,} positions: longer prompts "
+        "are answered badly or not at all"
+    )
+
+
+def _stored_quantization(config: Any, name: str, quantization: str) -> bool:
+    stored = getattr(config, "quantization_config", None) is not None
+    if stored and quantization == "none":
+        raise UsageError(
+            f"{name} is stored quantised; base.quantization=none cannot be had, leave it at nf4"
+        )
+    return stored
+
+
+def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBase":
+    """The tokenizer of a base."""
+    source = resolve_base(name)
+    import_bitsandbytes()  # before transformers does
+    from transformers import AutoTokenizer
+
+    with _readable(name):
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+@contextmanager
+def _readable(name: str) -> Any:
+    """Turn what transformers raises for an unreadable base into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error, UsageError | DataError):
+            raise
+        text = str(error).strip()
+        if "attn_implementation" in text or "attention" in text.lower():
+            raise UsageError(
+                f"{name!r} has no such base.attn_implementation; set it to eager "
+                f"({first_line(error)[:120]})"
+            ) from error
+        if "gated" in text.lower() or "401" in text or "403" in text:
+            raise DataError(
+                f"{name!r} is gated or private: accept its terms on the hub and set HF_TOKEN"
+            ) from error
+        raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise SentiloraError(
+                f"out of memory while loading {name!r}: close what else uses the device, keep "
+                "base.quantization=nf4, or choose a smaller base or a larger device"
+            ) from error
+        # safetensors and tokenizers raise bare exceptions of their own for a damaged file.
+        if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
+            raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
+        raise
