@@ -23,8 +23,8 @@ import torch
 
 from sentilora.data.rows import Rows
 from sentilora.data.tables import write_table
-from sentilora.measuring import measure_rows, with_label_issues
-from sentilora.report_page import write_report
+from sentilora.evaluation.measuring import measure_rows, with_label_issues
+from sentilora.evaluation.page import write_report
 
 LABELS = ("positive", "negative")
 WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]

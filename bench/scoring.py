@@ -42,7 +42,7 @@ def measure(
     import torch
 
     from sentilora.models.fast_path import install_engine
-    from sentilora.scoring import LabelScorer
+    from sentilora.scoring.labels import LabelScorer
 
     on_gpu = base.device == "cuda"
     if stack == "reference":

@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from sentilora.models import base_cache
 from sentilora.config import load_config
 from sentilora.errors import DataError, SentiloraError
+from sentilora.models import base_cache
 from sentilora.models.bases import load_base
 from sentilora.stages.train import train
 

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 from test_cli import failed, run
 
-from sentilora.behaviour import MAX_FAILURES, MAX_PRINTED, TOLERANCE, as_lines, judge
 from sentilora.errors import UsageError
+from sentilora.evaluation.behaviour import MAX_FAILURES, MAX_PRINTED, TOLERANCE, as_lines, judge
+from sentilora.evaluation.suite import (
+    DIRECTIONAL,
+    FUNCTIONALITY,
+    INVARIANCE,
+    Case,
+    Suite,
+    load_suite,
+)
 from sentilora.metrics import wilson_interval
 from sentilora.stages.evaluate import evaluate
-from sentilora.suite import DIRECTIONAL, FUNCTIONALITY, INVARIANCE, Case, Suite, load_suite
 
 LABELS = ("positive", "negative")
 

@@ -6,13 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sentilora.calibration import (
-    at_temperature,
-    choose_temperature,
-    choose_threshold,
-    fit_temperature,
-)
+from sentilora.evaluation.calibration import choose_temperature, choose_threshold, fit_temperature
 from sentilora.metrics import coverage_curve, measure_fully, reliability
+from sentilora.scoring.answers import at_temperature
 
 
 def draw(num_rows, num_labels=2, seed=0, spread=2.0):

@@ -352,7 +352,7 @@ def predicted(*arguments, **kwargs):
 
 @pytest.fixture(scope="module")
 def expected(toy_run):
-    from sentilora.classifier import Classifier
+    from sentilora.scoring.classifier import Classifier
 
     classifier = Classifier.load(toy_run)
     return classifier.predict(TEXTS), classifier.predict_proba(TEXTS)
@@ -516,7 +516,7 @@ def test_the_device_asked_for_is_there_or_refused(toy_run):
 
 @pytest.mark.parametrize("verb", [["predict", "x"], ["evaluate"]])
 def test_8_bit_products_are_refused_before_anything_is_loaded(toy_run, verb, monkeypatch):
-    from sentilora import classifier
+    from sentilora.scoring import classifier
 
     monkeypatch.setattr(classifier, "load_base", lambda *_, **__: pytest.fail("loaded"))
     failed(2, "base_matmul=fp8 needs a GPU of compute capability 8.9 or above", *verb,

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sentilora.calibration import Temperature, Threshold
-from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
 from sentilora.data.rows import Columns
 from sentilora.data.sources import load_rows
 from sentilora.errors import DataError, UsageError
+from sentilora.evaluation.calibration import Temperature, Threshold
+from sentilora.evaluation.measuring import look_for_leakage
+from sentilora.evaluation.table import as_table
 from sentilora.folders.classifier_file import Calibration, ClassifierFile
 from sentilora.folders.run_folder import read_metrics
-from sentilora.measuring import look_for_leakage
-from sentilora.report import as_table
+from sentilora.scoring.classifier import Classifier
 from sentilora.stages import load_rows_of
 from sentilora.stages.evaluate import evaluate
 from sentilora.stages.train import train
@@ -65,7 +65,7 @@ def run_folder(toy_base, tmp_path_factory):
 @pytest.fixture
 def one_answer_is_enough(monkeypatch):
     """Four steps on a random base teach one answer, of which label issues are not told."""
-    monkeypatch.setattr("sentilora.label_issues.NEARLY", 2)
+    monkeypatch.setattr("sentilora.evaluation.label_issues.NEARLY", 2)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_adapter_is_compared_with_its_base_and_with_word_counts(run_copy):
 
 def test_a_temperature_that_helps_is_stored_and_used(run_copy, monkeypatch):
     found = Temperature(2.5, 0.9, 0.8)
-    monkeypatch.setattr("sentilora.measuring.choose_temperature", lambda *rows: found)
+    monkeypatch.setattr("sentilora.evaluation.measuring.choose_temperature", lambda *rows: found)
     before = Classifier.load(run_copy)
     texts = WORDS[:5]
     raw = before.predict_proba(texts)
@@ -113,7 +113,7 @@ def test_a_temperature_that_helps_is_stored_and_used(run_copy, monkeypatch):
 @pytest.mark.parametrize("helps", [True, False])
 def test_a_temperature_at_its_bound_is_told_and_never_stored(run_copy, monkeypatch, helps):
     found = Temperature(20.0, 0.9, 0.8 if helps else 1.0, "the fit ran into its upper bound")
-    monkeypatch.setattr("sentilora.measuring.choose_temperature", lambda *rows: found)
+    monkeypatch.setattr("sentilora.evaluation.measuring.choose_temperature", lambda *rows: found)
     result = evaluate(run_copy)
     assert "\nthe fit ran into its upper bound\n" in as_table(result)
     assert json.loads(result.to_json())["calibrated"]["temperature"]["caution"] == found.caution
@@ -133,8 +133,8 @@ def test_a_target_that_all_answers_reach_leaves_none_out(run_copy):
 
 def test_every_row_is_told_as_predict_tells_it(run_copy, monkeypatch):
     found, threshold = Temperature(2.5, 0.9, 0.8), Threshold(0.6, 0.7, 0.71, 100, 320)
-    monkeypatch.setattr("sentilora.measuring.choose_temperature", lambda *rows: found)
-    monkeypatch.setattr("sentilora.measuring.choose_threshold", lambda *rows: threshold)
+    monkeypatch.setattr("sentilora.evaluation.measuring.choose_temperature", lambda *rows: found)
+    monkeypatch.setattr("sentilora.evaluation.measuring.choose_threshold", lambda *rows: threshold)
     result = evaluate(run_copy, target_accuracy=0.7, report=run_copy / "report")
     assert "answers of at least 0.6000 at temperature 2.500, as predict has them, are" in as_table(
         result
@@ -207,7 +207,7 @@ def test_near_duplicates_of_many_rows_are_looked_for_only_when_asked(tmp_path, m
     longer.to_csv(tmp_path / "longer.csv", index=False)
     test = longer.iloc[:5].assign(text=longer["text"].iloc[:5] + " now")
     test.to_csv(tmp_path / "test.csv", index=False)
-    monkeypatch.setattr("sentilora.measuring.MAX_ROWS_NEAR", 400)
+    monkeypatch.setattr("sentilora.evaluation.measuring.MAX_ROWS_NEAR", 400)
     rows = load_rows(str(tmp_path / "test.csv"), "test", COLUMNS)
     splits = load_rows(str(tmp_path / "longer.csv"), "train", COLUMNS)
     known = (splits, splits.take([0, 1, 2]))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sentilora.cli import app
 from sentilora.data.text import blank_line_breaks, clean_text, fault_of
 from sentilora.errors import DataError
-from sentilora.explain import (
+from sentilora.prompt import ELLIPSIS, Prompter, PromptFormat
+from sentilora.scoring.explain import (
     NUM_VARIANTS,
     Explanation,
     Word,
@@ -19,7 +20,6 @@ from sentilora.explain import (
     explain,
     words_of,
 )
-from sentilora.prompt import ELLIPSIS, Prompter, PromptFormat
 from sentilora.stages.predict import as_words
 
 WEIGHTS = {"lovely": 2.0, "dull": -3.0, "fine": 0.5, "never": -0.25}
@@ -343,10 +343,10 @@ def test_predict_writes_no_explanation_into_a_table(tmp_path):
 
 
 def test_the_surest_errors_of_a_report_are_explained(toy_run, tmp_path, monkeypatch):
-    from sentilora.report import as_table
+    from sentilora.evaluation.table import as_table
     from sentilora.stages import evaluate as stage
 
-    monkeypatch.setattr("sentilora.measuring.MAX_EXPLAINED", 3)
+    monkeypatch.setattr("sentilora.evaluation.measuring.MAX_EXPLAINED", 3)
     report = tmp_path / "report"
     result = stage.evaluate(toy_run, overrides={"data.num_test": 20}, report=report)
     num_errors = round(20 * (1 - result.adapter.accuracy))

@@ -7,8 +7,8 @@ import pytest
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import beginning
-from sentilora.label_issues import LabelIssue, LabelIssues, as_lines
-from sentilora.label_issues import look_for_label_issues as look
+from sentilora.evaluation.label_issues import LabelIssue, LabelIssues, as_lines
+from sentilora.evaluation.label_issues import look_for_label_issues as look
 
 
 def make_rows(num_rows, num_labels=2, flipped=0.1, strength=4.0, seed=0):

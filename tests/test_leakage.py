@@ -2,7 +2,7 @@
 
 import pytest
 
-from sentilora.leakage import NEAR, TwinIndex, find_twins
+from sentilora.evaluation.leakage import NEAR, TwinIndex, find_twins
 
 
 def review(number, words=40):

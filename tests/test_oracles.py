@@ -17,12 +17,12 @@ from transformers import (
     set_seed,
 )
 
-from sentilora.classifier import Classifier
 from sentilora.config import load_config, read_config
 from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
 from sentilora.models.bases import load_base
 from sentilora.models.four_bits import linear_4bit_modules
 from sentilora.prompt import Prompter
+from sentilora.scoring.classifier import Classifier
 from sentilora.stages import load_rows_of, prompt_format_of
 from sentilora.stages.train import train
 
@@ -221,12 +221,12 @@ def test_batch_size_does_not_change_the_answer(toy_base):
 def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkeypatch):
     import signal
 
-    from sentilora import trainer
+    from sentilora.training import callbacks
 
     overrides = ["lora.lora_dropout=0.05"]
     train(settings(toy_base, tmp_path / "whole", *overrides))
 
-    class InterruptAtStep11(trainer.StopOnInterrupt):
+    class InterruptAtStep11(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 11:
                 signal.raise_signal(signal.SIGINT)
@@ -234,7 +234,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkey
 
     config = settings(toy_base, tmp_path / "parts", *overrides)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "StopOnInterrupt", InterruptAtStep11)
+        patch.setattr(callbacks, "StopOnInterrupt", InterruptAtStep11)
         with pytest.raises(Interrupted, match="step 11"):
             train(config)
     assert (tmp_path / "parts/checkpoint-11/trainer_state.json").is_file()
@@ -255,9 +255,9 @@ def test_ctrl_c_at_an_evaluation_loses_nothing(toy_base, tmp_path, monkeypatch):
     """The interrupted step's evaluation happens, and the best of the whole run is found."""
     import signal
 
-    from sentilora import trainer
+    from sentilora.training import callbacks
 
-    class InterruptAtStep8(trainer.StopOnInterrupt):
+    class InterruptAtStep8(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 8:
                 signal.raise_signal(signal.SIGINT)
@@ -265,7 +265,7 @@ def test_ctrl_c_at_an_evaluation_loses_nothing(toy_base, tmp_path, monkeypatch):
 
     config = settings(toy_base, tmp_path / "run", "training.max_steps=16")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "StopOnInterrupt", InterruptAtStep8)
+        patch.setattr(callbacks, "StopOnInterrupt", InterruptAtStep8)
         with pytest.raises(Interrupted, match="step 8"):
             train(config)
     train(config, resume=True)
@@ -364,7 +364,7 @@ def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
 ):
     import signal
 
-    from sentilora import trainer
+    from sentilora.training import callbacks
 
     overrides = ["training.learning_rate=0.5", "training.lr_scheduler_type=constant",
                  "training.eval_steps=2", "training.save_steps=2", "training.optim=adamw_torch",
@@ -373,7 +373,7 @@ def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
     assert whole.num_steps == whole.best_step + 4 < STEPS
     stop_at = whole.num_steps - before_end
 
-    class InterruptOnce(trainer.StopOnInterrupt):
+    class InterruptOnce(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == stop_at:
                 signal.raise_signal(signal.SIGINT)
@@ -381,7 +381,7 @@ def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
 
     config = settings(toy_base, tmp_path / "parts", *overrides)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "StopOnInterrupt", InterruptOnce)
+        patch.setattr(callbacks, "StopOnInterrupt", InterruptOnce)
         with pytest.raises(Interrupted, match=f"step {stop_at}"):
             train(config)
     parts = train(config, resume=True)
@@ -395,7 +395,7 @@ def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
 
 def each_step(patch, change):
     """From now on `change(step, loss)` gives the loss of a training step, whatever computes it."""
-    from sentilora.trainer import ClassifierTrainer
+    from sentilora.training.trainer import ClassifierTrainer
 
     whole, steps = ClassifierTrainer.training_step, []
 
@@ -445,7 +445,7 @@ def test_out_of_memory_names_the_setting(toy_base, tmp_path, monkeypatch, error)
         patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
         with pytest.raises(SentiloraError, match=r"out of memory while loading .* smaller base"):
             load_base(str(toy_base), device="cpu")
-    monkeypatch.setattr("sentilora.trainer.ClassifierTrainer.training_step", refuse)
+    monkeypatch.setattr("sentilora.training.trainer.ClassifierTrainer.training_step", refuse)
     with pytest.raises(SentiloraError, match=r"lower training.per_device_train_batch_size") as end:
         train(settings(toy_base, tmp_path / "run"))
     assert end.value.exit_code == 1
@@ -455,7 +455,7 @@ def test_what_the_device_cannot_compute_is_an_error_of_usage(toy_base, tmp_path,
     def refuse(*args, **kwargs):
         raise NotImplementedError("no backward on CPU")
 
-    monkeypatch.setattr("sentilora.trainer.ClassifierTrainer.training_step", refuse)
+    monkeypatch.setattr("sentilora.training.trainer.ClassifierTrainer.training_step", refuse)
     with pytest.raises(
         UsageError, match=r"no backward on CPU\); try base.attn_implementation=sdpa"
     ):
@@ -517,7 +517,7 @@ def test_scoring_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, monkey
 
 
 def test_training_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, tmp_path, monkeypatch):
-    from sentilora import trainer
+    from sentilora.training import trainer
 
     whole, calls = trainer.packed_answer_loss, []
 

@@ -28,7 +28,8 @@ RECIPE = [
 # What each of the two processes runs. One launch for all of it: most of its time is importing.
 PROGRAM = """
 import os, signal, sys
-from sentilora import cli, trainer
+from sentilora import cli
+from sentilora.training import callbacks, trainer
 from sentilora.config import load_config
 from sentilora.errors import SentiloraError
 from sentilora.stages.repeat import train_seeds
@@ -50,7 +51,7 @@ def attempt(name, resume=False):
         file.write(said)
 
 
-class OneIsTold(trainer.StopOnInterrupt):
+class OneIsTold(callbacks.StopOnInterrupt):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 3 and rank == 1:
             for _ in range(2):  # by the terminal, and by the launcher
@@ -58,9 +59,9 @@ class OneIsTold(trainer.StopOnInterrupt):
         super().on_step_end(args, state, control, **kwargs)
 
 
-plain, trainer.StopOnInterrupt = trainer.StopOnInterrupt, OneIsTold
+plain, callbacks.StopOnInterrupt = callbacks.StopOnInterrupt, OneIsTold
 attempt("parts")
-trainer.StopOnInterrupt = plain
+callbacks.StopOnInterrupt = plain
 attempt("parts", resume=True)
 series = train_seeds(
     load_config("tiny", overrides=[*recipe, f"output_dir={folder}/series"]), num_seeds=2
@@ -211,7 +212,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
 
 
 def test_a_second_ctrl_c_ends_at_once_when_one_process_trains():
-    from sentilora.trainer import StopOnInterrupt
+    from sentilora.training.callbacks import StopOnInterrupt
 
     stop = StopOnInterrupt()
     stop._on_signal(signal.SIGINT, None)

@@ -11,17 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sentilora.behaviour import judge
-from sentilora.calibration import Temperature, Threshold
 from sentilora.data.rows import Rows
 from sentilora.data.text import blank_line_breaks
 from sentilora.errors import UsageError
-from sentilora.explain import DeletionTest, Explanation, Word, words_of
-from sentilora.folders.run_folder import require_unused
-from sentilora.label_issues import LabelIssue, LabelIssues
-from sentilora.leakage import Twin
-from sentilora.metrics import compare, measure_fully
-from sentilora.report import (
+from sentilora.evaluation.behaviour import judge
+from sentilora.evaluation.calibration import Temperature, Threshold
+from sentilora.evaluation.findings import (
     Abstention,
     Calibrated,
     Evaluation,
@@ -31,14 +26,13 @@ from sentilora.report import (
     by_rating,
     surest_errors,
 )
-from sentilora.report_page import (
-    MAX_ROWS,
-    coverage_points,
-    embedded_rows,
-    groups,
-    write_report,
-)
-from sentilora.suite import DIRECTIONAL, FUNCTIONALITY, INVARIANCE, Case, Suite
+from sentilora.evaluation.label_issues import LabelIssue, LabelIssues
+from sentilora.evaluation.leakage import Twin
+from sentilora.evaluation.page import MAX_ROWS, coverage_points, embedded_rows, groups, write_report
+from sentilora.evaluation.suite import DIRECTIONAL, FUNCTIONALITY, INVARIANCE, Case, Suite
+from sentilora.folders.run_folder import require_unused
+from sentilora.metrics import compare, measure_fully
+from sentilora.scoring.explain import DeletionTest, Explanation, Word, words_of
 
 ATTACK = (
     "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> \u2028 & <b>"
@@ -190,7 +184,7 @@ def test_a_report_that_cannot_be_finished_leaves_nothing_behind(tmp_path, monkey
         assert [path.suffix for path in tmp_path.iterdir()] == [""]  # what is there is put aside
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sentilora.report_page.as_page", full)
+    monkeypatch.setattr("sentilora.evaluation.page.as_page", full)
     with pytest.raises(OSError, match="No space left"):
         make_report(tmp_path, num_rows=20)
     assert list(tmp_path.iterdir()) == []

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from test_cli import failed, run
 
-from sentilora import trainer
 from sentilora.config import load_config, read_config
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import compare, measure
-from sentilora.series import SizeSeries, more_labels, seed_series, seeds_as_table
 from sentilora.stages import load_rows_of, repeat
 from sentilora.stages.repeat import train_seeds, train_sizes
 from sentilora.stages.train import train
+from sentilora.training import callbacks, trainer
+from sentilora.training.series import SizeSeries, more_labels, seed_series, seeds_as_table
 
 QUICK = [
     "training.eval_steps=2", "training.save_steps=2", "training.logging_steps=1",
@@ -110,7 +110,7 @@ def test_seeds_json_holds_the_runs_and_their_spread(seeds_run):
 def test_an_interrupted_series_goes_on_and_ends_as_if_nothing_had_been(
     seeds_run, toy_base, tmp_path, monkeypatch
 ):
-    class Interrupt(trainer.StopOnInterrupt):
+    class Interrupt(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
             if args.seed == 43 and state.global_step == 3:
                 signal.raise_signal(signal.SIGINT)
@@ -119,7 +119,7 @@ def test_an_interrupted_series_goes_on_and_ends_as_if_nothing_had_been(
     whole, folder = seeds_run[0], tmp_path / "parts"
     asked = ["train", "--seeds", 3, *FOUR_STEPS, f"base.name={toy_base}", "--output-dir", folder]
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "StopOnInterrupt", Interrupt)
+        patch.setattr(callbacks, "StopOnInterrupt", Interrupt)
         code, stdout, stderr = run(*asked)
     assert (code, stdout) == (130, "")
     command = f"sentilora train --seeds 3 --output-dir {folder} --resume"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sentilora.data.sources import read_table
 from sentilora.errors import DataError, UsageError
-from sentilora.suite import (
+from sentilora.evaluation.suite import (
     DIRECTIONAL,
     FUNCTIONALITY,
     INVARIANCE,
@@ -111,7 +111,7 @@ def test_no_text_is_one_of_the_reviews_that_ship(shipped):
 
 def test_the_cases_are_the_same_in_every_process(shipped):
     code = (
-        "import hashlib; from sentilora.suite import load_suite;"
+        "import hashlib; from sentilora.evaluation.suite import load_suite;"
         "print(hashlib.sha256(repr(load_suite().cases).encode()).hexdigest())"
     )
     expected = hashlib.sha256(repr(shipped.cases).encode()).hexdigest()

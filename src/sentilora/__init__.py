@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sentilora.classifier import Classifier
     from sentilora.config import Config, load_config
+    from sentilora.scoring.classifier import Classifier
     from sentilora.shipped import embedded_base, shipped_adapter
     from sentilora.stages.check import check
     from sentilora.stages.evaluate import evaluate

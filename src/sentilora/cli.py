@@ -180,7 +180,7 @@ def evaluate(
 ) -> None:
     """Measure an adapter, its base without it, and a baseline, on the test rows."""
     from sentilora.config import parse_override
-    from sentilora.report import as_table
+    from sentilora.evaluation.table import as_table
     from sentilora.shipped import SENTIMENT_SUITE
     from sentilora.stages.evaluate import evaluate as run
     from sentilora.stages.predict import check_output
@@ -269,7 +269,7 @@ def predict(
         chosen = _stdin_lines() if texts == ["-"] else list(texts or ())
         stage.check_texts(chosen)
 
-    from sentilora.classifier import Classifier
+    from sentilora.scoring.classifier import Classifier
 
     classifier = Classifier.load(
         adapter,
@@ -390,8 +390,8 @@ def _whole_numbers(option: str, text: str) -> list[int]:
 
 
 def _series(settings: Any, seeds: int | None, sizes: list[int] | None, resume: bool) -> None:
-    from sentilora.series import SEEDS_FILE, SIZES_FILE, seeds_as_table, sizes_as_table
     from sentilora.stages.repeat import LEARNING_CURVE_FILE, train_seeds, train_sizes
+    from sentilora.training.series import SEEDS_FILE, SIZES_FILE, seeds_as_table, sizes_as_table
 
     folder = Path(settings.output_dir)
     if seeds is not None:

@@ -210,7 +210,7 @@ def gradients_of(model):
 
 @pytest.mark.parametrize("overrides", [(), ("engine.assume_capability=7.5",)], ids=["as is", "T4"])
 def test_engine_equals_the_plain_path(overrides):
-    from sentilora.batching import answer_loss, pack_answers, packed_answer_loss
+    from sentilora.scoring.batching import answer_loss, pack_answers, packed_answer_loss
 
     base, model, engine = embedded("lora.lora_dropout=0.0", *overrides)
     attend = engine.layers[0].fast.attend.__name__
@@ -233,8 +233,8 @@ def test_engine_equals_the_plain_path(overrides):
 
 @pytest.mark.parametrize("checkpoint_layers", [0, 4])
 def test_graphs_equal_launches_one_by_one(checkpoint_layers):
-    from sentilora.batching import pack_answers, packed_answer_loss
     from sentilora.engine.graph import FlatParameters, Graphs
+    from sentilora.scoring.batching import pack_answers, packed_answer_loss
 
     _, model, engine = embedded()
 

@@ -18,11 +18,11 @@ from tiny_models import (
     weights_of,
 )
 
-from sentilora.batching import pack_answers, packed_answer_loss, plan_tokens
 from sentilora.engine import lora
 from sentilora.engine.lora import dropped
 from sentilora.engine.segments import Segment, lay_out, share_prefix
 from sentilora.engine.swap import packed_logits
+from sentilora.scoring.batching import pack_answers, packed_answer_loss, plan_tokens
 
 # Relative; float64 is no better than this, for norms and rotary embedding are float32 on both paths
 # (3e-6 and 1e-6 were measured).

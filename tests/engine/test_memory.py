@@ -6,7 +6,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_models import KINDS, installed, make_model
 
-from sentilora.batching import plan_tokens
 from sentilora.engine.memory import (
     DECODE_TOKENS,
     PASS_TOKENS,
@@ -15,6 +14,7 @@ from sentilora.engine.memory import (
     MemoryPlan,
     plan_memory,
 )
+from sentilora.scoring.batching import plan_tokens
 
 # Mistral-7B's in bfloat16, rank 16.
 MISTRAL = LayerSizes(
@@ -143,7 +143,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_was_planned(kind):
     """Bytes that autograd holds per token, counted; computed twice it is a layer's input alone."""
     from tiny_models import make_rows
 
-    from sentilora.batching import pack_answers, packed_answer_loss
+    from sentilora.scoring.batching import pack_answers, packed_answer_loss
 
     num_layers = 6
     model = make_model(kind, num_layers=num_layers)

@@ -5,7 +5,7 @@ import torch
 from tiny_models import KINDS, add_lora, installed, make_base, make_model, make_rows, plain_logits
 
 from sentilora.errors import SentiloraError
-from sentilora.scoring import MANY, LabelScorer
+from sentilora.scoring.labels import MANY, LabelScorer
 
 EOS = 2
 PROMPTS = make_rows([14, 9, 30, 9, 22], [1] * 5, shared=6)[0]

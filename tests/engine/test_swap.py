@@ -394,9 +394,9 @@ def test_trained_biases_are_seen_when_scoring(tmp_path):
 
 
 def test_8_bits_are_taken_where_they_can_be_had_only(monkeypatch):
-    from sentilora.models import fast_path as loading
     from sentilora.engine import fp8
     from sentilora.errors import UsageError
+    from sentilora.models import fast_path as loading
 
     assert "no multiples of 16" in installed(make_model("mistral")).use_8_bits()  # 88 wide
     sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}

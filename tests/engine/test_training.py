@@ -6,12 +6,12 @@ import signal
 import pytest
 import torch
 
-from sentilora import trainer
 from sentilora.config import load_config
 from sentilora.engine.graph import FlatParameters
 from sentilora.engine.swap import Engine
 from sentilora.errors import Interrupted
 from sentilora.stages.train import train
+from sentilora.training import callbacks, trainer
 
 STEPS = 6
 
@@ -59,7 +59,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_with_dropout(
     num = len(passes)
     assert num > STEPS  # it was the engine, in several passes a step
 
-    class Interrupt(trainer.StopOnInterrupt):
+    class Interrupt(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == stop_at:
                 signal.raise_signal(signal.SIGINT)
@@ -67,7 +67,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_with_dropout(
 
     config = settings(toy_base, tmp_path / "parts", *overrides)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "StopOnInterrupt", Interrupt)
+        patch.setattr(callbacks, "StopOnInterrupt", Interrupt)
         with pytest.raises(Interrupted, match=f"step {stop_at}"):
             train(config)
     train(config, resume=True)

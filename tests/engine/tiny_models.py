@@ -17,9 +17,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from sentilora.batching import pack_answers, packed_answer_loss
 from sentilora.engine.swap import install
 from sentilora.prompt import IGNORE_INDEX
+from sentilora.scoring.batching import pack_answers, packed_answer_loss
 
 VOCABULARY = 97
 KINDS = {

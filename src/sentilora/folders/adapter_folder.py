@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from sentilora.errors import DataError, UsageError
-from sentilora.folders.classifier_file import CLASSIFIER_FILE, ClassifierFile, _field, _reason
+from sentilora.folders.classifier_file import (
+    CLASSIFIER_FILE,
+    ClassifierFile,
+    reason_of,
+    require_field,
+)
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 
@@ -41,11 +46,11 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        _field(content, "base_model_name_or_path", str)
-        _field(content, "peft_type", str)
+        require_field(content, "base_model_name_or_path", str)
+        require_field(content, "peft_type", str)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is damaged: {_reason(error)}; restore it (a checkpoint-N folder beside it has "
+            f"{path} is damaged: {reason_of(error)}; restore it (a checkpoint-N folder beside it has "
             "the same)"
         ) from error
     return dict(content)

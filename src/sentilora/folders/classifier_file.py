@@ -61,22 +61,29 @@ class ClassifierFile:
         path = folder / CLASSIFIER_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            version = _field(content, "format_version", int)
+            version = require_field(content, "format_version", int)
             if version > FORMAT_VERSION:
                 raise DataError(
                     f"{path} has format {version}, this sentilora reads up to {FORMAT_VERSION}; "
                     "update sentilora"
                 )
-            prompt, base = _field(content, "prompt", dict), _field(content, "base", dict)
+            prompt, base = (
+                require_field(content, "prompt", dict),
+                require_field(content, "base", dict),
+            )
             if base.get("quantization") not in ("nf4", "none"):
                 raise ValueError(f"its 'quantization' is {base.get('quantization')!r:.60}")
             calibration = content.get("calibration") or {}
             if not 0 < _number(calibration, "temperature", 1.0) < float("inf"):
                 raise ValueError("its 'temperature' is not above 0")
             return cls(
-                PromptFormat(**{key: _field(prompt, key, kind) for key, kind in _PROMPT.items()}),
-                BaseReference(**{key: _field(base, key, kind) for key, kind in _BASE.items()}),
-                _field(content, "label_ids", list),
+                PromptFormat(
+                    **{key: require_field(prompt, key, kind) for key, kind in _PROMPT.items()}
+                ),
+                BaseReference(
+                    **{key: require_field(base, key, kind) for key, kind in _BASE.items()}
+                ),
+                require_field(content, "label_ids", list),
                 Calibration(
                     _number(calibration, "temperature", 1.0),
                     _number(calibration, "abstain_below", 0.0),
@@ -86,7 +93,7 @@ class ClassifierFile:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{path} is damaged: {_reason(error)}; restore it (a checkpoint-N folder beside it "
+                f"{path} is damaged: {reason_of(error)}; restore it (a checkpoint-N folder beside it "
                 "has the same), or remove it and give --labels and --template"
             ) from error
 
@@ -109,7 +116,7 @@ def _number(content: Any, name: str, default: float) -> float:
     return float(value)
 
 
-def _field(content: Any, name: str, kind: type) -> Any:
+def require_field(content: Any, name: str, kind: type) -> Any:
     if not isinstance(content, dict) or name not in content:
         raise ValueError(f"it has no {name!r}")
     if not isinstance(content[name], kind):
@@ -117,7 +124,7 @@ def _field(content: Any, name: str, kind: type) -> Any:
     return content[name]
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why a JSON file cannot be used, in plain words."""
     if isinstance(error, json.JSONDecodeError):
         return f"it is no JSON (line {error.lineno})"

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentilora.classifier import Classifier, Prediction
 from sentilora.config import CONFIG_FILE, Config
-from sentilora.measuring import measure_rows
+from sentilora.evaluation.findings import Evaluation
+from sentilora.evaluation.measuring import measure_rows
 from sentilora.progress import say
-from sentilora.report import Evaluation
+from sentilora.scoring.answers import Prediction
+from sentilora.scoring.classifier import Classifier
 from sentilora.stages import load_rows_of, load_test_of
 from sentilora.stages.predict import predict
 from sentilora.stages.train import train

@@ -9,11 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sentilora.calibration import ABSTAIN
-from sentilora.classifier import Classifier
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data.rows import Rows
-from sentilora.errors import DataError, UsageError, report_errors
+from sentilora.errors import DataError, UsageError
+from sentilora.evaluation.findings import Evaluation, RowScores, by_rating
+from sentilora.evaluation.measuring import (
+    measure_rows,
+    with_behaviour,
+    with_explanations,
+    with_label_issues,
+)
+from sentilora.evaluation.page import report_errors, write_report
+from sentilora.evaluation.suite import load_suite
 from sentilora.folders.adapter_folder import check_adapter_folder
 from sentilora.folders.classifier_file import CLASSIFIER_FILE, Calibration, ClassifierFile
 from sentilora.folders.run_folder import (
@@ -26,16 +33,14 @@ from sentilora.folders.run_folder import (
     run_of,
     seen_rows,
 )
-from sentilora.measuring import measure_rows, with_behaviour, with_explanations, with_label_issues
 from sentilora.models.fast_path import require_engine
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
-from sentilora.report import Evaluation, RowScores, by_rating
-from sentilora.report_page import write_report
+from sentilora.scoring.answers import ABSTAIN
+from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import EMBEDDED, adapter_name, shipped_adapter
 from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.env import versions
-from sentilora.suite import load_suite
 from sentilora.wording import as_probability, counted
 
 

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.classifier import Classifier, Prediction
 from sentilora.data.rows import texts_of
 from sentilora.data.sources import read_table
 from sentilora.data.tables import SUFFIXES
 from sentilora.data.text import require_text
 from sentilora.errors import DataError, UsageError
-from sentilora.explain import Explanation, explain_each
 from sentilora.progress import Progress, say
+from sentilora.scoring.answers import Prediction
+from sentilora.scoring.classifier import Classifier
+from sentilora.scoring.explain import Explanation, explain_each
 from sentilora.wording import as_probability, counted, signed
 
 if TYPE_CHECKING:

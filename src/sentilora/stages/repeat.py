@@ -14,7 +14,7 @@ from pathlib import Path
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.rows import Rows
 from sentilora.data.splits import require_every_label, stratified
-from sentilora.errors import DataError, Interrupted, UsageError, training_errors
+from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     RESULTS_FILE,
@@ -26,11 +26,12 @@ from sentilora.folders.run_folder import (
     resume_command,
 )
 from sentilora.metrics import compare
-from sentilora.plots import learning_curve
 from sentilora.progress import is_main_process, say
-from sentilora.series import SeedSeries, SizeSeries, seed_series
 from sentilora.stages import count_steps, load_rows_of
 from sentilora.stages.train import train
+from sentilora.training.curves import learning_curve
+from sentilora.training.faults import training_errors
+from sentilora.training.series import SeedSeries, SizeSeries, seed_series
 
 LEARNING_CURVE_FILE = "learning_curve.png"
 MAX_SEEDS = 100

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.overview import look_over
 from sentilora.data.splits import label_weights
-from sentilora.errors import (
-    DataError,
-    Interrupted,
-    SentiloraError,
-    UsageError,
-    refused_settings,
-    training_errors,
-)
+from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
 from sentilora.folders.adapter_folder import lora_to_continue
 from sentilora.folders.card import write_model_card
 from sentilora.folders.classifier_file import BaseReference, ClassifierFile
@@ -47,7 +40,6 @@ from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine, require_engine
 from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter
-from sentilora.recipe import recipe_faults
 from sentilora.stages import (
     check_steps,
     count_steps,
@@ -57,21 +49,23 @@ from sentilora.stages import (
     prompt_format_of,
     rows_per_step,
 )
+from sentilora.training.fast_steps import one_launch_optimizer, plan_engine
+from sentilora.training.faults import refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
+from sentilora.training.recipe import recipe_faults
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from peft import PeftModel
     from transformers import TrainingArguments
 
     from sentilora.data.overview import Overview
     from sentilora.data.rows import Rows
-    from sentilora.engine.graph import FlatParameters
     from sentilora.engine.swap import Engine
     from sentilora.models.bases import Base
     from sentilora.prompt import Example, Prompt
-    from sentilora.trainer import ClassifierTrainer
+    from sentilora.training.trainer import ClassifierTrainer
+
 
 T = TypeVar("T")
 CURVE_FILE = "training_curve.png"
@@ -283,13 +277,8 @@ def build_trainer(
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     from sentilora.engine.graph import FlatParameters, Graphs
-    from sentilora.trainer import (
-        ClassifierTrainer,
-        Report,
-        SaveBest,
-        StopOnInterrupt,
-        StopOnNaN,
-    )
+    from sentilora.training.callbacks import Report, SaveBest, StopOnInterrupt, StopOnNaN
+    from sentilora.training.trainer import ClassifierTrainer
 
     recipe = config.training
     stop_on_nan, stop_on_interrupt = StopOnNaN(), StopOnInterrupt()
@@ -328,48 +317,6 @@ def build_trainer(
     return trainer
 
 
-def plan_engine(
-    engine: "Engine", config: Config, examples: "Sequence[Example]", model: "PeftModel"
-) -> str:
-    """How the engine runs this recipe's steps; the text says what was chosen."""
-    engine.refresh()
-    lengths = [len(example.input_ids) for example in examples]
-    num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    usual = sum(lengths) / len(lengths) * rows_per_step(config)
-    optim, limit = config.training.optim, config.engine.max_memory_gib
-    states = (2 if "8bit" in optim else 8) * num_trained
-    paged = optim.startswith("paged")
-    large_step = int(1.25 * usual)
-    try:
-        chosen = engine.plan(large_step, max(lengths), limit, 0 if paged else states)
-        if paged and engine.keep_layers:  # there is room for them on the GPU
-            chosen = engine.plan(large_step, max(lengths), limit, states)
-    except MemoryError as error:
-        raise SentiloraError(f"{error}; lower prompt.max_length, or take a smaller base") from error
-    return f"fast engine, {chosen}"
-
-
-def one_launch_optimizer(
-    flat: "FlatParameters", arguments: "TrainingArguments", paged: bool
-) -> "torch.optim.Optimizer | None":
-    """The recipe's optimizer over all adapter matrices as one tensor, None where that would differ.
-
-    AdamW treats every element alike; bitsandbytes' 8-bit states come in blocks of 256, and tensors
-    below 4,096 elements keep 32 bits. paged: whether a paged optimizer's states may go to the host,
-    for want of room on the GPU.
-    """
-    from transformers import Trainer
-
-    kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    if "is_paged" in settings:
-        settings["is_paged"] &= paged
-    is_8bit = settings.get("optim_bits") == 8
-    if "adamw" not in arguments.optim or (is_8bit and not flat.is_like_separate(256, 4096)):
-        return None
-    group = {"params": [flat.whole], "weight_decay": arguments.weight_decay}
-    return kind([group], **settings)
-
-
 def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
     """The trainer's callback of a kind."""
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, kind))
@@ -379,7 +326,7 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
     """Train to the end and load the best; returns the seconds it took."""
     import torch
 
-    from sentilora.trainer import Report, StopOnInterrupt
+    from sentilora.training.callbacks import Report, StopOnInterrupt
 
     interrupt, report = callback(trainer, StopOnInterrupt), callback(trainer, Report)
     if torch.cuda.is_available():
@@ -415,9 +362,9 @@ def finish(
     import torch
 
     from sentilora.metrics import measure
-    from sentilora.plots import training_curve
-    from sentilora.scoring import LabelScorer
-    from sentilora.trainer import Report
+    from sentilora.scoring.labels import LabelScorer
+    from sentilora.training.callbacks import Report
+    from sentilora.training.curves import training_curve
 
     folder = Path(config.output_dir)
     peak = None

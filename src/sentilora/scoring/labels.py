@@ -16,10 +16,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from sentilora.batching import last_logits, plan_passes, takes
 from sentilora.engine.segments import Segment, lay_out, share_prefix, to_device, to_host
 from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
+from sentilora.scoring.batching import last_logits, plan_passes, takes
 
 logger = logging.getLogger(__name__)
 MANY = 200  # prompts for which it pays to keep the base's weights decoded; in 8 bits they must be

@@ -8,11 +8,9 @@ classifier.predict_proba(["A lovely film."])    # array of shape (1, labels)
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from sentilora.calibration import ABSTAIN, at_temperature
 from sentilora.data.text import require_text
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import adapter_base_name, check_adapter_folder
@@ -27,25 +25,13 @@ from sentilora.models.bases import Base, load_base
 from sentilora.models.device import require_device
 from sentilora.models.fast_path import install_engine, require_engine
 from sentilora.prompt import Prompter, PromptFormat
+from sentilora.scoring.answers import ABSTAIN, Prediction, at_temperature
 from sentilora.shipped import shipped_adapter
 
 if TYPE_CHECKING:
     import numpy as np
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """label: the likeliest, or "abstain" below the classifier's threshold.
-
-    probabilities: per label, in the classifier's order, summing to 1. truncated: whether part of
-    the text was left out to fit `max_length`.
-    """
-
-    label: str
-    probabilities: dict[str, float]
-    truncated: bool
 
 
 class Classifier:
@@ -61,7 +47,7 @@ class Classifier:
         calibration: Calibration | None = None,
         base_matmul: str = "exact",
     ) -> None:
-        from sentilora.scoring import LabelScorer
+        from sentilora.scoring.labels import LabelScorer
 
         self.base = base
         self.model = model

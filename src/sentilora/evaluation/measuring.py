@@ -7,16 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sentilora.behaviour import judge
-from sentilora.calibration import MIN_ROWS, at_temperature, choose_temperature, choose_threshold
-from sentilora.classifier import Classifier
 from sentilora.data.rows import Rows
-from sentilora.explain import deletion_test, explain_each
-from sentilora.label_issues import look_for_label_issues
-from sentilora.leakage import TwinIndex
-from sentilora.metrics import compare, measure_fully, tfidf_baseline
-from sentilora.progress import Progress, say
-from sentilora.report import (
+from sentilora.evaluation.behaviour import judge
+from sentilora.evaluation.calibration import MIN_ROWS, choose_temperature, choose_threshold
+from sentilora.evaluation.findings import (
     Abstention,
     Calibrated,
     Evaluation,
@@ -26,7 +20,14 @@ from sentilora.report import (
     surest_errors,
     verdict,
 )
-from sentilora.suite import Suite
+from sentilora.evaluation.label_issues import look_for_label_issues
+from sentilora.evaluation.leakage import TwinIndex
+from sentilora.evaluation.suite import Suite
+from sentilora.metrics import compare, measure_fully, tfidf_baseline
+from sentilora.progress import Progress, say
+from sentilora.scoring.answers import at_temperature
+from sentilora.scoring.classifier import Classifier
+from sentilora.scoring.explain import deletion_test, explain_each
 from sentilora.wording import counted
 
 ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows

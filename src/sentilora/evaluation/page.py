@@ -8,7 +8,8 @@ DIR/predictions.parquet    every test row, with the answers of every model
 import html
 import json
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from sentilora.calibration import at_temperature
 from sentilora.data.rows import Rows
 from sentilora.data.text import beginning, blank_line_breaks, clean_text
-from sentilora.explain import words_of
-from sentilora.leakage import Twin
+from sentilora.errors import Interrupted, SentiloraError
+from sentilora.evaluation.findings import Evaluation, RowScores, surest_errors, temperature_of
+from sentilora.evaluation.leakage import Twin
 from sentilora.metrics import coverage_curve, measure_group, reliability
-from sentilora.report import Evaluation, RowScores, surest_errors, temperature_of
+from sentilora.scoring.answers import at_temperature
+from sentilora.scoring.explain import words_of
 from sentilora.shipped import adapter_name, report_template
 from sentilora.wording import counted
 
@@ -33,7 +35,6 @@ MAX_LISTED = 200  # duplicates, and label issues, in the figures
 BEGIN = 300  # characters of their texts in the page
 NUM_POINTS = 200  # of the coverage curve
 ROWS_AT_ONCE = 50_000
-
 Kept = Callable[[str], Sequence[tuple[int, int]]]
 
 
@@ -273,3 +274,16 @@ def _evaluation(result: Evaluation) -> dict[str, Any]:
 
 def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value == value}  # NaN equals nothing
+
+
+@contextmanager
+def report_errors(folder: str | Path, evaluation: Any) -> Iterator[None]:
+    """What ends explaining errors and writing a report; the evaluation made before is not lost."""
+    try:
+        yield
+    except (OSError, KeyboardInterrupt) as error:
+        failed = SentiloraError(f"cannot write the report to {folder}: {error}")
+        if isinstance(error, KeyboardInterrupt):
+            failed = Interrupted(f"interrupted; there is no report in {folder}")
+        failed.evaluation = evaluation
+        raise failed from error

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_ROWS = 300  # below, a temperature and a bound of 98 % are guesses
-ABSTAIN = "abstain"
 LOWEST, HIGHEST = 1 / 20, 20.0  # temperatures that are looked at
 _RAN = "the fit of the temperature ran into its"
 CAUTIONS = {  # what a temperature says that would rather be beyond them
@@ -55,13 +54,6 @@ class Threshold:
     bound: float
     num_covered: int
     num_rows: int
-
-
-def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities over labels from log-probabilities (rows, labels), divided by a temperature."""
-    from scipy.special import softmax
-
-    return np.asarray(softmax(np.asarray(log_probs, dtype=np.float64) / temperature, axis=-1))
 
 
 def fit_temperature(log_probs: np.ndarray, truth: Sequence[int] | np.ndarray) -> float:

@@ -18,8 +18,8 @@ from itertools import takewhile
 
 import numpy as np
 
+from sentilora.evaluation.suite import FUNCTIONALITY, INVARIANCE, Case, Suite
 from sentilora.metrics import wilson_interval
-from sentilora.suite import FUNCTIONALITY, INVARIANCE, Case, Suite
 from sentilora.wording import as_probability, counted, percent, percent_interval
 
 # Half precision moves a probability by 0.001 (docs/results.md): this is no noise any more.

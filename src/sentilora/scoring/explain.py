@@ -38,9 +38,7 @@ SHARE_DELETED = 0.1
 NUM_DRAWS = 5  # of random words, averaged
 # Of the answer's probability: a point can be significant, and yet nearly all of it rests elsewhere.
 LITTLE = 0.1
-
 FEWEST_TEXTS = 5  # of which a deletion test says something
-
 _WORD = re.compile(r"\S+")
 # Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(

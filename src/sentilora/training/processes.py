@@ -1,0 +1,27 @@
+"""Several processes that train together."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` holds in any process. Every process must ask; alone it costs nothing."""
+    if not several_processes():
+        return flag
+    vote = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MAX)
+    return bool(vote.item())
+
+
+def several_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def as_one(collective: Callable[[torch.Tensor], object], tensors: Sequence[torch.Tensor]) -> None:
+    """A collective operation over tensors of one device, in place, in one call."""
+    whole = torch.cat([tensor.flatten() for tensor in tensors])
+    collective(whole)
+    parts = whole.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
