@@ -197,7 +197,7 @@ def load_config_of(options: argparse.Namespace, *more: str):  # type: ignore[no-
 def prepare(config):  # type: ignore[no-untyped-def]
     """Base and encoded rows, as `sentilora train` has them."""
     from sentilora.prompt import Prompter
-    from sentilora.stages import load_base_of, load_rows_of, prompt_format_of
+    from sentilora.stages.from_config import load_base_of, load_rows_of, prompt_format_of
     from sentilora.stages.train import encode_training
 
     rows, evaluation = load_rows_of(config)
@@ -215,7 +215,7 @@ def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no
 
     from sentilora.folders.classifier_file import BaseReference, ClassifierFile
     from sentilora.models.fast_path import install_engine
-    from sentilora.stages import prompt_format_of
+    from sentilora.stages.from_config import prompt_format_of
     from sentilora.stages.train import build_trainer, prepare_model
 
     config = load_config_of(options, *(["engine.base_matmul=fp8"] if stack == "fp8" else []))

@@ -17,7 +17,7 @@ from conftest import REVIEWS
 from typer.testing import CliRunner
 
 import sentilora
-from sentilora import cli
+from sentilora.cli import app as cli
 from sentilora.errors import Interrupted, SentiloraError
 
 VERBS = ("train", "evaluate", "predict", "check", "demo", "env")
@@ -635,7 +635,7 @@ def test_evaluate_on_one_class_reports(toy_run, tmp_path):
 
 def test_evaluate_warns_of_rows_that_were_trained_on(toy_run, tmp_path):
     from sentilora.config import read_config
-    from sentilora.stages import load_rows_of
+    from sentilora.stages.from_config import load_rows_of
 
     train_rows, eval_rows = load_rows_of(read_config(toy_run / "sentilora.toml"))
     other = {"positive": "negative", "negative": "positive"}

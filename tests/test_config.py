@@ -6,14 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentilora.config import (
-    Config,
-    load_config,
-    parse_override,
-    preset_names,
-    read_config,
-)
+from sentilora.config import Config, load_config, parse_override, read_config
 from sentilora.errors import DataError, UsageError
+from sentilora.presets import preset_names
 
 RECIPE = {
     "output_dir": "mistral-sentiment-ita",

@@ -7,7 +7,7 @@ import numpy as np
 from typer.testing import CliRunner
 
 import sentilora
-from sentilora.cli import app
+from sentilora.cli.app import app
 from sentilora.data.sources import read_table
 
 FEW_STEPS = [

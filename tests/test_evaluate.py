@@ -19,8 +19,8 @@ from sentilora.evaluation.table import as_table
 from sentilora.folders.classifier_file import Calibration, ClassifierFile
 from sentilora.folders.run_folder import read_metrics
 from sentilora.scoring.classifier import Classifier
-from sentilora.stages import load_rows_of
 from sentilora.stages.evaluate import evaluate
+from sentilora.stages.from_config import load_rows_of
 from sentilora.stages.train import train
 
 COLUMNS = Columns(labels=("positive", "negative"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentilora.cli import app
+from sentilora.cli.app import app
 from sentilora.data.text import blank_line_breaks, clean_text, fault_of
 from sentilora.errors import DataError
 from sentilora.prompt import ELLIPSIS, Prompter, PromptFormat

@@ -23,7 +23,7 @@ from sentilora.models.bases import load_base
 from sentilora.models.four_bits import linear_4bit_modules
 from sentilora.prompt import Prompter
 from sentilora.scoring.classifier import Classifier
-from sentilora.stages import load_rows_of, prompt_format_of
+from sentilora.stages.from_config import load_rows_of, prompt_format_of
 from sentilora.stages.train import train
 
 STEPS = 24

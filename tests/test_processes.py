@@ -28,7 +28,7 @@ RECIPE = [
 # What each of the two processes runs. One launch for all of it: most of its time is importing.
 PROGRAM = """
 import os, signal, sys
-from sentilora import cli
+from sentilora.cli import app as cli
 from sentilora.training import callbacks, trainer
 from sentilora.config import load_config
 from sentilora.errors import SentiloraError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sentilora
-from sentilora.cli import app
+from sentilora.cli.app import app
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -14,7 +14,8 @@ from test_cli import failed, run
 from sentilora.config import load_config, read_config
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import compare, measure
-from sentilora.stages import load_rows_of, repeat
+from sentilora.stages import repeat
+from sentilora.stages.from_config import load_rows_of
 from sentilora.stages.repeat import train_seeds, train_sizes
 from sentilora.stages.train import train
 from sentilora.training import callbacks, trainer

@@ -1,5 +1,5 @@
 """`python -m sentilora`: the command line, also under `accelerate launch`."""
 
-from sentilora.cli import main
+from sentilora.cli.app import main
 
 main()

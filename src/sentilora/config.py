@@ -3,26 +3,25 @@
     config = load_config("tiny", overrides=["training.learning_rate=1e-4"])
     config.training.learning_rate
 
-Every default stands in `presets/mistral-7b.toml`; the models here only say which keys exist and
+Every default is in `presets/defaults.toml`; the models here only say which keys exist and
 what they may hold. Configuration objects stop at the stages.
 """
 
-import copy
 import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentilora.errors import DataError, UsageError
+from sentilora.presets import LEAF_TABLES, flatten, preset_tree, set_value
+from sentilora.shipped import EMBEDDED
 
 DEFAULT_PRESET = "tiny"
 CONFIG_FILE = "sentilora.toml"  # the resolved recipe in a run folder
-LEAF_TABLES = {"data.label_map"}  # a table that is one value: replaced whole, its keys are free
 
 
 class Section(BaseModel):
@@ -114,7 +113,7 @@ class Config(Section):
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its full name, `{"section.key": value}`, as plain JSON values."""
-        return dict(_flatten(self.model_dump(mode="json")))
+        return dict(flatten(self.model_dump(mode="json")))
 
     def with_values(self, values: Mapping[str, Any]) -> "Config":
         """A copy with `{"section.key": value}` laid over it, checked like `load_config`'s."""
@@ -132,14 +131,6 @@ class Config(Section):
         path.write_text(text, encoding="utf-8")
 
 
-def preset_names() -> list[str]:
-    """The presets that ship with the package."""
-    folder = resources.files("sentilora").joinpath("presets")
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
-
-
 def load_config(
     preset: str = DEFAULT_PRESET,
     file: Path | str | None = None,
@@ -153,10 +144,10 @@ def load_config(
     """
     given: dict[str, Any] = {}
     if file is not None:
-        given.update(_flatten(_read_toml(Path(file), UsageError)))
+        given.update(flatten(_read_toml(Path(file), UsageError)))
     given.update(parse_override(item) for item in overrides)
     given.update(values or {})
-    tree = _preset_tree(preset, embedded=given.get("data.train"))
+    tree = preset_tree(preset, embedded=given.get("data.train") in (None, EMBEDDED))
     _lay_over(tree, given)
     return _validate(tree)
 
@@ -182,26 +173,6 @@ def parse_override(item: str) -> tuple[str, Any]:
     return key.strip(), read["value"] if list(read) == ["value"] else text
 
 
-def _preset_tree(name: str, embedded: str | None) -> dict[str, Any]:
-    if name not in preset_names():
-        near = difflib.get_close_matches(name, preset_names(), 1, 0.0)[0]
-        raise UsageError(
-            f"there is no preset {name!r}; did you mean {near!r}? ({', '.join(preset_names())})"
-        )
-    source = resources.files("sentilora").joinpath("presets", f"{name}.toml")
-    own = tomllib.loads(source.read_text(encoding="utf-8"))
-    parent = own.pop("inherit", None)
-    conditional = own.pop("with_embedded_data", {})
-    if parent is None:
-        return own
-    tree = _preset_tree(parent, embedded)
-    layers = [own] if embedded not in (None, "embedded") else [own, conditional]
-    for layer in layers:
-        for key, value in _flatten(layer):
-            _set(tree, key, value)
-    return tree
-
-
 def _read_toml(path: Path, fault: type[UsageError] | type[DataError]) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -212,31 +183,15 @@ def _read_toml(path: Path, fault: type[UsageError] | type[DataError]) -> dict[st
         raise fault(f"cannot read the configuration {path}: {reason}") from error
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and key not in LEAF_TABLES:
-            yield from _flatten(value, f"{key}.")
-        else:
-            yield key, value
-
-
 def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
-    known = sorted(key for key, _ in _flatten(tree))
+    known = sorted(key for key, _ in flatten(tree))
     if isinstance(values.get("engine"), str):  # engine=reference
         values = {"engine.implementation": values["engine"], **values}
         del values["engine"]
     for key in values:
         _check_known(key, known)
     for key, value in values.items():
-        _set(tree, key, value)
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-    tree[name] = copy.deepcopy(value)
+        set_value(tree, key, value)
 
 
 def _check_known(key: str, known: list[str]) -> None:

@@ -50,8 +50,8 @@ def adapter_config(folder: Path) -> dict[str, Any]:
         require_field(content, "peft_type", str)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is damaged: {reason_of(error)}; restore it (a checkpoint-N folder beside it has "
-            "the same)"
+            f"{path} is damaged: {reason_of(error)}; restore it (a checkpoint-N folder beside it "
+            "has the same)"
         ) from error
     return dict(content)
 

@@ -93,8 +93,8 @@ class ClassifierFile:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{path} is damaged: {reason_of(error)}; restore it (a checkpoint-N folder beside it "
-                "has the same), or remove it and give --labels and --template"
+                f"{path} is damaged: {reason_of(error)}; restore it (a checkpoint-N folder beside "
+                "it has the same), or remove it and give --labels and --template"
             ) from error
 
 

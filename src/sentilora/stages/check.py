@@ -22,7 +22,7 @@ from sentilora.models.device import choose_device, choose_dtype
 from sentilora.models.fast_path import require_engine
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
-from sentilora.stages import (
+from sentilora.stages.from_config import (
     check_steps,
     columns_of,
     count_steps,

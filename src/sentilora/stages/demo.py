@@ -14,7 +14,7 @@ from sentilora.evaluation.measuring import measure_rows
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
-from sentilora.stages import load_rows_of, load_test_of
+from sentilora.stages.from_config import load_rows_of, load_test_of
 from sentilora.stages.predict import predict
 from sentilora.stages.train import train
 from sentilora.wording import as_probability, counted, percent, percent_interval

@@ -39,8 +39,8 @@ from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import ABSTAIN
 from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import EMBEDDED, adapter_name, shipped_adapter
-from sentilora.stages import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.env import versions
+from sentilora.stages.from_config import load_rows_of, load_test_of, prompt_format_of
 from sentilora.wording import as_probability, counted
 
 

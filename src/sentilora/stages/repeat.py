@@ -27,7 +27,7 @@ from sentilora.folders.run_folder import (
 )
 from sentilora.metrics import compare
 from sentilora.progress import is_main_process, say
-from sentilora.stages import count_steps, load_rows_of
+from sentilora.stages.from_config import count_steps, load_rows_of
 from sentilora.stages.train import train
 from sentilora.training.curves import learning_curve
 from sentilora.training.faults import training_errors

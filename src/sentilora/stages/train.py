@@ -40,7 +40,7 @@ from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine, require_engine
 from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter
-from sentilora.stages import (
+from sentilora.stages.from_config import (
     check_steps,
     count_steps,
     load_base_of,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from sentilora.config import Config
 from sentilora.errors import UsageError
 from sentilora.models.device import available_memory
-from sentilora.stages import rows_per_step
 from sentilora.stages.check import Finding
+from sentilora.stages.from_config import rows_per_step
 from sentilora.wording import counted
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sentilora.config import Config
 from sentilora.errors import SentiloraError
-from sentilora.stages import rows_per_step
+from sentilora.stages.from_config import rows_per_step
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,93 @@
+"""`sentilora train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sentilora.cli.options import (
+    ConfigFile,
+    LabelColumn,
+    OutputDir,
+    Overrides,
+    Preset,
+    TextColumn,
+    config_from,
+    named_values,
+    quiet,
+)
+from sentilora.errors import UsageError
+from sentilora.progress import is_main_process
+from sentilora.wording import counted, percent, percent_interval
+
+
+def train(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    output_dir: OutputDir = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    adapter: Annotated[Path | None, typer.Option(help="Start from this adapter's weights.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Train with so many seeds: mean and spread.")
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="Train on so many rows each, e.g. 100,400,2000: would more labels help?"),
+    ] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+) -> None:
+    """Fine-tune a base and save the best adapter."""
+    from sentilora.stages.train import train as run
+
+    chosen_sizes = None if sizes is None else whole_numbers("--sizes", sizes)
+    if seeds is not None and sizes is not None:
+        raise UsageError("--seeds and --sizes are two series; give one, then the other")
+    series = seeds is not None or sizes is not None
+    if series and adapter is not None:
+        raise UsageError("--adapter goes with a single run, not with --seeds or --sizes")
+    values = named_values(output_dir, text_column, label_column)
+    settings = config_from(preset, config, overrides, values, resume)
+    quiet()
+    if series:
+        _series(settings, seeds, chosen_sizes, resume)
+        return
+    result = run(settings, resume=resume, adapter=adapter)
+    if not is_main_process():
+        return
+    metrics = result.metrics
+    print(
+        f"best of {counted(result.num_steps, 'step')}: {result.best_step}, "
+        f"in {result.train_seconds:.0f} s\n"
+        f"evaluation, {counted(metrics.num_rows, 'row')}, scored again after reloading: accuracy "
+        f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)}), "
+        f"macro-F1 {metrics.macro_f1:.4f}, log-loss {metrics.log_loss:.4f}\n"
+        f"adapter in {result.output_dir}; next: sentilora evaluate --adapter {result.output_dir}"
+    )
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{option} is {text!r}; write whole numbers and commas, e.g. 100,400,2000"
+        ) from None
+
+
+def _series(settings: Any, seeds: int | None, sizes: list[int] | None, resume: bool) -> None:
+    from sentilora.stages.repeat import LEARNING_CURVE_FILE, train_seeds, train_sizes
+    from sentilora.training.series import SEEDS_FILE, SIZES_FILE, seeds_as_table, sizes_as_table
+
+    folder = Path(settings.output_dir)
+    if seeds is not None:
+        text = seeds_as_table(train_seeds(settings, seeds, resume=resume))
+        files, run = str(folder / SEEDS_FILE), f"seed-{settings.training.seed}"
+    else:
+        text = sizes_as_table(train_sizes(settings, sizes or [], resume=resume))
+        files = f"{folder / SIZES_FILE} and {folder / LEARNING_CURVE_FILE}"
+        run = f"size-{max(sizes or [])}"
+    if is_main_process():
+        print(text)
+        print(f"figures in {files}; next: sentilora evaluate --adapter {folder / run}")
