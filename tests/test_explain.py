@@ -20,7 +20,7 @@ from sentilora.scoring.explain import (
     explain,
     words_of,
 )
-from sentilora.stages.predict import as_words
+from sentilora.cli.predict import as_words
 
 WEIGHTS = {"lovely": 2.0, "dull": -3.0, "fine": 0.5, "never": -0.25}
 
