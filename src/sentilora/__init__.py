@@ -35,7 +35,7 @@ __all__ = [
 
 _HOME = {
     "__version__": "version",
-    "Classifier": "classifier",
+    "Classifier": "scoring.classifier",
     "Config": "config",
     "check": "stages.check",
     "embedded_base": "shipped",
