@@ -19,8 +19,6 @@ os.environ["PYTHONPATH"] = str(SOURCE)  # for the commands that tests start in o
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-REVIEWS = SOURCE / "sentilora" / "assets" / "reviews"
-
 # A machine that others use too is no reason to fail. No database: a test leaves nothing behind.
 settings.register_profile(
     "tests", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -28,37 +26,17 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
-def make_tokenizer(texts, vocab_size):
-    """Byte-level BPE with one BOS in front, trained on `texts`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
-
-
 @pytest.fixture(scope="session")
 def toy_base(tmp_path_factory):
     """Folder of a random Mistral of two layers in float32, with a tokenizer of 1,000 tokens."""
     import torch
+    from toy_tokenizers import make_tokenizer
     from transformers import AutoModelForCausalLM, MistralConfig
 
+    from sentilora.shipped import reviews_path
+
     folder = tmp_path_factory.mktemp("toy") / "base"
-    lines = (REVIEWS / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = reviews_path("train").read_text(encoding="utf-8").splitlines()
     tokenizer = make_tokenizer([json.loads(line)["text"] for line in lines], 1000)
     tokenizer.save_pretrained(folder)
     config = MistralConfig(

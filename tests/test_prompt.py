@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import make_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from toy_tokenizers import make_tokenizer
 
 from sentilora.data.text import clean_text, fault_of
 from sentilora.errors import DataError, UsageError

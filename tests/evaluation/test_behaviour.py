@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from test_cli import failed, run
+from commands import failed, run
 
 from sentilora.errors import UsageError
 from sentilora.evaluation.behaviour import MAX_FAILURES, MAX_PRINTED, TOLERANCE, as_lines, judge

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import failed, run
+from commands import failed, run
 
 from sentilora.config import load_config, read_config
 from sentilora.folders.run_folder import TrainingResult

@@ -8,7 +8,6 @@ import json
 import re
 from collections import Counter
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
-FOLDER = Path(__file__).resolve().parents[1] / "src" / "sentilora" / "assets" / "reviews"
+from sentilora.shipped import reviews_path
+
+FOLDER = reviews_path("train").parent
 LABELS = ("positive", "negative")
 TAGS = ("negation", "contrast", "sarcasm", "mixed", "plot-first")
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
 
-TOOL = Path(__file__).parents[1] / "tools" / "random_base.py"
+TOOL = Path(__file__).parents[2] / "tools" / "random_base.py"
 CAPITAL = [1, 415, 5565, 302, 10828, 349]
 SPACES = ("", " x", "x ", "  x  y   z ", "a" + " " * 40 + "b", " " * 17, "\t", "\tx\t\ty")
 LINES = ("\n", "\n\n\nx", "x\n", "x\r\ny", " \n \n ", "x\n  positive", "### Review:\nGood.\n\n###")

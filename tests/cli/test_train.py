@@ -1,0 +1,105 @@
+"""`sentilora train`: what it prints, and what it refuses before it works."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import failed, run
+
+from sentilora.shipped import reviews_path
+
+
+@pytest.mark.parametrize("base", ["nowhere/at/all", "./nowhere", "mistralai/Mistral-7B-v0.1"])
+def test_a_base_that_cannot_be_had(tmp_path, base):
+    output = ["--output-dir", tmp_path / "run"]
+    said = "not reachable; a folder takes a base from disk: base.name=" if base[0] == "m" else base
+    failed(3, said, "train", f"base.name={base}", *output)
+    failed(3, said, "evaluate", "--base", base)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_base(tmp_path, toy_base):
+    failed(3, "is no model folder: it has no config.json", "train", f"base.name={tmp_path}")
+    broken = shutil.copytree(toy_base, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    failed(3, f"cannot load '{broken}'", "evaluate", "--base", broken)
+    (broken / "config.json").write_text("{")
+    failed(3, f"cannot load '{broken}'", "evaluate", "--base", broken)
+
+
+def test_an_output_folder_in_use_is_refused(tmp_path, toy_base):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("mine")
+    base = f"base.name={toy_base}"
+    failed(2, "is in use; choose another", "train", base, "--output-dir", tmp_path / "run")
+    failed(3, "holds no run to resume", "train", base, "--output-dir", tmp_path / "run", "--resume")
+    assert (tmp_path / "run" / "precious.txt").read_text() == "mine"
+    assert len(list((tmp_path / "run").iterdir())) == 1
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_before_the_base_is_loaded(
+    toy_base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
+    (tmp_path / "file").write_text("mine")
+    failed(2, f"cannot make {tmp_path / 'file/run'}: {tmp_path / 'file'} is no folder", "train",
+           f"base.name={toy_base}", "--output-dir", tmp_path / "file" / "run")  # fmt: skip
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    failed(2, f"{tmp_path} may not be written to; choose another --output-dir", "train",
+           f"base.name={toy_base}", "--output-dir", tmp_path / "new" / "run")  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc, where nobody can write")
+def test_an_output_folder_that_cannot_be_made_after_all(toy_base):
+    failed(1, "cannot write to /proc/none", "train", f"base.name={toy_base}", "--output-dir",
+           "/proc/none", "data.num_train=16", "data.num_evaluation=4")  # fmt: skip
+
+
+def test_what_transformers_cannot_do_is_refused_before_the_base_is_loaded(
+    toy_base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
+    for setting in ("optim=lomo", "report_to=neptune", "lr_scheduler_type=cosine_with_min_lr"):
+        failed(2, f"training.{setting} cannot be had here", "train", f"base.name={toy_base}",
+               f"training.{setting}", "--output-dir", tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_longer_than_the_base_knows_are_warned_of(toy_base, tmp_path):
+    long, fits = "prompt.max_length=2049", "prompt.max_length=2048"
+    said = "prompt.max_length is 2,049, the base knows 2,048 positions"
+    assert said in run("check", f"base.name={toy_base}", long)[1]
+    assert "positions" not in run("check", f"base.name={toy_base}", fits)[1]
+    few = ["training.max_steps=1", "training.eval_steps=1", "training.save_steps=1",
+           "data.num_train=16", "data.num_evaluation=4"]  # fmt: skip
+    folder = tmp_path / "run"
+    code, _, stderr = run("train", f"base.name={toy_base}", long, *few, "--output-dir", folder)
+    assert code == 0 and f"warning: {said}" in stderr
+
+
+def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path):
+    lines = reviews_path("train").read_text(encoding="utf-8").splitlines()[:40]
+    source = tmp_path / "my reviews.jsonl"
+    source.write_text("\n".join(lines), encoding="utf-8")
+    folder = tmp_path / "my run"
+    code, stdout, stderr = run(
+        "train", f"base.name={toy_base}", f"data.train={source}", "data.num_train=16",
+        "data.num_evaluation=8", "training.max_steps=2", "training.eval_steps=1",
+        "training.save_steps=1", "--output-dir", folder,
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert stdout.startswith("best of 2 steps: ") and len(stdout.splitlines()) == 3
+    assert f"next: sentilora evaluate --adapter {folder}" in stdout
+    for notice in ("no --preset given: tiny", "train: 16 rows", "evaluation: 8 rows",
+                   "training.optim: paged_adamw_8bit pages"):  # fmt: skip
+        assert notice in stderr, notice
+    for name in ("adapter_model.safetensors", "adapter_config.json", "classifier.json", "data.json",
+                 "sentilora.toml", "metrics.jsonl", "training_curve.png", "README.md",
+                 "tokenizer.json", "train_results.json"):  # fmt: skip
+        assert (folder / name).is_file(), name
+    failed(
+        2, "training.seed was 42", "train", "--resume", "--output-dir", folder, "training.seed=1"
+    )
+    source.write_text("\n".join(lines[1:]), encoding="utf-8")
+    failed(2, "the rows of data.train changed", "train", "--resume", "--output-dir", folder)

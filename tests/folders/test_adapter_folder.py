@@ -1,0 +1,122 @@
+"""Folders that hold an adapter, half of one or none, and their damaged files, each named."""
+
+import json
+import shutil
+
+import pytest
+from commands import failed, predicted, run
+
+
+def test_a_folder_that_is_no_adapter(tmp_path, toy_run):
+    for verb in (["predict", "x"], ["evaluate"]):
+        failed(3, "there is no adapter folder", *verb, "--adapter", tmp_path / "none")
+        failed(3, "holds no adapter: adapter_config.json is missing", *verb, "--adapter", tmp_path)
+    half = shutil.copytree(toy_run, tmp_path / "half", ignore=shutil.ignore_patterns("checkpoint*"))
+    (half / "adapter_model.safetensors").unlink()
+    failed(3, "adapter_model.safetensors is missing", "predict", "x", "--adapter", half)
+
+
+def test_a_damaged_adapter(tmp_path, toy_run):
+    from safetensors.torch import load_file, save_file
+
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    failed(3, "adapter_model.safetensors is damaged", "predict", "x", "--adapter", folder)
+    stored = load_file(toy_run / weights.name)
+    for kept in (5, 0):
+        some = {name: stored[name] for name in list(stored)[:kept]}
+        save_file(
+            {**some, "x": stored[next(iter(stored))].clone()}, weights, metadata={"format": "pt"}
+        )
+        said = f"{weights} lacks some of the adapter's weights ({len(stored) - kept} tensors)"
+        failed(3, said, "predict", "x", "--adapter", folder)
+    weights.write_bytes((toy_run / weights.name).read_bytes())
+    (folder / "classifier.json").write_text('{"format_version": 99}')
+    failed(3, "has format 99, this sentilora reads up to", "predict", "x", "--adapter", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "it is no JSON (line "),
+        (lambda text: "", "it is no JSON (line 1)"),
+        (lambda text: "[]", "it has no 'format_version'"),
+        (lambda text: text.replace('"labels"', '"lables"'), "it has no 'labels'"),
+        (lambda text: text.replace('"tail"', "5"), "its 'truncation' is 5"),
+        (lambda text: text.replace("{text}", "text"), "must hold {text} exactly once"),
+        (lambda text: text.replace('"negative"', "7"), "prompt.labels holds 7"),
+        (lambda text: text.replace('"name"', '"nam"'), "it has no 'name'"),
+        (lambda text: text.replace('"nf4"', '"int8"'), "its 'quantization' is 'int8'"),
+        (lambda text: text.replace('"label_ids": [', '"label_ids": 3, "_": ['), "'label_ids' is 3"),
+        (lambda text: b"\xff\xfe", "it is no UTF-8 text"),
+    ],
+)
+def test_a_damaged_classifier_json_is_named_in_plain_words(tmp_path, toy_run, change, reason):
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
+    path = folder / "classifier.json"
+    content = change(path.read_text(encoding="utf-8"))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = failed(3, f"{path} is damaged: ", "predict", "x", "--adapter", folder)
+    assert reason in said and "; restore it" in said
+    assert failed(3, f"{path} is damaged: ", "evaluate", "--adapter", folder) == said
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "it is no JSON (line "),
+        (lambda text: "null", "it has no 'base_model_name_or_path'"),
+        (
+            lambda text: text.replace('"peft_type": "LORA"', '"peft_type": 1'),
+            "its 'peft_type' is 1",
+        ),
+        (lambda text: text.replace('"LORA"', '"LOAR"'), "LOAR"),
+        (lambda text: text.replace('"r": 16', '"r": "x"'), "adapter_config.json"),
+    ],
+)
+def test_a_damaged_adapter_config_is_named(tmp_path, toy_run, change, reason):
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
+    path = folder / "adapter_config.json"
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    assert reason in failed(3, str(path), "predict", "x", "--adapter", folder)
+    (folder / "classifier.json").unlink()
+    plain = ["--labels", "a,b", "--template", "{text}\n"]
+    assert reason in failed(3, str(path), "predict", "x", "--adapter", folder, *plain)
+
+
+def test_an_adapter_of_another_base(tmp_path, toy_base, toy_run):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    ignore = shutil.ignore_patterns("*.safetensors")
+    base = shutil.copytree(toy_base, tmp_path / "other", ignore=ignore)
+    config = AutoConfig.from_pretrained(base)
+    config.intermediate_size = 64
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(base)
+    ignore = shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "run", ignore=ignore)
+    path = folder / "classifier.json"
+    path.write_text(path.read_text().replace(str(toy_base), str(base)))
+    failed(2, "was trained for another base", "predict", "x", "--adapter", folder)
+    failed(2, "belongs to the base", "train", "--adapter", toy_run, f"base.name={base}",
+           "--output-dir", tmp_path / "new")  # fmt: skip
+
+
+def test_an_unfinished_run_is_no_adapter_yet(toy_run, tmp_path):
+    folder = tmp_path / "unfinished"
+    shutil.copytree(toy_run / "checkpoint-4", folder / "checkpoint-4")
+    said = f"is not finished; go on with `sentilora train --output-dir {folder} --resume`, or take "
+    failed(3, said + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
+
+
+def test_a_checkpoint_is_an_adapter_too(toy_run):
+    stdout, _ = predicted("A film.", "--adapter", toy_run / "checkpoint-4")
+    assert len(stdout.splitlines()) == 1
+    code, stdout, stderr = run(
+        "evaluate", "--adapter", toy_run / "checkpoint-4", "data.num_test=4", "--json"
+    )
+    assert code == 0 and json.loads(stdout)["test"] == "embedded", stderr
