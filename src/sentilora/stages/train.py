@@ -332,18 +332,14 @@ def plan_engine(
     engine: "Engine", config: Config, examples: "Sequence[Example]", model: "PeftModel"
 ) -> str:
     """How the engine runs this recipe's steps; the text says what was chosen."""
+    from sentilora.engine.memory import Workload
+
     engine.refresh()
     lengths = [len(example.input_ids) for example in examples]
     num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    usual = sum(lengths) / len(lengths) * rows_per_step(config)
-    optim, limit = config.training.optim, config.engine.max_memory_gib
-    states = (2 if "8bit" in optim else 8) * num_trained
-    paged = optim.startswith("paged")
-    large_step = int(1.25 * usual)
+    workload = Workload.of(lengths, rows_per_step(config), num_trained, config.training.optim)
     try:
-        chosen = engine.plan(large_step, max(lengths), limit, 0 if paged else states)
-        if paged and engine.keep_layers:  # there is room for them on the GPU
-            chosen = engine.plan(large_step, max(lengths), limit, states)
+        chosen = engine.plan(workload, config.engine.max_memory_gib)
     except MemoryError as error:
         raise SentiloraError(f"{error}; lower prompt.max_length, or take a smaller base") from error
     return f"fast engine, {chosen}"
