@@ -11,6 +11,7 @@
     lora          a group's products, forward and backward
     layer         a decoder layer made of these
     structure     what a model must be made of, and its sizes
+    sizes         what a model takes in bytes
     memory        tokens per pass, weights kept, layers computed twice
     trial         fast layers against their own forward, once
     swap          puts fast layers into one loaded model and takes them out again

@@ -16,7 +16,7 @@ def rms_norm(
     out_TD: torch.Tensor,
     root_T: torch.Tensor | None,
 ) -> None:
-    """RMSNorm into `out_TD`, and every row's `1 / √(mean(x²) + eps)` into `root_T` if there."""
+    """RMSNorm into `out_TD`, and every row's `1 / √(mean(x²) + eps)` into `root_T` if given."""
     T, D = x_TD.shape
     _rms_norm[(T,)](
         x_TD,
@@ -39,7 +39,7 @@ def rms_norm_backward(
     eps: float,
     residual_TD: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Gradient of the norm's input, plus `residual_TD` if there."""
+    """Gradient of the norm's input, plus `residual_TD` if given."""
     out_TD = torch.empty_like(x_TD)
     T, D = x_TD.shape
     _rms_norm_backward[(T,)](

@@ -48,7 +48,7 @@ def quantize_rows(
     out: torch.Tensor,
     least: float,
 ) -> torch.Tensor:
-    """Rows in 8 bits into `out`, `factor · h` after them if there; returns their scales (T)."""
+    """Rows in 8 bits into `out`, `factor · h` after them if given; returns their scales (T)."""
     T, D = x_TD.shape
     R = 0 if h_TR is None else h_TR.shape[1]
     width = out.shape[1]

@@ -62,7 +62,7 @@ class Weights:
 
     @property
     def use_fp8(self) -> bool:
-        """Whether kept weights are kept in 8 bits."""
+        """Whether the weights that are kept are in 8 bits."""
         return self._use_fp8
 
     def switch_fp8(self, on: bool) -> None:

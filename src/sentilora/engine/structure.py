@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sentilora.engine.layer import FastLayer
-from sentilora.engine.memory import GroupShape, ModelShape
 from sentilora.engine.peft_layers import active_ranks, base_linear, is_lora_matrix, is_plain
+from sentilora.engine.sizes import GroupShape, ModelShape
 
 GROUPS = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

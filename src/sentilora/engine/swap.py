@@ -21,16 +21,15 @@ from sentilora.engine.kernels import use_triton
 from sentilora.engine.layer import FastLayer, Parts
 from sentilora.engine.memory import (
     SCORE_TOKENS,
-    LayerSizes,
     Refusal,
     Workload,
     gpu_memory,
-    layer_sizes,
     plan_scoring,
     plan_training,
 )
 from sentilora.engine.nf4 import Weights
 from sentilora.engine.segments import Pass
+from sentilora.engine.sizes import LayerSizes, layer_sizes
 from sentilora.engine.structure import (
     find_layers,
     find_rotary,

@@ -323,8 +323,9 @@ def _fast_memory(
     config: Config, shapes: _Shapes, weights: float, trained: float, dtype: "torch.dtype"
 ) -> Finding:
     """Memory as the fast engine would plan it: it takes what is free, and needs some least."""
-    from sentilora.engine.memory import LayerSizes, plan_memory
+    from sentilora.engine.memory import plan_memory
     from sentilora.engine.nf4 import PART_ELEMENTS
+    from sentilora.engine.sizes import LayerSizes
 
     hidden, inner, element, gib = shapes.hidden, shapes.inner, dtype.itemsize, 2**30
     sizes = LayerSizes(
