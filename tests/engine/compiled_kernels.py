@@ -69,7 +69,7 @@ def source_of(kernel, values):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """A function of the capabilities to compile for; returns the names of kernels launched since."""
+    """A function of the capabilities to compile for; returns the list of kernels launched since."""
     capabilities, names = [], []
 
     def run(self, *args, grid, warmup, **kwargs):
