@@ -31,10 +31,12 @@ KINDS = {
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def make_base(kind, dtype=torch.float32, *, nf4=False, num_layers=3, **options):
+def make_base(
+    kind, dtype=torch.float32, *, nf4=False, double_quantization=True, num_layers=3, **options
+):
     """A frozen base: 3 layers, hidden 48, 4 heads of 12, 2 of them with keys; every weight random.
 
-    nf4: its linear layers in bitsandbytes' NF4, double-quantised, hidden 64 and heads of 16.
+    nf4: its linear layers in bitsandbytes' NF4, hidden 64 and heads of 16.
     """
     config_class, model_class, extra = KINDS[kind]
     sizes = {
@@ -61,10 +63,10 @@ def make_base(kind, dtype=torch.float32, *, nf4=False, num_layers=3, **options):
                 else:
                     parameter.normal_(0.0, 0.12)
     model.requires_grad_(False)
-    return _quantized(model) if nf4 else model.eval()
+    return _quantize(model, double_quantization) if nf4 else model.eval()
 
 
-def _quantized(model):
+def _quantize(model, double_quantization):
     from sentilora.model import import_bitsandbytes
 
     bitsandbytes = import_bitsandbytes()
@@ -77,11 +79,14 @@ def _quantized(model):
             module.out_features,
             bias=module.bias is not None,
             compute_dtype=module.weight.dtype,
-            compress_statistics=True,
+            compress_statistics=double_quantization,
             quant_type="nf4",
         )
         linear.weight = bitsandbytes.nn.Params4bit(
-            module.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+            module.weight.data,
+            requires_grad=False,
+            compress_statistics=double_quantization,
+            quant_type="nf4",
         )
         linear.bias = module.bias
         model.set_submodule(name, linear.to("cpu"))

@@ -240,6 +240,9 @@ def test_packed_equals_plain(kind):
     engine = installed(model)
     groups = [group for layer in engine.layers for group in layer.fast.groups.values()]
     assert [group.room for group in groups] == [64] * 9
+    first = engine.layers[0].fast.groups.values()
+    elements = sum(group.num_out * (group.num_in + group.room) for group in first)
+    assert engine.sizes().weights == 4 * elements  # what is planned with
     used = packed_gradients(model, rows, labels)
     assert_close(used, expected, 1e-5, num=28)
     for group in groups:
