@@ -237,7 +237,7 @@ def render_example(prompter: Prompter, example: Any) -> str:
 
 def _engine(config: Config, model: "torch.nn.Module") -> Finding:
     """Which way training will take. The engine also tries two layers when it has their weights."""
-    from sentilora.engine.swap import find_layers, why_not
+    from sentilora.engine.structure import find_layers, why_not
 
     if config.engine.implementation == "reference":
         return Finding("ok", "engine", "plain path, as engine=reference asks")

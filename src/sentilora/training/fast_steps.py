@@ -51,16 +51,13 @@ def plan_engine(
     model: "torch.nn.Module",
 ) -> str:
     """How the engine runs this recipe's steps; the text says what was chosen."""
+    from sentilora.engine.memory import Workload
+
     engine.refresh()
     num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    usual = sum(lengths) / len(lengths) * rows_per_step
-    states = (2 if "8bit" in optim else 8) * num_trained
-    paged = optim.startswith("paged")
-    large_step = int(1.25 * usual)
+    workload = Workload.of(lengths, rows_per_step, num_trained, optim)
     try:
-        chosen = engine.plan(large_step, max(lengths), max_memory_gib, 0 if paged else states)
-        if paged and engine.keep_layers:  # there is room for them on the GPU
-            chosen = engine.plan(large_step, max(lengths), max_memory_gib, states)
+        chosen = engine.plan(workload, max_memory_gib)
     except MemoryError as error:
         raise SentiloraError(
             str(error),
