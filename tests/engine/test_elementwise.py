@@ -29,8 +29,8 @@ def test_rms_norm(shape, dtype):
     (dx,) = torch.autograd.grad(expected, x, d)
     for residual in (None, past):
         got = rms_norm_backward(d, x.detach(), norm.weight, 1e-3, residual)
-        wanted = dx if residual is None else dx + residual
-        torch.testing.assert_close(got, wanted, rtol=2e-5, atol=2e-6)
+        reference = dx if residual is None else dx + residual
+        torch.testing.assert_close(got, reference, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

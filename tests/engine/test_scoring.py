@@ -97,7 +97,7 @@ def test_every_plan_scores_alike(max_tokens, monkeypatch):
     model = make_model("mistral").eval()
     labels = make_labels(4)
     engine = installed(model)
-    engine.max_score_tokens = max_tokens
+    engine.limit_scoring(max_tokens)
     scorer = LabelScorer(model, labels, 0, engine=engine)
     passes, done = spied(monkeypatch, scorer), []
     got = scorer.log_probs(PROMPTS, done.append)
@@ -120,20 +120,19 @@ def test_many_prompts_keep_the_weights_and_score_the_same_bits():
     prompts = [PROMPTS[i % 5][: 5 + i % 4] for i in range(MANY)]
     few = LabelScorer(model, labels, 0, engine=installed(model))
     expected = torch.cat([few.log_probs(prompts[:100]), few.log_probs(prompts[100:])])
-    few.engine.max_score_tokens = 10**6
     few.engine.remove()
     engine = installed(model)
-    engine.max_score_tokens = 10**6
+    engine.limit_scoring(10**6)
     scorer = LabelScorer(model, labels, 0, engine=engine)
     assert not engine.weights._keep
-    kept = scorer.log_probs(prompts)
+    scores = scorer.log_probs(prompts)
     assert len(engine.weights._keep) == 4 + 4 + 5
-    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-5)
-    decoded = {group: weight for group, (_, weight) in engine.weights._kept.items()}
-    assert torch.equal(scorer.log_probs(prompts), kept)
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+    decoded = {group: weight for group, (_, weight) in engine.weights._cache.items()}
+    assert torch.equal(scorer.log_probs(prompts), scores)
     # Once: `evaluate` scores part after part, adapter on and off.
     assert len(decoded) == 4 + 4 + 5
-    assert all(engine.weights._kept[group][1] is weight for group, weight in decoded.items())
+    assert all(engine.weights._cache[group][1] is weight for group, weight in decoded.items())
 
 
 def test_the_adapter_in_use_is_the_one_scored(monkeypatch):

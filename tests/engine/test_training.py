@@ -141,7 +141,7 @@ def test_passes_of_any_size_train_the_same_adapter(toy_base, tmp_path, monkeypat
 
     def planned(engine, *args):
         text = plan(engine, *args)
-        engine.max_tokens = max_tokens
+        engine.limit_passes(max_tokens)
         return text
 
     monkeypatch.setattr(Engine, "plan", planned)
