@@ -211,7 +211,7 @@ def test_sizes_are_those_of_the_tensors(kind, num_layers):
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen3"])
 def test_what_is_kept_for_the_backward_pass_is_what_was_planned(kind):
-    """Counts the bytes per token that autograd holds; a layer computed twice holds its input alone."""
+    """Counts the bytes per token that autograd holds: for a layer computed twice, its input."""
     from tiny_models import make_rows
 
     from sentilora.batching import pack_answers, packed_answer_loss

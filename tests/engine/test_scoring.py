@@ -136,7 +136,7 @@ def test_many_prompts_keep_the_weights_and_score_the_same_bits():
 
 
 def test_the_adapter_in_use_is_the_one_scored(monkeypatch):
-    """Between calls the adapter is disabled, or replaced, also by one that the engine cannot run."""
+    """Between calls the adapter is disabled, or replaced, once by one that needs the plain path."""
     base = make_base("mistral")
     labels = make_labels(3)
     model = add_lora(base).eval()

@@ -257,7 +257,7 @@ def test_variants_are_right_or_not_usable(options, usable):
 
 
 def test_trained_biases_are_seen_when_scoring(tmp_path):
-    """An adapter with biases of its own, loaded after the engine was installed; it is not trained."""
+    """An adapter with biases, loaded after the engine was installed, and not trained."""
     lora = {"target_modules": ["q_proj", "v_proj"], "bias": "all"}
     model = add_lora(make_base("qwen2"), **lora)
     with torch.no_grad():

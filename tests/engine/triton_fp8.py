@@ -30,7 +30,7 @@ def test_rows_in_8_bits():
 
 
 def assert_mostly_near(result, expected, relative, carried):
-    """Within `relative` or 2⁻¹⁰ of the largest, except for the share that lost its carry, see above."""
+    """Within `relative` or 2⁻¹⁰ of the largest, except where the interpreter lost the carry."""
     bound = relative * expected.abs() + 2**-10 * expected.abs().max()
     assert ((result - expected).abs() > bound).double().mean() <= carried
 
