@@ -135,16 +135,16 @@ class Engine:
         self._planned = True
         return str(plan)
 
-    def keep_weights(self) -> None:
+    def keep_weights(self, max_memory_gib: float = 0.0) -> None:
         """Decode weights once from here on, in as many layers as memory has room for.
 
-        After a first plan, for training or by this method, nothing changes.
+        max_memory_gib: of GPU memory to plan for; 0 plans for what is free. After a first plan, for training or by this method, nothing changes.
         """
         if self._planned:
             return
         sizes, num = self.sizes(), len(self.layers)
         if self.device.type == "cuda":
-            plan = plan_scoring(gpu_memory(self.device).usable(), sizes, num)
+            plan = plan_scoring(gpu_memory(self.device).usable(max_memory_gib), sizes, num)
             self._max_score_tokens = plan.max_score_tokens
             self._keep(plan.keep_layers)
         else:

@@ -128,7 +128,7 @@ class LabelScorer:
             return self._choose(prompts), plan_passes(lengths, self.runtime.batch_size)
         self.engine.refresh()
         if len(prompts) >= MANY or self.engine.uses_8_bits:
-            self.engine.keep_weights()
+            self.engine.keep_weights(self.runtime.max_memory_gib)
         order = plan_passes(lengths, len(lengths) or 1)[0] if lengths else []
         behind = sum(len(ids) - 1 for ids in self.label_ids)
         passes: list[list[int]] = []
