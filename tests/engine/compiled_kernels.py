@@ -3,7 +3,7 @@
 A compiler refuses what the interpreter accepts (a return in the middle, more shared memory than the
 GPU has). Launches are intercepted and compiled instead; nothing runs.
 
-pytest tests/engine/compiled_kernels.py      # test_triton.py does it
+pytest tests/engine/compiled_kernels.py      # test_triton.py runs it
 """
 
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ def type_of(value):
 
 
 def source_of(kernel, values):
-    """A kernel with the types of its arguments, and what Triton would know of their values."""
+    """A kernel with its arguments' types, and what Triton would infer from their values."""
     names, varying = kernel.arg_names, kernel.do_not_specialize or []
     signature, constants, attributes = {}, {}, {}
     for place, name in enumerate(names):

@@ -9,7 +9,7 @@ assert kernels.HAS_TRITON and kernels.INTERPRETED, "set TRITON_INTERPRET=1"
 
 
 def plainly(function, *args):
-    """What a function gives without kernels."""
+    """The result of a function without kernels."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (attention, elementwise, fp8, groups):
             patch.setattr(module, "use_triton", lambda x: False)
@@ -23,5 +23,5 @@ def assert_same(function, *args):
 
 
 def apart(T, D):
-    """(T, D) whose rows lie apart."""
+    """(T, D) whose rows are apart."""
     return torch.randn(T, D + 3)[:, :D]

@@ -10,7 +10,7 @@ from sentilora.engine.dropout import drop
 
 @pytest.mark.parametrize("probability", [0.01, 0.05, 0.5, 0.9])
 def test_the_share_of_zeros_is_right(probability):
-    """Within five standard deviations, over all, in columns and rows, and of neighbours."""
+    """Within five standard deviations: overall, by column and row, and for pairs of neighbors."""
     T, D = 400, 100
     num_looked_at = 0
     for seed in range(8):

@@ -119,7 +119,7 @@ def test_adapter_kernels(dtype, shape, dropout):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_backward_through_swiglu(dtype):
-    """In one pass with the adapter's; step by step it is rounded once more."""
+    """One pass computes both gradients; in two steps the result is rounded once more."""
     from sentilora.engine.elementwise import SwiGLU, swiglu, swiglu_backward
     from sentilora.engine.lora_kernels import Masks, down_backward
 
@@ -295,7 +295,7 @@ def test_fp8_products_are_near(plain):
     assert error(dh, d.double() @ B.double()) < 0.05
     none, dh_alone = fp8.project_backward(d, weight, False)
     assert none is None and torch.equal(dh_alone, dh)
-    # To score: x through the norm, A's product of 8 bits too.
+    # Scoring: x goes through the norm, and the product with A is in 8 bits too.
     A = torch.randn(48, 512, **like) * 0.1
     weight.place_down(A)
     norm = elementwise.Norm(torch.rand(512, **like), 1e-5)

@@ -98,7 +98,7 @@ def test_ranks_scalings_and_layers_of_their_own(options):
 
 
 def test_a_row_of_one_token():
-    """Its softmax is 1 whatever query and key are: their gradients are nothing but rounding."""
+    """Its softmax is 1 for any query and key: their gradients are only rounding errors."""
     model = make_model("mistral")
     rows, labels = make_rows([2, 2, 9], [1, 1, 2], shared=1)
     with torch.no_grad():
@@ -300,7 +300,7 @@ def test_with_dropout_packed_equals_plain_with_the_same_masks(kind, monkeypatch)
     monkeypatch.setattr(lora, "drop", spy)
     got = packed_gradients(model, row, label, dropout_seed=77)
     monkeypatch.undo()
-    # Once per adapter forward; backward once for A, and once for the input below every group but
+    # Once per adapter forward; backward once for A, and once for the input of every group except
     # the first, whose input is the embedding.
     assert len(drawn) == 7 * LAYERS and len(order) == 3 * 7 * LAYERS - 3
     answers = torch.arange(22)[-4:]

@@ -134,7 +134,7 @@ def test_without_adapters_a_group_is_its_linear_layers():
 
 @pytest.mark.parametrize("biases", [(True, False, True), (False, False, False)])
 def test_large_groups_go_layer_by_layer(monkeypatch, biases):
-    """The same numbers to rounding, and no weights of more than one layer at once."""
+    """The same numbers to rounding, with the weights of one layer at a time."""
     _, _, group = make_group(biases=biases)
     x, d = torch.randn(9, 10, dtype=torch.float64), torch.randn(9, 17, dtype=torch.float64)
 
@@ -163,7 +163,7 @@ def test_in_eval_mode_nothing_is_drop():
 
 
 def test_masks_of_groups_adapters_and_passes_differ(monkeypatch):
-    """No two of a pass's masks are alike, and none is one of another pass's."""
+    """All masks differ, within a pass and between passes."""
     drawn = record_masks(monkeypatch)
     x = torch.ones(40, 10, dtype=torch.float64)
     for seed in (torch.tensor([99]), torch.tensor([2**30 - 1])):

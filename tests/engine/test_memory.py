@@ -116,7 +116,7 @@ def test_more_memory_never_costs_more(free, extra, more, longest, num_layers, si
 
 
 def test_the_recipe_on_cards_of_every_size():
-    """Steps of 16 × 318 tokens with up to 512: which comforts go first, and which last."""
+    """Steps of 16 × 318 tokens with up to 512: which savings come first, and which last."""
     plans = {
         gib: plan_memory(int(gib * 2**30), 6360, 512, 32, MISTRAL) for gib in (70, 40, 20, 10, 2, 1)
     }
@@ -211,7 +211,7 @@ def test_sizes_are_those_of_the_tensors(kind, num_layers):
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen3"])
 def test_what_is_kept_for_the_backward_pass_is_what_was_planned(kind):
-    """Bytes that autograd holds per token, counted; computed twice it is a layer's input alone."""
+    """Counts the bytes per token that autograd holds: for a layer computed twice, its input."""
     from tiny_models import make_rows
 
     from sentilora.scoring.batching import pack_answers, packed_answer_loss
@@ -237,7 +237,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_was_planned(kind):
         return sum(num for num, _ in storages.values())
 
     tokens = 399
-    # The last layer keeps less, the head and cos and sin are beside them: so count differences.
+    # The last layer keeps less, and head, cos and sin are extra: so differences are compared.
     per_layer = (held(0) - held(3)) / 3 / tokens
     planned = sizes.kept_per_token - sizes.input_per_token
     assert 0.75 * planned <= per_layer <= (1.5 if kind == "qwen3" else 1.1) * planned
@@ -261,6 +261,6 @@ def test_every_row_is_in_one_pass_and_no_pass_too_long(lengths, max_tokens):
 
 @given(st.lists(st.integers(20, 600), min_size=1, max_size=40))
 def test_passes_are_evenly_filled(lengths):
-    """Between the fullest and the emptiest lies no more than one row."""
+    """The fullest and the emptiest pass differ by at most one row."""
     filled = [sum(lengths[i] for i in rows) for rows in plan_tokens(lengths, 1024)]
     assert max(filled) - min(filled) <= max(lengths)

@@ -89,7 +89,7 @@ def test_other_models_fall_back_and_say_why(make, targets, reason, mode, caplog)
     ],
 )
 def test_what_trains_more_than_lora_matrices_falls_back(options, caplog):
-    """Else their gradients would silently be missing; freshly attached they change no output."""
+    """Otherwise their gradients would silently be missing; newly attached they change no output."""
     lora = {"target_modules": ["q_proj", "v_proj"], **options}
     model = add_lora(make_base("qwen2"), **lora)
     for name, parameter in model.named_parameters():

@@ -72,7 +72,7 @@ def test_decoding_is_the_definition(shape, blocksize, nested):
 @pytest.mark.parametrize("shape", [(48, 88), (40, 5), (10, 7)])
 def test_decoding_other_widths_is_bitsandbytes(shape):
     """Blocks that cross rows: on CPUs bitsandbytes 0.50.2 reads a wrong magnitude for most of them,
-    and so does the plain path; the engine must not know better."""
+    and so does the plain path; the engine must do the same."""
     from bitsandbytes.functional import dequantize_4bit
 
     linear = make_linear(*shape)
@@ -110,7 +110,7 @@ def test_kept_weights_are_decoded_once_and_others_share_a_buffer():
         assert decoded and torch.equal(first, expected)
         second, decoded = whole(weights, frozen)
         assert torch.equal(second, expected)
-        # Both are the same memory, and only the kept one's was not written again.
+        # Each uses its memory again, and only the kept weights were not decoded again.
         assert second.data_ptr() == first.data_ptr() and decoded == (frozen is passing)
     assert whole(weights, lasting)[0].shape == (32, 64)
     assert whole(weights, lasting, torch.bfloat16)[0].dtype == torch.bfloat16
@@ -141,7 +141,7 @@ def test_kept_weights_give_the_bits_of_weights_decoded_at_each_use(kind, nf4):
 @pytest.mark.parametrize("nf4", [True, False])
 @pytest.mark.parametrize("safe", [True, False])
 def test_kept_weights_follow_merging(nf4, safe):
-    """Merging replaces a 4-bit weight, and writes into another one, which no version tells."""
+    """Merging replaces a 4-bit weight and writes into any other; versions do not show either."""
     model = make_model("mistral", nf4=nf4)
     model.eval()
     engine = installed(model)
@@ -168,8 +168,8 @@ def test_kept_weights_follow_merging(nf4, safe):
 
 @rounds
 def test_a_kept_weight_is_not_mistaken_for_a_later_one_at_its_address():
-    """Merged and unmerged between two uses, the weight is another object; were the first one gone,
-    it could be where that was."""
+    """After merging and unmerging, the weight is another object. If the first one had been freed,
+    the new one could have its address."""
     model = add_lora(make_base("mistral", nf4=True)).eval()
     engine = installed(model)
     group = engine.layers[0].fast.groups["o"]
@@ -190,7 +190,7 @@ def test_a_kept_weight_is_not_mistaken_for_a_later_one_at_its_address():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_new_dtype_is_seen(dtype):
-    """`model.double()` puts other data into the same parameters, and leaves their versions."""
+    """`model.double()` puts new data into the same parameters and leaves their versions."""
     model = make_model("qwen2").eval()
     engine = installed(model)
     engine.keep_weights()

@@ -1,4 +1,4 @@
-"""Labels scored on the engine, as branches behind shared prompts, against a forward per label."""
+"""Labels scored on the engine, as branches after shared prompts, against a forward per label."""
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ def test_every_plan_scores_alike(max_tokens, monkeypatch):
 
 
 def test_branches_in_a_sliding_window():
-    """Branches behind a prompt see as far back as a row of their own does."""
+    """Branches after a prompt see as far back as a separate row does."""
     model = make_model("mistral", sliding_window=7).eval()
     labels = make_labels(5)
     got = LabelScorer(model, labels, 0, engine=installed(model)).log_probs(PROMPTS)
@@ -130,13 +130,13 @@ def test_many_prompts_keep_the_weights_and_score_the_same_bits():
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
     decoded = {group: weight for group, (_, weight) in engine.weights._cache.items()}
     assert torch.equal(scorer.log_probs(prompts), scores)
-    # Once: `evaluate` scores part after part, adapter on and off.
+    # Only once: `evaluate` scores part by part, with the adapter on and off.
     assert len(decoded) == 4 + 4 + 5
     assert all(engine.weights._cache[group][1] is weight for group, weight in decoded.items())
 
 
 def test_the_adapter_in_use_is_the_one_scored(monkeypatch):
-    """Between two calls the adapter is disabled, replaced, or one the engine cannot do."""
+    """Between calls the adapter is disabled, or replaced, once by one that needs the plain path."""
     base = make_base("mistral")
     labels = make_labels(3)
     model = add_lora(base).eval()
@@ -167,7 +167,7 @@ def test_the_adapter_in_use_is_the_one_scored(monkeypatch):
 
 @pytest.mark.parametrize("usable", [True, False])
 def test_out_of_memory_scores_in_smaller_passes_or_ends(usable, monkeypatch):
-    """The engine's passes shrink; the plain path's do not, and it must not try for ever."""
+    """The engine's passes shrink; the plain path's do not, and must not be retried forever."""
     model = make_model("mistral").eval()
     labels = make_labels(2)
     engine = installed(model)

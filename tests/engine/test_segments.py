@@ -63,7 +63,7 @@ def rows_attended(attention: Attention, num_tokens):
 
 
 def check_lists(attention: Attention, num_tokens):
-    """Lengths, starts, greatest lengths and the list of uses tell the same story."""
+    """Lengths, starts, greatest lengths and the list of uses agree."""
     q_starts, k_starts = attention.q_starts_S, attention.k_starts_S
     assert q_starts.dtype == k_starts.dtype == torch.int32
     assert q_starts.diff().tolist() == attention.q_lengths

@@ -77,7 +77,7 @@ def test_only_the_layers_classes_change_and_come_back(kind, mode):
     assert [name.rpartition(".")[2] for name, *_ in changed] == ["0", "1", "2"]
     for _, now, then in changed:
         assert issubclass(now, FastLayer) and issubclass(now, then) and then is kind_of_layer
-    # Called without a pass, a layer does what it did; other models of the kind are as they were.
+    # Called without a pass, a layer works as before; other models of the class are unchanged.
     assert torch.equal(plain_logits(model, ROWS[2]), logits)
     assert dict(vars(kind_of_layer)) == own
     assert type(other.base_model.model.model.layers[0]) is kind_of_layer
@@ -211,7 +211,7 @@ def test_merging(nf4, keep):
     # Merging into four bits rounds again, coarsely.
     assert torch.allclose(merged, before, atol=1e-3) != nf4
     with model.disable_adapter():
-        # PEFT takes the adapter out again at the next forward of its own; a pass has none.
+        # PEFT unmerges at the next forward of its own, which a pass does not call.
         assert not engine.is_usable()
         plain_logits(model, ROWS[0])
         assert_follows(model, engine)
@@ -245,7 +245,7 @@ def test_unloading(nf4, merge):
     "options, usable", [({"use_dora": True}, False), ({"use_rslora": True}, True)]
 )
 def test_variants_are_right_or_not_usable(options, usable):
-    """Attached after the engine, so that it meets them."""
+    """Attached after the engine was installed, which would refuse them."""
     base = make_base("mistral")
     engine = installed(base)
     model = add_lora(base, **options).eval()
@@ -257,7 +257,7 @@ def test_variants_are_right_or_not_usable(options, usable):
 
 
 def test_trained_biases_are_seen_when_scoring(tmp_path):
-    """An adapter with biases of its own, loaded after the engine: nothing of it is trained."""
+    """An adapter with biases, loaded after the engine was installed, and not trained."""
     lora = {"target_modules": ["q_proj", "v_proj"], "bias": "all"}
     model = add_lora(make_base("qwen2"), **lora)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Training runs on the engine: interrupted and resumed, planned anew, in other passes."""
+"""Training runs on the engine: interrupted and resumed, in smaller passes, in other passes."""
 
 import json
 import signal

@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def num_passed(name, **environment):
-    """Tests that passed in a file of their own process; none may fail or be skipped."""
+    """Number of tests that pass in a file, in a process of its own; none may fail or be skipped."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",

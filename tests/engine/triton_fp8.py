@@ -24,13 +24,13 @@ def test_rows_in_8_bits():
         # becomes 64, not 128.
         carried = (expected.abs().frexp().mantissa == 0.5) & (got == expected / 2)
         difference = (got - expected)[~carried].abs()
-        # A rounding of the scale may move what lies between two numbers: by one of them at most.
+        # The scale's rounding may move a number to its neighbor, no further.
         assert (difference <= expected[~carried].abs() / 8).all()
         assert (difference > 0).double().mean() < 0.01 and carried.double().mean() < 0.1
 
 
 def assert_mostly_near(result, expected, relative, carried):
-    """Within `relative` or 2⁻¹⁰ of the largest, but for a share: the interpreter's carry, above."""
+    """Within `relative` or 2⁻¹⁰ of the largest, except where the interpreter lost the carry."""
     bound = relative * expected.abs() + 2**-10 * expected.abs().max()
     assert ((result - expected).abs() > bound).double().mean() <= carried
 
@@ -75,7 +75,7 @@ def test_adapters_in_8_bits_keep_the_precision_of_16(use_kernels, R):
 @pytest.mark.parametrize("kind", ["plain", "norm", "swiglu"])
 @pytest.mark.parametrize("R, size", [(16, 0.01), (10, 3.0)])
 def test_inputs_to_score_in_8_bits(use_kernels, kind, R, size):
-    """A's product is of the 8 bits. Large B: h decides the scale."""
+    """The product with A reads the 8-bit input. With a large B, h decides the scale."""
     torch.manual_seed(R)
 
     def assert_near(result, expected, relative):
@@ -116,7 +116,7 @@ def test_inputs_to_score_in_8_bits(use_kernels, kind, R, size):
 
 @pytest.fixture
 def without_rounding(monkeypatch):
-    """Products in 8 bits, but in float32: what remains is where every number goes."""
+    """Products of float32 instead of 8 bits, to test only where every number is placed."""
 
     def product(x8, scale_T, w8, scale_N, dtype):
         assert x8.shape[1] == w8.shape[1] and not (x8.shape[1] % 16 or len(w8) % 16)

@@ -124,7 +124,7 @@ def test_wide_inputs_are_split():
 
 @pytest.mark.parametrize("T, r, dropout", [(37, 16, 0.3), (520, 5, 0.0)])
 def test_backward_through_swiglu(T, r, dropout):
-    """In one pass with the group's, and into the place of its input."""
+    """In one pass with the group's gradients, overwriting its input."""
     _, group = make_float_group(["two"], r, dropout)
     z, d = torch.randn(T, 20) * 3, torch.randn(T, 17)
     x = elementwise.swiglu(z)
@@ -147,7 +147,7 @@ def test_backward_through_swiglu(T, r, dropout):
 
 @pytest.mark.parametrize("T, dropout", [(37, 0.3), (520, 0.0)])
 def test_backward_of_a_normed_input(T, dropout):
-    """The norm is computed again where its result is read: the same bits as from the result."""
+    """The backward pass computes the norm again, to the same bits as from the stored result."""
     _, group = make_float_group(dropout=dropout)
     x, d = torch.randn(T, group.num_in) * 3, torch.randn(T, group.num_out)
     norm = elementwise.Norm(torch.rand(group.num_in) + 0.5, 1e-5, torch.empty(T))
@@ -182,7 +182,7 @@ def test_B_matrices_follow_the_weights():
 
 @pytest.mark.parametrize("probability", [0.05, 0.5])
 def test_the_share_of_zeros_is_right(probability):
-    """Within five standard deviations: over all, per column, row and place, of pairs of any two."""
+    """Within five standard deviations: overall, by column, row and position, and for pairs."""
     zeros = []
     for seed in range(2):
         torch.manual_seed(0)

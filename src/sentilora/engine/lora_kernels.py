@@ -170,7 +170,7 @@ def down_backward(
 def place(
     B: Sequence[torch.Tensor], outputs: Sequence[slice], first: int, out_NR: torch.Tensor
 ) -> None:
-    """Every adapter's B at its outputs (counted from `first`) and ranks, zero elsewhere."""
+    """Write every adapter's B at its outputs (counted from `first`) and ranks, zeros elsewhere."""
     N, room = out_NR.shape
     block = 64
     rank = B[0].shape[1]
@@ -415,7 +415,7 @@ if triton is not None:
         DROPOUT: tl.constexpr,
         PRECISION: tl.constexpr,
     ):
-        """One adapter's share of a tile: of the input's gradient, and of its A matrix's."""
+        """One adapter's share of a tile: of the gradients of the input and of its A matrix."""
         g = tl.load(g_at, mask=ok, other=0.0)
         g = (g.to(tl.float32) * scale).to(x.dtype)
         share = tl.dot(g, a, input_precision=PRECISION)

@@ -138,7 +138,7 @@ def shape_of(model: torch.nn.Module) -> ModelShape:
     layers = find_layers(model)
     return ModelShape(
         groups={} if why_not(layers) else group_shapes(layers),
-        num_layers=config.num_hidden_layers,
+        num_layers=len(layers) or config.num_hidden_layers,
         hidden=config.hidden_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         linear_weights=tuple(linears),
