@@ -28,7 +28,8 @@ def main() -> None:
     spin_shortly()
     print(describe_machine(), flush=True)
     config = load_config_of(options, f"data.num_evaluation={options.rows}")
-    base, prompter, _, prompts, _ = prepare(config)
+    base, prompter, _, evaluation = prepare(config)
+    prompts = [prompter.encode(text) for text in evaluation.texts]
     from sentilora.stages.train import prepare_model
 
     model = prepare_model(config, base, None)
@@ -43,16 +44,17 @@ def measure(
 
     from sentilora.models.fast_path import install_engine
     from sentilora.scoring.labels import LabelScorer
+    from sentilora.stages.from_config import runtime_of
 
+    runtime = runtime_of(config).override(batch_size=32)
     on_gpu = base.device == "cuda"
     if stack == "reference":
         engine, prompts = None, prompts[: len(prompts) // 8]
     else:
-        settings = {**config.engine.model_dump(), "implementation": "auto"}
-        engine = install_engine(
-            model, **{**settings, "base_matmul": "fp8" if stack == "fp8" else "exact"}
-        )
-    scorer = LabelScorer(model, label_ids, base.pad_token_id, base.dtype, 32, engine)
+        base_matmul = "fp8" if stack == "fp8" else "exact"
+        runtime = runtime.override(engine="auto", base_matmul=base_matmul)
+        engine = install_engine(model, runtime)
+    scorer = LabelScorer(model, label_ids, base.pad_token_id, base.dtype, runtime, engine)
     scorer.log_probs(prompts)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()

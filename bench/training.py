@@ -204,31 +204,22 @@ def prepare(config):  # type: ignore[no-untyped-def]
     base = load_base_of(config)
     prompter = Prompter(base.tokenizer, prompt_format_of(config))
     examples = encode_training(prompter, rows, "none")
-    prompts = [prompter.encode(text) for text in evaluation.texts]
-    truth = [config.prompt.labels.index(label) for label in evaluation.labels]
-    return base, prompter, examples, prompts, truth
+    return base, prompter, examples, evaluation
 
 
 def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no-untyped-def]
     import io
     from contextlib import redirect_stderr
 
-    from sentilora.folders.classifier_file import BaseReference, ClassifierFile
-    from sentilora.models.fast_path import install_engine
-    from sentilora.stages.from_config import prompt_format_of
     from sentilora.stages.train import build_trainer, prepare_model
 
     config = load_config_of(options, *(["engine.base_matmul=fp8"] if stack == "fp8" else []))
-    base, prompter, examples, prompts, truth = prepare(config)
+    base, prompter, examples, evaluation = prepare(config)
     model = prepare_model(config, base, None)
-    engine = install_engine(model, **config.engine.model_dump())
-    assert engine is not None, "the engine does not fit this base"
-    classifier = ClassifierFile(
-        prompt_format_of(config), BaseReference(config.base.name), prompter.label_ids
-    )
     said = io.StringIO()
     with redirect_stderr(said):
-        trainer = build_trainer(config, base, model, engine, classifier, examples, prompts, truth)
+        trainer = build_trainer(config, base, model, prompter, examples, evaluation)
+    assert trainer.engine is not None, "the engine does not fit this base"
     return trainer, mean_tokens(examples), said.getvalue().strip().splitlines()[-1]
 
 
@@ -258,7 +249,7 @@ def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-unt
         apply_liger_kernel_to_mistral()
     dtype = "float16" if stack == "notebook" else "auto"
     config = load_config_of(options, f"base.compute_dtype={dtype}")
-    base, _, examples, _, _ = prepare(config)
+    base, _, examples, _ = prepare(config)
     rows_at_once = 16 if stack in ("tuned16", "liger", "unsloth") else 4
     if stack == "unsloth":
         model = unsloth_model(options.base)

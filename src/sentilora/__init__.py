@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from sentilora.scoring.classifier import Classifier
     from sentilora.shipped import embedded_base, shipped_adapter
     from sentilora.stages.check import check
+    from sentilora.stages.demo import demo
+    from sentilora.stages.env import env
     from sentilora.stages.evaluate import evaluate
+    from sentilora.stages.predict import predict
     from sentilora.stages.repeat import train_seeds, train_sizes
     from sentilora.stages.train import train
     from sentilora.version import __version__
@@ -24,9 +27,12 @@ __all__ = [
     "Config",
     "__version__",
     "check",
+    "demo",
     "embedded_base",
+    "env",
     "evaluate",
     "load_config",
+    "predict",
     "shipped_adapter",
     "train",
     "train_seeds",
@@ -38,6 +44,9 @@ _HOME = {
     "Classifier": "scoring.classifier",
     "Config": "config",
     "check": "stages.check",
+    "demo": "stages.demo",
+    "env": "stages.env",
+    "predict": "stages.predict",
     "embedded_base": "shipped",
     "evaluate": "stages.evaluate",
     "load_config": "config",

@@ -17,10 +17,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sentilora.errors import DataError, UsageError
-from sentilora.presets import LEAF_TABLES, flatten, preset_tree, set_value
+from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
 from sentilora.shipped import EMBEDDED
 
-DEFAULT_PRESET = "tiny"
 CONFIG_FILE = "sentilora.toml"  # the resolved recipe in a run folder
 
 
@@ -122,7 +121,7 @@ class Config(Section):
         return _validate(tree)
 
     def save(self, path: Path) -> None:
-        """Write it as TOML, in a form that `--config` reads back."""
+        """Write it as TOML, in a form that `load_config(file=…)` reads back."""
         import tomli_w
 
         tree = self.model_dump(mode="json")

@@ -7,7 +7,8 @@
     └── Interrupted             exit 130 Ctrl-C, after a checkpoint was saved
 
 Each also inherits the standard exception a caller would expect. The message is one line: what is
-wrong, what was seen, what to do. Behind the tree: what turns other packages' errors into these.
+wrong, what was seen, what to do. A keyword of a library function appears in it as `keyword`; the
+command line shows it as the option of that name.
 """
 
 from typing import Any
@@ -16,11 +17,25 @@ from typing import Any
 class SentiloraError(RuntimeError):
     """Something broke while working. Base of every error raised on purpose.
 
+    problem: what is wrong, and what was seen. setting: the setting or keyword it is about, if it is
+    about one. seen: that setting's value. remedy: what to do. The message is problem and remedy.
     evaluation: what `evaluate` had measured when only its report failed.
     """
 
     exit_code = 1
     evaluation: Any = None
+
+    def __init__(
+        self, problem: str, *, setting: str | None = None, seen: object = None, remedy: str = ""
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.setting = setting
+        self.seen = seen
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 class UsageError(SentiloraError, ValueError):
@@ -41,11 +56,11 @@ class Interrupted(SentiloraError, KeyboardInterrupt):
     exit_code = 130
 
 
-# --- somebody else's errors ----------------------------------------------------------------------
+# --- errors of other packages --------------------------------------------------------------------
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of somebody else's error, or its kind where it says nothing."""
+    """The first line of another package's error, or its type where it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -37,5 +37,10 @@ def report_template() -> str:
     return _asset("report.html").read_text(encoding="utf-8")
 
 
+def card_template() -> str:
+    """The Jinja template of a model card."""
+    return _asset("card.md").read_text(encoding="utf-8")
+
+
 def _asset(*parts: str) -> Path:
     return Path(str(resources.files("sentilora").joinpath("assets", *parts)))

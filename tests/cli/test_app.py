@@ -110,7 +110,7 @@ def test_what_breaks_while_working_has_its_exit_code(monkeypatch, raised, code, 
     def broken():
         raise raised
 
-    monkeypatch.setattr("sentilora.stages.env.environment", broken)
+    monkeypatch.setattr("sentilora.stages.env.env", broken)
     if isinstance(raised, Interrupted):  # Ctrl-C that saved its checkpoint is no error: no prefix
         assert run("env") == (code, "", f"{raised}\n")
     else:
@@ -121,7 +121,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def broken():
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sentilora.stages.env.environment", broken)
+    monkeypatch.setattr("sentilora.stages.env.env", broken)
     with pytest.raises(ZeroDivisionError):
         run("env")
 

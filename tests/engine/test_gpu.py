@@ -184,7 +184,7 @@ def embedded(*overrides):
     """The embedded base with a new adapter whose B matrices are not zero, and its engine."""
     from sentilora.config import load_config
     from sentilora.models.fast_path import install_engine
-    from sentilora.stages.from_config import load_base_of
+    from sentilora.stages.from_config import load_base_of, runtime_of
     from sentilora.stages.train import prepare_model
 
     config = load_config("tiny", overrides=["base.device=cuda", *overrides])
@@ -193,7 +193,7 @@ def embedded(*overrides):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    engine = install_engine(model, **config.engine.model_dump())
+    engine = install_engine(model, runtime_of(config))
     engine.refresh()
     return base, model, engine
 

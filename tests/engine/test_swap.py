@@ -396,7 +396,8 @@ def test_trained_biases_are_seen_when_scoring(tmp_path):
 def test_8_bits_are_taken_where_they_can_be_had_only(monkeypatch):
     from sentilora.engine import fp8
     from sentilora.errors import UsageError
-    from sentilora.models import fast_path as loading
+    from sentilora.models.fast_path import install_engine
+    from sentilora.models.runtime import Runtime
 
     assert "no multiples of 16" in installed(make_model("mistral")).use_8_bits()  # 88 wide
     sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
@@ -406,6 +407,6 @@ def test_8_bits_are_taken_where_they_can_be_had_only(monkeypatch):
         found[:] = [fault]
         engine = installed(make_model("mistral", **sizes))
         assert engine.use_8_bits() == fault and engine.weights.fp8 == (fault is None)
-    monkeypatch.setattr(loading, "require_engine", lambda *_: None)
-    with pytest.raises(UsageError, match="cannot be had here: torch refuses them; leave it"):
-        loading.install_engine(make_model("mistral", **sizes), base_matmul="fp8")
+    monkeypatch.setattr(Runtime, "require_possible", lambda runtime: None)
+    with pytest.raises(UsageError, match="is unavailable here: torch refuses them; leave it"):
+        install_engine(make_model("mistral", **sizes), Runtime(base_matmul="fp8"))

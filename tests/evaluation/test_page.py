@@ -166,17 +166,17 @@ def test_coverage_ends_with_every_row():
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
-    require_unused(tmp_path / "new", "--report", "")
+    require_unused(tmp_path / "new", "report", "")
     (tmp_path / "file").write_text("")
     for used in (tmp_path, tmp_path / "file"):
         with pytest.raises(UsageError, match="is in use; choose another with --report, or remove"):
-            require_unused(used, "--report", "")
+            require_unused(used, "report", "")
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(UsageError, match=f"^{tmp_path} may not be written to; choose another --re"):
-        require_unused(tmp_path, "--report", "")
+        require_unused(tmp_path, "report", "")
 
 
 def test_a_report_that_cannot_be_finished_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -7,9 +7,13 @@ import torch
 
 from sentilora.config import load_config
 from sentilora.errors import DataError, SentiloraError
+from sentilora.folders.classifier_file import BaseReference
 from sentilora.models import base_cache
 from sentilora.models.bases import load_base
+from sentilora.models.runtime import Runtime
 from sentilora.stages.train import train
+
+CPU = Runtime(device="cpu")
 
 
 @pytest.fixture
@@ -24,11 +28,11 @@ def tensors(base):
 
 
 def test_what_is_kept_is_what_was_quantised(toy_base, home):
-    plain = load_base(str(toy_base), device="cpu")
+    plain = load_base(BaseReference(str(toy_base)), CPU)
     assert plain.cached_in is None
     assert not home.exists()
-    first = load_base(str(toy_base), device="cpu", cache_quantized=True)
-    again = load_base(str(toy_base), device="cpu")  # as predict asks
+    first = load_base(BaseReference(str(toy_base)), CPU, cache_quantized=True)
+    again = load_base(BaseReference(str(toy_base)), CPU)  # as predict asks
     assert first.cached_in == again.cached_in
     assert (first.from_cache, again.from_cache) == (False, True)
     assert again.cached_in.parent == home / "sentilora"
@@ -43,13 +47,15 @@ def test_what_is_kept_is_what_was_quantised(toy_base, home):
 def test_another_base_and_another_form_are_not_taken_for_it(toy_base, home, tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(toy_base, folder)
-    kept = load_base(str(folder), device="cpu", cache_quantized=True).cached_in
+    kept = load_base(BaseReference(str(folder)), CPU, cache_quantized=True).cached_in
     assert kept is not None
-    for settings in ({"double_quantization": False}, {"compute_dtype": "bfloat16"}):
-        assert load_base(str(folder), device="cpu", **settings).cached_in is None
-    assert load_base(str(folder), device="cpu", quantization="none").cached_in is None
+    single = BaseReference(str(folder), double_quantization=False)
+    assert load_base(single, CPU).cached_in is None
+    other = Runtime(device="cpu", compute_dtype="bfloat16")
+    assert load_base(BaseReference(str(folder)), other).cached_in is None
+    assert load_base(BaseReference(str(folder), quantization="none"), CPU).cached_in is None
     (folder / "model.safetensors").touch()
-    assert load_base(str(folder), device="cpu").cached_in is None
+    assert load_base(BaseReference(str(folder)), CPU).cached_in is None
 
 
 def test_training_names_the_base_not_the_cache(toy_base, home, tmp_path, capsys):
@@ -75,15 +81,15 @@ def test_a_disk_that_is_full_leaves_nothing_behind(toy_base, home, monkeypatch):
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(SentiloraError, match=r"No space left.*base\.cache_quantized=false"):
-        load_base(str(toy_base), device="cpu", cache_quantized=True)
+        load_base(BaseReference(str(toy_base)), CPU, cache_quantized=True)
     assert list((home / "sentilora").iterdir()) == []
 
 
 def test_a_damaged_copy_is_named(toy_base, home):
-    kept = load_base(str(toy_base), device="cpu", cache_quantized=True).cached_in
+    kept = load_base(BaseReference(str(toy_base)), CPU, cache_quantized=True).cached_in
     (kept / "model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(DataError, match=rf"{kept} \(remove that folder to read .*base again\)"):
-        load_base(str(toy_base), device="cpu")
+        load_base(BaseReference(str(toy_base)), CPU)
 
 
 def test_who_comes_second_keeps_what_is_there(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentilora.cli.app import app
+from sentilora.cli.predict import as_words
 from sentilora.data.text import blank_line_breaks, clean_text, fault_of
 from sentilora.errors import DataError
 from sentilora.prompt import ELLIPSIS, Prompter, PromptFormat
@@ -20,7 +21,6 @@ from sentilora.scoring.explain import (
     explain,
     words_of,
 )
-from sentilora.stages.predict import as_words
 
 WEIGHTS = {"lovely": 2.0, "dull": -3.0, "fine": 0.5, "never": -0.25}
 

@@ -19,8 +19,10 @@ from transformers import (
 
 from sentilora.config import load_config, read_config
 from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
+from sentilora.folders.classifier_file import BaseReference
 from sentilora.models.bases import load_base
 from sentilora.models.four_bits import linear_4bit_modules
+from sentilora.models.runtime import Runtime
 from sentilora.prompt import Prompter
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages.from_config import load_rows_of, prompt_format_of
@@ -444,7 +446,7 @@ def test_out_of_memory_names_the_setting(toy_base, tmp_path, monkeypatch, error)
     with monkeypatch.context() as patch:
         patch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
         with pytest.raises(SentiloraError, match=r"out of memory while loading .* smaller base"):
-            load_base(str(toy_base), device="cpu")
+            load_base(BaseReference(str(toy_base)), Runtime(device="cpu"))
     monkeypatch.setattr("sentilora.training.trainer.ClassifierTrainer.training_step", refuse)
     with pytest.raises(SentiloraError, match=r"lower training.per_device_train_batch_size") as end:
         train(settings(toy_base, tmp_path / "run"))
@@ -463,7 +465,9 @@ def test_what_the_device_cannot_compute_is_an_error_of_usage(toy_base, tmp_path,
 
 
 def test_every_4bit_layer_has_the_repacking_off(toy_base):
-    modules = linear_4bit_modules(load_base(str(toy_base), device="cpu").model)
+    modules = linear_4bit_modules(
+        load_base(BaseReference(str(toy_base)), Runtime(device="cpu")).model
+    )
     assert len(modules) == 14
     assert not any(module.support_avx512bf16_for_cpu for module in modules)
 

@@ -3,7 +3,7 @@
 
 def env() -> None:
     """Print versions, GPU and hub: the text for a bug report."""
-    from sentilora.stages.env import environment
+    from sentilora.stages.env import env as run
 
-    for name, value in environment().items():
+    for name, value in run().items():
         print(f"{name:<22}{value}")

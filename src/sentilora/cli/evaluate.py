@@ -8,12 +8,17 @@ import typer
 from sentilora.cli.options import (
     Adapter,
     AsJson,
+    AttnImplementation,
     BaseMatmul,
     BatchSize,
+    ComputeDtype,
     Device,
+    Engine,
     LabelColumn,
+    MaxMemoryGib,
     Overrides,
     TextColumn,
+    in_options,
     named_values,
     quiet,
 )
@@ -49,9 +54,13 @@ def evaluate(
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    batch_size: BatchSize = 16,
-    base_matmul: BaseMatmul = "exact",
-    device: Device = "auto",
+    device: Device = None,
+    compute_dtype: ComputeDtype = None,
+    attn_implementation: AttnImplementation = None,
+    engine: Engine = None,
+    base_matmul: BaseMatmul = None,
+    batch_size: BatchSize = None,
+    max_memory_gib: MaxMemoryGib = None,
 ) -> None:
     """Measure an adapter, its base without it, and a baseline, on the test rows."""
     from sentilora.config import parse_override
@@ -79,14 +88,18 @@ def evaluate(
             label_issues=label_issues,
             near_duplicates=near_duplicates,
             device=device,
-            batch_size=batch_size,
+            compute_dtype=compute_dtype,
+            attn_implementation=attn_implementation,
+            engine=engine,
             base_matmul=base_matmul,
+            batch_size=batch_size,
+            max_memory_gib=max_memory_gib,
         )
     except SentiloraError as error:
         if error.evaluation is None:
             raise
         result, failed = error.evaluation, error
-    print(result.to_json() if json else as_table(result), flush=True)
+    print(result.to_json() if json else in_options(as_table(result)), flush=True)
     if output is not None:
         _write(output, result.to_json() + "\n")
     if failed is not None:

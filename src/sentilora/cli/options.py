@@ -1,6 +1,7 @@
 """Options that several verbs share, and what they are turned into."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -8,13 +9,19 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from sentilora.models.device import spin_shortly
+from sentilora.presets import DEFAULT_PRESET, preset_names
 from sentilora.progress import is_main_process, say
+
+AS_TRAINED = "as in training, where recorded"
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]…", show_default=False)
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Recipe to start from: tiny (default) or mistral-7b.")
+    str | None,
+    typer.Option(
+        help=f"Recipe to start from: {' or '.join(preset_names())}.", show_default=DEFAULT_PRESET
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file laid over the preset.")
@@ -26,18 +33,50 @@ Adapter = Annotated[
 TextColumn = Annotated[str | None, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column that holds the label.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts scored at once.")]
-Device = Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Where to compute.")]
-BaseMatmul = Annotated[
-    Literal["exact", "fp8"],
-    typer.Option(help="fp8: 8-bit products, on Ada and Hopper GPUs: faster, not exact."),
+Device = Annotated[
+    Literal["auto", "cuda", "cpu"] | None,
+    typer.Option(help="Where to compute.", show_default="a GPU if there is one"),
 ]
+ComputeDtype = Annotated[
+    Literal["auto", "float16", "bfloat16", "float32"] | None,
+    typer.Option(help="Dtype to compute in.", show_default=AS_TRAINED),
+]
+AttnImplementation = Annotated[
+    str | None, typer.Option(help="Attention, as transformers names it.", show_default=AS_TRAINED)
+]
+Engine = Annotated[
+    Literal["auto", "reference"] | None,
+    typer.Option(help="reference: without the fast engine.", show_default=AS_TRAINED),
+]
+BaseMatmul = Annotated[
+    Literal["exact", "fp8"] | None,
+    typer.Option(
+        help="fp8: 8-bit products, on Ada and Hopper GPUs: faster, not exact.",
+        show_default="exact",
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Texts scored at once.", show_default=AS_TRAINED)
+]
+MaxMemoryGib = Annotated[
+    float | None,
+    typer.Option(min=0, help="GPU memory to plan for, in GiB.", show_default="what is free"),
+]
+
+
+def in_options(message: str) -> str:
+    """A message with each `keyword` of a library function as the option of that name."""
+    return re.sub(r"`([a-z]+(?:_[a-z]+)*)`", lambda word: _as_option(word[1]), message)
+
+
+def _as_option(keyword: str) -> str:
+    return f"--{keyword.replace('_', '-')}"
 
 
 def fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
     if not is_main_process():  # the main one says the same, unless it is this machine's own trouble
         kind = f"process {os.environ['RANK']}: {kind}"
-    print(f"{kind}{' '.join(message.split())}", file=sys.stderr)
+    print(f"{kind}{in_options(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(exit_code) from None
 
 
@@ -61,7 +100,6 @@ def config_from(
 ) -> Any:
     from sentilora.config import (
         CONFIG_FILE,
-        DEFAULT_PRESET,
         load_config,
         parse_override,
         read_config,
@@ -73,7 +111,8 @@ def config_from(
             given = dict(parse_override(item) for item in overrides or ())
             return read_config(path).with_values({**given, **values})
     if preset is None:
-        say(f"no --preset given: {DEFAULT_PRESET} (the other one is mistral-7b)")
+        others = " and ".join(name for name in preset_names() if name != DEFAULT_PRESET)
+        say(f"no --preset given: {DEFAULT_PRESET} (others: {others})")
         preset = DEFAULT_PRESET
     return load_config(preset, file, overrides or (), values)
 

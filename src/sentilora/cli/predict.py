@@ -3,22 +3,44 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sentilora.cli.options import Adapter, AsJson, BaseMatmul, BatchSize, Device, TextColumn, quiet
+from sentilora.cli.options import (
+    Adapter,
+    AsJson,
+    AttnImplementation,
+    BaseMatmul,
+    BatchSize,
+    ComputeDtype,
+    Device,
+    Engine,
+    MaxMemoryGib,
+    TextColumn,
+    quiet,
+)
 from sentilora.errors import DataError, UsageError
-from sentilora.wording import counted
+from sentilora.wording import as_probability, counted, signed
+
+if TYPE_CHECKING:
+    from sentilora.scoring.answers import Prediction
+    from sentilora.scoring.explain import Explanation
+
+NUM_WORDS = 5  # shown for an answer, and against it
 
 
 def predict(
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; - reads one a line from stdin.")
+        list[str] | None, typer.Argument(help="Texts; - reads one per line from stdin.")
     ] = None,
     adapter: Adapter = None,
-    input: Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file.")] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write, its columns kept.")] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file to classify.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="New file for the rows of --input, with the answers added.")
+    ] = None,
     text_column: TextColumn = None,
     labels: Annotated[
         str | None, typer.Option(help="For a plain PEFT adapter: labels, comma-separated.")
@@ -30,63 +52,95 @@ def predict(
         bool, typer.Option("--explain", help="Show the words that moved each answer.")
     ] = False,
     json: AsJson = False,
-    batch_size: BatchSize = 16,
-    base_matmul: BaseMatmul = "exact",
-    device: Device = "auto",
+    device: Device = None,
+    compute_dtype: ComputeDtype = None,
+    attn_implementation: AttnImplementation = None,
+    engine: Engine = None,
+    base_matmul: BaseMatmul = None,
+    batch_size: BatchSize = None,
+    max_memory_gib: MaxMemoryGib = None,
 ) -> None:
     """Classify texts."""
-    import sentilora.stages.predict as stage
-    from sentilora.data.tables import write_table
+    from sentilora.stages.predict import predict as run
 
-    if (input is None) == (not texts):
-        raise UsageError("give texts as arguments, - for stdin, or --input FILE")
     if texts and "-" in texts and len(texts) > 1:
-        raise UsageError("- reads the texts from stdin and stands alone; here are others beside it")
-    if output is not None and input is None:
-        raise UsageError("--output goes with --input")
-    if text_column is not None and input is None:
-        raise UsageError("--text-column goes with --input")
-    if output is not None and explain:
-        raise UsageError(
-            "--explain prints, a table has no place for it; instead of --output keep what --json "
-            "prints"
-        )
+        raise UsageError("- reads the texts from stdin and must be the only argument")
+    if not texts and input is None:
+        raise UsageError("give texts as arguments, - for stdin, or --input FILE")
     quiet()
-    frame = None
-    if input is not None:
-        stage.check_files(input, output)
-        column = text_column or "text"
-        frame = stage.read_input(input, column)
-        chosen = frame[column].tolist()
-    else:
-        chosen = _stdin_lines() if texts == ["-"] else list(texts or ())
-        stage.check_texts(chosen)
-
-    from sentilora.scoring.classifier import Classifier
-
-    classifier = Classifier.load(
-        adapter,
-        device=device,
-        batch_size=batch_size,
+    predictions = run(
+        _stdin_lines() if texts == ["-"] else texts,
+        input=input,
+        output=output,
+        text_column=text_column,
+        adapter=adapter,
         labels=[label.strip() for label in labels.split(",")] if labels else None,
         template=_template(template),
+        explain=explain,
+        device=device,
+        compute_dtype=compute_dtype,
+        attn_implementation=attn_implementation,
+        engine=engine,
         base_matmul=base_matmul,
+        batch_size=batch_size,
+        max_memory_gib=max_memory_gib,
     )
-    if frame is not None and output is not None:
-        stage.check_columns(frame, classifier.labels)
-    predictions = stage.predict(classifier, chosen)
-    if frame is not None and output is not None:
-        write_table(stage.add_predictions(frame, predictions), output)
-        print(f"{counted(len(predictions), 'row')} in {output}", file=sys.stderr)
-        return
-    words = stage.explain(classifier, chosen) if explain else [None] * len(chosen)
-    for text, prediction, found in zip(chosen, predictions, words, strict=True):
-        if json:
-            print(stage.as_json(text, prediction, found))
-            continue
-        print(stage.as_line(text, prediction))
-        if found is not None:
-            print(stage.as_words(text, found))
+    for prediction in predictions if output is None else ():
+        print(as_json(prediction) if json else as_line(prediction))
+        if prediction.explanation is not None and not json:
+            print(as_words(prediction.text, prediction.explanation))
+
+
+def as_json(prediction: "Prediction") -> str:
+    """One line of JSON: text, label, probabilities, truncated, and the words, if explained."""
+    text, explanation = prediction.text, prediction.explanation
+    import json
+
+    content: dict[str, Any] = {
+        "text": text,
+        "label": prediction.label,
+        "probabilities": prediction.probabilities,
+        "truncated": prediction.truncated,
+    }
+    if explanation is not None:
+        content["explanation"] = {
+            "label": explanation.label,
+            "words": [
+                {"word": text[word.start : word.end], **word._asdict()}
+                for word in explanation.words
+            ],
+        }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def as_line(prediction: "Prediction", width: int = 60) -> str:
+    """One line for a reader: label, its probability, the beginning of the text."""
+    begin = " ".join(prediction.text.split())
+    begin = begin if len(begin) <= width else begin[: width - 1] + "…"
+    cut = "  (truncated)" if prediction.truncated else ""
+    probability = max(prediction.probabilities.values())
+    longest = max(map(len, (*prediction.probabilities, prediction.label)))
+    return f"{prediction.label:<{longest}}  {as_probability(probability)}  {begin}{cut}"
+
+
+def as_words(text: str, explanation: "Explanation") -> str:
+    """Lines for a reader: the words that weigh most for the answer and against it, in log-odds."""
+    weighed = [
+        (round(word.contribution, 2), text[word.start : word.end])
+        for word in explanation.words
+        if word.alone and word.contribution is not None
+    ]
+    weighed.sort(key=lambda pair: -abs(pair[0]))
+    lines = []
+    for name, sign in (("for", 1), ("against", -1)):
+        chosen = [pair for pair in weighed if sign * pair[0] > 0][:NUM_WORDS]
+        said = "  ".join(f"{word} {signed(value, 2)}" for value, word in chosen)
+        lines.append(f"    {name} {explanation.label}: {said or 'no word'}")
+    num_unseen = sum(word.contribution is None for word in explanation.words)
+    if num_unseen:
+        words = counted(len(explanation.words), "word")
+        lines.append(f"    not seen: {num_unseen:,} of {words} (cut)")
+    return "\n".join(lines)
 
 
 def _template(template: str | None) -> str | None:
@@ -115,6 +169,8 @@ def _stdin_lines() -> list[str]:
             f"stdin is not valid UTF-8 at byte {error.start}; send it as UTF-8"
         ) from error
     texts = [line for line in lines if line.strip()]
-    if texts and len(texts) < len(lines):
+    if not texts:
+        raise DataError("there is no text to classify; stdin was empty")
+    if len(texts) < len(lines):
         print(f"left out empty lines of stdin: {len(lines) - len(texts):,}", file=sys.stderr)
     return texts

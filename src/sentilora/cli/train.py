@@ -1,7 +1,7 @@
 """`sentilora train`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,12 +13,17 @@ from sentilora.cli.options import (
     Preset,
     TextColumn,
     config_from,
+    in_options,
     named_values,
     quiet,
 )
-from sentilora.errors import UsageError
-from sentilora.progress import is_main_process
+from sentilora.errors import Interrupted, UsageError
+from sentilora.progress import is_main_process, num_processes
 from sentilora.wording import counted, percent, percent_interval
+
+if TYPE_CHECKING:
+    from sentilora.config import Config
+    from sentilora.folders.run_folder import TrainingResult
 
 
 def train(
@@ -26,21 +31,22 @@ def train(
     preset: Preset = None,
     config: ConfigFile = None,
     output_dir: OutputDir = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume from the last checkpoint.")] = False,
     adapter: Annotated[Path | None, typer.Option(help="Start from this adapter's weights.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Train with so many seeds: mean and spread.")
+        int | None,
+        typer.Option(help="Train with this many seeds and report mean and spread."),
     ] = None,
     sizes: Annotated[
         str | None,
-        typer.Option(help="Train on so many rows each, e.g. 100,400,2000: would more labels help?"),
+        typer.Option(
+            help="Train once per number of rows, e.g. 100,400,2000: would more labels help?"
+        ),
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
     """Fine-tune a base and save the best adapter."""
-    from sentilora.stages.train import train as run
-
     chosen_sizes = None if sizes is None else whole_numbers("--sizes", sizes)
     if seeds is not None and sizes is not None:
         raise UsageError("--seeds and --sizes are two series; give one, then the other")
@@ -50,14 +56,44 @@ def train(
     values = named_values(output_dir, text_column, label_column)
     settings = config_from(preset, config, overrides, values, resume)
     quiet()
-    if series:
-        _series(settings, seeds, chosen_sizes, resume)
-        return
-    result = run(settings, resume=resume, adapter=adapter)
-    if not is_main_process():
-        return
+    option = f"--seeds {seeds} " if seeds is not None else f"--sizes {sizes} " if sizes else ""
+    try:
+        if series:
+            text = _series(settings, seeds, chosen_sizes, resume)
+        else:
+            from sentilora.stages.train import train as run
+
+            text = _as_lines(run(settings, resume=resume, adapter=adapter))
+    except Interrupted as error:
+        error.remedy = f"resume with `{_resume_command(settings.output_dir, option)}`"
+        raise
+    if is_main_process():
+        print(in_options(text))
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Numbers separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{option} is {text!r}",
+            setting="sizes",
+            seen=text,
+            remedy="write whole numbers and commas, e.g. 100,400,2000",
+        ) from None
+
+
+def _resume_command(output_dir: str, series: str) -> str:
+    """What to type to resume. series: the option that asks for one, with its value."""
+    num = num_processes()
+    launch = f"accelerate launch --num_processes {num} -m " if num > 1 else ""
+    return f"{launch}sentilora train {series}--output-dir {output_dir} --resume"
+
+
+def _as_lines(result: "TrainingResult") -> str:
     metrics = result.metrics
-    print(
+    return (
         f"best of {counted(result.num_steps, 'step')}: {result.best_step}, "
         f"in {result.train_seconds:.0f} s\n"
         f"evaluation, {counted(metrics.num_rows, 'row')}, scored again after reloading: accuracy "
@@ -67,16 +103,7 @@ def train(
     )
 
 
-def whole_numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"{option} is {text!r}; write whole numbers and commas, e.g. 100,400,2000"
-        ) from None
-
-
-def _series(settings: Any, seeds: int | None, sizes: list[int] | None, resume: bool) -> None:
+def _series(settings: "Config", seeds: int | None, sizes: list[int] | None, resume: bool) -> str:
     from sentilora.stages.repeat import LEARNING_CURVE_FILE, train_seeds, train_sizes
     from sentilora.training.series import SEEDS_FILE, SIZES_FILE, seeds_as_table, sizes_as_table
 
@@ -88,6 +115,4 @@ def _series(settings: Any, seeds: int | None, sizes: list[int] | None, resume: b
         text = sizes_as_table(train_sizes(settings, sizes or [], resume=resume))
         files = f"{folder / SIZES_FILE} and {folder / LEARNING_CURVE_FILE}"
         run = f"size-{max(sizes or [])}"
-    if is_main_process():
-        print(text)
-        print(f"figures in {files}; next: sentilora evaluate --adapter {folder / run}")
+    return f"{text}\nfigures in {files}; next: sentilora evaluate --adapter {folder / run}"

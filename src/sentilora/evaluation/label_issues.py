@@ -119,5 +119,5 @@ def as_lines(found: LabelIssues) -> list[str]:
         for x in shown
     ]
     if len(found.issues) > NUM_PRINTED:
-        lines.append(f"… and {len(found.issues) - NUM_PRINTED:,} more: --report and --output list")
+        lines.append(f"… and {len(found.issues) - NUM_PRINTED:,} more: `report` and `output` list")
     return lines

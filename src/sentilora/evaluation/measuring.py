@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +29,6 @@ from sentilora.scoring.classifier import Classifier
 from sentilora.scoring.explain import deletion_test, explain_each
 from sentilora.wording import counted
 
-ROWS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with the rows
 MAX_EXPLAINED = 50  # errors, in a report: half a minute to two and a half on two CPU cores
 # Near-duplicates among more are looked for only when asked: a text of 230 words takes 0.36 ms and,
 # when it was trained on, 6.2 KiB (CPU, 10,000 texts, 2026-11-25).
@@ -113,21 +111,14 @@ def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
 
 def score(classifier: Classifier, rows: Rows, description: str, has_adapter: bool) -> Scores:
     """One forward pass per row and model; `has_adapter`: with it and without it."""
-    adapter, base, truncated = [], [], []
-    without_adapter = classifier.adapter_disabled if has_adapter else nullcontext
     with Progress(description, len(rows) * (1 + has_adapter)) as progress:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            texts = rows.texts[start : start + ROWS_AT_ONCE]
-            prompts = [classifier.prompter.encode(text) for text in texts]
-            ids = [prompt.input_ids for prompt in prompts]
-            truncated += [prompt.truncated for prompt in prompts]
-            if has_adapter:
-                adapter.append(classifier.scorer.log_probs(ids, progress.advance).numpy())
-            with without_adapter():
-                base.append(classifier.scorer.log_probs(ids, progress.advance).numpy())
-    return Scores(
-        np.concatenate(adapter) if has_adapter else None, np.concatenate(base), np.array(truncated)
-    )
+        pieces = list(classifier.score(rows.texts, progress.advance, with_base=has_adapter))
+    log_probs = np.concatenate([piece.log_probs for piece in pieces])
+    truncated = np.concatenate([piece.truncated for piece in pieces])
+    if not has_adapter:
+        return Scores(None, log_probs, truncated)
+    of_base = [piece.base_log_probs for piece in pieces if piece.base_log_probs is not None]
+    return Scores(log_probs, np.concatenate(of_base), truncated)
 
 
 def calibrate(
@@ -146,8 +137,8 @@ def calibrate(
         ]  # fmt: skip
     eval_truth = numbers_of(evaluation, classifier.labels)
     with Progress("scoring evaluation rows", len(evaluation)) as progress:
-        prompts = [classifier.prompter.encode(text).input_ids for text in evaluation.texts]
-        log_probs = classifier.scorer.log_probs(prompts, progress.advance).numpy()
+        pieces = classifier.score(evaluation.texts, progress.advance)
+        log_probs = np.concatenate([piece.log_probs for piece in pieces])
     temperature = choose_temperature(log_probs, eval_truth)
     calibrated = Calibrated(
         temperature,
@@ -184,7 +175,7 @@ def look_for_leakage(
     if not near:
         say(
             f"near-duplicates are not looked for among more than {MAX_ROWS_NEAR:,} rows (here "
-            f"{total:,}): minutes, and 6 KiB of memory a training row; --near-duplicates does"
+            f"{total:,}): minutes, and 6 KiB of memory a training row; `near_duplicates` does"
         )
     with Progress("looking for duplicates", total + len(evaluation)) as progress:
         index = TwinIndex(near, progress.advance)

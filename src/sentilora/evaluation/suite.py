@@ -88,7 +88,7 @@ class Suite:
             raise UsageError(
                 f"the suite {self.source} expects {', '.join(expected)}, the classifier answers "
                 f"{', '.join(labels)}; copy {suite_path()}, write your own labels and texts in "
-                "it, and give it with --suite-file"
+                "it, and give it with `suite_file`"
             )
 
 
@@ -119,7 +119,7 @@ def load_suite(source: str | Path = SENTIMENT_SUITE) -> Suite:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
-            f"there is no suite {path}; --suite takes the one that ships, --suite-file a TOML file"
+            f"there is no suite {path}; `suite` takes the one that ships, `suite_file` a TOML file"
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the suite {path}, a TOML file in UTF-8: {error}") from error

@@ -128,7 +128,7 @@ def _calibration_lines(result: Evaluation) -> list[str]:
         near = (
             f"{leak.num_near:,} near"
             if leak.near_looked_for
-            else "near ones not looked for (--near-duplicates does)"
+            else "near ones not looked for (`near_duplicates` does)"
         )
         text = f"duplicates of rows trained or chosen on: {leak.num_exact:,} exact, {near}"
         if leak.twins and leak.without is not None:

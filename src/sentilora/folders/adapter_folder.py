@@ -1,90 +1,114 @@
-"""What lies in an adapter folder: PEFT's two files, and `classifier.json` beside them.
+"""An adapter folder: PEFT's two files, and `classifier.json` beside them.
 
-    check_adapter_folder(folder)
-    ClassifierFile.load(folder).prompt.labels
+    folder = AdapterFolder.open("./mistral-sentiment-ita")
+    folder.classifier.prompt.labels
 
-Read and written without torch, so that a wrong folder is told from a right one at once.
+It is opened and checked once, without torch, and then handed on.
 """
 
-import json
+import hashlib
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict
 
 from sentilora.errors import DataError, UsageError
-from sentilora.folders.classifier_file import (
-    CLASSIFIER_FILE,
-    ClassifierFile,
-    reason_of,
-    require_field,
-)
+from sentilora.folders.checkpoints import checkpoints, run_of
+from sentilora.folders.classifier_file import ClassifierFile
+from sentilora.folders.records import Record
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+
+class PeftConfig(Record):
+    """PEFT's own `adapter_config.json`: what is needed of it here, and the rest as it is."""
+
+    model_config = ConfigDict(extra="allow")
+    FILE: ClassVar[str] = "adapter_config.json"
+    REMEDY: ClassVar[str] = "restore it (a checkpoint-N folder beside it has the same)"
+
+    base_model_name_or_path: str
+    peft_type: str
 
 
-def check_adapter_folder(folder: Path) -> None:
-    """Raise `DataError` when a folder is missing or holds no PEFT adapter."""
-    if not folder.is_dir():
-        raise DataError(f"there is no adapter folder {folder}")
-    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
-        if (folder / name).is_file():
-            continue
-        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: (len(p.name), p.name))
-        if checkpoints:
-            raise DataError(
-                f"the run in {folder} is not finished; go on with `sentilora train --output-dir "
-                f"{folder} --resume`, or take {checkpoints[-1]}"
-            )
-        raise DataError(f"{folder} holds no adapter: {name} is missing")
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A folder that holds an adapter. classifier: None for a plain PEFT adapter."""
 
+    WEIGHTS_FILE: ClassVar[str] = "adapter_model.safetensors"
 
-def adapter_config(folder: Path) -> dict[str, Any]:
-    """A PEFT adapter's own configuration; raises `DataError` when it is none."""
-    path = folder / ADAPTER_CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        require_field(content, "base_model_name_or_path", str)
-        require_field(content, "peft_type", str)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is damaged: {reason_of(error)}; restore it (a checkpoint-N folder beside it "
-            "has the same)"
-        ) from error
-    return dict(content)
+    path: Path
+    peft: PeftConfig
+    classifier: ClassifierFile | None
 
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Raises `DataError` when the folder is missing, holds no adapter, or is damaged."""
+        path = Path(os.path.expanduser(path))
+        if not path.is_dir():
+            raise DataError(f"there is no adapter folder {path}", setting="adapter", seen=str(path))
+        for name in (PeftConfig.FILE, cls.WEIGHTS_FILE):
+            if not (path / name).is_file():
+                raise _incomplete(path, name)
+        has_file = (path / ClassifierFile.FILE).is_file()
+        classifier = ClassifierFile.load(path) if has_file else None
+        return cls(path, PeftConfig.load(path), classifier)
 
-def adapter_base_name(folder: Path) -> str:
-    """The base named in a plain PEFT adapter's own configuration."""
-    return str(adapter_config(folder)["base_model_name_or_path"])
+    @property
+    def run(self) -> Path:
+        """The run folder: this one, for a checkpoint the one above."""
+        return run_of(self.path)
 
+    def weights_digest(self) -> str:
+        """SHA-256 of the adapter's weights."""
+        return hashlib.sha256((self.path / self.WEIGHTS_FILE).read_bytes()).hexdigest()
 
-def lora_to_continue(
-    folder: Path, base_name: str, format: PromptFormat, names: Iterable[str]
-) -> dict[str, Any]:
-    """The LoRA settings called `names` of the adapter that a new run starts from.
+    def lora_to_continue(
+        self, base_name: str, format: PromptFormat, names: Iterable[str]
+    ) -> dict[str, Any]:
+        """The LoRA settings called `names`, for a run that starts from this adapter.
 
-    Raises `DataError` when there is none, `UsageError` when it belongs to another base.
-    """
-    check_adapter_folder(folder)
-    stored = adapter_config(folder)
-    lora = {name: stored[name] for name in names if stored.get(name) is not None}
-    if stored["peft_type"] != "LORA" or not isinstance(lora.get("target_modules"), list):
-        raise UsageError(
-            f"the adapter in {folder} is {stored['peft_type']} on {lora.get('target_modules')!r}; "
-            "training goes on from a LORA adapter with a list of target_modules"
-        )
-    lora["target_modules"] = sorted(lora["target_modules"])
-    if (folder / CLASSIFIER_FILE).is_file():  # else a plain adapter: its shapes tell when loaded
-        before = ClassifierFile.load(folder)
-        if before.base.name != base_name:
+        Raises `UsageError` when it belongs to another base or is not plain LoRA.
+        """
+        stored = self.peft.model_dump()
+        lora = {name: stored[name] for name in names if stored.get(name) is not None}
+        if self.peft.peft_type != "LORA" or not isinstance(lora.get("target_modules"), list):
             raise UsageError(
-                f"the adapter in {folder} belongs to the base {before.base.name!r}, the "
-                f"configuration asks for {base_name!r}; set base.name={before.base.name}"
+                f"the adapter in {self.path} is {self.peft.peft_type} on "
+                f"{lora.get('target_modules')!r}",
+                setting="adapter",
+                seen=str(self.path),
+                remedy="training goes on from a LORA adapter with a list of target_modules",
             )
-        if before.prompt != format:
-            say(f"warning: {folder} was trained with another prompt or other labels")
-    say(f"going on from {folder}: its LoRA settings hold (r={lora['r']})")
-    return lora
+        lora["target_modules"] = sorted(lora["target_modules"])
+        if self.classifier is not None:  # a plain adapter's shapes tell when it is loaded
+            if self.classifier.base.name != base_name:
+                raise UsageError(
+                    f"the adapter in {self.path} belongs to the base "
+                    f"{self.classifier.base.name!r}, the configuration asks for {base_name!r}",
+                    setting="base.name",
+                    seen=base_name,
+                    remedy=f"set base.name={self.classifier.base.name}",
+                )
+            if self.classifier.prompt != format:
+                say(f"warning: {self.path} was trained with another prompt or other labels")
+        say(f"going on from {self.path}: its LoRA settings hold (r={lora['r']})")
+        return lora
+
+
+def _incomplete(path: Path, name: str) -> DataError:
+    saved = checkpoints(path)
+    if saved:
+        last = saved[max(saved)]
+        return DataError(
+            f"the run in {path} is not finished",
+            setting="adapter",
+            seen=str(path),
+            remedy=f"resume it with `resume` and the same `output_dir`, or take {last}",
+        )
+    return DataError(
+        f"{path} holds no adapter: {name} is missing", setting="adapter", seen=str(path)
+    )

@@ -1,68 +1,67 @@
 """The model card beside the adapter: what it is, how it did, how to load it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
-from sentilora.shipped import EMBEDDED
+from sentilora.shipped import EMBEDDED, card_template
 from sentilora.wording import counted, percent, percent_interval
 
 
 def write_model_card(
     folder: Path,
     result: TrainingResult,
+    classifier: ClassifierFile,
     *,
-    base_name: str,
-    revision: str,
-    quantization: str,
-    r: int,
-    lora_alpha: int,
-    labels: Sequence[str],
+    lora: Mapping[str, Any],
     source: str,
     num_rows: Mapping[str, int],
 ) -> None:
     """README.md of the run folder. source: of the training rows; num_rows: of each split."""
-    metrics = result.metrics
-    accuracy = f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)})"
-    answers = ", ".join(labels)
-    rows = ", ".join(f"{count:,} {name}" for name, count in num_rows.items())
-    embedded = base_name == EMBEDDED
-    hub_base = "" if embedded else f"base_model: {base_name}\n"
-    load_base = "sentilora.embedded_base()" if embedded else f'"{base_name}"'
-    import_base = "import sentilora\n" if embedded else ""
-    card = f"""---
-library_name: peft
-{hub_base}pipeline_tag: text-classification
-tags: [lora, qlora, text-classification, sentilora]
----
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-# A text classifier: LoRA on {base_name}
-
-Answers with one of {answers}. Trained by [sentilora](https://pypi.org/project/sentilora/) with LoRA
-r={r}, alpha={lora_alpha} on the base in {quantization}
-(revision {revision}).
-
-| evaluation rows | accuracy (95 % Wilson) | macro-F1 | log-loss |
-|---|---|---|---|
-| {metrics.num_rows} | {accuracy} | {metrics.macro_f1:.4f} | {metrics.log_loss:.4f} |
-
-Rows: {rows}, from `{source}`. Best of {counted(result.num_steps, "step")}: {result.best_step}. The
-evaluation rows chose the checkpoint. `sentilora evaluate --adapter {result.output_dir}`, where it
-was trained, scores the untouched test rows; elsewhere say where they are: `data.test=…`.
-Recipe: `sentilora.toml`. Hashes of the rows: `data.json`. Prompt and labels: `classifier.json`.
-
-```python
-import sentilora
-sentilora.Classifier.load("{result.output_dir}").predict(["A lovely film."])
-```
-
-It is a plain PEFT adapter:
-
-```python
-{import_base}from peft import PeftModel
-from transformers import AutoModelForCausalLM
-base = AutoModelForCausalLM.from_pretrained({load_base})
-model = PeftModel.from_pretrained(base, "{result.output_dir}")
-```
-"""
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    metrics, base = result.metrics, classifier.base
+    embedded = base.name == EMBEDDED
+    measured = {"accuracy": metrics.accuracy, "f1": metrics.macro_f1}
+    card_data = ModelCardData(
+        base_model=None if embedded else base.name,
+        library_name="peft",
+        pipeline_tag="text-classification",
+        tags=["lora", "qlora", "text-classification", "sentilora"],
+        model_name=folder.name,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=source,
+                dataset_name=f"{source}, {counted(metrics.num_rows, 'evaluation row')}",
+                metric_type=name,
+                metric_value=round(value, 4),
+            )
+            for name, value in measured.items()
+        ],
+    )
+    interval = percent_interval(metrics.accuracy_interval, 2)
+    card = ModelCard.from_template(
+        card_data,
+        template_str=card_template(),
+        base=base.name,
+        base_in_python="sentilora.embedded_base()" if embedded else f'"{base.name}"',
+        embedded=embedded,
+        revision=base.revision,
+        quantization=base.quantization,
+        labels=", ".join(classifier.prompt.labels),
+        r=lora["r"],
+        lora_alpha=lora["lora_alpha"],
+        num_rows=metrics.num_rows,
+        accuracy=f"{percent(metrics.accuracy, 2)} ({interval})",
+        macro_f1=f"{metrics.macro_f1:.4f}",
+        log_loss=f"{metrics.log_loss:.4f}",
+        rows=", ".join(f"{count:,} {name}" for name, count in num_rows.items()),
+        source=source,
+        steps=counted(result.num_steps, "step"),
+        best_step=result.best_step,
+        folder=result.output_dir,
+    )
+    (folder / "README.md").write_text(str(card), encoding="utf-8")

@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sentilora.errors import DataError, UsageError, first_line
-from sentilora.folders.adapter_folder import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_WEIGHTS_FILE,
-    adapter_base_name,
-    adapter_config,
-    check_adapter_folder,
-)
+from sentilora.folders.adapter_folder import AdapterFolder, PeftConfig
 from sentilora.folders.classifier_file import ClassifierFile
 
 if TYPE_CHECKING:
@@ -96,38 +90,37 @@ def _peft_warnings() -> Iterator[None]:
 
 
 def load_adapter(
-    model: "PreTrainedModel", folder: str | Path, *, is_trainable: bool = False
+    model: "PreTrainedModel", folder: AdapterFolder, *, is_trainable: bool = False
 ) -> "PeftModel":
     """An adapter from disk on a loaded base. `UsageError` when it belongs to another base."""
     from peft import PeftModel
 
-    folder = Path(folder)
-    check_adapter_folder(folder)
-    adapter_config(folder)  # in plain words, which PEFT has not
+    path = folder.path
+    weights, config = path / folder.WEIGHTS_FILE, path / PeftConfig.FILE
     try:
         with _peft_warnings():
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+            return PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
     except UserWarning as warning:
         raise DataError(
-            f"{folder / ADAPTER_WEIGHTS_FILE} lacks some of the adapter's weights "
+            f"{weights} lacks some of the adapter's weights "
             f"({str(warning).count('lora_')} tensors): it is damaged, or of another base"
         ) from warning
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
         raise UsageError(
-            f"the adapter in {folder} was trained for another base ({adapter_base_name(folder)}): "
-            "its shapes do not fit"
+            f"the adapter in {path} was trained for another base "
+            f"({folder.peft.base_model_name_or_path}): its shapes do not fit"
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"PEFT cannot use {folder / ADAPTER_CONFIG_FILE} ({type(error).__name__}: "
-            f"{first_line(error)}); it is damaged, or of another base"
+            f"PEFT cannot use {config} ({type(error).__name__}: {first_line(error)})",
+            remedy="it is damaged, or of another base",
         ) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
-        raise DataError(f"{folder / ADAPTER_WEIGHTS_FILE} is damaged: {error}") from error
+        raise DataError(f"{weights} is damaged: {error}") from error
 
 
 def save_classifier(

@@ -1,6 +1,6 @@
 """A base model: found, loaded in 4 bits, its tokenizer and its structure.
 
-    base = load_base("embedded", device="cpu", compute_dtype="float32")
+    base = load_base(BaseReference("embedded"), Runtime(device="cpu"))
 
 Training, evaluation and prediction load through the same function, so a reloaded classifier
 computes what the trained one did."""
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.folders.classifier_file import BaseReference
 from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.models.base_cache import cache_folder, store
 from sentilora.models.device import choose_device, choose_dtype, place_of_process
 from sentilora.models.four_bits import import_bitsandbytes, linear_4bit_modules
+from sentilora.models.runtime import Runtime
 from sentilora.progress import is_main_process
 from sentilora.shipped import EMBEDDED, embedded_base
 
@@ -32,7 +34,10 @@ def resolve_base(name: str) -> str:
         return embedded_base()
     if not name.strip():
         raise UsageError(
-            "a base is asked for without its name; give a hub id, a folder or embedded"
+            "a base is asked for without its name",
+            setting="base.name",
+            seen=name,
+            remedy="give a hub id, a folder or embedded",
         )
     path = Path(name).expanduser()
     if path.is_dir():
@@ -41,7 +46,7 @@ def resolve_base(name: str) -> str:
         return str(path)
     if path.exists() or not looks_like_hub_id(name):
         raise DataError(f"there is no model folder {name}")
-    require_hub(name, "a folder takes a base from disk: base.name=FOLDER (evaluate: --base FOLDER)")
+    require_hub(name, "a folder takes a base from disk: base.name=FOLDER (evaluate: `base` FOLDER)")
     return name
 
 
@@ -71,62 +76,73 @@ class Base:
         return int(pad if pad is not None else self.tokenizer.eos_token_id)
 
 
-def load_base(
-    name: str,
-    *,
-    revision: str = "main",
-    device: str = "auto",
-    quantization: str = "nf4",
-    double_quantization: bool = True,
-    compute_dtype: str = "auto",
-    attn_implementation: str = "sdpa",
-    assume_capability: float = 0.0,
-    cache_quantized: bool = False,
-) -> Base:
-    """Load a causal LM, its linear layers in NF4 unless `quantization` is "none".
+def load_base(reference: BaseReference, runtime: Runtime, *, cache_quantized: bool = False) -> Base:
+    """Load a causal LM, its linear layers in NF4 unless the reference's quantization is "none".
 
-    A base that is stored quantised keeps its own quantisation. cache_quantized: keep on disk what
-    was quantised here; where it is kept it is read, whoever asks. Raises `DataError` when the base
-    cannot be read, `UsageError` when device, dtype or quantisation cannot be had.
+    A base that is stored quantized keeps its own quantization. cache_quantized: keep the quantized
+    base on disk; later loads use it, with or without this flag. Raises `DataError` when the base
+    cannot be read, `UsageError` when device, dtype or quantization are unavailable.
     """
+    name, revision = reference.name, reference.revision
     source = resolve_base(name)
     import_bitsandbytes()  # before transformers does
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig
 
-    device = choose_device(device)
-    dtype, reason = choose_dtype(compute_dtype, device, assume_capability)
+    device = choose_device(runtime.device)
+    dtype, reason = choose_dtype(runtime.compute_dtype, device, runtime.assume_capability)
     with _readable(name):
         config = AutoConfig.from_pretrained(source, revision=revision)
-        stored = _stored_quantization(config, name, quantization)
+        stored = _stored_quantization(config, name, reference.quantization)
     commit = getattr(config, "_commit_hash", None)
     cache = None
-    if quantization == "nf4" and not stored:
-        cache = cache_folder(source, commit, device, dtype, double_quantization)
+    if reference.quantization == "nf4" and not stored:
+        double = reference.double_quantization
+        cache = cache_folder(source, commit, device, dtype, double)
     from_cache = cache is not None and cache.is_dir()
-    quantize = {}
-    if cache is not None and not from_cache:
-        quantize["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=double_quantization,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    with _readable(f"{cache} (remove that folder to read {name} again)" if from_cache else name):
-        model = AutoModelForCausalLM.from_pretrained(
-            str(cache) if from_cache else source,
-            revision=revision,
-            dtype=dtype,
-            device_map={"": place_of_process(device)},
-            attn_implementation=attn_implementation,
-            **quantize,
-        )
-    to_keep = cache_quantized and bool(quantize) and is_main_process()
-    if cache is not None and to_keep:
+    if from_cache:
+        origin = f"{cache} (remove that folder to read {name} again)"
+        model = _load_weights(origin, str(cache), reference, runtime, device, dtype, False)
+    else:
+        to_quantize = cache is not None
+        model = _load_weights(name, source, reference, runtime, device, dtype, to_quantize)
+    keep = cache is not None and not from_cache and cache_quantized and is_main_process()
+    if cache is not None and keep:
         store(model, cache)
     _compute_in(model, dtype)
     tokenizer = load_tokenizer(name, revision)
-    cached_in = cache if from_cache or to_keep else None
+    cached_in = cache if from_cache or keep else None
     return Base(model, tokenizer, device, dtype, reason, commit or revision, cached_in, from_cache)
+
+
+def _load_weights(
+    name: str,
+    source: str,
+    reference: BaseReference,
+    runtime: Runtime,
+    device: str,
+    dtype: "torch.dtype",
+    to_quantize: bool,
+) -> "PreTrainedModel":
+    """The model in `source`, quantized on the way where asked. name: for the error message."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options = {}
+    if to_quantize:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=reference.double_quantization,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    with _readable(name):
+        return AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=reference.revision,
+            dtype=dtype,
+            device_map={"": place_of_process(device)},
+            attn_implementation=runtime.attn_implementation,
+            **options,
+        )
 
 
 def _compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:

@@ -40,9 +40,11 @@ def require_device(device: str) -> None:
     """Raise `UsageError` when `device` is "cuda" and there is none. Needs no torch."""
     if device == "cuda" and not cuda_driver_present():
         raise UsageError(
-            "a CUDA GPU is asked for and this machine has none; run it on an NVIDIA GPU, train "
-            "with `--preset tiny` (works on a CPU), or insist: base.device=cpu (predict and "
-            "evaluate: --device cpu)"
+            "a CUDA GPU is asked for and this machine has none",
+            setting="device",
+            seen=device,
+            remedy="run it on an NVIDIA GPU, train with the preset tiny (works on a CPU), or "
+            "insist on the CPU: base.device=cpu (predict and evaluate: `device` cpu)",
         )
 
 
@@ -50,12 +52,13 @@ def choose_device(device: str) -> str:
     """ "cuda" or "cpu" for "auto", "cuda" or "cpu"."""
     import torch
 
-    if device not in ("auto", "cuda", "cpu"):
-        raise UsageError(f"there is no device {device!r}; choose auto, cuda or cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            f"a CUDA GPU is asked for and torch {torch.__version__} sees none; install a CUDA "
-            "build of torch, or take the CPU: base.device=cpu (predict and evaluate: --device cpu)"
+            f"a CUDA GPU is asked for and torch {torch.__version__} sees none",
+            setting="device",
+            seen=device,
+            remedy="install a CUDA build of torch, or use the CPU: base.device=cpu (predict and "
+            "evaluate: `device` cpu)",
         )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
@@ -67,11 +70,14 @@ def place_of_process(device: str) -> str:
     if device == "cpu":
         return device
     if "LOCAL_RANK" in os.environ:
-        number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if number >= there:
+        number, visible = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= visible:
             raise UsageError(
-                f"process {number + 1} on this machine finds no GPU of its own, {there} are "
-                f"visible; launch with --num_processes {there}"
+                f"process {number + 1} on this machine finds no GPU of its own, {visible} are "
+                "visible",
+                setting="num_processes",
+                seen=number + 1,
+                remedy=f"launch with --num_processes {visible}",
             )
         torch.cuda.set_device(number)
     return f"cuda:{torch.cuda.current_device()}"
@@ -95,8 +101,13 @@ def choose_dtype(
 
     if dtype != "auto":
         if device == "cpu" and dtype == "float16":
-            raise UsageError("base.compute_dtype=float16 needs a GPU; use float32 on the CPU")
-        return getattr(torch, dtype), "as base.compute_dtype asks"
+            raise UsageError(
+                "base.compute_dtype=float16 needs a GPU",
+                setting="compute_dtype",
+                seen=dtype,
+                remedy="use float32 on the CPU",
+            )
+        return getattr(torch, dtype), "as compute_dtype asks"
     if device == "cpu":
         return torch.float32, "on a CPU"
     capability = compute_capability(assume_capability)

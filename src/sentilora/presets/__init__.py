@@ -14,6 +14,7 @@ from typing import Any
 
 from sentilora.errors import UsageError
 
+DEFAULT_PRESET = "tiny"
 PARENT = "defaults"  # of all presets; not one to choose
 LEAF_TABLES = {"data.label_map"}  # a table that is one value: replaced whole, its keys are free
 

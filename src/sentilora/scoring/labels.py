@@ -19,6 +19,8 @@ import torch
 from sentilora.engine.segments import Segment, lay_out, share_prefix, to_device, to_host
 from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
+from sentilora.models.runtime import Runtime
+from sentilora.scoring.answers import TEXTS_AT_ONCE
 from sentilora.scoring.batching import last_logits, plan_passes, takes
 
 logger = logging.getLogger(__name__)
@@ -39,14 +41,14 @@ class LabelScorer:
         label_ids: Sequence[Sequence[int]],
         pad_token_id: int,
         dtype: torch.dtype = torch.float32,
-        batch_size: int = 16,
+        runtime: Runtime | None = None,
         engine: Engine | None = None,
     ) -> None:
         self.model = model
         self.label_ids = [list(ids) for ids in label_ids]
         self.pad_token_id = pad_token_id
         self.dtype = dtype
-        self.batch_size = batch_size
+        self.runtime = runtime or Runtime()
         self.engine = engine
         self._branches_work: bool | None = None
 
@@ -61,21 +63,17 @@ class LabelScorer:
         self.model.eval()
         scores = torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64)
         with torch.inference_mode(), self._autocast():
-            pending = list(range(len(prompts)))
-            while pending:
-                pending = self._score_some(prompts, pending, scores, progress)
+            # In pieces as `Classifier.score` has them, so that the same rows share a batch.
+            for start in range(0, len(prompts), TEXTS_AT_ONCE):
+                pending = list(range(start, min(start + TEXTS_AT_ONCE, len(prompts))))
+                while pending:
+                    pending = self._score_some(prompts, pending, scores, progress)
         if scores.isnan().any():
             raise SentiloraError(
                 "the model's scores are NaN: the adapter or the base is damaged, or float16 "
                 "overflows (base.compute_dtype=bfloat16 or float32)"
             )
         return scores
-
-    def probabilities(
-        self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
-    ) -> torch.Tensor:
-        """Probabilities, normalized over the labels: shape (prompts, labels), float64."""
-        return self.log_probs(prompts, progress).softmax(-1)
 
     def _autocast(self) -> AbstractContextManager:
         device = next(self.model.parameters()).device.type
@@ -112,8 +110,11 @@ class LabelScorer:
                     logger.warning("out of GPU memory: scoring goes on in smaller passes")
                     return [pending[i] for left in passes[number:] for i in left]
                 raise SentiloraError(
-                    f"out of GPU memory while scoring {len(rows)} texts at once; lower "
-                    "training.per_device_eval_batch_size (or --batch-size), or prompt.max_length"
+                    f"out of GPU memory while scoring {len(rows)} texts at once",
+                    setting="batch_size",
+                    seen=len(rows),
+                    remedy="lower training.per_device_eval_batch_size (or `batch_size`), or "
+                    "prompt.max_length",
                 ) from error
         finish(0)
         return []
@@ -124,7 +125,7 @@ class LabelScorer:
         """How a batch is scored, and which rows are in which."""
         lengths = [len(prompt) for prompt in prompts]
         if self.engine is None or not self.engine.is_usable():
-            return self._choose(prompts), plan_passes(lengths, self.batch_size)
+            return self._choose(prompts), plan_passes(lengths, self.runtime.batch_size)
         self.engine.refresh()
         if len(prompts) >= MANY or self.engine.weights.fp8:
             self.engine.keep_weights()

@@ -19,7 +19,6 @@ from sentilora.hub import hub_reachable
 from sentilora.models.adapters import attach_adapter, count_parameters
 from sentilora.models.bases import beyond_positions, load_structure, load_tokenizer
 from sentilora.models.device import choose_device, choose_dtype
-from sentilora.models.fast_path import require_engine
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.from_config import (
@@ -30,6 +29,7 @@ from sentilora.stages.from_config import (
     load_test_of,
     others_test,
     prompt_format_of,
+    runtime_of,
 )
 from sentilora.training.estimate import flop_per_token, memory_finding, shapes_of, time_finding
 from sentilora.training.lengths import look_over_lengths
@@ -73,9 +73,7 @@ def check(config: Config) -> list[Finding]:
         device = choose_device(config.base.device)
     with _Problem(findings, "engine"):
         engine = config.engine
-        require_engine(
-            engine.implementation, engine.base_matmul, engine.assume_capability, config.base.device
-        )
+        runtime_of(config).require_possible()
         if device == "cpu" and (engine.assume_capability or engine.max_memory_gib):
             text = "engine.assume_capability and engine.max_memory_gib concern GPUs only"
             findings.append(Finding("note", "engine", text))

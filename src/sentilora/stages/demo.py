@@ -15,7 +15,6 @@ from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages.from_config import load_rows_of, load_test_of
-from sentilora.stages.predict import predict
 from sentilora.stages.train import train
 from sentilora.wording import as_probability, counted, percent, percent_interval
 
@@ -46,10 +45,10 @@ def demo(config: Config) -> Demo:
         say(f"replacing the previous demo in ./{folder}")
         shutil.rmtree(folder)
     train(config)
-    classifier = Classifier.load(folder, batch_size=config.training.per_device_eval_batch_size)
+    classifier = Classifier.load(folder)
     test = load_test_of(config, classifier.labels)
     evaluation, _ = measure_rows(classifier, test, str(folder), load_rows_of(config))
-    return Demo(evaluation, predict(classifier, REVIEWS), str(folder))
+    return Demo(evaluation, classifier.classify(REVIEWS), str(folder))
 
 
 def as_tables(result: Demo) -> "list[Table | str]":

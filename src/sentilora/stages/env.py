@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def environment() -> dict[str, str]:
+def env() -> dict[str, str]:
     """What to know of this machine, in the order to print it."""
     import torch
 

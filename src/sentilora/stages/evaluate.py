@@ -3,11 +3,10 @@
 sentilora evaluate --adapter ./mistral-sentiment-ita
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data.rows import Rows
@@ -21,19 +20,18 @@ from sentilora.evaluation.measuring import (
 )
 from sentilora.evaluation.page import report_errors, write_report
 from sentilora.evaluation.suite import load_suite
-from sentilora.folders.adapter_folder import check_adapter_folder
-from sentilora.folders.classifier_file import CLASSIFIER_FILE, Calibration, ClassifierFile
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.folders.classifier_file import Calibration, ClassifierFile
 from sentilora.folders.run_folder import (
-    DATA_FILE,
-    data_record,
+    DataRecord,
+    SplitRecord,
     hash_of,
     read_metrics,
     require_same_rows,
     require_unused,
-    run_of,
     seen_rows,
 )
-from sentilora.models.fast_path import require_engine
+from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import ABSTAIN
@@ -54,9 +52,7 @@ def evaluate(
     suite: str | Path | None = None,
     label_issues: bool = False,
     near_duplicates: bool = False,
-    device: str = "auto",
-    batch_size: int = 16,
-    base_matmul: str = "exact",
+    **runtime: Unpack[RuntimeOverrides],
 ) -> Evaluation:
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
@@ -71,22 +67,23 @@ def evaluate(
     report has the `evaluation` with it.
     """
     if base is not None and adapter is not None:
-        raise UsageError("--base scores a base without adapter; leave out --adapter")
+        raise UsageError("`base` scores a base without adapter; leave out `adapter`")
     if target_accuracy is not None and not 0 < target_accuracy < 1:
-        raise UsageError(f"--target-accuracy is {target_accuracy:g}; give a number such as 0.98")
+        raise UsageError(f"`target_accuracy` is {target_accuracy:g}; give a number such as 0.98")
     if target_accuracy is not None and base is not None:
-        raise UsageError("--target-accuracy goes with an adapter")
+        raise UsageError("`target_accuracy` goes with an adapter")
     if near_duplicates and base is not None:
-        raise UsageError("--near-duplicates goes with an adapter: they are those of its own rows")
+        raise UsageError("`near_duplicates` goes with an adapter: they are those of its own rows")
     if report is not None:
-        require_unused(Path(report), "--report", "")
-    require_engine("auto", base_matmul, device=device)
-    folder = None if base is not None else Path(adapter or shipped_adapter())
+        require_unused(Path(report), "report", "")
+    asked = Runtime().override(**runtime)
+    asked.require_possible()
+    folder = None if base is not None else AdapterFolder.open(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
     tests = None if suite is None else load_suite(suite)
     if tests is not None:
         tests.require_labels(format.labels)
-    history = read_metrics(run_of(folder)) if folder is not None and report is not None else []
+    history = read_metrics(folder.run) if folder is not None and report is not None else []
     rows = load_test(config, format.labels, "data.test" in (overrides or {}))
     if len(set(rows.labels)) < len(format.labels):
         missing = [label for label in format.labels if label not in rows.labels]
@@ -97,27 +94,23 @@ def evaluate(
     known = None
     if folder is None:
         assert base is not None
-        classifier = Classifier.from_base(
-            base, format, device=device, batch_size=batch_size, base_matmul=base_matmul
-        )
+        classifier = Classifier.from_base(base, format, asked)
         result, scores = measure_rows(classifier, rows)
     else:
         seen = said_of_seen_rows(folder, rows, format.labels)
         if seen:
             say(f"warning: {seen}")
         known, reason = known_rows(folder, config)
-        classifier = Classifier.load(
-            folder, device=device, batch_size=batch_size, base_matmul=base_matmul
-        )
+        classifier = Classifier.load(folder, **runtime)
         result, scores = measure_rows(
-            classifier, rows, str(folder), known, target_accuracy, near_duplicates
+            classifier, rows, str(folder.path), known, target_accuracy, near_duplicates
         )
         notes = [note for note in (seen, reason) if note]
         result = replace(result, missing=[*notes, *result.missing])
-    if base_matmul != "exact":
+    if asked.base_matmul != "exact":
         notes = [f"computed on {classifier.computed_on}"]
         if result.calibrated is not None:
-            notes.append(f"{CLASSIFIER_FILE} keeps the temperature and threshold that it had")
+            notes.append(f"{ClassifierFile.FILE} keeps the temperature and threshold that it had")
         result = replace(result, missing=[*notes, *result.missing])
     right = scores.best.argmax(-1) == scores.truth
     result = replace(result, ratings=by_rating(rows.rating_column, rows.ratings, right))
@@ -125,12 +118,12 @@ def evaluate(
         result = with_label_issues(result, scores, rows)
     if tests is not None:
         result = with_behaviour(result, classifier, tests)
-    if folder is not None and adapter is not None and base_matmul == "exact":
+    if folder is not None and adapter is not None and asked.base_matmul == "exact":
         store_calibration(folder, result)
     if report is not None:
         settings = {
             **rows_settings(config),
-            "batch size": f"{batch_size}",
+            "batch size": f"{classifier.runtime.batch_size}",
             "target accuracy": "not asked for" if target_accuracy is None else f"{target_accuracy}",
             "behaviour suite": "not asked for" if tests is None else tests.source,
             "label issues": "looked for" if label_issues else "not asked for",
@@ -141,7 +134,9 @@ def evaluate(
     return result
 
 
-def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Config, PromptFormat]:
+def settings_of(
+    folder: AdapterFolder | None, overrides: Mapping[str, Any]
+) -> tuple[Config, PromptFormat]:
     """Configuration and prompt that belong to an adapter folder (None: the defaults)."""
     other = [key for key in overrides if not key.startswith("data.")]
     if other:
@@ -152,19 +147,22 @@ def settings_of(folder: Path | None, overrides: Mapping[str, Any]) -> tuple[Conf
     if folder is None:
         config = load_config(values=overrides)
         return config, prompt_format_of(config)
-    check_adapter_folder(folder)
-    if not (folder / CLASSIFIER_FILE).is_file():
+    stored = folder.classifier
+    if stored is None:
         raise UsageError(
-            f"{folder} has no {CLASSIFIER_FILE}: evaluate knows neither its labels nor its prompt"
+            f"{folder.path} has no {ClassifierFile.FILE}: evaluate knows neither its labels nor "
+            "its prompt"
         )
-    run = run_of(folder)
+    run = folder.run
     if (run / CONFIG_FILE).is_file():
         config = read_config(run / CONFIG_FILE)
     elif "data.test" in overrides:
         config = load_config()
     else:
-        raise UsageError(f"{folder} has no {CONFIG_FILE} that names test rows; give data.test=…")
-    return config.with_values(overrides), ClassifierFile.load(folder).prompt
+        raise UsageError(
+            f"{folder.path} has no {CONFIG_FILE} that names test rows; give data.test=…"
+        )
+    return config.with_values(overrides), stored.prompt
 
 
 def rows_settings(config: Config) -> dict[str, str]:
@@ -193,9 +191,9 @@ def load_test(config: Config, labels: Sequence[str], is_given: bool) -> Rows:
         ) from error
 
 
-def said_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> str:
+def said_of_seen_rows(folder: AdapterFolder, rows: Rows, labels: Sequence[str]) -> str:
     """How many test rows the adapter was trained or chosen on; empty when none."""
-    seen = {name: count for name, count in seen_rows(run_of(folder), rows, labels).items() if count}
+    seen = {name: count for name, count in seen_rows(folder.run, rows, labels).items() if count}
     if not seen:
         return ""
     parts = " and ".join(f"{count:,} among its {name} rows" for name, count in seen.items())
@@ -205,25 +203,29 @@ def said_of_seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> str:
     )
 
 
-def known_rows(folder: Path, config: Config) -> tuple[tuple[Rows, Rows] | None, str]:
+def known_rows(folder: AdapterFolder, config: Config) -> tuple[tuple[Rows, Rows] | None, str]:
     """Training and evaluation rows of an adapter's run, or None and why they cannot be had."""
     what = "no baseline, no calibration, no threshold, no search for duplicates"
-    run = run_of(folder)
-    if not (run / CONFIG_FILE).is_file() or not (run / DATA_FILE).is_file():
+    run = folder.run
+    if not (run / CONFIG_FILE).is_file() or not (run / DataRecord.FILE).is_file():
         return None, f"{what}: {adapter_name(run)} does not say which rows it was trained on"
     try:
         train, evaluation = load_rows_of(config)
-        require_same_rows(run, data_record({"train": train, "evaluation": evaluation}))
+        require_same_rows(
+            run, DataRecord(train=SplitRecord.of(train), evaluation=SplitRecord.of(evaluation))
+        )
     except (DataError, UsageError) as error:
         return None, f"{what}: {error}"
     return (train, evaluation), ""
 
 
-def store_calibration(folder: Path, result: Evaluation) -> None:
+def store_calibration(folder: AdapterFolder, result: Evaluation) -> None:
     """Write what holds into the adapter's `classifier.json`, and say so."""
     if result.calibrated is None:
         return
-    stored = ClassifierFile.load(folder)
+    stored = folder.classifier
+    assert stored is not None
+    path = folder.path / stored.FILE
     value = round(result.calibrated.temperature.used, 4)
     below = stored.calibration.abstain_below
     if result.abstention is not None and ABSTAIN not in result.labels:
@@ -232,12 +234,12 @@ def store_calibration(folder: Path, result: Evaluation) -> None:
     if wanted == stored.calibration:
         return
     try:
-        replace(stored, calibration=wanted).save(folder)
+        stored.model_copy(update={"calibration": wanted}).save(folder.path)
     except OSError as error:
-        say(f"warning: cannot write {folder / CLASSIFIER_FILE} ({error}): predict stays as it was")
+        say(f"warning: cannot write {path} ({error}): predict stays as it was")
         return
     say(
-        f"stored in {folder / CLASSIFIER_FILE}: temperature {value:g}, "
+        f"stored in {path}: temperature {value:g}, "
         + (f"abstain below {as_probability(below)}" if below else "every text is answered")
     )
 
@@ -247,7 +249,7 @@ def report_on(
     result: Evaluation,
     scores: RowScores,
     rows: Rows,
-    folder: Path | None,
+    folder: AdapterFolder | None,
     classifier: Classifier,
     history: Sequence[Mapping[str, Any]],
     settings: Mapping[str, str],
@@ -261,11 +263,10 @@ def report_on(
         "base revision": classifier.reference.revision,
     }
     if folder is not None:
-        run = run_of(folder)
+        run = folder.run
         if (run / CONFIG_FILE).is_file():
             recipe = (run / CONFIG_FILE).read_text(encoding="utf-8")
-        weights = folder / "adapter_model.safetensors"
-        made["adapter, SHA-256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        made["adapter, SHA-256"] = folder.weights_digest()
     made["test rows, SHA-256"] = hash_of(rows.hashes())
     made["computed on"] = classifier.computed_on
     made |= {name: found for name, found in versions().items() if found != "not installed"}

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.splits import load_splits, load_test
 from sentilora.errors import UsageError
+from sentilora.folders.classifier_file import BaseReference
 from sentilora.models.bases import Base, load_base
-from sentilora.progress import num_processes
+from sentilora.models.runtime import Runtime
+from sentilora.progress import num_processes, say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from sentilora.config import Config
 
 
@@ -56,20 +60,26 @@ def others_test(config: "Config") -> str | None:
     return "data.test still names the reviews that ship; evaluate will measure on those"
 
 
+def runtime_of(config: "Config") -> Runtime:
+    """How a configuration trains, and scores while training."""
+    base, engine = config.base, config.engine
+    return Runtime(
+        device=base.device,
+        compute_dtype=base.compute_dtype,
+        attn_implementation=base.attn_implementation,
+        engine=engine.implementation,
+        base_matmul=engine.base_matmul,
+        batch_size=config.training.per_device_eval_batch_size,
+        max_memory_gib=engine.max_memory_gib,
+        assume_capability=engine.assume_capability,
+    )
+
+
 def load_base_of(config: "Config") -> Base:
     """The base of a configuration, loaded."""
     base = config.base
-    return load_base(
-        base.name,
-        revision=base.revision,
-        device=base.device,
-        quantization=base.quantization,
-        double_quantization=base.double_quantization,
-        compute_dtype=base.compute_dtype,
-        attn_implementation=base.attn_implementation,
-        assume_capability=config.engine.assume_capability,
-        cache_quantized=base.cache_quantized,
-    )
+    reference = BaseReference(base.name, base.revision, base.quantization, base.double_quantization)
+    return load_base(reference, runtime_of(config), cache_quantized=base.cache_quantized)
 
 
 def rows_per_step(config: "Config") -> int:
@@ -94,3 +104,58 @@ def check_steps(config: "Config") -> None:
             f"training.eval_steps={training.eval_steps}; the best checkpoint could not be "
             "kept. Make it one"
         )
+
+
+def training_arguments_of(config: "Config", base: Base, num_rows: int) -> "TrainingArguments":
+    """The recipe as transformers' arguments, for a run over `num_rows` training rows."""
+    import torch
+    from transformers import TrainingArguments
+
+    recipe = config.training
+    num_steps = count_steps(config, num_rows)
+    optim = recipe.optim
+    if base.device == "cpu" and optim.startswith("paged_"):
+        optim = optim.removeprefix("paged_")
+        say(f"training.optim: {recipe.optim} pages to host memory, on a CPU it is {optim}")
+    arguments = TrainingArguments(
+        output_dir=config.output_dir,
+        use_cpu=base.device == "cpu",
+        bf16=base.dtype == torch.bfloat16 and base.device == "cuda",
+        fp16=base.dtype == torch.float16,
+        num_train_epochs=recipe.num_train_epochs,
+        max_steps=recipe.max_steps or -1,
+        # A batch is a whole step; see ClassifierTrainer.training_step.
+        per_device_train_batch_size=rows_per_step(config),
+        gradient_accumulation_steps=1,
+        per_device_eval_batch_size=recipe.per_device_eval_batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        warmup_steps=math.ceil(recipe.warmup_ratio * num_steps) or recipe.warmup_steps,
+        optim=optim,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        seed=recipe.seed,
+        logging_strategy="steps",
+        logging_steps=recipe.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=recipe.eval_steps,
+        save_strategy="steps",
+        save_steps=recipe.save_steps,
+        save_total_limit=recipe.save_total_limit,
+        load_best_model_at_end=True,
+        metric_for_best_model="log_loss",
+        greater_is_better=False,
+        report_to=recipe.report_to,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=base.device == "cuda",
+        restore_callback_states_from_checkpoint=True,  # early stopping's count of evaluations
+    )
+    if arguments.n_gpu > 1:
+        say(
+            f"one of {arguments.n_gpu} GPUs is used; for all: `accelerate launch --num_processes "
+            f"{arguments.n_gpu} -m sentilora train …`"
+        )
+        arguments._n_gpu = 1
+    return arguments

@@ -15,15 +15,15 @@ from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.rows import Rows
 from sentilora.data.splits import require_every_label, stratified
 from sentilora.errors import DataError, Interrupted, UsageError
+from sentilora.folders.checkpoints import checkpoints
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
-    RESULTS_FILE,
+    DataRecord,
+    SplitRecord,
     TrainingResult,
-    data_record,
     require_same_rows,
     require_same_settings,
     require_unused,
-    resume_command,
 )
 from sentilora.metrics import compare
 from sentilora.progress import is_main_process, say
@@ -44,13 +44,13 @@ def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> Seed
     the figures in `seeds.json`. resume: keep what is finished and go on. Raises what `train` does.
     """
     if num_seeds < 2:
-        raise UsageError(f"--seeds is {num_seeds}; a spread needs 2 seeds at least")
+        raise UsageError(f"`seeds` is {num_seeds}; a spread needs 2 seeds at least")
     if num_seeds > MAX_SEEDS:
-        raise UsageError(f"--seeds is {num_seeds:,}; {MAX_SEEDS} tell as much as anybody needs")
+        raise UsageError(f"`seeds` is {num_seeds:,}; {MAX_SEEDS} tell as much as anybody needs")
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
-    runs = _train_each(config, configs, f"--seeds {num_seeds}", resume)
+    runs = _train_each(config, configs, resume)
     series = seed_series(runs)
     folder = Path(config.output_dir)
     if is_main_process():
@@ -77,7 +77,7 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
     rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}))
     if sizes[-1] > len(rows):
         raise DataError(
-            f"--sizes asks for {sizes[-1]:,} training rows, there are {len(rows):,} "
+            f"`sizes` asks for {sizes[-1]:,} training rows, there are {len(rows):,} "
             f"(data.num_train={config.data.num_train} of {rows.source}); raise data.num_train, or "
             "leave that size out"
         )
@@ -92,8 +92,7 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
         )
         for size in sizes
     }
-    option = f"--sizes {','.join(map(str, sizes))}"
-    runs = _train_each(config, configs, option, resume)
+    runs = _train_each(config, configs, resume)
     before, largest = (
         _answered_right(Path(configs[size].output_dir), evaluation, config.prompt.labels)
         for size in sizes[-2:]
@@ -120,13 +119,13 @@ def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:
 
 def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
     if len(sizes) < 2:
-        raise UsageError("--sizes needs two numbers of rows at least, e.g. 100,400,2000")
+        raise UsageError("`sizes` needs two numbers of rows at least, e.g. 100,400,2000")
     twice = [size for size, following in pairwise(sizes) if size == following]
     if twice:
-        raise UsageError(f"--sizes names {twice[0]:,} twice")
+        raise UsageError(f"`sizes` names {twice[0]:,} twice")
     if sizes[0] < num_labels:
         raise UsageError(
-            f"--sizes has {sizes[0]}, fewer rows than there are labels ({num_labels}); leave it out"
+            f"`sizes` has {sizes[0]}, fewer rows than there are labels ({num_labels}); leave it out"
         )
 
 
@@ -134,7 +133,7 @@ def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
 
 
 def _train_each(
-    config: Config, configs: Mapping[int, Config], option: str, resume: bool
+    config: Config, configs: Mapping[int, Config], resume: bool
 ) -> dict[int, TrainingResult]:
     """The results of all runs: of those that are finished already, and of those that are not."""
     folder = Path(config.output_dir)
@@ -147,7 +146,7 @@ def _train_each(
     runs: dict[int, TrainingResult] = {}
     for number, (key, part) in enumerate(configs.items(), 1):
         say(f"run {number} of {len(configs)}: {part.output_dir}")
-        with _series_folder(config, part, len(runs), len(configs), option):
+        with _series_folder(config, part, len(runs), len(configs)):
             runs[key] = _train_one(part, resume)
         _free_memory()
     return runs
@@ -158,13 +157,14 @@ def _train_one(config: Config, resume: bool) -> TrainingResult:
     folder = Path(config.output_dir)
     if not resume or not folder.exists():
         return train(config)
-    if (folder / RESULTS_FILE).is_file():
+    if (folder / TrainingResult.FILE).is_file():
         require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
         rows, evaluation = load_rows_of(config)
-        require_same_rows(folder, data_record({"train": rows, "evaluation": evaluation}))
+        record = DataRecord(train=SplitRecord.of(rows), evaluation=SplitRecord.of(evaluation))
+        require_same_rows(folder, record)
         say("finished before")
         return TrainingResult.load(folder)
-    if any(folder.glob("checkpoint-*")):
+    if checkpoints(folder):
         return train(config, resume=True)
     say("it has no checkpoint and starts again")
     if is_main_process():
@@ -174,9 +174,9 @@ def _train_one(config: Config, resume: bool) -> TrainingResult:
 
 @contextmanager
 def _series_folder(
-    config: Config, part: Config, num_finished: int, num_runs: int, option: str
+    config: Config, part: Config, num_finished: int, num_runs: int
 ) -> Iterator[None]:
-    """Keeps the series' recipe beside its runs, for --resume, and says how to go on after Ctrl-C.
+    """Keeps the series' recipe beside its runs, for resuming, and says how to go on after Ctrl-C.
 
     A series of which not even the first run could begin leaves nothing behind.
     """
@@ -191,8 +191,10 @@ def _series_folder(
         if num_finished == 0 and not run.exists():
             raise
         raise Interrupted(
-            f"stopped in {run}; {num_finished} of {num_runs} runs are finished; go on with "
-            f"`{resume_command(folder, option)}`"
+            f"stopped in {run}; {num_finished} of {num_runs} runs are finished",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="resume with `resume`, the same series and the same `output_dir`",
         ) from error
     finally:
         if is_main_process() and {path.name for path in folder.iterdir()} == {CONFIG_FILE}:
@@ -216,11 +218,11 @@ def _answered_right(folder: Path, evaluation: Rows, labels: Sequence[str]) -> li
     """Which evaluation rows the run in `folder` answers rightly."""
     import numpy as np
 
-    require_same_rows(folder, data_record({"evaluation": evaluation}))
+    require_same_rows(folder, DataRecord(evaluation=SplitRecord.of(evaluation)))
     try:
         predicted = np.load(folder / PROBABILITIES_FILE).argmax(-1)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder / PROBABILITIES_FILE} is missing or damaged; remove {folder} and --resume"
+            f"{folder / PROBABILITIES_FILE} is missing or damaged; remove {folder} and `resume`"
         ) from error
     return [labels[i] == label for i, label in zip(predicted, evaluation.labels, strict=True)]

@@ -3,31 +3,30 @@
 sentilora train --preset mistral-7b
 """
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.overview import look_over
+from sentilora.data.rows import Rows
 from sentilora.data.splits import label_weights
-from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
-from sentilora.folders.adapter_folder import lora_to_continue
+from sentilora.errors import DataError, Interrupted, UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import write_model_card
+from sentilora.folders.checkpoints import checkpoint_folder, last_checkpoint
 from sentilora.folders.classifier_file import BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
+    DataRecord,
+    SplitRecord,
     TrainingResult,
-    data_record,
-    last_checkpoint,
     require_same_rows,
     require_same_settings,
     require_single_run,
     require_unused,
-    resume_command,
-    save_data_record,
 )
 from sentilora.models.adapters import (
     attach_adapter,
@@ -37,9 +36,9 @@ from sentilora.models.adapters import (
 )
 from sentilora.models.bases import beyond_positions, resolve_base
 from sentilora.models.device import choose_device, require_device
-from sentilora.models.fast_path import install_engine, require_engine
+from sentilora.models.fast_path import install_engine
 from sentilora.progress import is_main_process, say
-from sentilora.prompt import Prompter
+from sentilora.prompt import Prompter, PromptFormat
 from sentilora.stages.from_config import (
     check_steps,
     count_steps,
@@ -48,24 +47,19 @@ from sentilora.stages.from_config import (
     others_test,
     prompt_format_of,
     rows_per_step,
+    runtime_of,
+    training_arguments_of,
 )
-from sentilora.training.fast_steps import one_launch_optimizer, plan_engine
 from sentilora.training.faults import refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
 
 if TYPE_CHECKING:
-    import numpy as np
     from peft import PeftModel
-    from transformers import TrainingArguments
 
-    from sentilora.data.overview import Overview
-    from sentilora.data.rows import Rows
-    from sentilora.engine.swap import Engine
     from sentilora.models.bases import Base
-    from sentilora.prompt import Example, Prompt
+    from sentilora.prompt import Example
     from sentilora.training.trainer import ClassifierTrainer
-
 
 T = TypeVar("T")
 CURVE_FILE = "training_curve.png"
@@ -76,86 +70,86 @@ def train(
 ) -> TrainingResult:
     """Fine-tune as `config` says and save the best adapter in `config.output_dir`.
 
-    resume: go on from the last checkpoint there. adapter: start from this adapter's weights.
+    resume: resume from the last checkpoint there. adapter: start from this adapter's weights.
     Raises `UsageError`, `DataError`, `Interrupted` or `SentiloraError`; see `errors`.
     """
-    # What can be wrong without a model is said before torch is imported.
+    # What can be wrong without a model is reported before torch is imported.
     folder = Path(config.output_dir)
     format = prompt_format_of(config)
     check_steps(config)
     require_device(config.base.device)
     resolve_base(config.base.name)
-    if adapter is not None:
-        lora = lora_to_continue(Path(adapter), config.base.name, format, config.lora.model_dump())
-        config = config.with_values({f"lora.{name}": value for name, value in lora.items()})
-    train_rows, eval_rows = load_rows_of(config)
-    splits = {"train": train_rows, "evaluation": eval_rows}
-    overview, record = look_over(splits), data_record(splits)
-    checkpoint = find_checkpoint(folder, config, record, len(train_rows)) if resume else None
+    start = None if adapter is None else AdapterFolder.open(adapter)
+    if start is not None:
+        config = with_lora_of(start, config, format)
+    rows, evaluation = load_rows_of(config)
+    record = DataRecord(train=SplitRecord.of(rows), evaluation=SplitRecord.of(evaluation))
+    checkpoint = find_checkpoint(folder, config, record) if resume else None
     if not resume:
         require_unused(folder)
-    show_overview(overview)
-    untrained = [label for label in format.labels if label not in train_rows.labels]
-    if untrained:
-        say(f"warning: no training row is {', '.join(untrained)}; that answer is not learnt")
-
-    if warning := others_test(config):
-        say(f"warning: {warning}")
-
+    show_rows(config, rows, evaluation)
     check_recipe(config)
-    asked = config.engine
-    require_engine(
-        asked.implementation, asked.base_matmul, asked.assume_capability, config.base.device
-    )
-    base = load_base_of(config)
-    say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
-    if base.cached_in is not None:
-        done = "read in NF4 from" if base.from_cache else "kept in NF4 for the next start in"
-        say(f"base {done} {base.cached_in}")
-    prompter = Prompter(base.tokenizer, format)
-    examples = encode_training(prompter, train_rows, config.data.balance)
-    prompts = [prompter.encode(text) for text in eval_rows.texts]
-    if beyond := beyond_positions(base.model, format.max_length):
-        say(f"warning: {beyond}")
-    lengths = look_over_lengths(examples)
-    say(f"tokens per example: {lengths.tokens}")
-    say(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
-    model = prepare_model(config, base, adapter)
-    say(str(count_parameters(model)))
-    engine = install_engine(model, **config.engine.model_dump())
-    if engine is None and config.training.gradient_checkpointing and base.device == "cuda":
-        checkpoint_activations(base.model)
+    runtime_of(config).require_possible()
 
-    reference = BaseReference(
-        config.base.name, base.revision, config.base.quantization, config.base.double_quantization
-    )
-    classifier = ClassifierFile(format, reference, prompter.label_ids)
-    truth = [format.labels.index(label) for label in eval_rows.labels]
+    base = load_base_of(config)
+    show_base(config, base)
+    prompter = Prompter(base.tokenizer, format)
+    examples = encode_training(prompter, rows, config.data.balance)
+    show_lengths(examples, base, format)
+    model = prepare_model(config, base, start)
     with refused_settings(), training_errors(folder):
-        trainer = build_trainer(config, base, model, engine, classifier, examples, prompts, truth)
+        trainer = build_trainer(config, base, model, prompter, examples, evaluation)
     with training_errors(folder):
         if is_main_process():
             folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / CONFIG_FILE)
-            save_data_record(folder, record)
+            record.save(folder)
         seconds = run(trainer, folder, checkpoint)
         if is_main_process():
-            # Of the best weights, which are loaded now; unknown when resumed behind that
-            # evaluation, and from other batches when several processes shared it.
-            expected = trainer.best_probabilities
-            if expected is None or trainer.accelerator.num_processes > 1:
-                expected = trainer.scorer.probabilities(trainer.eval_prompts).numpy()
-            trainer.save_model(str(folder))
-            finish(trainer, base, config, overview, seconds, expected)
+            finish(trainer, base, config, rows, evaluation, seconds)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult.load(folder)
 
 
-# --- before --------------------------------------------------------------------------------------
+# --- before a base is loaded ---------------------------------------------------------------------
+
+
+def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> Config:
+    """The configuration with the LoRA settings of the adapter to start from."""
+    lora = start.lora_to_continue(config.base.name, format, config.lora.model_dump())
+    return config.with_values({f"lora.{name}": value for name, value in lora.items()})
+
+
+def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
+    """The checkpoint to resume from, once recipe and rows have proved to be those of the run."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise DataError(f"{folder} holds no run to resume: {CONFIG_FILE} is missing")
+    require_single_run(folder)
+    require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
+    require_same_rows(folder, record)
+    if (folder / TrainingResult.FILE).is_file():
+        raise UsageError(f"the run in {folder} is finished; there is nothing to resume")
+    assert record.train is not None
+    num_steps = count_steps(config, record.train.num_rows)
+    return last_checkpoint(folder, num_steps, config.training.early_stopping_patience)
+
+
+def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
+    """The rows and what to warn of, as notices."""
+    overview = look_over({"train": rows, "evaluation": evaluation})
+    for name in overview.num_rows:
+        say(f"{name}: {overview.describe(name)}")
+    for warning in overview.warnings:
+        say(f"warning: {warning}")
+    untrained = [label for label in config.prompt.labels if label not in rows.labels]
+    if untrained:
+        say(f"warning: no training row is {', '.join(untrained)}; that answer is not learned")
+    if other := others_test(config):
+        say(f"warning: {other}")
 
 
 def check_recipe(config: Config) -> None:
-    """Raise `UsageError` for an optimizer, a schedule or a tracker that cannot be had here."""
+    """Raise `UsageError` for an optimizer, a schedule or a tracker that is unavailable here."""
     recipe = config.training
     faults = recipe_faults(
         optim=recipe.optim,
@@ -163,30 +157,31 @@ def check_recipe(config: Config) -> None:
         report_to=recipe.report_to,
         device=choose_device(config.base.device),
     )
-    if faults:
-        raise UsageError(next(iter(faults.values())))
+    for setting, fault in faults.items():
+        raise UsageError(fault, setting=setting)
 
 
-def find_checkpoint(folder: Path, config: Config, record: dict[str, Any], num_rows: int) -> Path:
-    """The checkpoint to go on from, once recipe and rows are found to be those of the run."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise DataError(f"{folder} holds no run to resume: {CONFIG_FILE} is missing")
-    require_single_run(folder)
-    require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
-    require_same_rows(folder, record)
-    patience = config.training.early_stopping_patience
-    return last_checkpoint(folder, count_steps(config, num_rows), patience)
+# --- before training -----------------------------------------------------------------------------
 
 
-def show_overview(overview: "Overview") -> None:
-    """The rows and what to warn of, as notices."""
-    for name in overview.num_rows:
-        say(f"{name}: {overview.describe(name)}")
-    for warning in overview.warnings:
-        say(f"warning: {warning}")
+def show_base(config: Config, base: "Base") -> None:
+    """The base, where it computes, and where it is cached."""
+    say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
+    if base.cached_in is not None:
+        done = "read in NF4 from" if base.from_cache else "kept in NF4 for the next start in"
+        say(f"base {done} {base.cached_in}")
 
 
-def encode_training(prompter: Prompter, rows: "Rows", balance: str) -> "list[Example]":
+def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptFormat) -> None:
+    """Token lengths of the training examples, and how many texts were cut."""
+    if beyond := beyond_positions(base.model, format.max_length):
+        say(f"warning: {beyond}")
+    lengths = look_over_lengths(examples)
+    say(f"tokens per example: {lengths.tokens}")
+    say(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
+
+
+def encode_training(prompter: Prompter, rows: Rows, balance: str) -> "list[Example]":
     """The training rows as examples, weighted by label when `balance` is "weights"."""
     weights = label_weights(rows.labels) if balance == "weights" else {}
     return [
@@ -195,131 +190,86 @@ def encode_training(prompter: Prompter, rows: "Rows", balance: str) -> "list[Exa
     ]
 
 
-def prepare_model(config: Config, base: "Base", adapter: str | Path | None) -> "PeftModel":
+def prepare_model(config: Config, base: "Base", start: AdapterFolder | None) -> "PeftModel":
     """The base with a new adapter, or with the one to start from, seeded and ready to train."""
     from transformers import set_seed
 
     set_seed(config.training.seed)  # before the adapter is created: its A matrices are random
-    if adapter is not None:
-        return load_adapter(base.model, adapter, is_trainable=True)
-    return attach_adapter(base.model, **config.lora.model_dump())
-
-
-# --- training ------------------------------------------------------------------------------------
-
-
-def training_arguments(config: Config, base: "Base", num_rows: int) -> "TrainingArguments":
-    """The recipe in transformers' words."""
-    import torch
-    from transformers import TrainingArguments
-
-    recipe = config.training
-    num_steps = count_steps(config, num_rows)
-    optim = recipe.optim
-    if base.device == "cpu" and optim.startswith("paged_"):
-        optim = optim.removeprefix("paged_")
-        say(f"training.optim: {recipe.optim} pages to host memory, on a CPU it is {optim}")
-    arguments = TrainingArguments(
-        output_dir=config.output_dir,
-        use_cpu=base.device == "cpu",
-        bf16=base.dtype == torch.bfloat16 and base.device == "cuda",
-        fp16=base.dtype == torch.float16,
-        num_train_epochs=recipe.num_train_epochs,
-        max_steps=recipe.max_steps or -1,
-        # A batch is a whole step; see ClassifierTrainer.training_step.
-        per_device_train_batch_size=rows_per_step(config),
-        gradient_accumulation_steps=1,
-        per_device_eval_batch_size=recipe.per_device_eval_batch_size,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.lr_scheduler_type,
-        warmup_steps=math.ceil(recipe.warmup_ratio * num_steps) or recipe.warmup_steps,
-        optim=optim,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        seed=recipe.seed,
-        logging_strategy="steps",
-        logging_steps=recipe.logging_steps,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps",
-        eval_steps=recipe.eval_steps,
-        save_strategy="steps",
-        save_steps=recipe.save_steps,
-        save_total_limit=recipe.save_total_limit,
-        load_best_model_at_end=True,
-        metric_for_best_model="log_loss",
-        greater_is_better=False,
-        report_to=recipe.report_to,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=base.device == "cuda",
-        restore_callback_states_from_checkpoint=True,  # early stopping's count of evaluations
-    )
-    if arguments.n_gpu > 1:
-        say(
-            f"one of {arguments.n_gpu} GPUs is used; for all: `accelerate launch --num_processes "
-            f"{arguments.n_gpu} -m sentilora train …`"
-        )
-        arguments._n_gpu = 1
-    return arguments
+    if start is not None:
+        model = load_adapter(base.model, start, is_trainable=True)
+    else:
+        model = attach_adapter(base.model, **config.lora.model_dump())
+    say(str(count_parameters(model)))
+    return model
 
 
 def build_trainer(
     config: Config,
     base: "Base",
     model: "PeftModel",
-    engine: "Engine | None",
-    classifier: ClassifierFile,
+    prompter: Prompter,
     examples: "Sequence[Example]",
-    prompts: "Sequence[Prompt]",
-    truth: Sequence[int],
+    evaluation: Rows,
 ) -> "ClassifierTrainer":
-    """The Trainer with its callbacks."""
-    from transformers import EarlyStoppingCallback, PrinterCallback
+    """The Trainer with its callbacks, on the fast engine where it fits."""
+    from transformers import PrinterCallback
 
-    from sentilora.engine.graph import FlatParameters, Graphs
-    from sentilora.training.callbacks import Report, SaveBest, StopOnInterrupt, StopOnNaN
+    from sentilora.scoring.labels import LabelScorer
+    from sentilora.training.fast_steps import prepare_fast_steps
     from sentilora.training.trainer import ClassifierTrainer
 
-    recipe = config.training
-    stop_on_nan, stop_on_interrupt = StopOnNaN(), StopOnInterrupt()
-    # NaN last: Ctrl-C asks for a checkpoint, and none may hold a NaN.
-    callbacks = [SaveBest(), Report(Path(config.output_dir)), stop_on_interrupt, stop_on_nan]
-    if recipe.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
-    arguments = training_arguments(config, base, len(examples))
+    recipe, runtime = config.training, runtime_of(config)
+    engine = install_engine(model, runtime)
+    if engine is None and recipe.gradient_checkpointing and base.device == "cuda":
+        checkpoint_activations(base.model)
+    arguments = training_arguments_of(config, base, len(examples))
     graphs = optimizer = None
     if engine is not None:
-        if base.device == "cuda":
-            flat = FlatParameters([p for p in model.parameters() if p.requires_grad])
-            model.zero_grad = flat.zero_grad  # type: ignore[method-assign]
-            graphs = Graphs(flat, engine.refresh)
-        say(plan_engine(engine, config, examples, model))
-        if graphs is not None:
-            optimizer = one_launch_optimizer(graphs.flat, arguments, paged=not engine.keep_layers)
+        lengths = [len(example.input_ids) for example in examples]
+        graphs, optimizer = prepare_fast_steps(
+            model, engine, lengths, rows_per_step(config), runtime.max_memory_gib, arguments
+        )
+    reference = BaseReference(
+        config.base.name, base.revision, config.base.quantization, config.base.double_quantization
+    )
+    labels = prompter.format.labels
     trainer = ClassifierTrainer(
         model=model,
         args=arguments,
         train_dataset=list(examples),
-        callbacks=callbacks,
-        classifier=classifier,
+        callbacks=callbacks_of(config),
+        classifier=ClassifierFile(
+            prompt=prompter.format,
+            base=reference,
+            label_ids=prompter.label_ids,
+            runtime=runtime.record(base.dtype),
+        ),
         tokenizer=base.tokenizer,
-        pad_token_id=base.pad_token_id,
-        eval_prompts=[prompt.input_ids for prompt in prompts],
-        eval_truth=truth,
+        scorer=LabelScorer(
+            model, prompter.label_ids, base.pad_token_id, base.dtype, runtime, engine
+        ),
+        eval_prompts=[prompter.encode(text).input_ids for text in evaluation.texts],
+        eval_truth=[labels.index(label) for label in evaluation.labels],
         rows_per_pass=recipe.per_device_train_batch_size,
-        dtype=base.dtype,
-        engine=engine,
         graphs=graphs,
         optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)
-    stop_on_nan.trainer = trainer
     return trainer
 
 
-def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
-    """The trainer's callback of a kind."""
-    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, kind))
+def callbacks_of(config: Config) -> "list[object]":
+    """The callbacks of a run, in the order in which they are asked."""
+    from transformers import EarlyStoppingCallback
+
+    from sentilora.training.callbacks import Report, SaveBest, StopOnInterrupt
+
+    callbacks = [SaveBest(), Report(Path(config.output_dir)), StopOnInterrupt()]
+    patience = config.training.early_stopping_patience
+    return [*callbacks, EarlyStoppingCallback(patience)] if patience else list(callbacks)
+
+
+# --- training ------------------------------------------------------------------------------------
 
 
 def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> float:
@@ -338,65 +288,49 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
         report.close()
         interrupt.restore()
     if interrupt.interrupted:
+        step = trainer.state.global_step
         raise Interrupted(
-            f"stopped after step {trainer.state.global_step}, saved in "
-            f"{folder / f'checkpoint-{trainer.state.global_step}'}; go on with "
-            f"`{resume_command(folder)}`"
+            f"stopped after step {step}, saved in {checkpoint_folder(folder, step)}",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="resume with `resume` and the same `output_dir`",
         )
     return time.perf_counter() - started
 
 
-# --- after ---------------------------------------------------------------------------------------
+def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
+    """The trainer's callback of a kind."""
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, kind))
+
+
+# --- after training ------------------------------------------------------------------------------
 
 
 def finish(
     trainer: "ClassifierTrainer",
     base: "Base",
     config: Config,
-    overview: "Overview",
+    rows: Rows,
+    evaluation: Rows,
     train_seconds: float,
-    expected: "np.ndarray",
 ) -> None:
-    """Reload what was saved, score it again, and write results, curve and model card."""
+    """Save, reload what was saved and score it again; write results, curve and model card."""
     import numpy as np
     import torch
 
     from sentilora.metrics import measure
-    from sentilora.scoring.labels import LabelScorer
     from sentilora.training.callbacks import Report
     from sentilora.training.curves import training_curve
+    from sentilora.training.reloading import score_reloaded
 
     folder = Path(config.output_dir)
     peak = None
     if base.device == "cuda":
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    before = trainer.engine
-    if trainer.graphs is not None:
-        trainer.graphs.forget()
-    if before is not None:
-        before.remove()
-    model = load_adapter(trainer.accelerator.unwrap_model(trainer.model).unload(), folder)
-    engine = None
-    if before is not None:
-        engine = install_engine(model, **config.engine.model_dump())
-        assert engine is not None  # it fitted the same base before
-        engine.take_plan(before)
-    scorer = LabelScorer(
-        model,
-        trainer.classifier.label_ids,
-        trainer.pad_token_id,
-        base.dtype,
-        config.training.per_device_eval_batch_size,
-        engine,
+    trainer.save_model(str(folder))
+    probabilities, difference = score_reloaded(
+        trainer, base, runtime_of(config), folder, evaluation.texts
     )
-    probabilities = scorer.probabilities(trainer.eval_prompts).numpy()
-    difference = float(abs(probabilities - expected).max())
-    allowed = 0.0 if base.device == "cpu" else 1e-3
-    if difference > allowed:
-        raise SentiloraError(
-            f"the adapter saved in {folder} scores differently after reloading: probabilities "
-            f"differ by up to {difference:.2g}, allowed is {allowed:g}; please report this"
-        )
     result = TrainingResult(
         output_dir=str(folder),
         metrics=measure(probabilities, trainer.eval_truth),
@@ -413,12 +347,8 @@ def finish(
     write_model_card(
         folder,
         result,
-        base_name=config.base.name,
-        revision=config.base.revision,
-        quantization=config.base.quantization,
-        r=config.lora.r,
-        lora_alpha=config.lora.lora_alpha,
-        labels=config.prompt.labels,
+        trainer.classifier,
+        lora=config.lora.model_dump(),
         source=config.data.train,
-        num_rows=overview.num_rows,
+        num_rows={"train": len(rows), "evaluation": len(evaluation)},
     )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,7 +15,6 @@ from sentilora.errors import SentiloraError
 from sentilora.folders.run_folder import METRICS_FILE
 from sentilora.progress import Progress, is_main_process
 from sentilora.training.processes import any_process, several_processes
-from sentilora.training.trainer import ClassifierTrainer
 
 # A launcher hands Ctrl-C on to processes that the terminal has told already: one press, twice.
 SAME_PRESS_SECONDS = 5.0
@@ -37,23 +37,23 @@ class SaveBest(TrainerCallback):
 class StopOnNaN(TrainerCallback):
     """Ends training before a checkpoint, evaluation or log line sees a loss that is no number."""
 
-    def __init__(self) -> None:
-        self.trainer: ClassifierTrainer | None = None
+    def __init__(self, all_finite: Callable[[], bool]) -> None:
+        self._all_finite = all_finite  # whether every loss so far was a number
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not (control.should_log or control.should_save or control.should_evaluate):
             return
-        if self.trainer is None:
-            return
         # All processes end, or one would wait for ever for what the other does not send.
-        if any_process(not self.trainer.all_finite.item(), args.device):
+        if any_process(not self._all_finite(), args.device):
             best = state.best_model_checkpoint
             kept = f"the best checkpoint is {best}" if best else "no checkpoint was saved before"
             raise SentiloraError(
                 f"the loss became NaN or infinite by step {state.global_step}; {kept}. Lower "
-                "training.learning_rate, or set base.compute_dtype=bfloat16 or float32"
+                "training.learning_rate, or set base.compute_dtype=bfloat16 or float32",
+                setting="training.learning_rate",
+                seen=args.learning_rate,
             )
 
 

@@ -5,10 +5,11 @@ Two series: the same recipe with several seeds, and with fewer and fewer trainin
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
+from sentilora.folders.records import write_atomically
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import Comparison
 from sentilora.wording import as_p, counted, percent, percent_interval, signed
@@ -63,9 +64,9 @@ class SizeSeries:
 
 
 def _save(path: Path, key: str, series: SeedSeries | SizeSeries) -> None:
-    content = asdict(series)
-    content["runs"] = [{key: value, **result} for value, result in content["runs"].items()]
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = asdict(replace(series, runs={}))
+    runs = [{key: value, **result.content()} for value, result in series.runs.items()]
+    write_atomically(path, json.dumps({**content, "runs": runs}, indent=2) + "\n")
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -161,7 +162,7 @@ def more_labels(series: SizeSeries) -> str:
             "not show on so few (data.num_evaluation)."
         )
     return (
-        f"{answer} Every size took {counted(series.num_steps, 'step')}, with one seed: --seeds "
+        f"{answer} Every size took {counted(series.num_steps, 'step')}, with one seed: `seeds` "
         "says how much another one changes."
     )
 

@@ -6,7 +6,7 @@ log-loss. Loop, schedule, resume, trackers and processes stay transformers'.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +19,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from sentilora.engine.graph import Graphs
 from sentilora.engine.segments import Pass
-from sentilora.engine.swap import Engine
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.metrics import measure
 from sentilora.models.adapters import save_classifier
 from sentilora.progress import Progress
 from sentilora.prompt import Example
+from sentilora.scoring.answers import at_temperature
 from sentilora.scoring.batching import (
     answer_loss,
     collate,
@@ -34,6 +34,7 @@ from sentilora.scoring.batching import (
     plan_tokens,
 )
 from sentilora.scoring.labels import LabelScorer
+from sentilora.training.callbacks import StopOnNaN
 from sentilora.training.processes import as_one, several_processes
 
 logger = logging.getLogger(__name__)
@@ -53,12 +54,10 @@ class ClassifierTrainer(Trainer):
         model: torch.nn.Module,
         classifier: ClassifierFile,
         tokenizer: Any,
-        pad_token_id: int,
+        scorer: LabelScorer,
         eval_prompts: Sequence[list[int]],
         eval_truth: Sequence[int],
         rows_per_pass: int,
-        dtype: torch.dtype,
-        engine: Engine | None = None,
         graphs: Graphs | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,11 +67,11 @@ class ClassifierTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.classifier = classifier
         self.tokenizer = tokenizer
-        self.pad_token_id = pad_token_id
+        self.scorer = scorer
         self.eval_prompts = eval_prompts
         self.eval_truth = np.asarray(eval_truth)
         self.rows_per_pass = rows_per_pass
-        self.engine = engine
+        self.engine = scorer.engine
         self.graphs = graphs
         # Without DDP: passes and graphs run as in one process, a step's gradients are summed.
         self.accelerator.prepare_model = partial(
@@ -86,14 +85,8 @@ class ClassifierTrainer(Trainer):
         self._upcoming: Sequence[Example] = []  # what the loader made last: it is a step ahead
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
-        self.scorer = LabelScorer(
-            model,
-            classifier.label_ids,
-            pad_token_id,
-            dtype,
-            self.args.per_device_eval_batch_size,
-            engine,
-        )
+        # Last: Ctrl-C asks for a checkpoint, and none may hold a NaN.
+        self.add_callback(StopOnNaN(lambda: bool(self.all_finite.item())))
 
     def _collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch = collate(examples)
@@ -131,7 +124,7 @@ class ClassifierTrainer(Trainer):
         loss = torch.zeros((), device=self.args.device)
         for chosen in passes:
             with self.compute_loss_context_manager():
-                part = scale * answer_loss(model, *_columns(step, chosen), self.pad_token_id)
+                part = scale * answer_loss(model, *_columns(step, chosen), self.scorer.pad_token_id)
             self.accelerator.backward(part)
             loss += part.detach()
         return loss
@@ -246,13 +239,24 @@ class ClassifierTrainer(Trainer):
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(rank, len(self.eval_prompts), world)
         with Progress("evaluating", len(mine)) as progress:
-            scores = self.scorer.probabilities(
-                [self.eval_prompts[i] for i in mine], progress.advance
-            )
+            scores = self.score_prompts([self.eval_prompts[i] for i in mine], progress.advance)
         if world == 1:
-            return scores.numpy()
+            return scores
         gathered = dict(gather_object(list(zip(mine, scores.tolist(), strict=True))))
         return np.array([gathered[i] for i in range(len(self.eval_prompts))])
+
+    def score_prompts(
+        self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
+    ) -> np.ndarray:
+        """Probabilities (prompts, labels) as the adapter is now."""
+        return at_temperature(self.scorer.log_probs(prompts, progress).numpy(), 1.0)
+
+    def release_engine(self) -> None:
+        """Take the engine out of the model and free what it captured."""
+        if self.graphs is not None:
+            self.graphs.forget()
+        if self.engine is not None:
+            self.engine.remove()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the count walks all parameters at every step."""
