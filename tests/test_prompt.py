@@ -67,7 +67,7 @@ def tokens(tokenizer, text):
 
 
 def shown_text(prompt, format):
-    """The part of a prompt's string between what stands before and behind the text."""
+    """The part of a prompt's string between what stands before and after the text."""
     before, after = format.around_text
     assert prompt.string.startswith(before) and prompt.string.endswith(after)
     return prompt.string[len(before) : len(prompt.string) - len(after)]
@@ -251,7 +251,7 @@ def test_a_review_of_100_000_words_takes_less_than_two_seconds(toy_tokenizer, tr
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "pattern"),
     [
         ("", "is empty"),
         (" \n\t\u3000", "is empty"),
@@ -261,13 +261,13 @@ def test_a_review_of_100_000_words_takes_less_than_two_seconds(toy_tokenizer, tr
         (3, "is 3, not a text"),
     ],
 )
-def test_what_cannot_be_classified_is_refused(toy_tokenizer, text, said):
-    with pytest.raises(DataError, match=said):
+def test_what_cannot_be_classified_is_refused(toy_tokenizer, text, pattern):
+    with pytest.raises(DataError, match=pattern):
         Prompter(toy_tokenizer, PromptFormat()).encode(text)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "pattern"),
     [
         ({"template": "no place"}, r"\{text\} exactly once, it holds it 0 times"),
         ({"template": "{text}{text}\n"}, "holds it 2 times"),
@@ -281,8 +281,8 @@ def test_what_cannot_be_classified_is_refused(toy_tokenizer, text, said):
         ({"truncation": "middle"}, r"'middle'; choose one of head, tail, head\+tail"),
     ],
 )
-def test_a_format_that_cannot_work_is_refused(changes, said):
-    with pytest.raises(UsageError, match=said):
+def test_a_format_that_cannot_work_is_refused(changes, pattern):
+    with pytest.raises(UsageError, match=pattern):
         PromptFormat(**changes)
 
 
