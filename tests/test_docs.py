@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from sentilora.cli import app
+from sentilora.cli.app import app
 from sentilora.config import load_config
 
 ROOT = Path(__file__).parents[1]

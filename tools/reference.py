@@ -24,10 +24,7 @@ sys.path.insert(0, str(ROOT / "src"))  # this checkout's, whatever is installed
 
 NOTICE = "<!-- Written by tools/reference.py from {}: change that, and run it again. -->"
 PRESETS = ROOT / "src/sentilora/presets"
-# The parent of all presets holds every setting. Before there is a defaults.toml it is mistral-7b.
-PARENT = PRESETS / "defaults.toml"
-if not PARENT.is_file():
-    PARENT = PRESETS / "mistral-7b.toml"
+PARENT = PRESETS / "defaults.toml"  # of all presets: it holds every setting
 WITH_EMBEDDED = "only with the reviews that ship"
 
 
@@ -44,7 +41,15 @@ def command_line() -> str:
     from typer.cli import app as typer_app
 
     printed = io.StringIO()
-    arguments = ["sentilora.cli", "utils", "docs", "--name", "sentilora", "--title", "Command line"]
+    arguments = [
+        "sentilora.cli.app",
+        "utils",
+        "docs",
+        "--name",
+        "sentilora",
+        "--title",
+        "Command line",
+    ]
     with contextlib.redirect_stdout(printed):
         typer_app(arguments, standalone_mode=False)
     notice = NOTICE.format("the help texts in src/sentilora/cli")
