@@ -33,7 +33,7 @@ PAGES = {
     "docs/guide/evaluate.md": (6, 1),
     "docs/guide/calibration.md": (4, 0),
     "docs/guide/several-gpus.md": (0, 3),
-    "docs/guide/python.md": (7, 1),
+    "docs/guide/python.md": (8, 0),
     "docs/guide/notebook.md": (1, 1),
 }
 BLOCK = re.compile(
