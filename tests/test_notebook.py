@@ -52,7 +52,7 @@ def test_first_cell_installs_from_what_lies_beside_it(file, source, tmp_path, mo
 
 
 def test_first_cell_says_what_to_do_without_a_checkout(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="no checkout and no sentilora-….whl"):
+    with pytest.raises(FileNotFoundError, match="no checkout and no sentilora"):
         run_first_cell(tmp_path, monkeypatch)
 
 
