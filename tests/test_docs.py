@@ -45,7 +45,7 @@ FEW_STEPS = [
     "training.max_steps=2", "training.eval_steps=2", "training.save_steps=2",
     "data.num_train=320", "data.num_evaluation=20",
 ]  # fmt: skip
-FEW_TESTS = "data.num_test=30"
+FEW_TESTS = "data.num_test=20"
 
 
 class Block(NamedTuple):
@@ -210,3 +210,24 @@ def test_the_reference_reads_comments_as_a_reader_does(reference):
         ("data.plain", "1", ""),
         ("prompt.template", "one # two\nthree\n", ""),
     ]
+
+
+def files_of_tree(text):
+    """The Python files that the tree of docs/design.md names, relative to the package."""
+    tree = text.split("```text\nsrc/sentilora/\n", 1)[1].split("```", 1)[0]
+    names, folder = set(), ""
+    for indent, name in re.findall(r"^( +)([\w/.]+)", tree, re.MULTILINE):
+        if name.endswith("/"):
+            folder = name
+        elif name.endswith(".py"):
+            names.add(folder + name if len(indent) == 4 else name)
+    return names
+
+
+def test_the_tree_of_the_design_names_every_file():
+    named = files_of_tree((ROOT / "docs/design.md").read_text(encoding="utf-8"))
+    package = ROOT / "src/sentilora"
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    files -= {name for name in files if name.endswith("/__init__.py")}
+    assert len(files) >= 60
+    assert named == files
