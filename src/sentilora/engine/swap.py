@@ -138,7 +138,8 @@ class Engine:
     def keep_weights(self, max_memory_gib: float = 0.0) -> None:
         """Decode weights once from here on, in as many layers as memory has room for.
 
-        max_memory_gib: of GPU memory to plan for; 0 plans for what is free. After a first plan, for training or by this method, nothing changes.
+        max_memory_gib: GPU memory to plan for; 0 plans for what is free. After a first plan, for
+        training or by this method, nothing changes.
         """
         if self._planned:
             return
