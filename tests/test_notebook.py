@@ -1,4 +1,4 @@
-"""The notebook runs top to bottom, here on a toy base in few steps; `make notebook` runs all of it."""
+"""The notebook runs top to bottom: here on a toy base in few steps, in full by `make notebook`."""
 
 from pathlib import Path
 from types import SimpleNamespace
