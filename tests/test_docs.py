@@ -45,7 +45,7 @@ FEW_STEPS = [
     "training.max_steps=2", "training.eval_steps=2", "training.save_steps=2",
     "data.num_train=320", "data.num_evaluation=20",
 ]  # fmt: skip
-FEW_TESTS = "data.num_test=20"
+FEW_TESTS = "data.num_test=12"
 
 
 class Block(NamedTuple):

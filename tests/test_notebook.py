@@ -1,4 +1,4 @@
-"""The notebook runs top to bottom, here with few steps; `make notebook` runs it in full."""
+"""The notebook runs top to bottom: here on a toy base in few steps, in full by `make notebook`."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +9,10 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[1] / "FineTuningWithLorA.ipynb"
-FEW_STEPS = (
-    'OVERRIDES = ["training.max_steps=4", "training.eval_steps=2", "training.save_steps=2", '
-    '"data.num_evaluation=16", "data.num_test=20"]'
-)
+FEW_STEPS = [
+    "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2",
+    "data.num_evaluation=16", "data.num_test=20",
+]  # fmt: skip
 
 
 def test_notebook_is_committed_without_outputs():
@@ -56,12 +56,13 @@ def test_first_cell_says_what_to_do_without_a_checkout(tmp_path, monkeypatch):
         run_first_cell(tmp_path, monkeypatch)
 
 
-def test_notebook_runs_with_few_steps(tmp_path):
+def test_notebook_runs_with_few_steps(tmp_path, toy_base):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     replaced = 0
     for cell in notebook.cells:
         if cell.cell_type == "code" and "OVERRIDES = []" in cell.source:
-            cell.source = cell.source.replace("OVERRIDES = []", FEW_STEPS)
+            overrides = [f"base.name={toy_base}", *FEW_STEPS]
+            cell.source = cell.source.replace("OVERRIDES = []", f"OVERRIDES = {overrides}")
             replaced += 1
     assert replaced == 1
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
