@@ -1,4 +1,4 @@
-"""config.py: presets, files and overrides laid over one another, and what is refused."""
+"""config.py: a preset changed by files and overrides, and what is refused."""
 
 import tomllib
 
@@ -6,71 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentilora.config import Config, load_config, parse_override, read_config
+from sentilora.config import load_config, parse_override, read_config
 from sentilora.errors import DataError, UsageError
-from sentilora.presets import preset_names
 
-RECIPE = {
-    "output_dir": "mistral-sentiment-ita",
-    "base.name": "mistralai/Mistral-7B-v0.1",
-    "base.quantization": "nf4",
-    "base.double_quantization": True,
-    "base.compute_dtype": "auto",
-    "lora.r": 16,
-    "lora.lora_alpha": 32,
-    "lora.lora_dropout": 0.05,
-    "lora.bias": "none",
-    "lora.target_modules": [
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-    ],
-    "data.train": "stanfordnlp/imdb",
-    "data.evaluation": "train",
-    "data.num_train": 2000,
-    "data.num_evaluation": 400,
-    "data.shuffle_seed": 42,
-    "prompt.max_length": 512,
-    "prompt.labels": ["positive", "negative"],
-    "training.num_train_epochs": 3,
-    "training.per_device_train_batch_size": 4,
-    "training.gradient_accumulation_steps": 4,
-    "training.learning_rate": 2e-4,
-    "training.lr_scheduler_type": "linear",
-    "training.warmup_steps": 50,
-    "training.warmup_ratio": 0,
-    "training.optim": "paged_adamw_8bit",
-    "training.max_grad_norm": 1,
-    "training.seed": 42,
-    "training.logging_steps": 10,
-    "training.eval_steps": 50,
-    "training.save_steps": 100,
-    "training.save_total_limit": 3,
-}  # fmt: skip
-TINY = {
-    "output_dir": "sentilora-tiny",
-    "base.name": "embedded",
-    "base.device": "auto",
-    "data.train": "embedded",
-    "data.test": "embedded",
-    "training.gradient_checkpointing": False,
-}
-FORCED_BY_400_REVIEWS = {
-    "training.learning_rate": 1e-3,
-    "training.num_train_epochs": 5.0,
-    "data.num_train": 320,
-    "data.num_evaluation": 80,
-    "training.warmup_ratio": 0.13,
-    "training.logging_steps": 5,
-    "training.eval_steps": 20,
-    "training.save_steps": 20,
-}
-
-
-def every_key():
-    keys = set()
-    for name, field in Config.model_fields.items():
-        inner = getattr(field.annotation, "model_fields", None)
-        keys |= {f"{name}.{key}" for key in inner} if inner else {name}
-    return keys
+KEYS = set(load_config("mistral-7b").flat())
 
 
 def differences(one, other):
@@ -81,42 +20,6 @@ def refused(match, **kwargs):
     with pytest.raises(UsageError, match=match) as error:
         load_config(**kwargs)
     return str(error.value)
-
-
-# --- presets
-
-
-def test_every_preset_has_every_key():
-    assert preset_names() == ["mistral-7b", "tiny"]
-    for name in preset_names():
-        assert set(load_config(name).flat()) == every_key()
-    assert len(every_key()) >= 45
-
-
-def test_the_recipe_is_the_one_that_was_asked_for():
-    flat = load_config("mistral-7b").flat()
-    assert {key: flat[key] for key in RECIPE} == RECIPE
-
-
-def test_tiny_is_the_recipe_with_only_what_its_size_forces():
-    recipe = load_config("mistral-7b")
-    assert differences(recipe, load_config("tiny")) == TINY | FORCED_BY_400_REVIEWS
-
-
-def test_on_other_data_the_recipes_counts_hold_again(tmp_path):
-    recipe = load_config("mistral-7b")
-    other = load_config("tiny", overrides=["data.train=reviews.csv"])
-    assert differences(recipe, other) == TINY | {"data.train": "reviews.csv"}
-    same = load_config("tiny", overrides=["data.train=embedded", "data.test=x.csv"])
-    assert differences(recipe, same) == TINY | FORCED_BY_400_REVIEWS | {"data.test": "x.csv"}
-    (tmp_path / "mine.toml").write_text('[data]\ntrain = "reviews.csv"\n')
-    from_file = load_config("tiny", tmp_path / "mine.toml")
-    assert from_file == other
-    assert load_config("tiny", values={"data.train": "reviews.csv"}) == other
-
-
-def test_an_unknown_preset_is_refused_with_the_nearest_known():
-    assert "did you mean 'mistral-7b'" in refused("no preset 'mistral'", preset="mistral")
 
 
 # --- overrides
@@ -213,7 +116,7 @@ def test_a_key_below_a_value_is_unknown_too(key):
         load_config().with_values({key: 1})
 
 
-@given(st.text(min_size=1).filter(lambda key: key not in every_key()))
+@given(st.text(min_size=1).filter(lambda key: key not in KEYS))
 def test_any_unknown_key_is_refused_in_one_sentence(key):
     with pytest.raises(UsageError, match=r"did you mean '|is a section|data\.label_map"):
         load_config(values={key: object()})
@@ -274,7 +177,7 @@ def test_a_config_file_that_cannot_be_used_is_refused(tmp_path):
     refused("there is no configuration file .*none.toml", file=tmp_path / "none.toml")
     for content, pattern in (
         (b"training.seed =", "cannot read the configuration .*at end of document"),
-        (b"\xff", "cannot read the configuration .*: it is no UTF-8 text"),
+        (b"\xff", "cannot read the configuration .*: it is not UTF-8 text"),
         (b"[training]\nlr = 1", "no setting 'training.lr'"),
         (b"training = 5", "'training' is a section"),
         (b"training.seed = 'x'", r"training\.seed is 'x'"),

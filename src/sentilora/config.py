@@ -1,10 +1,10 @@
-"""The configuration: presets in TOML, files and `section.key=value` laid over them, checked once.
+"""The configuration: a preset, then a TOML file, then `section.key=value`, validated once.
 
     config = load_config("tiny", overrides=["training.learning_rate=1e-4"])
     config.training.learning_rate
 
-Every default is in `presets/defaults.toml`; the models here only say which keys exist and
-what they may hold. Configuration objects stop at the stages.
+Every default is in `presets/defaults.toml`. The models here only define which keys exist and which
+values they take. Configuration objects stop at the stages.
 """
 
 import difflib
@@ -35,7 +35,7 @@ class BaseSection(Section):
     double_quantization: bool
     compute_dtype: Literal["auto", "float16", "bfloat16", "float32"]
     attn_implementation: str
-    cache_quantized: bool = False  # recipes from before it came are still read
+    cache_quantized: bool = False  # older recipes lack it
 
 
 class LoraSection(Section):
@@ -54,7 +54,7 @@ class DataSection(Section):
     label_column: str
     label_map: dict[str, str]
     num_train: int = Field(ge=0)
-    num_train_subset: int = Field(0, ge=0)  # recipes from before it came are still read
+    num_train_subset: int = Field(0, ge=0)  # older recipes lack it
     num_evaluation: int = Field(ge=0)
     num_test: int = Field(ge=0)
     shuffle_seed: int = Field(ge=0)
@@ -83,7 +83,7 @@ class TrainingSection(Section):
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(ge=0)
     gradient_checkpointing: bool
-    seed: int = Field(ge=0, lt=2**32)  # NumPy's
+    seed: int = Field(ge=0, lt=2**32)  # the range of NumPy's seeds
     logging_steps: int = Field(ge=1)
     eval_steps: int = Field(ge=1)
     save_steps: int = Field(ge=1)
@@ -111,21 +111,24 @@ class Config(Section):
     engine: EngineSection
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its full name, `{"section.key": value}`, as plain JSON values."""
+        """Every setting with its full name, `{"section.key": value}`, as plain JSON values."""
         return dict(flatten(self.model_dump(mode="json")))
 
     def with_values(self, values: Mapping[str, Any]) -> "Config":
-        """A copy with `{"section.key": value}` laid over it, checked like `load_config`'s."""
+        """A copy with the settings `{"section.key": value}` changed, validated like any other.
+
+        Raises `UsageError` as `load_config` does.
+        """
         tree = self.model_dump(mode="json")
-        _lay_over(tree, values)
+        _change(tree, values)
         return _validate(tree)
 
     def save(self, path: Path) -> None:
-        """Write it as TOML, in a form that `load_config(file=…)` reads back."""
+        """Write the configuration as TOML that `read_config` and `load_config(file=…)` read."""
         import tomli_w
 
         tree = self.model_dump(mode="json")
-        # Strings over several lines are easier to read, and would lose a carriage return.
+        # Multi-line strings are easier to read, but they lose a carriage return.
         text = tomli_w.dumps(tree, multiline_strings="\\r" not in json.dumps(tree))
         path.write_text(text, encoding="utf-8")
 
@@ -136,109 +139,135 @@ def load_config(
     overrides: Iterable[str] = (),
     values: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The preset, then the file, then `section.key=value` strings, then `values`; later wins.
+    """A preset, changed by a TOML file, `section.key=value` strings and values; the last one wins.
 
-    Raises `UsageError` for an unknown preset, an unknown key (with the nearest known one), a value
-    of the wrong kind, and a file that is missing or no TOML.
+    Raises `UsageError` for an unknown preset, for an unknown key (with the nearest one), for an
+    invalid value, and for a file that is missing or is not TOML.
     """
-    given: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if file is not None:
-        given.update(flatten(_read_toml(Path(file), UsageError)))
-    given.update(parse_override(item) for item in overrides)
-    given.update(values or {})
-    tree = preset_tree(preset, embedded=given.get("data.train") in (None, EMBEDDED))
-    _lay_over(tree, given)
+        changes.update(flatten(_read_toml(Path(file), UsageError)))
+    changes.update(parse_override(item) for item in overrides)
+    changes.update(values or {})
+    tree = preset_tree(preset, embedded=changes.get("data.train") in (None, EMBEDDED))
+    _change(tree, changes)
     return _validate(tree)
 
 
 def read_config(path: Path) -> Config:
-    """A configuration that `Config.save` wrote. Raises `DataError` when it cannot be read."""
+    """The configuration that `Config.save` wrote. Raises `DataError` if it cannot be read."""
     try:
         return _validate(_read_toml(path, DataError))
     except UsageError as error:
-        raise DataError(f"{path} is no configuration of this sentilora: {error}") from error
+        raise DataError(
+            f"{path} is not a configuration of this version of sentilora: {error}", seen=str(path)
+        ) from error
 
 
 def parse_override(item: str) -> tuple[str, Any]:
-    """`section.key=value` as (key, value); the value is TOML where it can be, else a string."""
+    """`section.key=value` as (key, value). A value that is not TOML is taken as a string.
+
+    Raises `UsageError` for a string without key or "=".
+    """
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"cannot read {item!r}; write section.key=value, e.g. training.seed=1")
+        raise UsageError(
+            f"cannot read {item!r}",
+            seen=item,
+            remedy="write section.key=value, e.g. training.seed=1",
+        )
     try:
-        read = tomllib.loads(f"value = {text}")
+        table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        read = {}
-    # A text of several lines may happen to read as several keys.
-    return key.strip(), read["value"] if list(read) == ["value"] else text
+        table = {}
+    # A text of several lines can happen to be TOML with several keys.
+    return key.strip(), table["value"] if list(table) == ["value"] else text
 
 
-def _read_toml(path: Path, fault: type[UsageError] | type[DataError]) -> dict[str, Any]:
+def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str, Any]:
+    """The tables of a TOML file. Raises an error of that kind if it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise fault(f"there is no configuration file {path}") from error
+        raise kind(
+            f"there is no configuration file {path}", setting="config", seen=str(path)
+        ) from error
     except (OSError, ValueError) as error:
-        reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise fault(f"cannot read the configuration {path}: {reason}") from error
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise kind(
+            f"cannot read the configuration {path}: {reason}", setting="config", seen=str(path)
+        ) from error
 
 
-def _lay_over(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
-    known = sorted(key for key, _ in flatten(tree))
+def _change(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Set values in the tables of a configuration. Raises `UsageError` for an unknown key."""
+    keys = sorted(key for key, _ in flatten(tree))
     if isinstance(values.get("engine"), str):  # engine=reference
         values = {"engine.implementation": values["engine"], **values}
         del values["engine"]
     for key in values:
-        _check_known(key, known)
+        _require_setting(key, keys)
     for key, value in values.items():
         set_value(tree, key, value)
 
 
-def _check_known(key: str, known: list[str]) -> None:
-    if key in known or any(key.startswith(f"{table}.") for table in LEAF_TABLES):
+def _require_setting(key: str, keys: list[str]) -> None:
+    if key in keys or any(key.startswith(f"{table}.") for table in LEAF_TABLES):
         return
-    if any(name.startswith(f"{key}.") for name in known):
-        raise UsageError(f"{key!r} is a section; set one of its keys, e.g. {key}.key=value")
-    likeness = {name: _likeness(key, name) for name in [*known, "engine"]}
+    if any(name.startswith(f"{key}.") for name in keys):
+        raise UsageError(
+            f"{key!r} is a section",
+            setting=key,
+            remedy=f"set one of its keys, e.g. {key}.key=value",
+        )
+    likeness = {name: _likeness(key, name) for name in [*keys, "engine"]}
     near = [repr(name) for name in likeness if likeness[name] == max(likeness.values())]
-    raise UsageError(f"there is no setting {key!r}; did you mean {' or '.join(near[:3])}?")
+    raise UsageError(
+        f"there is no setting {key!r}",
+        setting=key,
+        remedy=f"did you mean {' or '.join(near[:3])}?",
+    )
 
 
 def _likeness(key: str, name: str) -> float:
-    """How near an unknown key is to a known one: above all in its last part, then in its section.
+    """How similar an unknown key is to a setting: above all in the last part, then in the section.
 
-    "lr" is near learning_rate, "batch_size" near per_device_train_batch_size.
+    "lr" is close to learning_rate, "batch_size" to per_device_train_batch_size.
     """
-    asked_section, _, asked = key.lower().rpartition(".")
+    key_section, _, key_last = key.lower().rpartition(".")
     section, _, last = name.rpartition(".")
-    ratio = difflib.SequenceMatcher(None, asked, last).ratio()
-    if asked == "".join(word[0] for word in last.split("_")):
+    ratio = difflib.SequenceMatcher(None, key_last, last).ratio()
+    if key_last == "".join(word[0] for word in last.split("_")):
         ratio = max(ratio, 0.9)
-    elif len(asked) > 2 and asked in last:
+    elif len(key_last) > 2 and key_last in last:
         ratio = max(ratio, 0.8)
-    return ratio + 0.4 * difflib.SequenceMatcher(None, asked_section, section).ratio()
+    return ratio + 0.4 * difflib.SequenceMatcher(None, key_section, section).ratio()
 
 
 def _validate(tree: dict[str, Any]) -> Config:
+    """The tables as a configuration. Raises `UsageError` with every invalid value."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        found = error.errors(include_url=False)
+        faults = error.errors(include_url=False)
         parts = [
-            f"{_key_of(e)} is missing"
-            if e["type"] == "missing"
-            else f"{_key_of(e)} is {e['input']!r:.60}: {_expected(e)}"
-            for e in found
+            f"{_key_of(fault)} is missing"
+            if fault["type"] == "missing"
+            else f"{_key_of(fault)} is {fault['input']!r:.60}: {_expected(fault)}"
+            for fault in faults
         ]
-        raise UsageError("; ".join(parts)) from error
+        raise UsageError(
+            "; ".join(parts), setting=_key_of(faults[0]), seen=faults[0]["input"]
+        ) from error
 
 
 def _key_of(error: Any) -> str:
-    """`section.key`, without the place in a list."""
+    """The setting, `section.key`, of one of pydantic's errors, without an index into a list."""
     return ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
 
 
 def _expected(error: Any) -> str:
-    """What a value should have been, without pydantic's words."""
+    """The values a setting takes, for one of pydantic's errors, in the words of this package."""
     context = error.get("ctx", {})
     match error["type"]:
         case "tuple_type":

@@ -34,7 +34,7 @@ class Progress:
         self.done = 0
         self.suffix = ""
         self._bar: Any = None
-        self._started = self._last_line = time.monotonic()
+        self._start = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         if is_main_process() and sys.stderr.isatty():
@@ -74,9 +74,9 @@ class Progress:
             self._bar.update(self._task, completed=self.done, suffix=self.suffix)
         elif time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            elapsed = self._last_line - self._started
-            left = elapsed / max(self.done, 1) * max(self.total - self.done, 0)
+            seconds = self._last_line - self._start
+            eta_seconds = seconds / max(self.done, 1) * max(self.total - self.done, 0)
             say(
-                f"{self.description}: {self.done:,} of {self.total:,}, {elapsed:.0f} s, "
-                f"ETA {left:.0f} s {self.suffix}".rstrip()
+                f"{self.description}: {self.done:,} of {self.total:,}, {seconds:.0f} s, "
+                f"ETA {eta_seconds:.0f} s {self.suffix}".rstrip()
             )

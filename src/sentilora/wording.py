@@ -1,4 +1,4 @@
-"""Numbers in sentences: with their unit, and never rounded up to certainty."""
+"""Numbers in sentences: with their noun or sign, and never rounded up to certainty."""
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,8 +1,9 @@
-"""The presets that ship, as trees of settings: which there are, and what each inherits.
+"""The presets that ship with the package: their names, and the settings of each as nested tables.
 
     preset_tree("tiny", embedded=True)["training"]["learning_rate"]
 
-Every setting is in `defaults.toml`; the other files inherit from it and hold only what differs.
+`defaults.toml` holds every setting and is the parent of all presets. A preset holds what it changes
+and names the base and the data it is for.
 """
 
 import copy
@@ -15,12 +16,12 @@ from typing import Any
 from sentilora.errors import UsageError
 
 DEFAULT_PRESET = "tiny"
-PARENT = "defaults"  # of all presets; not one to choose
-LEAF_TABLES = {"data.label_map"}  # a table that is one value: replaced whole, its keys are free
+PARENT = "defaults"  # of all presets, and no preset itself
+LEAF_TABLES = {"data.label_map"}  # tables that are one value: replaced whole, with any keys
 
 
 def preset_names() -> list[str]:
-    """The presets that ship with the package and can be chosen."""
+    """Names of the presets that can be chosen."""
     folder = resources.files("sentilora").joinpath("presets")
     names = (f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
     return sorted(name for name in names if name != PARENT)
@@ -29,13 +30,18 @@ def preset_names() -> list[str]:
 def preset_tree(name: str, *, embedded: bool) -> dict[str, Any]:
     """Every setting of a preset, as nested tables.
 
-    embedded: whether the training data is what ships with the package, for which a preset may have
-    settings of its own. Raises `UsageError` for an unknown name.
+    embedded: whether the training data are the reviews that ship with the package, for which a
+        preset can have other settings.
+
+    Raises `UsageError` for an unknown name.
     """
     if name not in preset_names():
         near = difflib.get_close_matches(name, preset_names(), 1, 0.0)[0]
         raise UsageError(
-            f"there is no preset {name!r}; did you mean {near!r}? ({', '.join(preset_names())})"
+            f"there is no preset {name!r}",
+            setting="preset",
+            seen=name,
+            remedy=f"did you mean {near!r}? ({', '.join(preset_names())})",
         )
     return _read_tree(name, embedded)
 
@@ -55,7 +61,7 @@ def _read_tree(name: str, embedded: bool) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Each value of nested tables with its full name: ("section.key", value)."""
+    """Each value in nested tables with its full name, ("section.key", value)."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and key not in LEAF_TABLES:
@@ -65,7 +71,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 
 def set_value(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Put a copy of a value at "section.key" into nested tables."""
+    """Set "section.key" in nested tables to a copy of a value."""
     *sections, name = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
