@@ -43,7 +43,7 @@ def attach_adapter(
     """
     from peft import LoraConfig, get_peft_model
 
-    # PEFT accepts a list of which the base has only one, and then trains fewer modules.
+    # PEFT is satisfied if the base has one of them, and then trains less than requested.
     names = [name for name, _ in model.named_modules()]
     for target in target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
@@ -87,7 +87,7 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
 
 @contextmanager
 def _peft_warnings() -> Iterator[None]:
-    """Within, PEFT's warning about missing weights is an error; one of its notices is hidden."""
+    """Turn PEFT's warning about missing weights into an error; hide a deprecation notice."""
     with warnings.catch_warnings():
         # PEFT would go on with untrained values for the missing weights.
         warnings.filterwarnings("error", "Found missing adapter keys")

@@ -211,7 +211,7 @@ def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
         return None
     return (
         f"prompt.max_length is {max_length:,}, but the base has {num_positions:,} positions: "
-        "answers to longer prompts are bad or fail"
+        "longer prompts get poor answers or fail"
     )
 
 
@@ -240,7 +240,7 @@ def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBas
 
 @contextmanager
 def _readable(name: str) -> Any:
-    """Within, errors of other packages about an unreadable base become errors of one line."""
+    """Turn other packages' errors about an unreadable base into sentilora's, one line each."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:

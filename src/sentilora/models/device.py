@@ -1,10 +1,11 @@
-"""Device, dtype and memory: which ones this machine has, and which are chosen, with the reason."""
+"""Choose the device and the dtype to compute with; read what the GPU can do and has free."""
 
 import ctypes
 import os
 from typing import TYPE_CHECKING
 
 from sentilora.errors import UsageError
+from sentilora.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +78,8 @@ def place_of_process(device: str) -> str:
         number, visible = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= visible:
             raise UsageError(
-                f"process {number + 1} on this machine has no GPU of its own; GPUs visible: "
-                f"{visible}",
+                f"process {number + 1} on this machine has no GPU of its own "
+                f"({counted(visible, 'GPU')} visible)",
                 setting="num_processes",
                 seen=number + 1,
                 remedy=f"launch with --num_processes {visible}",
@@ -116,7 +117,7 @@ def choose_dtype(
             )
         return getattr(torch, dtype), "set by compute_dtype"
     if device == "cpu":
-        return torch.float32, "on a CPU"
+        return torch.float32, "the default on a CPU"
     capability = compute_capability(assume_capability)
     name = f"{torch.cuda.get_device_name()}, compute capability {capability}"
     if assume_capability:

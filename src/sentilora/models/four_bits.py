@@ -1,4 +1,4 @@
-"""bitsandbytes: its import, without a download, and a model's 4-bit layers."""
+"""Import bitsandbytes without a download, and list a model's 4-bit layers."""
 
 import logging
 import sys

@@ -156,13 +156,15 @@ class Runtime:
         here = compute_capability()
         capability = min(here, self.assume_capability or here)
         if capability < 8.9 or self.device == "cpu":
-            if self.device == "cpu":
+            if not here:
+                reason = "this machine has none"
+            elif self.device == "cpu":
                 reason = "the CPU was requested"
             else:
-                reason = f"this one has {capability}" if here else "this machine has no GPU"
+                reason = f"this one has {capability}"
             raise UsageError(
                 "base_matmul=fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), but "
-                f"{reason}",
+                + reason,
                 setting="base_matmul",
                 seen="fp8",
                 remedy="leave it at exact",
