@@ -13,7 +13,7 @@ from typing import Any
 
 from training import describe_machine, load_config_of, prepare
 
-from sentilora.models.device import spin_shortly
+from sentilora.models.device import spin_briefly
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     options.steps = 1
-    spin_shortly()
+    spin_briefly()
     print(describe_machine(), flush=True)
     config = load_config_of(options, f"data.num_evaluation={options.rows}")
     base, prompter, _, evaluation = prepare(config)

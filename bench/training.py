@@ -29,7 +29,7 @@ import sys
 import time
 from functools import cache
 
-from sentilora.models.device import spin_shortly
+from sentilora.models.device import spin_briefly
 
 GPU_STACKS = ["notebook", "tuned", "liger", "engine"]
 CPU_STACKS = ["tuned", "engine"]
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--memory-gib", type=float, help="limit the process to this much")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    spin_shortly()
+    spin_briefly()
     if options.run:
         print(json.dumps(run_stack(options.run, options)))
         return

@@ -1,9 +1,9 @@
-"""Fine-tune a causal language model in 4 bits with LoRA to classify: it answers with one label.
+"""Fine-tune a causal language model in 4 bits with LoRA so that it classifies texts.
 
     import sentilora
     sentilora.Classifier.load().predict(["A lovely film."])
 
-Names are loaded on first use: `import sentilora` costs milliseconds.
+Each public name is imported on first use, so `import sentilora` takes milliseconds.
 """
 
 from importlib import import_module

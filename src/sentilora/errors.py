@@ -1,25 +1,25 @@
-"""The errors sentilora raises on purpose.
+"""The errors that sentilora raises on purpose.
 
-    SentiloraError              exit 1   training or scoring broke: out of memory, NaN, disk
+    SentiloraError              exit 1   training or scoring failed: out of memory, NaN, disk
     ├── UsageError              exit 2   configuration, device, output folder, adapter of
     │                                    another base
     ├── DataError               exit 3   data or adapter missing, corrupt or unreachable
     └── Interrupted             exit 130 Ctrl-C, after a checkpoint was saved
 
-Each also inherits the standard exception a caller would expect. The message is one line: what is
-wrong, what was seen, what to do. A keyword of a library function appears in it as `keyword`; the
-command line shows it as the option of that name.
+Each class also inherits the standard exception that a caller would expect. A message is one line:
+what is wrong, what was seen, what to do. It names a keyword of a library function as `keyword`; the
+command line shows the option of that name in its place.
 """
 
 from typing import Any
 
 
 class SentiloraError(RuntimeError):
-    """Something broke while working. Base of every error raised on purpose.
+    """An error that sentilora raises on purpose; the base class of the others.
 
-    problem: what is wrong, and what was seen. setting: the setting or keyword it is about, if it is
-    about one. seen: that setting's value. remedy: what to do. The message is problem and remedy.
-    evaluation: what `evaluate` had measured when only its report failed.
+    problem: what is wrong, and what was seen. setting: name of the setting or keyword that caused
+    the error; None if there is none. seen: value of that setting. remedy: what to do. The message
+    is "problem; remedy". evaluation: the result of `evaluate` when only writing its report failed.
     """
 
     exit_code = 1
@@ -39,7 +39,7 @@ class SentiloraError(RuntimeError):
 
 
 class UsageError(SentiloraError, ValueError):
-    """The request cannot be carried out as asked: a setting, a device or an output folder."""
+    """The request cannot be carried out: a setting, a device or an output folder is wrong."""
 
     exit_code = 2
 
@@ -51,22 +51,22 @@ class DataError(SentiloraError, ValueError):
 
 
 class Interrupted(SentiloraError, KeyboardInterrupt):
-    """The user pressed Ctrl-C; what could be saved was saved."""
+    """The user pressed Ctrl-C. Everything that could be saved has been saved."""
 
     exit_code = 130
 
 
-# --- errors of other packages --------------------------------------------------------------------
+# --- errors from other packages ------------------------------------------------------------------
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another package's error, or its type where it has no message."""
+    """The first line of an error's message, or the name of its type if it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: a GPU's, for which torch has a class, or the machine's."""
+    """Whether memory ran out: the GPU's (torch has a class for it) or the CPU's."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

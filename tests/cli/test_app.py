@@ -45,7 +45,7 @@ def test_without_arguments_the_verbs_are_shown():
         (["train", "training.lr=1"], 2, "did you mean 'training.learning_rate'?"),
         (["train", "data.train=none.csv"], 3, "there is no file or folder none.csv"),
         (["train", "data.train=stanfordnlp/imdb"], 3, "is not reachable"),
-        (["train", "--preset", "mistral-7b"], 2, "a CUDA GPU is asked for"),
+        (["train", "--preset", "mistral-7b"], 2, "a CUDA GPU was requested"),
         (["train", "data.train=one.csv", "data.num_train=4", "data.num_evaluation=4"], 3,
          "4 training rows of one.csv, all of them 'positive'"),
         (["evaluate", "--adapter", "nowhere"], 3, "there is no adapter folder nowhere"),
@@ -84,7 +84,7 @@ def test_the_shape_of_a_request(tmp_path):
         input="y\n",
     )
     failed(2, "there is no preset ''", "train", "--preset", "")
-    failed(2, "a base is asked for without its name", "evaluate", "--base", "")
+    failed(2, "the name of the base is empty", "evaluate", "--base", "")
     failed(2, "cannot read 'seed'; write section.key=value", "train", "seed")
     failed(2, "cannot read 'seed'; write section.key=value", "evaluate", "seed")
     failed(2, "there is no preset 'tinny'; did you mean 'tiny'?", "check", "--preset", "tinny")
@@ -157,7 +157,7 @@ def test_stdin_may_be_closed(monkeypatch):
         _stdin_lines()
 
 
-def test_idle_threads_spin_shortly_unless_told_otherwise(monkeypatch):
+def test_idle_threads_spin_briefly_unless_told_otherwise(monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT")
     quiet()  # OMP_WAIT_POLICY is set here
     assert "GOMP_SPINCOUNT" not in os.environ

@@ -45,9 +45,10 @@ def test_check_lists_every_problem_it_finds(toy_base, tmp_path):
         "optim": Contains("does not know; did you mean 'adamw_8bit'?"),
         "lr_scheduler_type": Contains("does not know; did you mean 'linear'?"),
         "report_to": Contains("does not know; did you mean 'wandb'?"),
-        "lora": "lora.target_modules holds 'nope', and no module of this base is called so; its "
-        "linear layers are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head",
-        "attention": Contains("has no such base.attn_implementation; set it to eager ("),
+        "lora": "lora.target_modules names 'nope', but no module of this base has that name; "
+        "choose from its linear layers: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
+        "down_proj, lm_head",
+        "attention": Contains("; set base.attn_implementation=eager (predict and evaluate: "),
     }
     assert code == 3 and stderr.endswith("error: 11 problems, marked ✗ above\n")  # the first's code
 

@@ -173,7 +173,7 @@ def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expec
 def test_the_device_asked_for_is_there_or_refused(toy_run):
     if cuda_driver_present():
         pytest.skip("this machine has a CUDA GPU: asking for one is no error")
-    failed(2, "a CUDA GPU is asked for", "predict", "x", "--adapter", toy_run,
+    failed(2, "a CUDA GPU was requested", "predict", "x", "--adapter", toy_run,
            "--device", "cuda")  # fmt: skip
 
 

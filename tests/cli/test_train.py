@@ -12,14 +12,14 @@ from sentilora.shipped import reviews_path
 @pytest.mark.parametrize("base", ["nowhere/at/all", "./nowhere", "mistralai/Mistral-7B-v0.1"])
 def test_a_base_that_cannot_be_had(tmp_path, base):
     output = ["--output-dir", tmp_path / "run"]
-    said = "not reachable; a folder takes a base from disk: base.name=" if base[0] == "m" else base
+    said = "not reachable; load the base from a folder: base.name=" if base[0] == "m" else base
     failed(3, said, "train", f"base.name={base}", *output)
     failed(3, said, "evaluate", "--base", base)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_is_no_base(tmp_path, toy_base):
-    failed(3, "is no model folder: it has no config.json", "train", f"base.name={tmp_path}")
+    failed(3, "is not a model folder: it has no config.json", "train", f"base.name={tmp_path}")
     broken = shutil.copytree(toy_base, tmp_path / "broken")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -43,7 +43,7 @@ def test_an_output_folder_that_cannot_be_made_is_refused_before_the_base_is_load
 ):
     monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
     (tmp_path / "file").write_text("mine")
-    failed(2, f"cannot make {tmp_path / 'file/run'}: {tmp_path / 'file'} is no folder", "train",
+    failed(2, f"cannot create {tmp_path / 'file/run'}: {tmp_path / 'file'} is not a folder", "train",
            f"base.name={toy_base}", "--output-dir", tmp_path / "file" / "run")  # fmt: skip
     monkeypatch.setattr("os.access", lambda path, mode: False)
     failed(2, f"{tmp_path} may not be written to; choose another --output-dir", "train",
@@ -68,7 +68,7 @@ def test_what_transformers_cannot_do_is_refused_before_the_base_is_loaded(
 
 def test_prompts_longer_than_the_base_knows_are_warned_of(toy_base, tmp_path):
     long, fits = "prompt.max_length=2049", "prompt.max_length=2048"
-    said = "prompt.max_length is 2,049, the base knows 2,048 positions"
+    said = "prompt.max_length is 2,049, but the base has 2,048 positions"
     assert said in run("check", f"base.name={toy_base}", long)[1]
     assert "positions" not in run("check", f"base.name={toy_base}", fits)[1]
     few = ["training.max_steps=1", "training.eval_steps=1", "training.save_steps=1",

@@ -34,7 +34,7 @@ def test_a_damaged_adapter(tmp_path, toy_run):
         failed(3, said, "predict", "x", "--adapter", folder)
     weights.write_bytes((toy_run / weights.name).read_bytes())
     (folder / "classifier.json").write_text('{"format_version": 99}')
-    failed(3, "has format 99, this sentilora reads up to", "predict", "x", "--adapter", folder)
+    failed(3, "has format 99, but this sentilora reads formats up to", "predict", "x", "--adapter", folder)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_an_adapter_of_another_base(tmp_path, toy_base, toy_run):
 def test_an_unfinished_run_is_no_adapter_yet(toy_run, tmp_path):
     folder = tmp_path / "unfinished"
     shutil.copytree(toy_run / "checkpoint-4", folder / "checkpoint-4")
-    said = "is not finished; resume it with --resume and the same --output-dir, or take "
+    said = "is not finished; resume it with --resume and the same --output-dir, or use "
     failed(3, said + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
 
 

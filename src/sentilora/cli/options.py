@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from sentilora.models.device import spin_shortly
+from sentilora.models.device import spin_briefly
 from sentilora.presets import DEFAULT_PRESET, preset_names
 from sentilora.progress import is_main_process, say
 
@@ -122,7 +122,7 @@ def quiet() -> None:
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    spin_shortly()
+    spin_briefly()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,1 +1,1 @@
-"""What lies in an adapter folder and in a run folder, as checked records."""
+"""The files of adapter folders and run folders, as checked records."""

@@ -1,9 +1,9 @@
-"""An adapter folder: PEFT's two files, and `classifier.json` beside them.
+"""An adapter folder: PEFT's two files, and `classifier.json` next to them.
 
     folder = AdapterFolder.open("./mistral-sentiment-ita")
     folder.classifier.prompt.labels
 
-It is opened and checked once, without torch, and then handed on.
+A folder is opened and checked once, without torch, and then passed on as this record.
 """
 
 import hashlib
@@ -22,13 +22,15 @@ from sentilora.folders.records import Record
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 
+_REMEDY = "choose a folder in which training or PEFT saved an adapter"
+
 
 class PeftConfig(Record):
-    """PEFT's own `adapter_config.json`: what is needed of it here, and the rest as it is."""
+    """PEFT's `adapter_config.json`: two checked fields, and all others as they are."""
 
     model_config = ConfigDict(extra="allow")
     FILE: ClassVar[str] = "adapter_config.json"
-    REMEDY: ClassVar[str] = "restore it (a checkpoint-N folder beside it has the same)"
+    REMEDY: ClassVar[str] = "restore it (each checkpoint-N folder of the run has a copy)"
 
     base_model_name_or_path: str
     peft_type: str
@@ -36,7 +38,7 @@ class PeftConfig(Record):
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """A folder that holds an adapter. classifier: None for a plain PEFT adapter."""
+    """A folder that holds an adapter. classifier: None for an adapter of plain PEFT."""
 
     WEIGHTS_FILE: ClassVar[str] = "adapter_model.safetensors"
 
@@ -46,10 +48,18 @@ class AdapterFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Raises `DataError` when the folder is missing, holds no adapter, or is damaged."""
+        """The adapter folder at a path, checked.
+
+        Raises `DataError` when the folder is missing, incomplete or damaged.
+        """
         path = Path(os.path.expanduser(path))
         if not path.is_dir():
-            raise DataError(f"there is no adapter folder {path}", setting="adapter", seen=str(path))
+            raise DataError(
+                f"there is no adapter folder {path}",
+                setting="adapter",
+                seen=str(path),
+                remedy=_REMEDY,
+            )
         for name in (PeftConfig.FILE, cls.WEIGHTS_FILE):
             if not (path / name).is_file():
                 raise _incomplete(path, name)
@@ -59,7 +69,7 @@ class AdapterFolder:
 
     @property
     def run(self) -> Path:
-        """The run folder: this one, for a checkpoint the one above."""
+        """The run's folder: this one, or for a checkpoint its parent."""
         return run_of(self.path)
 
     def weights_digest(self) -> str:
@@ -69,46 +79,50 @@ class AdapterFolder:
     def lora_to_continue(
         self, base_name: str, format: PromptFormat, names: Iterable[str]
     ) -> dict[str, Any]:
-        """The LoRA settings called `names`, for a run that starts from this adapter.
+        """The adapter's LoRA settings, by name, for a run that starts from this adapter.
 
-        Raises `UsageError` when it belongs to another base or is not plain LoRA.
+        base_name, format: base and prompt of that run. names: the settings to return. Raises
+        `UsageError` when the adapter belongs to another base or is not plain LoRA.
         """
-        stored = self.peft.model_dump()
-        lora = {name: stored[name] for name in names if stored.get(name) is not None}
+        config = self.peft.model_dump()
+        lora = {name: config[name] for name in names if config.get(name) is not None}
         if self.peft.peft_type != "LORA" or not isinstance(lora.get("target_modules"), list):
             raise UsageError(
-                f"the adapter in {self.path} is {self.peft.peft_type} on "
-                f"{lora.get('target_modules')!r}",
+                f"the adapter in {self.path} has peft_type {self.peft.peft_type} and "
+                f"target_modules {lora.get('target_modules')!r}",
                 setting="adapter",
                 seen=str(self.path),
-                remedy="training goes on from a LORA adapter with a list of target_modules",
+                remedy="start from an adapter with peft_type LORA and a list of target_modules",
             )
         lora["target_modules"] = sorted(lora["target_modules"])
-        if self.classifier is not None:  # a plain adapter's shapes tell when it is loaded
+        if self.classifier is not None:  # a plain adapter's shapes are checked when it is loaded
             if self.classifier.base.name != base_name:
                 raise UsageError(
                     f"the adapter in {self.path} belongs to the base "
-                    f"{self.classifier.base.name!r}, the configuration asks for {base_name!r}",
+                    f"{self.classifier.base.name!r}, but the configuration names {base_name!r}",
                     setting="base.name",
                     seen=base_name,
                     remedy=f"set base.name={self.classifier.base.name}",
                 )
             if self.classifier.prompt != format:
-                say(f"warning: {self.path} was trained with another prompt or other labels")
-        say(f"going on from {self.path}: its LoRA settings hold (r={lora['r']})")
+                say(f"warning: {self.path} was trained with a different prompt or labels")
+        say(f"starting from {self.path}, with its LoRA settings (r={lora['r']})")
         return lora
 
 
 def _incomplete(path: Path, name: str) -> DataError:
-    saved = checkpoints(path)
-    if saved:
-        last = saved[max(saved)]
+    folders = checkpoints(path)
+    if folders:
+        last = folders[max(folders)]
         return DataError(
             f"the run in {path} is not finished",
             setting="adapter",
             seen=str(path),
-            remedy=f"resume it with `resume` and the same `output_dir`, or take {last}",
+            remedy=f"resume it with `resume` and the same `output_dir`, or use {last}",
         )
     return DataError(
-        f"{path} holds no adapter: {name} is missing", setting="adapter", seen=str(path)
+        f"{path} holds no adapter: {name} is missing",
+        setting="adapter",
+        seen=str(path),
+        remedy=_REMEDY,
     )

@@ -1,4 +1,4 @@
-"""The model card beside the adapter: what it is, how it did, how to load it."""
+"""The model card of an adapter: what it is, how well it does, how to load it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +19,16 @@ def write_model_card(
     source: str,
     num_rows: Mapping[str, int],
 ) -> None:
-    """README.md of the run folder. source: of the training rows; num_rows: of each split."""
+    """Write the model card, README.md, into a run folder.
+
+    lora: LoRA settings. source: where the training rows come from. num_rows: {split: number of its
+    rows}.
+    """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     metrics, base = result.metrics, classifier.base
     embedded = base.name == EMBEDDED
-    measured = {"accuracy": metrics.accuracy, "f1": metrics.macro_f1}
+    figures = {"accuracy": metrics.accuracy, "f1": metrics.macro_f1}
     card_data = ModelCardData(
         base_model=None if embedded else base.name,
         library_name="peft",
@@ -39,7 +43,7 @@ def write_model_card(
                 metric_type=name,
                 metric_value=round(value, 4),
             )
-            for name, value in measured.items()
+            for name, value in figures.items()
         ],
     )
     interval = percent_interval(metrics.accuracy_interval, 2)

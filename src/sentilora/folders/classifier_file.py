@@ -1,8 +1,8 @@
-"""`classifier.json`: what an adapter was trained with, and is scored with.
+"""`classifier.json`: how an adapter was trained, and is therefore scored.
 
     ClassifierFile.load(folder).prompt.labels
 
-Read and written without torch, so that a wrong folder is told from a right one at once.
+No torch is needed to read it, so a wrong folder is reported at once.
 """
 
 import json
@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, config=STRICT)
 class BaseReference:
-    """Which base an adapter belongs to."""
+    """The base that an adapter belongs to."""
 
     name: str
     revision: str = "main"
@@ -33,9 +33,10 @@ class BaseReference:
 
 @dataclass(frozen=True, config=STRICT)
 class Calibration:
-    """What `evaluate` learned from evaluation rows. Label scores are divided by `temperature`.
+    """What `evaluate` learned from evaluation rows.
 
-    abstain_below: no answer is given with a lower probability; 0 always answers.
+    temperature: divides the labels' log-probabilities. abstain_below: the answer is "abstain" if
+    its probability is lower; 0 never abstains.
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -44,9 +45,9 @@ class Calibration:
 
 @dataclass(frozen=True, config=STRICT)
 class RecordedRuntime:
-    """How the adapter computed in training: what it is scored with, unless asked otherwise.
+    """How the adapter computed in training. Scoring does the same unless it is overridden.
 
-    batch_size: texts that were scored at once in training's evaluations.
+    batch_size: number of texts scored at once in training's evaluations.
     """
 
     compute_dtype: Literal["float16", "bfloat16", "float32"]
@@ -56,15 +57,15 @@ class RecordedRuntime:
 
 
 class ClassifierFile(Record):
-    """What lies beside an adapter: prompt format, base, label tokens, runtime, calibration.
+    """What belongs to an adapter: prompt format, base, label tokens, runtime, calibration.
 
-    runtime: None in folders that were written before it was recorded.
+    label_ids: per label its tokens and EOS. runtime: None in older files, which do not record it.
     """
 
     FILE: ClassVar[str] = "classifier.json"
     REMEDY: ClassVar[str] = (
-        "restore it (a checkpoint-N folder beside it has the same), or remove it and give `labels` "
-        "and `template`"
+        "restore it (each checkpoint-N folder of the run has a copy), or remove it and give "
+        "`labels` and `template`"
     )
 
     format_version: int
@@ -77,27 +78,28 @@ class ClassifierFile(Record):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The record in a folder. Raises `DataError` when it is damaged or of a later version."""
+        """The record in a folder. Raises `DataError` when it is damaged or has a newer format."""
         path = folder / cls.FILE
-        stored = _stored(path)
-        version = stored.get("format_version")
+        content = _read_object(path)
+        version = content.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
-                f"{path} has format {version}, this sentilora reads up to {FORMAT_VERSION}",
+                f"{path} has format {version}, but this sentilora reads formats up to "
+                f"{FORMAT_VERSION}",
                 setting=cls.FILE,
                 seen=version,
                 remedy="update sentilora",
             )
         record = super().load(folder)
-        # No default may stand in for what the adapter was trained with.
+        # A default must not stand in for a value that the adapter was trained with.
         for section, kind in (("prompt", PromptFormat), ("base", BaseReference)):
             for name in (field.name for field in fields(kind)):
-                if name not in stored[section]:
+                if name not in content[section]:
                     raise cls.damaged(folder, f"it has no {name!r}")
         return record
 
     def content(self) -> dict[str, Any]:
-        """What is written; what is not known is left out."""
+        """The values to write, without an unknown runtime and without a neutral calibration."""
         content = super().content()
         if self.runtime is None:
             del content["runtime"]
@@ -106,8 +108,8 @@ class ClassifierFile(Record):
         return content
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    """The file's object as it stands; empty where there is none to read."""
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, unchecked; empty if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""JSON files of a run or an adapter as checked records: plain errors if damaged, written whole."""
+"""JSON files of runs and adapters as checked records: clear errors, atomic writes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ STRICT = ConfigDict(strict=True, extra="ignore")
 
 
 class Record(BaseModel):
-    """What one JSON file holds. A subclass names the file and what to do when it is damaged."""
+    """The content of one JSON file. A subclass names the file, and the remedy for damage."""
 
     model_config = ConfigDict(**STRICT, frozen=True)
     FILE: ClassVar[str]
@@ -31,39 +31,39 @@ class Record(BaseModel):
 
     @classmethod
     def damaged(cls, folder: Path, reason: str) -> DataError:
-        """The error to raise for a file that cannot be used. reason: a sentence about "it"."""
+        """The error for a damaged file. reason: a sentence about "it"."""
         path = folder / cls.FILE
         return DataError(
             f"{path} is damaged: {reason}", setting=cls.FILE, seen=str(path), remedy=cls.REMEDY
         )
 
     def content(self) -> dict[str, Any]:
-        """What is written, as plain JSON values."""
+        """The values to write, as plain JSON types."""
         return self.model_dump(mode="json")
 
     def save(self, folder: Path) -> None:
-        """Write the file; readers see the old one or the new one, never a part."""
+        """Write the file. A reader sees the complete old file or the complete new one."""
         text = json.dumps(self.content(), indent=2, ensure_ascii=False)
         write_atomically(folder / self.FILE, text + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Put a text file in place whole, in the permissions that a plain write would give it."""
+    """Replace a text file in one step, with the permissions of an ordinary write."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    unfinished = Path(name)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)
-        unfinished.chmod(0o666 & ~umask)
-        unfinished.replace(path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _reason(error: Exception, first_field: str) -> str:
-    """Why a JSON file cannot be used, in plain words."""
+    """Why a JSON file is damaged, as a sentence about "it"."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     if not isinstance(error, ValidationError):
@@ -74,7 +74,7 @@ def _reason(error: Exception, first_field: str) -> str:
         case "json_invalid":
             line = re.search(r"line (\d+)", str(fault["ctx"]["error"]))
             return f"it is not JSON (line {line[1] if line else 1})"
-        case "missing" | "model_type":  # no object at all has no field either
+        case "missing" | "model_type":  # "model_type": no object, so no fields
             return f"it has no {last!r}"
         case "value_error":
             return str(fault["ctx"]["error"])

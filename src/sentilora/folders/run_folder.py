@@ -1,7 +1,7 @@
-"""What a run folder holds: hashes of the rows, results; and whether a run may use it.
+"""A run folder: its files (hashes of the rows, results), and whether a run may use it.
 
 A folder in use is never overwritten, and a run is resumed only with the recipe and the rows that it
-was started with. Settings are `{"section.key": value}`, as in the run's recipe.
+started with. Settings are `{"section.key": value}`, as in the run's recipe.
 """
 
 import hashlib
@@ -21,16 +21,17 @@ from sentilora.progress import is_main_process, say
 
 METRICS_FILE = "metrics.jsonl"
 PROBABILITIES_FILE = "evaluation_probabilities.npy"  # (rows, labels), the rows as in data.json
-# What may differ between a run and its continuation without changing the result.
+# Settings that may change when a run is resumed: they do not affect its result.
 FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_batch_size"}
 
+_METRICS_REMEDY = "repair it, or move the file away to do without the training curve"
 
 # --- records -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, config=STRICT)
 class SplitRecord:
-    """The rows of one split: their SHA-256 hashes in order, and one hash of all of them."""
+    """The rows of one split: their SHA-256 hashes in order, and one hash over all of them."""
 
     source: str
     num_rows: int
@@ -39,12 +40,13 @@ class SplitRecord:
 
     @classmethod
     def of(cls, rows: Rows) -> "SplitRecord":
+        """The record of a split's rows."""
         hashes = list(rows.hashes())
         return cls(rows.source, len(hashes), hash_of(hashes), hashes)
 
 
 class DataRecord(Record):
-    """Which rows a run trains and is evaluated on. A split is None when it is not recorded."""
+    """The rows that a run is trained and evaluated on. A split is None if it is not recorded."""
 
     FILE: ClassVar[str] = "data.json"
     REMEDY: ClassVar[str] = "restore it, or remove it and start again"
@@ -53,21 +55,22 @@ class DataRecord(Record):
     evaluation: SplitRecord | None = None
 
     def content(self) -> dict[str, Any]:
+        """The values to write, without splits that are not recorded."""
         return self.model_dump(mode="json", exclude_none=True)
 
     @property
     def splits(self) -> dict[str, SplitRecord]:
-        """The splits that are recorded, by name."""
-        named = {"train": self.train, "evaluation": self.evaluation}
-        return {name: split for name, split in named.items() if split is not None}
+        """{name: record} of the splits that are recorded."""
+        splits = {"train": self.train, "evaluation": self.evaluation}
+        return {name: split for name, split in splits.items() if split is not None}
 
 
 class TrainingResult(Record):
-    """Where the adapter is and how it did on the evaluation rows, after reloading it.
+    """Where the adapter is, and its metrics on the evaluation rows after it was reloaded.
 
-    step_seconds: median time of an optimizer step, without evaluations and saving. peak_memory_gib:
-    most GPU memory allocated (None on a CPU). reload_difference: largest difference of a
-    probability to the one seen while training. Once it is saved, the run is finished.
+    step_seconds: median time of an optimizer step, without evaluation and saving. peak_memory_gib:
+    peak of allocated GPU memory; None on a CPU. reload_difference: largest difference between a
+    probability after reloading and the same one in training. A run with this file is finished.
     """
 
     FILE: ClassVar[str] = "train_results.json"
@@ -84,11 +87,11 @@ class TrainingResult(Record):
 
 
 def hash_of(hashes: Iterable[str]) -> str:
-    """SHA-256 of rows' hashes, in order: stands for all the rows."""
-    whole = hashlib.sha256()
+    """SHA-256 over the hashes of rows, in order: one hash for all the rows."""
+    digest = hashlib.sha256()
     for row in hashes:
-        whole.update(row.encode())
-    return whole.hexdigest()
+        digest.update(row.encode())
+    return digest.hexdigest()
 
 
 # --- before a run --------------------------------------------------------------------------------
@@ -97,15 +100,16 @@ def hash_of(hashes: Iterable[str]) -> str:
 def require_unused(
     folder: Path, keyword: str = "output_dir", alternative: str = "resume the run with `resume`, "
 ) -> None:
-    """Raise `UsageError` when one would write among other files, or cannot write at all.
+    """Raise `UsageError` when a folder is in use or cannot be written to.
 
-    keyword: that names the folder. alternative: what else could be done.
+    keyword: the keyword that sets the folder. alternative: another remedy, with a comma and a space
+    after it.
     """
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if not in_use and not (parent.is_dir() and os.access(parent, os.W_OK)):
-        reason = "may not be written to" if parent.is_dir() else "is no folder"
-        failed = "" if parent == folder else f"cannot make {folder}: "
+        reason = "may not be written to" if parent.is_dir() else "is not a folder"
+        failed = "" if parent == folder else f"cannot create {folder}: "
         raise UsageError(
             f"{failed}{parent} {reason}",
             setting=keyword,
@@ -122,19 +126,19 @@ def require_unused(
 
 
 def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `UsageError` naming the first setting that differs from the run in `folder`."""
+    """Raise `UsageError` about the first setting that differs from the run in `folder`."""
     for key in sorted(now.keys() | before.keys()):
         if key not in FREE_ON_RESUME and before.get(key) != now.get(key):
             raise UsageError(
                 f"{key} was {before.get(key)!r} in {folder} and is {now.get(key)!r} now",
                 setting=key,
                 seen=now.get(key),
-                remedy="resume with the same recipe, or start a new `output_dir`",
+                remedy="resume with the same recipe, or choose a new `output_dir`",
             )
 
 
 def require_same_rows(folder: Path, record: DataRecord) -> None:
-    """Raise `UsageError` naming the first split whose rows differ from the run in `folder`."""
+    """Raise `UsageError` about the first split whose rows differ from the run in `folder`."""
     before = DataRecord.load(folder).splits
     for name, split in record.splits.items():
         if name not in before:
@@ -145,15 +149,15 @@ def require_same_rows(folder: Path, record: DataRecord) -> None:
             )
         if before[name].sha256 != split.sha256:
             raise UsageError(
-                f"the rows of data.{name} changed since {folder} was started "
-                f"({before[name].num_rows:,} rows then, {split.num_rows:,} now, other hashes)",
+                f"the rows of data.{name} have changed since the run in {folder} was started "
+                f"({before[name].num_rows:,} rows then, {split.num_rows:,} now; hashes differ)",
                 setting=f"data.{name}",
-                remedy="restore them, or start a new `output_dir`",
+                remedy="restore them, or choose a new `output_dir`",
             )
 
 
 def require_single_run(folder: Path) -> None:
-    """Raise `UsageError` when the folder holds a series of runs, each in a folder of its own."""
+    """Raise `UsageError` when a folder holds a series of runs, each in a subfolder."""
     name = DataRecord.FILE
     parts = [path.parent.name.partition("-")[0] for path in folder.glob(f"*-*/{name}")]
     kind = next((kind for kind in ("seed", "size") if kind in parts), None)
@@ -170,10 +174,10 @@ def require_single_run(folder: Path) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; empty when it has none.
+    """The entries of a run's `metrics.jsonl`, one per line; empty if there is no such file.
 
-    A run that is killed while writing leaves its last line cut off: that one is left out, and
-    reported. Raises `DataError` when any other line is damaged.
+    A run that is killed while writing leaves an incomplete last line. It is left out, with a
+    warning. Raises `DataError` when any other line is damaged.
     """
     path = folder / METRICS_FILE
     if not path.is_file():
@@ -181,17 +185,24 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        raise DataError(
+            f"cannot read {path}: {first_line(error)}",
+            setting=METRICS_FILE,
+            seen=str(path),
+            remedy=_METRICS_REMEDY,
+        ) from error
     lines = content.split(b"\n")
     entries = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line) if line.strip() else None
-        except ValueError as error:  # of JSON and of UTF-8
+        except ValueError as error:  # not JSON, or not UTF-8
             if number < len(lines):
                 raise DataError(
-                    f"{path}, line {number} is damaged ({first_line(error)}); mend it, or move the "
-                    "file away to do without the training curve"
+                    f"{path}, line {number} is damaged ({first_line(error)})",
+                    setting=METRICS_FILE,
+                    seen=line.decode(errors="replace"),
+                    remedy=_METRICS_REMEDY,
                 ) from error
             say(f"warning: {path} ends within line {number}, which is left out of the curve")
             continue
@@ -200,24 +211,27 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
             raise DataError(
                 f"{path}, line {number} is {line.decode()!r:.60}; an object with a step is "
-                "expected; mend it, or move the file away to do without the training curve"
+                "expected",
+                setting=METRICS_FILE,
+                seen=line.decode(),
+                remedy=_METRICS_REMEDY,
             )
         entries.append(entry)
     return entries
 
 
 def seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> dict[str, int]:
-    """{split: how many of `rows` are in it, whatever their label}, of the run in `folder`.
+    """{split: number of `rows` that are also in this split of the run in `folder`}.
 
-    Empty when the folder does not say which rows it was trained on. The text must be the same to
-    the letter: what is recorded are hashes.
+    Labels are ignored, but the text must be identical, as the run records only hashes. Empty if the
+    folder does not record its rows.
     """
     if not (folder / DataRecord.FILE).is_file():
         return {}
-    known = {name: set(split.rows) for name, split in DataRecord.load(folder).splits.items()}
-    num_seen = dict.fromkeys(known, 0)
+    splits = {name: set(split.rows) for name, split in DataRecord.load(folder).splits.items()}
+    num_seen = dict.fromkeys(splits, 0)
     for text in rows.texts:
         hashes = [row_hash(text, label) for label in labels]
-        for name in known:
-            num_seen[name] += not known[name].isdisjoint(hashes)
+        for name in splits:
+            num_seen[name] += not splits[name].isdisjoint(hashes)
     return num_seen

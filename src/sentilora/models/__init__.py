@@ -1,1 +1,1 @@
-"""A base model, its adapter, and how they compute."""
+"""Base models, adapters, and how they compute."""

@@ -1,4 +1,4 @@
-"""A LoRA adapter: attached, loaded, saved, counted."""
+"""LoRA adapters: attach, load, save, and count parameters."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_DAMAGED_OR_OTHER_BASE = "it is damaged or belongs to another base: restore it, or train again"
+
 
 def checkpoint_activations(model: "PreTrainedModel") -> None:
-    """Keep only each layer's input in the forward pass and recompute the rest in the backward."""
+    """Switch on gradient checkpointing: store each layer's input only, recompute the rest."""
     enable = getattr(model, "activation_checkpointing_enable", None)  # transformers 5.24
     (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
@@ -35,19 +37,21 @@ def attach_adapter(
     bias: Literal["none", "all", "lora_only"],
     target_modules: Sequence[str],
 ) -> "PeftModel":
-    """A new LoRA adapter on a loaded base. Seed before: its A matrices are drawn here.
+    """A loaded base with a new LoRA adapter. Its A matrices are random: set the seed first.
 
-    Raises `UsageError` when one of `target_modules` is nowhere in the base.
+    Raises `UsageError` when the base has no module of a name in `target_modules`.
     """
     from peft import LoraConfig, get_peft_model
 
-    # PEFT is content when one of them is found, and trains less than was asked for.
+    # PEFT is satisfied if the base has one of them, and then trains less than requested.
     names = [name for name, _ in model.named_modules()]
     for target in target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise UsageError(
-                f"lora.target_modules holds {target!r}, and no module of this base is called so; "
-                f"its linear layers are {', '.join(_linear_names(model))}"
+                f"lora.target_modules names {target!r}, but no module of this base has that name",
+                setting="lora.target_modules",
+                seen=target,
+                remedy=f"choose from its linear layers: {', '.join(_linear_names(model))}",
             )
     config = LoraConfig(
         r=r,
@@ -62,29 +66,32 @@ def attach_adapter(
             return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(
-            f"lora.target_modules does not fit this base: {first_line(error)}"
+            f"lora.target_modules does not fit this base: {first_line(error)}",
+            setting="lora.target_modules",
+            seen=list(target_modules),
+            remedy=f"choose from its linear layers: {', '.join(_linear_names(model))}",
         ) from error
 
 
 def _linear_names(model: "PreTrainedModel") -> list[str]:
-    """Last parts of the linear layers' names, in the model's order, the head's last."""
+    """The last parts of the linear layers' names, in the model's order (the head comes last)."""
     import torch
 
-    found = {
+    names = {
         name.rpartition(".")[2]: None
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)  # a 4-bit one is one
+        if isinstance(module, torch.nn.Linear)  # includes 4-bit layers
     }
-    return list(found)
+    return list(names)
 
 
 @contextmanager
 def _peft_warnings() -> Iterator[None]:
-    """What PEFT warns of, as it is meant here."""
+    """Turn PEFT's warning about missing weights into an error; hide a deprecation notice."""
     with warnings.catch_warnings():
-        # PEFT is content with a part of the weights, and would answer with untrained ones.
+        # PEFT would go on with untrained values for the missing weights.
         warnings.filterwarnings("error", "Found missing adapter keys")
-        # It asks transformers by an old name; nobody else can change that.
+        # PEFT uses a deprecated attribute of transformers; only PEFT can change that.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
 
@@ -92,7 +99,10 @@ def _peft_warnings() -> Iterator[None]:
 def load_adapter(
     model: "PreTrainedModel", folder: AdapterFolder, *, is_trainable: bool = False
 ) -> "PeftModel":
-    """An adapter from disk on a loaded base. `UsageError` when it belongs to another base."""
+    """A loaded base with the adapter in a folder.
+
+    Raises `UsageError` when the adapter belongs to another base, `DataError` when it is damaged.
+    """
     from peft import PeftModel
 
     path = folder.path
@@ -103,24 +113,37 @@ def load_adapter(
     except UserWarning as warning:
         raise DataError(
             f"{weights} lacks some of the adapter's weights "
-            f"({str(warning).count('lora_')} tensors): it is damaged, or of another base"
+            f"({str(warning).count('lora_')} tensors)",
+            setting="adapter",
+            seen=str(path),
+            remedy=_DAMAGED_OR_OTHER_BASE,
         ) from warning
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
         raise UsageError(
             f"the adapter in {path} was trained for another base "
-            f"({folder.peft.base_model_name_or_path}): its shapes do not fit"
+            f"({folder.peft.base_model_name_or_path}): its shapes do not fit",
+            setting="adapter",
+            seen=str(path),
+            remedy="load it on that base",
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"PEFT cannot use {config} ({type(error).__name__}: {first_line(error)})",
-            remedy="it is damaged, or of another base",
+            setting="adapter",
+            seen=str(path),
+            remedy=_DAMAGED_OR_OTHER_BASE,
         ) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
-        raise DataError(f"{weights} is damaged: {error}") from error
+        raise DataError(
+            f"{weights} is damaged: {first_line(error)}",
+            setting="adapter",
+            seen=str(path),
+            remedy="restore it, or train again",
+        ) from error
 
 
 def save_classifier(
@@ -130,24 +153,27 @@ def save_classifier(
     folder: str | Path,
     state_dict: dict[str, Any] | None = None,
 ) -> None:
-    """Write adapter, tokenizer and `classifier.json`: a plain PEFT folder with one file more."""
+    """Write a plain PEFT folder with adapter and tokenizer, and `classifier.json` in addition."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # The base's name as the user gave it: "embedded" and a hub id mean the same on every machine.
+    # The base's name as the user wrote it: "embedded" or a hub id is valid on every machine.
     for config in model.peft_config.values():
         config.base_model_name_or_path = classifier.base.name
-    # The vocabulary is never resized here; asking PEFT to find out would ask the hub.
+    # The vocabulary is never resized here. To check that, PEFT would contact the hub.
     model.save_pretrained(str(folder), state_dict=state_dict, save_embedding_layers=False)
     tokenizer.save_pretrained(str(folder))
     classifier.save(folder)
 
 
-# --- counting ------------------------------------------------------------------------------------
+# --- parameter counts ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters trained, all there are, and elements as stored (two 4-bit weights in each)."""
+    """Number of trainable parameters, of all parameters, and of stored elements.
+
+    A stored element of a 4-bit weight holds two parameters.
+    """
 
     num_trainable: int
     num_total: int
@@ -157,17 +183,17 @@ class ParameterCount:
         packed = ""
         if self.num_stored != self.num_total:
             packed = (
-                f"; counted over the packed 4-bit storage, {self.num_stored:,} elements, it reads "
-                f"{self.num_trainable / self.num_stored:.1%}"
+                f"; {self.num_trainable / self.num_stored:.1%} of the {self.num_stored:,} elements "
+                "of the packed 4-bit storage"
             )
         return (
-            f"{self.num_trainable:,} of {self.num_total:,} parameters are trained "
+            f"{self.num_trainable:,} of {self.num_total:,} parameters are trainable "
             f"({self.num_trainable / self.num_total:.3%}{packed})"
         )
 
 
 def count_parameters(model: "torch.nn.Module") -> ParameterCount:
-    """Count with 4-bit weights unpacked, and as stored."""
+    """The parameter counts of a model, with 4-bit weights counted unpacked and as stored."""
     trainable = total = stored = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)

@@ -1,9 +1,10 @@
-"""A base model: found, loaded in 4 bits, its tokenizer and its structure.
+"""Load a base model in 4 bits, its tokenizer, or its structure without weights.
 
     base = load_base(BaseReference("embedded"), Runtime(device="cpu"))
 
-Training, evaluation and prediction load through the same function, so a reloaded classifier
-computes what the trained one did."""
+Training, evaluation and prediction load bases with the same function, so a reloaded classifier
+computes what it computed in training.
+"""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,27 +27,37 @@ if TYPE_CHECKING:
 
 
 def resolve_base(name: str) -> str:
-    """What `from_pretrained` takes for a base's name: a folder, or a hub id that can be reached.
+    """The argument for `from_pretrained` that stands for a base's name: a folder or a hub id.
 
-    Raises `DataError` for a folder that is not there or is no model, and for a hub out of reach.
+    Raises `DataError` when a folder is missing or holds no model, or when the hub is unreachable.
     """
     if name == EMBEDDED:
         return embedded_base()
     if not name.strip():
         raise UsageError(
-            "a base is asked for without its name",
+            "the name of the base is empty",
             setting="base.name",
             seen=name,
-            remedy="give a hub id, a folder or embedded",
+            remedy="use a hub id, a folder or embedded",
         )
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise DataError(f"{name} is no model folder: it has no config.json")
+            raise DataError(
+                f"{name} is not a model folder: it has no config.json",
+                setting="base.name",
+                seen=name,
+                remedy="choose a folder written by save_pretrained",
+            )
         return str(path)
     if path.exists() or not looks_like_hub_id(name):
-        raise DataError(f"there is no model folder {name}")
-    require_hub(name, "a folder takes a base from disk: base.name=FOLDER (evaluate: `base` FOLDER)")
+        raise DataError(
+            f"there is no model folder {name}",
+            setting="base.name",
+            seen=name,
+            remedy="use a hub id, an existing folder or embedded",
+        )
+    require_hub(name, "load the base from a folder: base.name=FOLDER (evaluate: `base`=FOLDER)")
     return name
 
 
@@ -55,9 +66,11 @@ def resolve_base(name: str) -> str:
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base model with its tokenizer and where it computes.
+    """A loaded base model with its tokenizer, device and dtype.
 
-    cached_in: where it lies in NF4, if it does. from_cache: it was read there, not just put there.
+    revision: commit of the hub if there is one, else the revision in the reference. cached_in:
+    folder of the cached copy in NF4; None if there is none. from_cache: whether the base was read
+    from that folder rather than just written to it.
     """
 
     model: "PreTrainedModel"
@@ -71,17 +84,17 @@ class Base:
 
     @property
     def pad_token_id(self) -> int:
-        """What fills rows up: the pad token, or EOS where the tokenizer has none."""
+        """The token that pads rows: the pad token, or EOS if the tokenizer has none."""
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.tokenizer.eos_token_id)
 
 
 def load_base(reference: BaseReference, runtime: Runtime, *, cache_quantized: bool = False) -> Base:
-    """Load a causal LM, its linear layers in NF4 unless the reference's quantization is "none".
+    """A causal LM, its linear layers in NF4 unless the reference's quantization is "none".
 
     A base that is stored quantized keeps its own quantization. cache_quantized: keep the quantized
     base on disk; later loads use it, with or without this flag. Raises `DataError` when the base
-    cannot be read, `UsageError` when device, dtype or quantization are unavailable.
+    cannot be read, `UsageError` when the device, dtype or quantization is unavailable.
     """
     name, revision = reference.name, reference.revision
     source = resolve_base(name)
@@ -123,7 +136,10 @@ def _load_weights(
     dtype: "torch.dtype",
     to_quantize: bool,
 ) -> "PreTrainedModel":
-    """The model in `source`, quantized on the way where asked. name: for the error message."""
+    """The model in `source`, quantized while it is read if `to_quantize`.
+
+    name: the base's name in error messages.
+    """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     options = {}
@@ -146,15 +162,15 @@ def _load_weights(
 
 
 def _compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
-    """Let a frozen base compute in `dtype`, whatever it is stored in."""
+    """Freeze a base and make it compute in `dtype`, whatever dtype it is stored in."""
     for module in linear_4bit_modules(model):
         module.compute_dtype = dtype
         module.compute_type_is_set = True
-        # bitsandbytes 0.50.2 repacks the weight in the first forward in eval mode, for an op
-        # without autograd: from then on most adapter gradients are silently zero.
+        # In eval mode, the first forward of bitsandbytes 0.50.2 repacks the weight for an op that
+        # has no autograd. From then on, most gradients of the adapter are zero, without any error.
         module.support_avx512bf16_for_cpu = False
     for parameter in model.parameters():
-        # transformers leaves what a quantised base stores unquantised in its stored dtype.
+        # transformers keeps the unquantized tensors of a quantized base in their stored dtype.
         if parameter.is_floating_point() and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
     model.requires_grad_(False)
@@ -167,9 +183,9 @@ def load_structure(
     quantization: str = "nf4",
     attn_implementation: str = "sdpa",
 ) -> tuple["PreTrainedModel", bool]:
-    """The base's modules without their weights, unquantised on torch's meta device.
+    """The base's modules without weights, unquantized on torch's meta device.
 
-    Also returns whether the base is stored quantised. Raises what `load_base` raises.
+    Also returns whether the base is stored quantized. Raises the errors of `load_base`.
     """
     source = resolve_base(name)
     import_bitsandbytes()  # before transformers does
@@ -189,21 +205,25 @@ def load_structure(
 
 
 def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
-    """What to warn of when prompts may be longer than what the base knows; None when not."""
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if known is None or max_length <= known:
+    """A warning if prompts may have more tokens than the base has positions, else None."""
+    num_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if num_positions is None or max_length <= num_positions:
         return None
     return (
-        f"prompt.max_length is {max_length:,}, the base knows {known:,} positions: longer prompts "
-        "are answered badly or not at all"
+        f"prompt.max_length is {max_length:,}, but the base has {num_positions:,} positions: "
+        "longer prompts get poor answers or fail"
     )
 
 
 def _stored_quantization(config: Any, name: str, quantization: str) -> bool:
+    """Whether a base is stored quantized. Raises `UsageError` when it should not be."""
     stored = getattr(config, "quantization_config", None) is not None
     if stored and quantization == "none":
         raise UsageError(
-            f"{name} is stored quantised; base.quantization=none cannot be had, leave it at nf4"
+            f"{name} is stored quantized, so base.quantization=none is impossible",
+            setting="base.quantization",
+            seen=quantization,
+            remedy="leave it at nf4",
         )
     return stored
 
@@ -220,7 +240,7 @@ def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBas
 
 @contextmanager
 def _readable(name: str) -> Any:
-    """Turn what transformers raises for an unreadable base into one line."""
+    """Turn other packages' errors about an unreadable base into sentilora's, one line each."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -229,21 +249,33 @@ def _readable(name: str) -> Any:
         text = str(error).strip()
         if "attn_implementation" in text or "attention" in text.lower():
             raise UsageError(
-                f"{name!r} has no such base.attn_implementation; set it to eager "
-                f"({first_line(error)[:120]})"
+                f"{name!r} does not support this attention ({first_line(error)[:120]})",
+                setting="base.attn_implementation",
+                remedy="set base.attn_implementation=eager (predict and evaluate: "
+                "`attn_implementation`=eager)",
             ) from error
         if "gated" in text.lower() or "401" in text or "403" in text:
             raise DataError(
-                f"{name!r} is gated or private: accept its terms on the hub and set HF_TOKEN"
+                f"{name!r} is gated or private",
+                setting="base.name",
+                seen=name,
+                remedy="accept its terms on the hub and set HF_TOKEN",
             ) from error
-        raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
+        raise _unreadable(name, error) from error
     except Exception as error:
         if is_out_of_memory(error):
             raise SentiloraError(
-                f"out of memory while loading {name!r}: close what else uses the device, keep "
-                "base.quantization=nf4, or choose a smaller base or a larger device"
+                f"out of memory while loading {name!r}",
+                setting="base.name",
+                seen=name,
+                remedy="stop other programs that use the device, keep base.quantization=nf4, or "
+                "choose a smaller base or a larger device",
             ) from error
-        # safetensors and tokenizers raise bare exceptions of their own for a damaged file.
+        # For a damaged file, safetensors and tokenizers raise exceptions without a common class.
         if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
-            raise DataError(f"cannot load {name!r}: {first_line(error)}") from error
+            raise _unreadable(name, error) from error
         raise
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    return DataError(f"cannot load {name!r}: {first_line(error)}", setting="base.name", seen=name)

@@ -1,27 +1,29 @@
-"""Where to compute and in which dtype: what is asked for, what there is, and why it was chosen."""
+"""Choose the device and the dtype to compute with; read what the GPU can do and has free."""
 
 import ctypes
 import os
 from typing import TYPE_CHECKING
 
 from sentilora.errors import UsageError
+from sentilora.wording import counted
 
 if TYPE_CHECKING:
     import torch
 
 
-def spin_shortly() -> None:
-    """How idle OpenMP threads wait, unless the environment says; to be called before torch comes.
+def spin_briefly() -> None:
+    """Make idle OpenMP threads spin briefly before they sleep. Call it before torch is imported.
 
-    They spin shortly before they sleep: not at all makes a step up to a quarter slower on an idle
-    machine, the library's default many times slower beside other work (docs/results.md).
+    Without any spinning, a step takes up to a quarter longer on an idle machine. With OpenMP's
+    default it takes many times longer on a busy one (docs/results.md). Settings in the environment
+    take precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def cuda_driver_present() -> bool:
-    """Whether a CUDA driver with a device answers; asked without importing torch (milliseconds)."""
+    """Whether a CUDA driver reports a device. Takes milliseconds, as torch is not imported."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(name)
@@ -37,34 +39,37 @@ def cuda_driver_present() -> bool:
 
 
 def require_device(device: str) -> None:
-    """Raise `UsageError` when `device` is "cuda" and there is none. Needs no torch."""
+    """Raise `UsageError` when `device` is "cuda" and there is no GPU. Does not import torch."""
     if device == "cuda" and not cuda_driver_present():
         raise UsageError(
-            "a CUDA GPU is asked for and this machine has none",
+            "a CUDA GPU was requested, but this machine has none",
             setting="device",
             seen=device,
-            remedy="run it on an NVIDIA GPU, train with the preset tiny (works on a CPU), or "
-            "insist on the CPU: base.device=cpu (predict and evaluate: `device` cpu)",
+            remedy="use a machine with an NVIDIA GPU, train with the preset tiny (it runs on a "
+            "CPU), or choose the CPU: base.device=cpu (predict and evaluate: `device`=cpu)",
         )
 
 
 def choose_device(device: str) -> str:
-    """ "cuda" or "cpu" for "auto", "cuda" or "cpu"."""
+    """The device to compute on: "cuda" or "cpu". "auto" means a GPU if there is one."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            f"a CUDA GPU is asked for and torch {torch.__version__} sees none",
+            f"a CUDA GPU was requested, but torch {torch.__version__} sees none",
             setting="device",
             seen=device,
-            remedy="install a CUDA build of torch, or use the CPU: base.device=cpu (predict and "
-            "evaluate: `device` cpu)",
+            remedy="install a CUDA build of torch, or choose the CPU: base.device=cpu (predict and "
+            "evaluate: `device`=cpu)",
         )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def place_of_process(device: str) -> str:
-    """ "cpu", or this process's own GPU: under a launcher each has one."""
+    """The torch device of this process: "cpu" or "cuda:N".
+
+    Under a launcher each process has a GPU of its own. Raises `UsageError` when there are too few.
+    """
     import torch
 
     if device == "cpu":
@@ -73,8 +78,8 @@ def place_of_process(device: str) -> str:
         number, visible = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= visible:
             raise UsageError(
-                f"process {number + 1} on this machine finds no GPU of its own, {visible} are "
-                "visible",
+                f"process {number + 1} on this machine has no GPU of its own "
+                f"({counted(visible, 'GPU')} visible)",
                 setting="num_processes",
                 seen=number + 1,
                 remedy=f"launch with --num_processes {visible}",
@@ -83,12 +88,15 @@ def place_of_process(device: str) -> str:
     return f"cuda:{torch.cuda.current_device()}"
 
 
-def compute_capability(assumed: float = 0.0) -> float:
-    """The GPU's, as a number (7.5 for a T4), or the one to act for; 0 without a GPU."""
+def compute_capability(assume_capability: float = 0.0) -> float:
+    """The GPU's compute capability as a number (7.5 for a T4); 0 without a GPU.
+
+    assume_capability: the value to return instead; 0 returns the real one.
+    """
     import torch
 
-    if assumed or not torch.cuda.is_available():
-        return assumed
+    if assume_capability or not torch.cuda.is_available():
+        return assume_capability
     major, minor = torch.cuda.get_device_capability()
     return major + minor / 10
 
@@ -96,7 +104,7 @@ def compute_capability(assumed: float = 0.0) -> float:
 def choose_dtype(
     dtype: str, device: str, assume_capability: float = 0.0
 ) -> tuple["torch.dtype", str]:
-    """The dtype to compute in, and why."""
+    """The dtype to compute in, and the reason for it."""
     import torch
 
     if dtype != "auto":
@@ -107,9 +115,9 @@ def choose_dtype(
                 seen=dtype,
                 remedy="use float32 on the CPU",
             )
-        return getattr(torch, dtype), "as compute_dtype asks"
+        return getattr(torch, dtype), "set by compute_dtype"
     if device == "cpu":
-        return torch.float32, "on a CPU"
+        return torch.float32, "the default on a CPU"
     capability = compute_capability(assume_capability)
     name = f"{torch.cuda.get_device_name()}, compute capability {capability}"
     if assume_capability:

@@ -1,4 +1,4 @@
-"""Whether and how the fast engine goes into a model."""
+"""Install the fast engine in a model, where it fits."""
 
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def install_engine(model: "torch.nn.Module", runtime: Runtime) -> "Engine | None":
-    """The fast engine in a model's layers; None where it is switched off or does not fit.
+    """The fast engine, installed in a model's layers; None if it is switched off or does not fit.
 
-    Raises `UsageError` when 8-bit products are asked for and unavailable here.
+    Raises `UsageError` when 8-bit products are requested and unavailable here.
     """
     runtime.require_possible()
     if runtime.engine == "reference":

@@ -1,4 +1,4 @@
-"""bitsandbytes: imported without a download, and the 4-bit layers of a model."""
+"""Import bitsandbytes without a download, and list a model's 4-bit layers."""
 
 import logging
 import sys
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def import_bitsandbytes() -> Any:
-    """bitsandbytes, without the compiled kernel it would fetch from the hub.
+    """The module bitsandbytes, imported without downloading a compiled kernel from the hub.
 
-    On CPUs with AVX512-BF16 its import downloads one when the package `kernels` is installed, so
-    this comes before what imports it by itself: parts of transformers do.
+    It does download one on CPUs with AVX512-BF16 if the package `kernels` is installed. Call this
+    before anything else imports bitsandbytes, as parts of transformers do.
     """
     if "bitsandbytes" in sys.modules:
         return sys.modules["bitsandbytes"]
@@ -20,7 +20,7 @@ def import_bitsandbytes() -> Any:
     missing = object()
     kernels = sys.modules.get("kernels", missing)
     level = logger.level
-    sys.modules["kernels"] = None  # type: ignore[assignment]  # "not installed", for this import
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # during this import, "not installed"
     logger.setLevel(logging.ERROR)
     try:
         import bitsandbytes

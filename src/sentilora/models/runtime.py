@@ -1,9 +1,9 @@
-"""Where and how a model computes, as one record that is passed whole.
+"""Where and how a model computes: one record, passed as a whole.
 
     runtime = Runtime(device="cuda", engine="reference")
-    runtime = Runtime.recorded(classifier_file.runtime).override(batch_size=64)
+    runtime = Runtime.from_record(classifier_file.runtime).override(batch_size=64)
 
-What training used is recorded beside the adapter; scoring uses that unless asked otherwise.
+The adapter's folder records what training used. Scoring uses the same unless it is overridden.
 """
 
 from dataclasses import dataclass, replace
@@ -25,9 +25,9 @@ DTYPES = ("auto", "float16", "bfloat16", "float32")
 
 
 class RuntimeOverrides(TypedDict, total=False):
-    """The keywords by which `evaluate`, `predict` and `Classifier.load` override what was recorded.
+    """Keywords of `evaluate`, `predict` and `Classifier.load` that override the recorded values.
 
-    None, or left out: as recorded, else as `Runtime` has it.
+    None, or a missing keyword: the recorded value, or else the default of `Runtime`.
     """
 
     device: str | None
@@ -44,11 +44,11 @@ class Runtime:
     """Where and how a model computes.
 
     device: "auto", "cuda" or "cpu". compute_dtype: "auto", "float16", "bfloat16" or "float32".
-    attn_implementation: as transformers names it. engine: "auto" uses the fast engine where it fits
-    the base, "reference" plain PEFT and bitsandbytes. base_matmul: "exact", or "fp8" for 8-bit
-    products with the base's weights. batch_size: texts scored at once on the plain path.
-    max_memory_gib: GPU memory to plan for; 0 plans for what is free. assume_capability: act as on a
-    GPU of this compute capability (7.5 for a T4); 0 acts on the real one.
+    attn_implementation: attention's name in transformers. engine: "auto" uses the fast engine where
+    it fits the base, "reference" always uses plain PEFT and bitsandbytes. base_matmul: "exact", or
+    "fp8" for 8-bit products with the base's weights. batch_size: number of texts scored at once
+    without the fast engine. max_memory_gib: GPU memory to plan for; 0 means all that is free.
+    assume_capability: compute capability to assume for the GPU (7.5 for a T4); 0 uses the real one.
     """
 
     device: str = "auto"
@@ -70,7 +70,7 @@ class Runtime:
             value = getattr(self, name)
             if value not in choices:
                 raise UsageError(
-                    f"there is no {name} {value!r}",
+                    f"there is no `{name}` {value!r}",
                     setting=name,
                     seen=value,
                     remedy=f"choose {', '.join(choices[:-1])} or {choices[-1]}",
@@ -79,12 +79,15 @@ class Runtime:
             name = "batch_size" if self.batch_size < 1 else "max_memory_gib"
             value = getattr(self, name)
             raise UsageError(
-                f"{name} is {value}", setting=name, seen=value, remedy="give a positive number"
+                f"`{name}` is {value}",
+                setting=name,
+                seen=value,
+                remedy="use a positive number",
             )
 
     @classmethod
-    def recorded(cls, record: RecordedRuntime | None) -> Self:
-        """What training recorded; the defaults where nothing is recorded."""
+    def from_record(cls, record: RecordedRuntime | None) -> Self:
+        """The runtime that training recorded; the default one if there is no record."""
         if record is None:
             return cls()
         return cls(
@@ -95,22 +98,23 @@ class Runtime:
         )
 
     def record(self, compute_dtype: "torch.dtype") -> RecordedRuntime:
-        """What to record beside an adapter. compute_dtype: the one that was chosen."""
+        """The record to write into an adapter's folder. compute_dtype: the dtype in use."""
         name: Any = str(compute_dtype).removeprefix("torch.")
         return RecordedRuntime(name, self.attn_implementation, self.engine, self.batch_size)
 
     def override(self, **values: Unpack[RuntimeOverrides]) -> Self:
-        """With the values that are not None in place of its own."""
-        chosen: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
-        return replace(self, **chosen)
+        """A copy in which the values that are not None replace the present ones."""
+        changes: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
+        return replace(self, **changes)
 
     @classmethod
     def for_scoring(cls, record: RecordedRuntime | None, overrides: RuntimeOverrides) -> Self:
-        """What training recorded, with the overrides that are not None.
+        """The runtime that training recorded, with the overrides that are not None.
 
-        What was recorded and this machine cannot do becomes the nearest that it can; that is said.
+        If this machine lacks a recorded dtype or attention, the nearest one replaces it; a notice
+        says so.
         """
-        runtime = cls.recorded(record).override(**overrides)
+        runtime = cls.from_record(record).override(**overrides)
         device = choose_device(runtime.device)
         dtype, attention = runtime.compute_dtype, runtime.attn_implementation
         if device == "cpu":
@@ -125,37 +129,42 @@ class Runtime:
             "attn_implementation": nearest_attention,
         }
         for name, value in nearest.items():
-            recorded = getattr(runtime, name)
-            if value != recorded and overrides.get(name) is None:
+            in_training = getattr(runtime, name)
+            if value != in_training and overrides.get(name) is None:
                 say(
-                    f"{name}: trained with {recorded}, which is unavailable on this {device}; "
-                    f"scoring with {value}, the nearest to it"
+                    f"{name}: trained with {in_training}, which is unavailable on this {device}; "
+                    f"scoring with {value}, the nearest alternative"
                 )
                 runtime = replace(runtime, **{name: value})
         return runtime
 
     def require_possible(self) -> None:
-        """Raise `UsageError` when this machine cannot do what is asked for.
+        """Raise `UsageError` when this machine lacks the device or cannot compute 8-bit products.
 
-        torch is imported only to look for 8-bit products.
+        Imports torch only if 8-bit products are requested.
         """
         require_device(self.device)
         if self.base_matmul == "exact":
             return
         if self.engine == "reference":
             raise UsageError(
-                "base_matmul=fp8 belongs to the fast engine",
+                "base_matmul=fp8 is a feature of the fast engine, which is switched off",
                 setting="base_matmul",
                 seen="fp8",
-                remedy="leave out engine=reference",
+                remedy="leave the engine at auto",
             )
         here = compute_capability()
         capability = min(here, self.assume_capability or here)
         if capability < 8.9 or self.device == "cpu":
-            seen = "a CPU is asked for" if self.device == "cpu" else f"this one has {capability}"
+            if not here:
+                reason = "this machine has none"
+            elif self.device == "cpu":
+                reason = "the CPU was requested"
+            else:
+                reason = f"this one has {capability}"
             raise UsageError(
-                "base_matmul=fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), and "
-                f"{seen if here else 'there is none here'}",
+                "base_matmul=fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), but "
+                + reason,
                 setting="base_matmul",
                 seen="fp8",
                 remedy="leave it at exact",
