@@ -225,7 +225,7 @@ def test_sizes_json_compares_the_two_largest_row_by_row(sizes_run):
     found = compare(right[1], right[0])
     assert content["comparison"]["p"] == found.p
     assert content["comparison"]["interval"] == list(found.interval)
-    assert "from 12 to 48 labels" in stdout and "Every size took 9 steps" in stdout
+    assert "from 12 to 48 labels" in stdout and "Every size was trained for 9 steps" in stdout
     assert (folder / "learning_curve.png").stat().st_size > 10_000
 
 
@@ -303,8 +303,8 @@ def test_spread_and_limit_are_the_known_values():
     assert series.seed_limit == pytest.approx(4.302653 * 2**0.5 * 0.01, rel=1e-6)
     text = seeds_as_table(series)
     assert (
-        "differ by less than 6.1 points" in text
-        and "from 3 runs on the same rows; from so few it is wide" in text
+        "can differ by up to 6.1 points because of the seed alone" in text
+        and "from 3 runs on the same rows; a wide limit, from few runs" in text
     )
     # Wilson of 364 of 400, by his formula: 0.87792 to 0.93428.
     assert "87.79% – 93.43%" in text and "± 2.8 points" in text
@@ -313,21 +313,27 @@ def test_spread_and_limit_are_the_known_values():
 def test_two_seeds_far_apart_are_too_few():
     series = seed_series({1: result(0.8), 2: result(0.9)})
     assert series.seed_limit > 1  # t is 12.7
-    assert "2 runs are too few to say how much a seed changes" in seeds_as_table(series)
+    assert "2 runs are too few to estimate the effect of the seed" in seeds_as_table(series)
     same = seed_series({1: result(0.8), 2: result(0.8)})
-    assert "2 runs are equally often right" in seeds_as_table(same)
+    assert "the 2 runs have the same accuracy" in seeds_as_table(same)
 
 
 @pytest.mark.parametrize(
     ("only_largest", "only_before", "said"),
     [
-        (30, 5, r"^More labels still help: from 400 to 2,000 labels \+6\.2 points \(95 % \+3\.\d"),
+        (
+            30,
+            5,
+            r"^More labels still help: from 400 to 2,000 labels accuracy changed by \+6\.2 points "
+            r"\(95 % interval \+3\.\d",
+        ),
         (
             12,
             9,
-            r"^It cannot be told on 400 evaluation rows.*\+0\.[78] points \(95 % −1\.\d to \+3",
+            r"^With 400 evaluation rows it is unclear.* by \+0\.[78] points "
+            r"\(95 % interval −1\.\d to \+3",
         ),
-        (5, 30, r"^More labels did not help, they hurt: .* −6\.2 points \(95 % −9\.\d to −3"),
+        (5, 30, r"^More labels hurt: .* by −6\.2 points \(95 % interval −9\.\d to −3"),
     ],
 )
 def test_the_sentence_follows_the_paired_interval(only_largest, only_before, said):
