@@ -72,10 +72,17 @@ def test_an_error_that_needs_no_model_comes_within_a_second(tmp_path, arguments,
 
 def test_the_shape_of_a_request(tmp_path):
     failed(2, "give texts as arguments, - for stdin, or --input FILE", "predict")
-    failed(2, "give texts, or a file with --input: one of", "predict", "x", "--input", "x.csv")
-    failed(2, "--output goes with --input", "predict", "x", "--output", tmp_path / "y.csv")
-    failed(2, "--text-column goes with --input", "predict", "x", "--text-column", "text")
-    failed(2, "- reads the texts from stdin and must be the only argument", "predict", "-", "x", input="y\n")
+    failed(2, "the request has both texts and --input; pass", "predict", "x", "--input", "x.csv")
+    failed(2, "--output works only with --input", "predict", "x", "--output", tmp_path / "y.csv")
+    failed(2, "--text-column works only with --input", "predict", "x", "--text-column", "text")
+    failed(
+        2,
+        "- reads the texts from stdin and must be the only argument",
+        "predict",
+        "-",
+        "x",
+        input="y\n",
+    )
     failed(2, "there is no preset ''", "train", "--preset", "")
     failed(2, "a base is asked for without its name", "evaluate", "--base", "")
     failed(2, "cannot read 'seed'; write section.key=value", "train", "seed")
@@ -97,7 +104,7 @@ def test_only_one_line_says_what_is_wrong(monkeypatch, capsys):
     [
         (SentiloraError("out of memory; lower it"), 1, "out of memory; lower it"),
         (
-            Interrupted("stopped after step 3, saved in x; go on with …"),
+            Interrupted("stopped after step 3, with a checkpoint in x", remedy="resume with …"),
             130,
             "stopped after step 3",
         ),

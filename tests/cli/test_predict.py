@@ -91,7 +91,7 @@ def test_predict_keeps_order_and_columns_of_a_file(toy_run, tmp_path, kind, expe
         frame.to_json(source, orient="records", lines=kind == "jsonl")
     stdout, stderr = predicted("--input", source, "--output", output, "--text-column", "review",
                                "--adapter", toy_run)  # fmt: skip
-    assert stdout == "" and f"4 rows in {output}" in stderr
+    assert stdout == "" and f"4 rows written to {output}" in stderr
     if kind in ("csv", "tsv"):
         found = pd.read_csv(output, sep="," if kind == "csv" else "\t", keep_default_na=False,
                             dtype={"id": str, "Notes": str})  # fmt: skip
@@ -127,7 +127,7 @@ def test_predict_refuses_files_before_it_works(toy_run, tmp_path):
     source.write_text("text,prediction\nGood.,x\n")
     ask = ["predict", "--adapter", toy_run, "--input", source]
     (tmp_path / "there.csv").write_text("precious")
-    failed(2, "exists; remove it, or name another file", *ask, "--output", tmp_path / "there.csv")
+    failed(2, "exists; remove it, or choose another file", *ask, "--output", tmp_path / "there.csv")
     assert (tmp_path / "there.csv").read_text() == "precious"
     failed(2, "cannot tell the format of out.xlsx", *ask, "--output", tmp_path / "out.xlsx")
     failed(2, "there is no folder", *ask, "--output", tmp_path / "no" / "out.csv")
@@ -191,7 +191,7 @@ def test_predict_looks_at_columns_and_folder_before_it_scores(toy_run, tmp_path,
     ask = ["predict", "--adapter", toy_run, "--input", path, "--output"]
     failed(3, "already has a column 'prediction'", *ask, tmp_path / "out.csv")
     monkeypatch.setattr(stage, "os", SimpleNamespace(access=lambda *_: False, W_OK=2))
-    failed(2, "may not be written to", *ask, tmp_path / "out.csv")
+    failed(2, "is not writable", *ask, tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("texts", [None, 5, {"a": 1}])

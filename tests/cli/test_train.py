@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from commands import failed, run
 
+from sentilora.errors import Interrupted
 from sentilora.shipped import reviews_path
 
 
@@ -61,7 +62,7 @@ def test_what_transformers_cannot_do_is_refused_before_the_base_is_loaded(
 ):
     monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
     for setting in ("optim=lomo", "report_to=neptune", "lr_scheduler_type=cosine_with_min_lr"):
-        failed(2, f"training.{setting} cannot be had here", "train", f"base.name={toy_base}",
+        failed(2, f"training.{setting} is unavailable here", "train", f"base.name={toy_base}",
                f"training.{setting}", "--output-dir", tmp_path / "run")  # fmt: skip
     assert not (tmp_path / "run").exists()
 
@@ -76,6 +77,21 @@ def test_prompts_longer_than_the_base_knows_are_warned_of(toy_base, tmp_path):
     folder = tmp_path / "run"
     code, _, stderr = run("train", f"base.name={toy_base}", long, *few, "--output-dir", folder)
     assert code == 0 and f"warning: {said}" in stderr
+
+
+def test_ctrl_c_ends_with_the_command_that_resumes(tmp_path, monkeypatch):
+    """Under a launcher it includes the launch, with as many processes."""
+
+    def interrupt(*args, **kwargs):
+        raise Interrupted("stopped after step 3", remedy="continue with `resume`")
+
+    monkeypatch.setattr("sentilora.stages.train.train", interrupt)
+    command = f"sentilora train --output-dir {tmp_path} --resume"
+    for num_processes, launch in ((1, ""), (2, "accelerate launch --num_processes 2 -m ")):
+        monkeypatch.setenv("WORLD_SIZE", str(num_processes))
+        code, stdout, stderr = run("train", "--preset", "tiny", "--output-dir", tmp_path)
+        assert (code, stdout) == (130, "")
+        assert stderr == f"stopped after step 3; resume with `{launch}{command}`\n"
 
 
 def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path):

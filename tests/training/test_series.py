@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import failed, run
 
+from sentilora.cli.options import in_options
 from sentilora.config import load_config, read_config
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import compare, measure
@@ -124,14 +125,14 @@ def test_an_interrupted_series_goes_on_and_ends_as_if_nothing_had_been(
         code, stdout, stderr = run(*asked)
     assert (code, stdout) == (130, "")
     command = f"sentilora train --seeds 3 --output-dir {folder} --resume"
-    said = f"stopped in {folder}/seed-43; 1 of 3 runs are finished; go on with `{command}`"
+    said = f"stopped in {folder}/seed-43; 1 of 3 runs are finished; resume with `{command}`"
     assert stderr.splitlines()[-1] == said
     assert not (folder / "seed-44").exists() and not (folder / "seeds.json").exists()
     finished = (folder / "seed-42/train_results.json").stat().st_mtime_ns
 
     failed(2, f"{folder} is in use", *asked)
-    failed(2, "holds a series of runs; go on with --seeds", "train", "--output-dir", folder,
-           "--resume")  # fmt: skip
+    failed(2, "holds a series of runs; resume it with --resume and --seeds", "train",
+           "--output-dir", folder, "--resume")  # fmt: skip
     failed(2, "training.learning_rate was 0.001", *asked, "training.learning_rate=0.1", "--resume")
 
     code, stdout, stderr = run(*command.split()[1:])
@@ -262,19 +263,27 @@ def test_a_finished_size_lends_its_figures_to_a_longer_series(sizes_run, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--seeds", "0"], 2, "--seeds is 0; a spread needs 2 seeds at least"),
+        (["--seeds", "0"], 2, "--seeds is 0; a spread needs at least 2 seeds"),
         (["--seeds", "1"], 2, "--seeds is 1"),
-        (["--seeds", "10000000"], 2, "--seeds is 10,000,000; 100 tell"),
+        (
+            ["--seeds", "10000000"],
+            2,
+            "at least 2 seeds, and 100 are plenty",
+        ),
         (["--seeds", "-1"], 2, "--seeds is -1"),
         (["--seeds", "3", "training.seed=4294967294"], 2, "training.seed is 4294967296"),
         (["--sizes", "abc"], 2, "--sizes is 'abc'; write whole numbers and commas"),
         (["--sizes", "10,,20"], 2, "write whole numbers"),
         (["--sizes", ""], 2, "write whole numbers"),
-        (["--sizes", "10"], 2, "two numbers of rows at least"),
-        (["--sizes", "20,10,20"], 2, "--sizes names 20 twice"),
+        (["--sizes", "10"], 2, "at least two numbers of rows"),
+        (["--sizes", "20,10,20"], 2, "--sizes has 20 twice"),
         (["--sizes", "0,10"], 2, "--sizes has 0, fewer rows than there are labels (2)"),
         (["--sizes", "1,10"], 2, "--sizes has 1, fewer rows"),
-        (["--sizes", "10,49"], 3, "asks for 49 training rows, there are 48 (data.num_train=48"),
+        (
+            ["--sizes", "10,49"],
+            3,
+            "has 49, but there are only 48 training rows (data.num_train=48",
+        ),
         (["--sizes", "10,20", "--seeds", "2"], 2, "--seeds and --sizes are two series"),
         (["--seeds", "2", "--adapter", "x"], 2, "--adapter goes with a single run"),
     ],
@@ -292,7 +301,10 @@ def result(accuracy, num_rows=400, log_loss=0.25):
     right = round(accuracy * num_rows)
     probabilities = np.tile([0.8, 0.2], (num_rows, 1))
     metrics = measure(probabilities, [0] * right + [1] * (num_rows - right))
-    return TrainingResult("x", metrics, 10, 20, 60.0, 1.0, None, 0.0)
+    return TrainingResult(
+        output_dir="x", metrics=metrics, best_step=10, num_steps=20, train_seconds=60.0,
+        step_seconds=1.0, peak_memory_gib=None, reload_difference=0.0,
+    )  # fmt: skip
 
 
 def test_spread_and_limit_are_the_known_values():
@@ -344,4 +356,4 @@ def test_the_sentence_follows_the_paired_interval(only_largest, only_before, sai
     runs = {400: result(np.mean(before)), 2000: result(np.mean(largest))}
     text = more_labels(SizeSeries(runs, 375, compare(largest, before)))
     assert re.search(said, text), text
-    assert "p = " in text and "--seeds" in text
+    assert "p = " in text and "--seeds" in in_options(text)
