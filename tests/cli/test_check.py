@@ -24,7 +24,7 @@ def test_check_looks_at_everything(toy_base):
     for word in ("320 rows of embedded", "leakage", "label 'positive'", "truncated", "⟦", "memory",
                  "time", "none, the base is local", "cpu, computing in float32"):  # fmt: skip
         assert word in stdout, word
-    assert "no --preset given: tiny" in stderr and "✗" not in stdout
+    assert "no --preset given, using tiny" in stderr and "✗" not in stdout
 
 
 def test_check_lists_every_problem_it_finds(toy_base, tmp_path):

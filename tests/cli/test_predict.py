@@ -66,13 +66,13 @@ def test_predict_reads_stdin_line_by_line(toy_run):
     stdout, stderr = predicted("-", "--adapter", toy_run, "--json", input=stdin)
     texts = [json.loads(line)["text"] for line in stdout.split("\n") if line]
     assert texts == ["One.\r", "Two\u2028with \x85 and \x0c inside.", "Three 🎬"]
-    assert "left out empty lines of stdin: 3" in stderr
+    assert "skipped empty lines of stdin: 3" in stderr
 
 
 def test_predict_refuses_what_is_no_text(toy_run):
     adapter = ["--adapter", toy_run]
     failed(3, "stdin is not valid UTF-8 at byte 5", "predict", "-", *adapter, input=b"good \xff\n")
-    failed(3, "there is no text to classify; stdin was empty", "predict", "-", *adapter, input="\n")
+    failed(3, "there is no text to classify: stdin is empty", "predict", "-", *adapter, input="\n")
     failed(3, "text 2 is empty", "predict", "good", " ", *adapter)
     failed(3, "text 1 is empty", "predict", "<br />", *adapter)
     failed(3, "text 1 is not valid Unicode", "predict", "good \udcff", *adapter)

@@ -284,8 +284,8 @@ def test_a_finished_size_lends_its_figures_to_a_longer_series(sizes_run, tmp_pat
             3,
             "has 49, but there are only 48 training rows (data.num_train=48",
         ),
-        (["--sizes", "10,20", "--seeds", "2"], 2, "--seeds and --sizes are two series"),
-        (["--seeds", "2", "--adapter", "x"], 2, "--adapter goes with a single run"),
+        (["--sizes", "10,20", "--seeds", "2"], 2, "--seeds and --sizes are two different series"),
+        (["--seeds", "2", "--adapter", "x"], 2, "--adapter works only with a single run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
