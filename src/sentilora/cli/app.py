@@ -80,7 +80,8 @@ def options(
 
 def main() -> None:
     """Run the command line. Without arguments, print the help."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # no result is lost to an encoding
+    # So that a result is printed whatever the encoding of the terminal.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="sentilora", standalone_mode=False)
     except Exception as error:
