@@ -1,13 +1,13 @@
-"""Loss curves of the engine beside plain Trainer + PEFT + bitsandbytes: same rows, order and seed.
+"""Loss curves of the engine and of plain Trainer + PEFT + bitsandbytes: same rows, order and seed.
 
     python bench/curves.py --base BASE --data imdb --output curves        # a GPU
     python bench/curves.py --base embedded --data imdb --output curves    # a CPU
 
-BASE and imdb as for `bench/training.py`, whose stacks are run here without dropout. The first curve
-is a plain run in float32. How far the other plain runs get from it is what rounding and the order
-of sums do; at any step the engine may be twice as far from it as they are at most. On a CPU all
-runs are in float32. `curves.png` and `losses.json` go to the output folder; curves that stand in
-the latter are not run again.
+BASE and imdb are as for `bench/training.py`, whose stacks run here without dropout. The reference
+is a plain run in float32. The other plain runs differ from it by rounding and the order of sums.
+The engine's largest difference from it, over all steps, may be at most twice theirs. On a CPU all
+runs use float32. `curves.png` and `losses.json` are written to the output folder. Curves that
+`losses.json` already contains are not run again.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 TRAINING = Path(__file__).with_name("training.py")
 EXACT = "plain, float32, 4 × 4"
-# Name: stack of bench/training.py, its settings.
+# Name of a curve: its stack in bench/training.py, and settings.
 CURVES = {
     EXACT: ("tuned", ["base.compute_dtype=float32"]),
     "plain, 4 × 4": ("tuned", []),
@@ -47,38 +47,38 @@ def main() -> None:
         losses[name] = losses_of(name, options)
         path.write_text(json.dumps(losses, indent=1), encoding="utf-8")
     draw(losses, options.output / "curves.png")
-    apart = {name: distance(losses[EXACT], values) for name, values in losses.items()}
-    for name, found in apart.items():
+    distances = {name: distance(losses[EXACT], values) for name, values in losses.items()}
+    for name, value in distances.items():
         if name != EXACT:
-            print(f"{name}: up to {found:.2g} from {EXACT}")
-    allowed = 2 * max(found for name, found in apart.items() if name.startswith("plain"))
-    if apart["engine"] > allowed:
-        raise SystemExit(f"the engine's curve is further away than {allowed:.2g}")
+            print(f"{name}: up to {value:.2g} from {EXACT}")
+    limit = 2 * max(value for name, value in distances.items() if name.startswith("plain"))
+    if distances["engine"] > limit:
+        raise SystemExit(f"the engine's curve differs by more than {limit:.2g}")
 
 
 def losses_of(name: str, options: argparse.Namespace) -> list[float]:
-    """Of every step, from a process of its own."""
+    """Loss of every step of a curve, computed in a process of its own."""
     stack, settings = CURVES[name]
     command = [sys.executable, str(TRAINING), "--base", options.base, "--data", options.data]
     command += ["--steps", str(options.steps), "--run", stack]
     for setting in ("lora.lora_dropout=0", *settings):
         command += ["--set", setting]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"{name}: {found['median']:.3f} s a step", flush=True)
-    losses: list[float] = found["losses"][: options.steps]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"{name} failed: {process.stderr.strip().splitlines()[-1]}")
+    result = json.loads(process.stdout.strip().splitlines()[-1])
+    print(f"{name}: {result['median']:.3f} s per step", flush=True)
+    losses: list[float] = result["losses"][: options.steps]
     return losses
 
 
 def distance(one: list[float], other: list[float]) -> float:
-    """The largest at any step."""
+    """The largest absolute difference of two curves at any step."""
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def draw(losses: dict[str, list[float]], path: Path) -> None:
-    """All curves, and below them how far each is from the first."""
+    """Plot all curves, and below them their differences from the reference."""
     import matplotlib.pyplot as plt
 
     figure, (above, below) = plt.subplots(2, sharex=True, figsize=(8, 7), layout="constrained")
@@ -86,8 +86,8 @@ def draw(losses: dict[str, list[float]], path: Path) -> None:
         steps = range(1, len(losses[name]) + 1)
         style = {"color": f"C{number}", "linewidth": 1.2, "label": name}
         above.plot(steps, losses[name], **style)
-        apart = [a - b for a, b in zip(losses[name], losses[EXACT], strict=True)]
-        below.plot(steps, apart, **style)
+        differences = [a - b for a, b in zip(losses[name], losses[EXACT], strict=True)]
+        below.plot(steps, differences, **style)
     above.set_ylabel("loss of the step")
     below.set_ylabel(f"difference from {EXACT}")
     below.set_xlabel("step")

@@ -1,10 +1,10 @@
-"""Reviews per second when scoring: the plain path, the engine, the engine with 8-bit products.
+"""Reviews scored per second: plain path, engine, and engine with 8-bit products.
 
     python bench/scoring.py --base BASE --data imdb
 
-BASE and imdb as for `bench/training.py`. A new adapter is on the base, as `evaluate` has it. Timed
-is `LabelScorer.log_probs` over the prompts, from token ids to log-probabilities on the CPU, after a
-first run over as many; the tokenizer is not.
+BASE and imdb are as for `bench/training.py`. The base has a new adapter. The time is that of
+`LabelScorer.log_probs` over the prompts, from token ids to log-probabilities on the CPU, after one
+warm-up run over the same prompts. It excludes the tokenizer.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
 def measure(
     stack: str, config: Any, base: Any, model: Any, label_ids: Any, prompts: list[list[int]]
 ) -> None:
+    """Score the prompts with one stack and print its speed."""
     import torch
 
     from sentilora.models.fast_path import install_engine

@@ -1,21 +1,23 @@
-"""Seconds per optimizer step of this recipe: other stacks and sentilora's engine, the same rows.
+"""Seconds per optimizer step of the recipe: other stacks and sentilora's engine, on the same rows.
 
     python bench/training.py --base BASE --data imdb                  # a GPU: every stack below
     python bench/training.py --base embedded --data imdb              # a CPU: plain and engine
 
-BASE is a folder (`tools/random_base.py` makes one of Mistral-7B's shape), "embedded" or a hub id;
-imdb a folder as `sentilora train data.train=` takes it. Each stack runs in a process of its own,
-one after the other. Timed are steps 6 to 30 of seed 42's order, from the loader's batch to the
-device's idle; the loader and the tokenizer are not. "matmul" is the share of a large product's
-speed on this GPU that four operations per frozen weight and token would be: one forward and one
-backward of all of them, no padding (a beginning that rows share counts in each).
+BASE is a folder (`tools/random_base.py` writes one with Mistral-7B's shape), "embedded" or a hub
+id. imdb is a folder as `sentilora train data.train=` takes it. The stacks run one after the other,
+each in a process of its own. The times are of steps 6 to 30 in the order of seed 42, from the
+loader's batch until the device is idle; they exclude loader and tokenizer. "matmul" is the step's
+useful arithmetic, four operations per frozen weight and token (one forward and one backward pass
+without padding; a prefix that rows share counts once per row), as a share of this GPU's speed on a
+large matrix product.
 
-    notebook    Trainer + PEFT + bitsandbytes as the recipe was published: padded to 512, 4 × 4,
-                activations checkpointed, float16
-    tuned       the same parts: bfloat16, padded to a batch's longest, 4 × 4, nothing recomputed
-    tuned16     tuned, 16 × 1 (only if named)
-    liger       tuned, with Liger's kernels and 16 × 1
-    unsloth     Unsloth, 16 × 1 without checkpointing (when it is installed, and only if named)
+    notebook    Trainer + PEFT + bitsandbytes with the published recipe: padded to 512, 4 × 4,
+                activation checkpointing, float16
+    tuned       the same libraries: bfloat16, padded to the longest row of a batch, 4 × 4, no
+                checkpointing
+    tuned16     tuned, 16 × 1 (only on request)
+    liger       tuned, with Liger's kernels, 16 × 1
+    unsloth     Unsloth, 16 × 1 without checkpointing (only on request, and if it is installed)
     engine      sentilora train
     fp8         sentilora train engine.base_matmul=fp8
 """
@@ -41,9 +43,9 @@ def main() -> None:
     parser.add_argument("--base", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--stacks", help="comma-separated; default: all that the device has")
+    parser.add_argument("--stacks", help="names separated by commas; default: all for this device")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--memory-gib", type=float, help="limit the process to this much")
+    parser.add_argument("--memory-gib", type=float, help="limit GPU memory to this much")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     spin_briefly()
@@ -55,19 +57,19 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     stacks = options.stacks.split(",") if options.stacks else GPU_STACKS if on_gpu else CPU_STACKS
     print(describe_machine(), flush=True)
-    found = {}
+    results: dict[str, dict] = {}
     for stack in stacks:
         command = [sys.executable, __file__, *sys.argv[1:], "--run", stack]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{stack:<10}failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            print(f"{stack:<10}failed: {process.stderr.strip().splitlines()[-1]}", flush=True)
             continue
-        found[stack] = json.loads(done.stdout.strip().splitlines()[-1])
-        show(stack, found)
+        results[stack] = json.loads(process.stdout.strip().splitlines()[-1])
+        show(stack, results)
 
 
 def describe_machine() -> str:
-    """GPU with its clocks, or CPU; versions; what a matrix product reaches."""
+    """The GPU with its clocks and matrix-product speed, or the CPU; versions of the libraries."""
     import platform
     from importlib.metadata import version
 
@@ -84,7 +86,7 @@ def describe_machine() -> str:
 
 @cache
 def matmul_rate() -> float:
-    """TFLOP/s of an 8192³ product in bfloat16."""
+    """TFLOP/s of an 8192³ matrix product in bfloat16."""
     import torch
 
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in "ab")
@@ -98,15 +100,15 @@ def matmul_rate() -> float:
     return 10 * 2 * 8192**3 / (time.perf_counter() - started) / 1e12
 
 
-def show(stack: str, found: dict) -> None:
-    """A line of the table, as soon as it is there."""
-    row = found[stack]
-    if len(found) == 1:
+def show(stack: str, results: dict[str, dict]) -> None:
+    """Print a line of the table, and before the first one its header."""
+    row = results[stack]
+    if len(results) == 1:
         print(
             f"{'':<10}{'s/step':>8}{'min':>8}{'max':>8}{'tokens/s':>10}{'matmul':>8}{'GiB':>7}"
             f"{'reserved':>9}{'loss 1':>8}{'last':>7}"
         )
-    first = next(iter(found.values()))
+    first = next(iter(results.values()))
     share = "–"
     if row["peak_gib"] is not None:
         flops = row["flop_per_token"] * row["tokens_per_second"]
@@ -127,6 +129,7 @@ def show(stack: str, found: dict) -> None:
 
 
 def run_stack(stack: str, options: argparse.Namespace) -> dict:
+    """Train with one stack; its times, memory and losses."""
     import torch
     from transformers import TrainerCallback
 
@@ -172,6 +175,7 @@ def run_stack(stack: str, options: argparse.Namespace) -> dict:
 
 
 def load_config_of(options: argparse.Namespace, *more: str):  # type: ignore[no-untyped-def]
+    """The configuration of a benchmark. more: overrides beyond those of the command line."""
     from tempfile import mkdtemp
 
     from sentilora.config import load_config
@@ -195,7 +199,7 @@ def load_config_of(options: argparse.Namespace, *more: str):  # type: ignore[no-
 
 
 def prepare(config):  # type: ignore[no-untyped-def]
-    """Base and encoded rows, as `sentilora train` has them."""
+    """Base, prompter, training examples and evaluation rows, as `sentilora train` builds them."""
     from sentilora.prompt import Prompter
     from sentilora.stages.from_config import load_base_of, load_rows_of, prompt_format_of
     from sentilora.stages.train import encode_training
@@ -208,6 +212,7 @@ def prepare(config):  # type: ignore[no-untyped-def]
 
 
 def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """Trainer, tokens per step and a note on the plan, as `sentilora train` builds them."""
     import io
     from contextlib import redirect_stderr
 
@@ -216,15 +221,15 @@ def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no
     config = load_config_of(options, *(["engine.base_matmul=fp8"] if stack == "fp8" else []))
     base, prompter, examples, evaluation = prepare(config)
     model = prepare_model(config, base, None)
-    said = io.StringIO()
-    with redirect_stderr(said):
+    notices = io.StringIO()
+    with redirect_stderr(notices):
         trainer = build_trainer(config, base, model, prompter, examples, evaluation)
-    assert trainer.engine is not None, "the engine does not fit this base"
-    return trainer, mean_tokens(examples), said.getvalue().strip().splitlines()[-1]
+    assert trainer.engine is not None, "the engine does not support this base"
+    return trainer, mean_tokens(examples), notices.getvalue().strip().splitlines()[-1]
 
 
 def num_frozen(model) -> int:  # type: ignore[no-untyped-def]
-    """Weights of the linear layers in 4 bits; PEFT's wrapper has its base layer's."""
+    """Number of 4-bit weights. PEFT's wrappers refer to those of their base layers."""
     sizes = {
         id(module.weight): module.in_features * module.out_features
         for module in model.modules()
@@ -234,11 +239,12 @@ def num_frozen(model) -> int:  # type: ignore[no-untyped-def]
 
 
 def mean_tokens(examples) -> float:  # type: ignore[no-untyped-def]
+    """Mean number of tokens in a step of 16 examples."""
     return 16 * sum(len(example.input_ids) for example in examples) / len(examples)
 
 
 def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """Trainer + PEFT + bitsandbytes, without a line of sentilora in the step."""
+    """Trainer, tokens per step and a note, without a line of sentilora in the step."""
     import torch
     from transformers import Trainer, TrainingArguments
 
@@ -302,6 +308,7 @@ def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-unt
 
 
 def unsloth_model(name: str):  # type: ignore[no-untyped-def]
+    """A base with a new adapter, from Unsloth."""
     from unsloth import FastLanguageModel
 
     model, _ = FastLanguageModel.from_pretrained(name, max_seq_length=512, load_in_4bit=True)

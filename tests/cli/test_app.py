@@ -51,7 +51,7 @@ def test_without_arguments_the_verbs_are_shown():
         (["evaluate", "--adapter", "nowhere"], 3, "there is no adapter folder nowhere"),
         (["predict", "--input", "none.csv"], 3, "there is no file none.csv"),
         (["predict", "--input", "latin.csv"], 3, "not valid UTF-8: byte 0xe9 in line 2"),
-        (["predict", "-"], 3, "there is no text to classify; stdin was empty"),
+        (["predict", "-"], 3, "there is no text to classify: stdin is empty"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
@@ -71,13 +71,13 @@ def test_an_error_that_needs_no_model_comes_within_a_second(tmp_path, arguments,
 
 
 def test_the_shape_of_a_request(tmp_path):
-    failed(2, "give texts as arguments, - for stdin, or --input FILE", "predict")
-    failed(2, "give texts, or a file with --input: one of", "predict", "x", "--input", "x.csv")
-    failed(2, "--output goes with --input", "predict", "x", "--output", tmp_path / "y.csv")
-    failed(2, "--text-column goes with --input", "predict", "x", "--text-column", "text")
+    failed(2, "pass texts as arguments, - for stdin, or --input FILE", "predict")
+    failed(2, "the request has both texts and --input; pass", "predict", "x", "--input", "x.csv")
+    failed(2, "--output works only with --input", "predict", "x", "--output", tmp_path / "y.csv")
+    failed(2, "--text-column works only with --input", "predict", "x", "--text-column", "text")
     failed(
         2,
-        "- reads the texts from stdin and must be the only argument",
+        "- reads the texts from stdin, so it must be the only argument",
         "predict",
         "-",
         "x",
@@ -104,7 +104,7 @@ def test_only_one_line_says_what_is_wrong(monkeypatch, capsys):
     [
         (SentiloraError("out of memory; lower it"), 1, "out of memory; lower it"),
         (
-            Interrupted("stopped after step 3, saved in x; go on with …"),
+            Interrupted("stopped after step 3, with a checkpoint in x", remedy="resume with …"),
             130,
             "stopped after step 3",
         ),

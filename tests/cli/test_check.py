@@ -24,7 +24,7 @@ def test_check_looks_at_everything(toy_base):
     for word in ("320 rows of embedded", "leakage", "label 'positive'", "truncated", "⟦", "memory",
                  "time", "none, the base is local", "cpu, computing in float32"):  # fmt: skip
         assert word in stdout, word
-    assert "no --preset given: tiny" in stderr and "✗" not in stdout
+    assert "no --preset given, using tiny" in stderr and "✗" not in stdout
 
 
 def test_check_lists_every_problem_it_finds(toy_base, tmp_path):
@@ -39,7 +39,7 @@ def test_check_lists_every_problem_it_finds(toy_base, tmp_path):
         "data": "there is no file or folder none.csv",
         "evaluation data": "there is no file or folder never.csv",
         "test data": Contains(f"{tmp_path} has no test data"),
-        "steps": Contains("training.save_steps=7 is no multiple of training.eval_steps=50"),
+        "steps": Contains("training.save_steps=7 is not a multiple of training.eval_steps=50"),
         "prompt": Contains("prompt.max_length is 9, but template, label and EOS alone need"),
         "dtype": Contains("base.compute_dtype=float16 needs a GPU"),
         "optim": Contains("does not know; did you mean 'adamw_8bit'?"),
@@ -58,7 +58,7 @@ def test_check_ends_with_the_code_of_what_is_wrong(toy_base, tmp_path):
     code, stdout, stderr = run("check", base, "training.optim=lomo", "training.report_to=neptune")
     assert code == 2 and "error: 2 problems, marked" in stderr
     for name, package in (("optim", "lomo"), ("report_to", "neptune")):
-        assert f"training.{name}={package} cannot be had here" in problems(stdout)[name]
+        assert f"training.{name}={package} is unavailable here" in problems(stdout)[name]
         assert "install what is missing, or choose another" in problems(stdout)[name]
     code, stdout, stderr = run("check", f"base.name={tmp_path}", "prompt.template=x")
     assert code == 3 and list(problems(stdout)) == ["base", "prompt"]

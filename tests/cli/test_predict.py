@@ -66,13 +66,13 @@ def test_predict_reads_stdin_line_by_line(toy_run):
     stdout, stderr = predicted("-", "--adapter", toy_run, "--json", input=stdin)
     texts = [json.loads(line)["text"] for line in stdout.split("\n") if line]
     assert texts == ["One.\r", "Two\u2028with \x85 and \x0c inside.", "Three 🎬"]
-    assert "left out empty lines of stdin: 3" in stderr
+    assert "skipped empty lines of stdin: 3" in stderr
 
 
 def test_predict_refuses_what_is_no_text(toy_run):
     adapter = ["--adapter", toy_run]
     failed(3, "stdin is not valid UTF-8 at byte 5", "predict", "-", *adapter, input=b"good \xff\n")
-    failed(3, "there is no text to classify; stdin was empty", "predict", "-", *adapter, input="\n")
+    failed(3, "there is no text to classify: stdin is empty", "predict", "-", *adapter, input="\n")
     failed(3, "text 2 is empty", "predict", "good", " ", *adapter)
     failed(3, "text 1 is empty", "predict", "<br />", *adapter)
     failed(3, "text 1 is not valid Unicode", "predict", "good \udcff", *adapter)
@@ -91,7 +91,7 @@ def test_predict_keeps_order_and_columns_of_a_file(toy_run, tmp_path, kind, expe
         frame.to_json(source, orient="records", lines=kind == "jsonl")
     stdout, stderr = predicted("--input", source, "--output", output, "--text-column", "review",
                                "--adapter", toy_run)  # fmt: skip
-    assert stdout == "" and f"4 rows in {output}" in stderr
+    assert stdout == "" and f"4 rows written to {output}" in stderr
     if kind in ("csv", "tsv"):
         found = pd.read_csv(output, sep="," if kind == "csv" else "\t", keep_default_na=False,
                             dtype={"id": str, "Notes": str})  # fmt: skip
@@ -127,7 +127,7 @@ def test_predict_refuses_files_before_it_works(toy_run, tmp_path):
     source.write_text("text,prediction\nGood.,x\n")
     ask = ["predict", "--adapter", toy_run, "--input", source]
     (tmp_path / "there.csv").write_text("precious")
-    failed(2, "exists; remove it, or name another file", *ask, "--output", tmp_path / "there.csv")
+    failed(2, "exists; remove it, or choose another file", *ask, "--output", tmp_path / "there.csv")
     assert (tmp_path / "there.csv").read_text() == "precious"
     failed(2, "cannot tell the format of out.xlsx", *ask, "--output", tmp_path / "out.xlsx")
     failed(2, "there is no folder", *ask, "--output", tmp_path / "no" / "out.csv")
@@ -191,7 +191,7 @@ def test_predict_looks_at_columns_and_folder_before_it_scores(toy_run, tmp_path,
     ask = ["predict", "--adapter", toy_run, "--input", path, "--output"]
     failed(3, "already has a column 'prediction'", *ask, tmp_path / "out.csv")
     monkeypatch.setattr(stage, "os", SimpleNamespace(access=lambda *_: False, W_OK=2))
-    failed(2, "may not be written to", *ask, tmp_path / "out.csv")
+    failed(2, "is not writable", *ask, tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("texts", [None, 5, {"a": 1}])

@@ -1,11 +1,13 @@
 """`sentilora train`: what it prints, and what it refuses before it works."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from commands import failed, run
 
+from sentilora.errors import Interrupted
 from sentilora.shipped import reviews_path
 
 
@@ -61,7 +63,7 @@ def test_what_transformers_cannot_do_is_refused_before_the_base_is_loaded(
 ):
     monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
     for setting in ("optim=lomo", "report_to=neptune", "lr_scheduler_type=cosine_with_min_lr"):
-        failed(2, f"training.{setting} cannot be had here", "train", f"base.name={toy_base}",
+        failed(2, f"training.{setting} is unavailable here", "train", f"base.name={toy_base}",
                f"training.{setting}", "--output-dir", tmp_path / "run")  # fmt: skip
     assert not (tmp_path / "run").exists()
 
@@ -78,6 +80,21 @@ def test_prompts_longer_than_the_base_knows_are_warned_of(toy_base, tmp_path):
     assert code == 0 and f"warning: {said}" in stderr
 
 
+def test_ctrl_c_ends_with_the_command_that_resumes(tmp_path, monkeypatch):
+    """Under a launcher it includes the launch, with as many processes."""
+
+    def interrupt(*args, **kwargs):
+        raise Interrupted("stopped after step 3", remedy="continue with `resume`")
+
+    monkeypatch.setattr("sentilora.stages.train.train", interrupt)
+    command = f"sentilora train --output-dir {tmp_path} --resume"
+    for num_processes, launch in ((1, ""), (2, "accelerate launch --num_processes 2 -m ")):
+        monkeypatch.setenv("WORLD_SIZE", str(num_processes))
+        code, stdout, stderr = run("train", "--preset", "tiny", "--output-dir", tmp_path)
+        assert (code, stdout) == (130, "")
+        assert stderr == f"stopped after step 3; resume with `{launch}{command}`\n"
+
+
 def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path):
     lines = reviews_path("train").read_text(encoding="utf-8").splitlines()[:40]
     source = tmp_path / "my reviews.jsonl"
@@ -89,9 +106,9 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
         "training.save_steps=1", "--output-dir", folder,
     )  # fmt: skip
     assert code == 0, stderr
-    assert stdout.startswith("best of 2 steps: ") and len(stdout.splitlines()) == 3
+    assert re.match("best step: [12] of 2, trained in ", stdout) and len(stdout.splitlines()) == 3
     assert f"next: sentilora evaluate --adapter {folder}" in stdout
-    for notice in ("no --preset given: tiny", "train: 16 rows", "evaluation: 8 rows",
+    for notice in ("no --preset given, using tiny", "train: 16 rows", "evaluation: 8 rows",
                    "training.optim: paged_adamw_8bit pages"):  # fmt: skip
         assert notice in stderr, notice
     for name in ("adapter_model.safetensors", "adapter_config.json", "classifier.json", "data.json",

@@ -34,7 +34,14 @@ def test_a_damaged_adapter(tmp_path, toy_run):
         failed(3, said, "predict", "x", "--adapter", folder)
     weights.write_bytes((toy_run / weights.name).read_bytes())
     (folder / "classifier.json").write_text('{"format_version": 99}')
-    failed(3, "has format 99, but this sentilora reads formats up to", "predict", "x", "--adapter", folder)
+    failed(
+        3,
+        "has format 99, but this sentilora reads formats up to",
+        "predict",
+        "x",
+        "--adapter",
+        folder,
+    )
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,12 @@ def test_training_names_the_base_not_the_cache(toy_base, home, tmp_path, capsys)
     overrides = [f"training.{name}=1" for name in ("max_steps", "eval_steps", "save_steps")]
     overrides += ["base.cache_quantized=true", "data.num_train=16", "data.num_evaluation=8"]
     for name, done in {
-        "again": "kept in NF4 for the next start in",
-        "run": "read in NF4 from",
+        "again": "saved for later loads in",
+        "run": "loaded from",
     }.items():
         values = {"base.name": str(toy_base), "output_dir": str(tmp_path / name)}
         train(load_config("tiny", overrides=overrides, values=values))
-        assert f"base {done} {home / 'sentilora' / 'base-nf4-'}" in capsys.readouterr().err
+        assert f"NF4 base {done} {home / 'sentilora' / 'base-nf4-'}" in capsys.readouterr().err
     for name in ("adapter_config.json", "classifier.json", "README.md"):
         text = (tmp_path / "run" / name).read_text(encoding="utf-8")
         assert str(toy_base) in text

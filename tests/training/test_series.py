@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import failed, run
 
+from sentilora.cli.options import in_options
 from sentilora.config import load_config, read_config
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import compare, measure
@@ -124,14 +125,14 @@ def test_an_interrupted_series_goes_on_and_ends_as_if_nothing_had_been(
         code, stdout, stderr = run(*asked)
     assert (code, stdout) == (130, "")
     command = f"sentilora train --seeds 3 --output-dir {folder} --resume"
-    said = f"stopped in {folder}/seed-43; 1 of 3 runs are finished; go on with `{command}`"
+    said = f"stopped in {folder}/seed-43; 1 of 3 runs are finished; resume with `{command}`"
     assert stderr.splitlines()[-1] == said
     assert not (folder / "seed-44").exists() and not (folder / "seeds.json").exists()
     finished = (folder / "seed-42/train_results.json").stat().st_mtime_ns
 
     failed(2, f"{folder} is in use", *asked)
-    failed(2, "holds a series of runs; go on with --seeds", "train", "--output-dir", folder,
-           "--resume")  # fmt: skip
+    failed(2, "holds a series of runs; resume it with --resume and --seeds", "train",
+           "--output-dir", folder, "--resume")  # fmt: skip
     failed(2, "training.learning_rate was 0.001", *asked, "training.learning_rate=0.1", "--resume")
 
     code, stdout, stderr = run(*command.split()[1:])
@@ -225,7 +226,7 @@ def test_sizes_json_compares_the_two_largest_row_by_row(sizes_run):
     found = compare(right[1], right[0])
     assert content["comparison"]["p"] == found.p
     assert content["comparison"]["interval"] == list(found.interval)
-    assert "from 12 to 48 labels" in stdout and "Every size took 9 steps" in stdout
+    assert "from 12 to 48 labels" in stdout and "Every size was trained for 9 steps" in stdout
     assert (folder / "learning_curve.png").stat().st_size > 10_000
 
 
@@ -262,21 +263,29 @@ def test_a_finished_size_lends_its_figures_to_a_longer_series(sizes_run, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--seeds", "0"], 2, "--seeds is 0; a spread needs 2 seeds at least"),
+        (["--seeds", "0"], 2, "--seeds is 0; a spread needs at least 2 seeds"),
         (["--seeds", "1"], 2, "--seeds is 1"),
-        (["--seeds", "10000000"], 2, "--seeds is 10,000,000; 100 tell"),
+        (
+            ["--seeds", "10000000"],
+            2,
+            "at least 2 seeds, and 100 are plenty",
+        ),
         (["--seeds", "-1"], 2, "--seeds is -1"),
         (["--seeds", "3", "training.seed=4294967294"], 2, "training.seed is 4294967296"),
         (["--sizes", "abc"], 2, "--sizes is 'abc'; write whole numbers and commas"),
         (["--sizes", "10,,20"], 2, "write whole numbers"),
         (["--sizes", ""], 2, "write whole numbers"),
-        (["--sizes", "10"], 2, "two numbers of rows at least"),
-        (["--sizes", "20,10,20"], 2, "--sizes names 20 twice"),
+        (["--sizes", "10"], 2, "at least two numbers of rows"),
+        (["--sizes", "20,10,20"], 2, "--sizes has 20 twice"),
         (["--sizes", "0,10"], 2, "--sizes has 0, fewer rows than there are labels (2)"),
         (["--sizes", "1,10"], 2, "--sizes has 1, fewer rows"),
-        (["--sizes", "10,49"], 3, "asks for 49 training rows, there are 48 (data.num_train=48"),
-        (["--sizes", "10,20", "--seeds", "2"], 2, "--seeds and --sizes are two series"),
-        (["--seeds", "2", "--adapter", "x"], 2, "--adapter goes with a single run"),
+        (
+            ["--sizes", "10,49"],
+            3,
+            "has 49, but there are only 48 training rows (data.num_train=48",
+        ),
+        (["--sizes", "10,20", "--seeds", "2"], 2, "--seeds and --sizes are two different series"),
+        (["--seeds", "2", "--adapter", "x"], 2, "--adapter works only with a single run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -292,7 +301,10 @@ def result(accuracy, num_rows=400, log_loss=0.25):
     right = round(accuracy * num_rows)
     probabilities = np.tile([0.8, 0.2], (num_rows, 1))
     metrics = measure(probabilities, [0] * right + [1] * (num_rows - right))
-    return TrainingResult("x", metrics, 10, 20, 60.0, 1.0, None, 0.0)
+    return TrainingResult(
+        output_dir="x", metrics=metrics, best_step=10, num_steps=20, train_seconds=60.0,
+        step_seconds=1.0, peak_memory_gib=None, reload_difference=0.0,
+    )  # fmt: skip
 
 
 def test_spread_and_limit_are_the_known_values():
@@ -303,8 +315,8 @@ def test_spread_and_limit_are_the_known_values():
     assert series.seed_limit == pytest.approx(4.302653 * 2**0.5 * 0.01, rel=1e-6)
     text = seeds_as_table(series)
     assert (
-        "differ by less than 6.1 points" in text
-        and "from 3 runs on the same rows; from so few it is wide" in text
+        "can differ by up to 6.1 points because of the seed alone" in text
+        and "from 3 runs on the same rows; a wide limit, from few runs" in text
     )
     # Wilson of 364 of 400, by his formula: 0.87792 to 0.93428.
     assert "87.79% – 93.43%" in text and "± 2.8 points" in text
@@ -313,21 +325,27 @@ def test_spread_and_limit_are_the_known_values():
 def test_two_seeds_far_apart_are_too_few():
     series = seed_series({1: result(0.8), 2: result(0.9)})
     assert series.seed_limit > 1  # t is 12.7
-    assert "2 runs are too few to say how much a seed changes" in seeds_as_table(series)
+    assert "2 runs are too few to estimate the effect of the seed" in seeds_as_table(series)
     same = seed_series({1: result(0.8), 2: result(0.8)})
-    assert "2 runs are equally often right" in seeds_as_table(same)
+    assert "the 2 runs have the same accuracy" in seeds_as_table(same)
 
 
 @pytest.mark.parametrize(
     ("only_largest", "only_before", "said"),
     [
-        (30, 5, r"^More labels still help: from 400 to 2,000 labels \+6\.2 points \(95 % \+3\.\d"),
+        (
+            30,
+            5,
+            r"^More labels still help: from 400 to 2,000 labels accuracy changed by \+6\.2 points "
+            r"\(95 % interval \+3\.\d",
+        ),
         (
             12,
             9,
-            r"^It cannot be told on 400 evaluation rows.*\+0\.[78] points \(95 % −1\.\d to \+3",
+            r"^With 400 evaluation rows it is unclear.* by \+0\.[78] points "
+            r"\(95 % interval −1\.\d to \+3",
         ),
-        (5, 30, r"^More labels did not help, they hurt: .* −6\.2 points \(95 % −9\.\d to −3"),
+        (5, 30, r"^More labels hurt: .* by −6\.2 points \(95 % interval −9\.\d to −3"),
     ],
 )
 def test_the_sentence_follows_the_paired_interval(only_largest, only_before, said):
@@ -338,4 +356,4 @@ def test_the_sentence_follows_the_paired_interval(only_largest, only_before, sai
     runs = {400: result(np.mean(before)), 2000: result(np.mean(largest))}
     text = more_labels(SizeSeries(runs, 375, compare(largest, before)))
     assert re.search(said, text), text
-    assert "p = " in text and "--seeds" in text
+    assert "p = " in text and "--seeds" in in_options(text)

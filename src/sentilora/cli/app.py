@@ -1,7 +1,8 @@
-"""The command line: its verbs, and how they end. Heavy imports happen inside a verb.
+"""The command line as a whole: its verbs, and how errors become messages and exit codes.
 
-Results go to stdout, notices and progress to stderr. Exit codes: 0, 1 (broke while working),
-2 (usage, configuration, device), 3 (data or adapter), 130 (Ctrl-C).
+Results go to stdout, notices and progress to stderr. Exit codes: 0, 1 (failed while working),
+2 (usage, configuration, device), 3 (data or adapter), 130 (Ctrl-C). Heavy imports happen inside a
+verb, so that --help is fast.
 """
 
 import os
@@ -22,17 +23,16 @@ from sentilora.errors import SentiloraError, is_out_of_memory
 
 
 class Verbs(TyperGroup):
-    """Ends errors raised on purpose with one line and their exit code."""
+    """The verbs. An error raised on purpose ends in one line on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a full disk is told of here, not behind the end
+            sys.stdout.flush()  # report a full disk now, not at interpreter exit
             return result
-        except (
-            SentiloraError
-        ) as error:  # here: Typer would swallow Interrupted, a KeyboardInterrupt
-            kind = "" if error.exit_code == 130 else "error: "  # Ctrl-C that went well is no error
+        # Caught here, because Typer would swallow Interrupted, which is a KeyboardInterrupt.
+        except SentiloraError as error:
+            kind = "" if error.exit_code == 130 else "error: "  # an orderly stop is not an error
             fail(str(error), error.exit_code, kind)
         except KeyboardInterrupt:
             fail("interrupted", 130)
@@ -41,9 +41,9 @@ class Verbs(TyperGroup):
                 raise
             fail("out of memory; lower --batch-size, or prompt.max_length when training", 1)
         except BrokenPipeError:
-            # The reader has gone, as `head` does: nobody is left to be told.
+            # The reader closed the pipe, as `head` does: nothing to report, and nobody to read it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(141) from None  # as a shell has it: 128 + SIGPIPE
+            raise SystemExit(141) from None  # 128 + SIGPIPE, as in a shell
         except OSError as error:
             fail(f"cannot read or write: {error}", 1)
 
@@ -54,14 +54,15 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing Rich would double the time of --help
     pretty_exceptions_enable=False,
     help="Fine-tune a causal language model in 4 bits with LoRA to classify text.",
-    epilog="Settings: section.key=value; every one is in presets/defaults.toml, with comments.",
+    epilog="Settings are written section.key=value; presets/defaults.toml explains all of them.",
 )
 for verb in (train, evaluate, predict, check, demo, env):
     app.command()(verb)
 
 
-def print_version(wanted: bool) -> None:
-    if wanted:
+def print_version(is_set: bool) -> None:
+    """Print the version and exit, if --version is set."""
+    if is_set:
         from sentilora.version import __version__
 
         print(f"sentilora {__version__}")
@@ -78,21 +79,23 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; without arguments it shows the help."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a result is never lost
+    """Run the command line. Without arguments, print the help."""
+    # So that a result is printed whatever the encoding of the terminal.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="sentilora", standalone_mode=False)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # Click's errors; Typer keeps a Click of its own
+        if not hasattr(error, "format_message"):  # Click's errors have it; Typer hides their class
             raise
-        fail(f"{error.format_message().rstrip('.')}. `sentilora --help` shows what there is", 2)
+        fail(f"{error.format_message().rstrip('.')}; see `sentilora --help`", 2)
     _leave_group()
     raise SystemExit(code)
 
 
 def _leave_group() -> None:
-    if "LOCAL_RANK" in os.environ:  # a launcher started it; then even one process is a group
+    """Leave the process group. Under a launcher, even a single process has one."""
+    if "LOCAL_RANK" in os.environ:
         from torch import distributed
 
-        if distributed.is_initialized():  # left to the interpreter's end, NCCL warns of it
+        if distributed.is_initialized():  # otherwise NCCL warns at interpreter exit
             distributed.destroy_process_group()

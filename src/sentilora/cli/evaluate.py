@@ -1,30 +1,25 @@
 """`sentilora evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sentilora.cli.options import (
     Adapter,
     AsJson,
-    AttnImplementation,
-    BaseMatmul,
-    BatchSize,
-    ComputeDtype,
-    Device,
-    Engine,
     LabelColumn,
-    MaxMemoryGib,
     Overrides,
     TextColumn,
     in_options,
     named_values,
     quiet,
+    with_runtime_options,
 )
 from sentilora.errors import SentiloraError, UsageError
 
 
+@with_runtime_options
 def evaluate(
     overrides: Overrides = None,
     adapter: Adapter = None,
@@ -54,13 +49,7 @@ def evaluate(
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    device: Device = None,
-    compute_dtype: ComputeDtype = None,
-    attn_implementation: AttnImplementation = None,
-    engine: Engine = None,
-    base_matmul: BaseMatmul = None,
-    batch_size: BatchSize = None,
-    max_memory_gib: MaxMemoryGib = None,
+    **runtime: Any,
 ) -> None:
     """Measure an adapter, its base without it, and a baseline, on the test rows."""
     from sentilora.config import parse_override
@@ -87,13 +76,7 @@ def evaluate(
             suite=suite_file or (SENTIMENT_SUITE if suite else None),
             label_issues=label_issues,
             near_duplicates=near_duplicates,
-            device=device,
-            compute_dtype=compute_dtype,
-            attn_implementation=attn_implementation,
-            engine=engine,
-            base_matmul=base_matmul,
-            batch_size=batch_size,
-            max_memory_gib=max_memory_gib,
+            **runtime,
         )
     except SentiloraError as error:
         if error.evaluation is None:

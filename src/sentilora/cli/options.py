@@ -1,10 +1,12 @@
-"""Options that several verbs share, and what they are turned into."""
+"""Options that several verbs share, and what the verbs make of them."""
 
+import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -12,7 +14,10 @@ from sentilora.models.device import spin_briefly
 from sentilora.presets import DEFAULT_PRESET, preset_names
 from sentilora.progress import is_main_process, say
 
-AS_TRAINED = "as in training, where recorded"
+if TYPE_CHECKING:
+    from sentilora.config import Config
+
+AS_TRAINED = "as in training, if recorded"
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]…", show_default=False)
@@ -24,48 +29,74 @@ Preset = Annotated[
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file laid over the preset.")
+    Path | None, typer.Option("--config", help="TOML file whose settings override the preset's.")
 ]
-OutputDir = Annotated[str | None, typer.Option(help="Folder for adapter and checkpoints.")]
+OutputDir = Annotated[str | None, typer.Option(help="Folder for the adapter and checkpoints.")]
 Adapter = Annotated[
-    Path | None, typer.Option(help="Adapter folder; else the one that ships: English film reviews.")
-]
-TextColumn = Annotated[str | None, typer.Option(help="Column that holds the text.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column that holds the label.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Device = Annotated[
-    Literal["auto", "cuda", "cpu"] | None,
-    typer.Option(help="Where to compute.", show_default="a GPU if there is one"),
-]
-ComputeDtype = Annotated[
-    Literal["auto", "float16", "bfloat16", "float32"] | None,
-    typer.Option(help="Dtype to compute in.", show_default=AS_TRAINED),
-]
-AttnImplementation = Annotated[
-    str | None, typer.Option(help="Attention, as transformers names it.", show_default=AS_TRAINED)
-]
-Engine = Annotated[
-    Literal["auto", "reference"] | None,
-    typer.Option(help="reference: without the fast engine.", show_default=AS_TRAINED),
-]
-BaseMatmul = Annotated[
-    Literal["exact", "fp8"] | None,
+    Path | None,
     typer.Option(
-        help="fp8: 8-bit products, on Ada and Hopper GPUs: faster, not exact.",
-        show_default="exact",
+        help="Folder of the adapter.", show_default="the one that ships, for English film reviews"
     ),
 ]
-BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Texts scored at once.", show_default=AS_TRAINED)
-]
-MaxMemoryGib = Annotated[
-    float | None,
-    typer.Option(min=0, help="GPU memory to plan for, in GiB.", show_default="what is free"),
-]
+TextColumn = Annotated[str | None, typer.Option(help="Column with the text.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column with the label.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+# The keywords of `RuntimeOverrides` as options, in the order of --help.
+RUNTIME: dict[str, Any] = {
+    "device": Annotated[
+        Literal["auto", "cuda", "cpu"] | None,
+        typer.Option(help="Device to compute on.", show_default="a GPU if available"),
+    ],
+    "compute_dtype": Annotated[
+        Literal["auto", "float16", "bfloat16", "float32"] | None,
+        typer.Option(help="Dtype to compute in.", show_default=AS_TRAINED),
+    ],
+    "attn_implementation": Annotated[
+        str | None,
+        typer.Option(
+            help="Attention implementation, by its name in transformers.", show_default=AS_TRAINED
+        ),
+    ],
+    "engine": Annotated[
+        Literal["auto", "reference"] | None,
+        typer.Option(
+            help="auto: the fast engine if it fits the base. reference: plain PEFT.",
+            show_default=AS_TRAINED,
+        ),
+    ],
+    "base_matmul": Annotated[
+        Literal["exact", "fp8"] | None,
+        typer.Option(
+            help="fp8: 8-bit matrix products on Ada and Hopper GPUs, faster but not exact.",
+            show_default="exact",
+        ),
+    ],
+    "batch_size": Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of texts scored at once.", show_default=AS_TRAINED),
+    ],
+    "max_memory_gib": Annotated[
+        float | None,
+        typer.Option(min=0, help="GPU memory to plan for, in GiB.", show_default="all free memory"),
+    ],
+}
+
+
+def with_runtime_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, whose `**runtime` Typer now sees as the options of `RUNTIME`."""
+    signature = inspect.signature(verb)
+    *parameters, _ = signature.parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in RUNTIME.items()
+    ]
+    whole = signature.replace(parameters=[*parameters, *options])
+    verb.__signature__ = whole  # type: ignore[attr-defined]  # what Typer reads
+    return verb
 
 
 def in_options(message: str) -> str:
-    """A message with each `keyword` of a library function as the option of that name."""
+    """The message, with each library keyword in backticks as its option: `num_x` as --num-x."""
     return re.sub(r"`([a-z]+(?:_[a-z]+)*)`", lambda word: _as_option(word[1]), message)
 
 
@@ -74,7 +105,8 @@ def _as_option(keyword: str) -> str:
 
 
 def fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
-    if not is_main_process():  # the main one says the same, unless it is this machine's own trouble
+    """Print the message as one line on stderr and exit. kind: text before it."""
+    if not is_main_process():  # the error may concern this process alone
         kind = f"process {os.environ['RANK']}: {kind}"
     print(f"{kind}{in_options(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(exit_code) from None
@@ -83,6 +115,7 @@ def fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
 def named_values(
     output_dir: str | None, text_column: str | None, label_column: str | None
 ) -> dict[str, Any]:
+    """Settings from the options that have a name of their own. None leaves a setting as it is."""
     named = {
         "output_dir": output_dir,
         "data.text_column": text_column,
@@ -97,28 +130,27 @@ def config_from(
     overrides: list[str] | None,
     values: dict[str, Any],
     resume: bool = False,
-) -> Any:
-    from sentilora.config import (
-        CONFIG_FILE,
-        load_config,
-        parse_override,
-        read_config,
-    )
+) -> "Config":
+    """The configuration of a verb: recipe, then overrides, then named options.
+
+    resume: whether to take the recipe from the run in `output_dir`, unless another one is named.
+    """
+    from sentilora.config import CONFIG_FILE, load_config, parse_override, read_config
 
     if resume and preset is None and file is None and "output_dir" in values:
         path = Path(values["output_dir"]) / CONFIG_FILE
-        if path.is_file():  # the run's own recipe, then what is asked for on top
-            given = dict(parse_override(item) for item in overrides or ())
-            return read_config(path).with_values({**given, **values})
+        if path.is_file():
+            settings = dict(parse_override(item) for item in overrides or ())
+            return read_config(path).with_values({**settings, **values})
     if preset is None:
         others = " and ".join(name for name in preset_names() if name != DEFAULT_PRESET)
-        say(f"no --preset given: {DEFAULT_PRESET} (others: {others})")
+        say(f"no --preset given, using {DEFAULT_PRESET} (others: {others})")
         preset = DEFAULT_PRESET
     return load_config(preset, file, overrides or (), values)
 
 
 def quiet() -> None:
-    """Keep third parties' bars and deprecation notices off the screen; errors stay."""
+    """Silence progress bars and deprecation warnings of other packages, but not their errors."""
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sentilora.cli.options import (
-    Adapter,
-    AsJson,
-    AttnImplementation,
-    BaseMatmul,
-    BatchSize,
-    ComputeDtype,
-    Device,
-    Engine,
-    MaxMemoryGib,
-    TextColumn,
-    quiet,
-)
+from sentilora.cli.options import Adapter, AsJson, TextColumn, quiet, with_runtime_options
 from sentilora.errors import DataError, UsageError
 from sentilora.wording import as_probability, counted, signed
 
@@ -27,46 +15,50 @@ if TYPE_CHECKING:
     from sentilora.scoring.answers import Prediction
     from sentilora.scoring.explain import Explanation
 
-NUM_WORDS = 5  # shown for an answer, and against it
+NUM_WORDS = 5  # words shown for the predicted label, and as many against it
 
 
+@with_runtime_options
 def predict(
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; - reads one per line from stdin.")
+        list[str] | None, typer.Argument(help="Texts to classify; - reads one per line from stdin.")
     ] = None,
     adapter: Adapter = None,
     input: Annotated[
         Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file to classify.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="New file for the rows of --input, with the answers added.")
+        Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
     ] = None,
     text_column: TextColumn = None,
     labels: Annotated[
-        str | None, typer.Option(help="For a plain PEFT adapter: labels, comma-separated.")
+        str | None, typer.Option(help="Labels of a plain PEFT adapter, separated by commas.")
     ] = None,
     template: Annotated[
-        str | None, typer.Option(help="For a plain PEFT adapter: prompt with {text}, or a file.")
+        str | None, typer.Option(help="Prompt of a plain PEFT adapter with {text}, or its file.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the words that moved each answer.")
+        bool, typer.Option("--explain", help="Show the words that moved each prediction.")
     ] = False,
     json: AsJson = False,
-    device: Device = None,
-    compute_dtype: ComputeDtype = None,
-    attn_implementation: AttnImplementation = None,
-    engine: Engine = None,
-    base_matmul: BaseMatmul = None,
-    batch_size: BatchSize = None,
-    max_memory_gib: MaxMemoryGib = None,
+    **runtime: Any,
 ) -> None:
-    """Classify texts."""
+    """Classify texts from arguments, stdin or a file."""
     from sentilora.stages.predict import predict as run
 
     if texts and "-" in texts and len(texts) > 1:
-        raise UsageError("- reads the texts from stdin and must be the only argument")
+        raise UsageError(
+            "- reads the texts from stdin, so it must be the only argument",
+            setting="texts",
+            seen=texts,
+            remedy="pass either - or texts",
+        )
     if not texts and input is None:
-        raise UsageError("give texts as arguments, - for stdin, or --input FILE")
+        raise UsageError(
+            "there is no text to classify",
+            setting="texts",
+            remedy="pass texts as arguments, - for stdin, or --input FILE",
+        )
     quiet()
     predictions = run(
         _stdin_lines() if texts == ["-"] else texts,
@@ -77,13 +69,7 @@ def predict(
         labels=[label.strip() for label in labels.split(",")] if labels else None,
         template=_template(template),
         explain=explain,
-        device=device,
-        compute_dtype=compute_dtype,
-        attn_implementation=attn_implementation,
-        engine=engine,
-        base_matmul=base_matmul,
-        batch_size=batch_size,
-        max_memory_gib=max_memory_gib,
+        **runtime,
     )
     for prediction in predictions if output is None else ():
         print(as_json(prediction) if json else as_line(prediction))
@@ -92,7 +78,7 @@ def predict(
 
 
 def as_json(prediction: "Prediction") -> str:
-    """One line of JSON: text, label, probabilities, truncated, and the words, if explained."""
+    """One line of JSON: text, label, probabilities, truncated, and the explanation, if any."""
     text, explanation = prediction.text, prediction.explanation
     import json
 
@@ -114,7 +100,7 @@ def as_json(prediction: "Prediction") -> str:
 
 
 def as_line(prediction: "Prediction", width: int = 60) -> str:
-    """One line for a reader: label, its probability, the beginning of the text."""
+    """One line for the terminal: the label, its probability and the beginning of the text."""
     begin = " ".join(prediction.text.split())
     begin = begin if len(begin) <= width else begin[: width - 1] + "…"
     cut = "  (truncated)" if prediction.truncated else ""
@@ -124,7 +110,7 @@ def as_line(prediction: "Prediction", width: int = 60) -> str:
 
 
 def as_words(text: str, explanation: "Explanation") -> str:
-    """Lines for a reader: the words that weigh most for the answer and against it, in log-odds."""
+    """Lines for the terminal: the words with the largest log-odds for and against the label."""
     weighed = [
         (round(word.contribution, 2), text[word.start : word.end])
         for word in explanation.words
@@ -134,43 +120,66 @@ def as_words(text: str, explanation: "Explanation") -> str:
     lines = []
     for name, sign in (("for", 1), ("against", -1)):
         chosen = [pair for pair in weighed if sign * pair[0] > 0][:NUM_WORDS]
-        said = "  ".join(f"{word} {signed(value, 2)}" for value, word in chosen)
-        lines.append(f"    {name} {explanation.label}: {said or 'no word'}")
+        words = "  ".join(f"{word} {signed(value, 2)}" for value, word in chosen)
+        lines.append(f"    {name} {explanation.label}: {words or 'no word'}")
     num_unseen = sum(word.contribution is None for word in explanation.words)
     if num_unseen:
-        words = counted(len(explanation.words), "word")
-        lines.append(f"    not seen: {num_unseen:,} of {words} (cut)")
+        lines.append(
+            f"    truncated: {num_unseen:,} of {counted(len(explanation.words), 'word')} not scored"
+        )
     return "\n".join(lines)
 
 
 def _template(template: str | None) -> str | None:
+    """The prompt in the value of --template: the value itself, or the content of its file."""
     if template is None or "{text}" in template:
         return template
     if not os.path.isfile(template):
         begin = template if len(template) <= 60 else f"{template[:59]}…"
         raise UsageError(
-            f"there is no template file {begin}; a prompt given in its place must hold {{text}} "
-            "exactly once"
+            f"there is no template file {begin}",
+            setting="template",
+            seen=template,
+            remedy="name a file, or write a prompt that contains {text} exactly once",
         )
     try:
         return Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the template {template}: {error}") from error
+        raise DataError(
+            f"cannot read the template {template}: {error}",
+            setting="template",
+            seen=template,
+            remedy="check that it is a readable UTF-8 file",
+        ) from error
 
 
 def _stdin_lines() -> list[str]:
+    """The texts on stdin, one per line, without the empty lines."""
     if sys.stdin is None:
-        raise UsageError("- reads the texts from stdin, and stdin is closed")
+        raise UsageError(
+            "- reads the texts from stdin, but stdin is closed",
+            setting="texts",
+            seen="-",
+            remedy="pass the texts as arguments",
+        )
     try:
-        # Not splitlines: a text may hold one of the eight other characters that it splits at.
+        # splitlines() would also split at eight other characters, which can occur within a text.
         lines = sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"stdin is not valid UTF-8 at byte {error.start}; send it as UTF-8"
+            f"stdin is not valid UTF-8 at byte {error.start}",
+            setting="texts",
+            seen="-",
+            remedy="convert it to UTF-8",
         ) from error
     texts = [line for line in lines if line.strip()]
     if not texts:
-        raise DataError("there is no text to classify; stdin was empty")
+        raise DataError(
+            "there is no text to classify: stdin is empty",
+            setting="texts",
+            seen="-",
+            remedy="write one text per line",
+        )
     if len(texts) < len(lines):
-        print(f"left out empty lines of stdin: {len(lines) - len(texts):,}", file=sys.stderr)
+        print(f"skipped empty lines of stdin: {len(lines) - len(texts):,}", file=sys.stderr)
     return texts

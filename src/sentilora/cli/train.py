@@ -47,12 +47,22 @@ def train(
     label_column: LabelColumn = None,
 ) -> None:
     """Fine-tune a base and save the best adapter."""
-    chosen_sizes = None if sizes is None else whole_numbers("--sizes", sizes)
+    chosen_sizes = None if sizes is None else sizes_from(sizes)
     if seeds is not None and sizes is not None:
-        raise UsageError("--seeds and --sizes are two series; give one, then the other")
+        raise UsageError(
+            "--seeds and --sizes are two different series",
+            setting="sizes",
+            seen=sizes,
+            remedy="run one after the other",
+        )
     series = seeds is not None or sizes is not None
     if series and adapter is not None:
-        raise UsageError("--adapter goes with a single run, not with --seeds or --sizes")
+        raise UsageError(
+            "--adapter works only with a single run",
+            setting="adapter",
+            seen=str(adapter),
+            remedy="leave out --seeds and --sizes",
+        )
     values = named_values(output_dir, text_column, label_column)
     settings = config_from(preset, config, overrides, values, resume)
     quiet()
@@ -71,13 +81,13 @@ def train(
         print(in_options(text))
 
 
-def whole_numbers(option: str, text: str) -> list[int]:
-    """Numbers separated by commas."""
+def sizes_from(text: str) -> list[int]:
+    """The sizes in the value of --sizes: whole numbers separated by commas."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"{option} is {text!r}",
+            f"--sizes is {text!r}",
             setting="sizes",
             seen=text,
             remedy="write whole numbers and commas, e.g. 100,400,2000",
@@ -85,18 +95,19 @@ def whole_numbers(option: str, text: str) -> list[int]:
 
 
 def _resume_command(output_dir: str, series: str) -> str:
-    """What to type to resume. series: the option that asks for one, with its value."""
+    """The command that resumes a run. series: --seeds or --sizes with its value, or nothing."""
     num = num_processes()
     launch = f"accelerate launch --num_processes {num} -m " if num > 1 else ""
     return f"{launch}sentilora train {series}--output-dir {output_dir} --resume"
 
 
 def _as_lines(result: "TrainingResult") -> str:
+    """The result of a run, and the command that follows."""
     metrics = result.metrics
     return (
-        f"best of {counted(result.num_steps, 'step')}: {result.best_step}, "
-        f"in {result.train_seconds:.0f} s\n"
-        f"evaluation, {counted(metrics.num_rows, 'row')}, scored again after reloading: accuracy "
+        f"best step: {result.best_step} of {result.num_steps}, trained in "
+        f"{result.train_seconds:.0f} s\n"
+        f"evaluation after reloading, {counted(metrics.num_rows, 'row')}: accuracy "
         f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)}), "
         f"macro-F1 {metrics.macro_f1:.4f}, log-loss {metrics.log_loss:.4f}\n"
         f"adapter in {result.output_dir}; next: sentilora evaluate --adapter {result.output_dir}"
@@ -104,6 +115,7 @@ def _as_lines(result: "TrainingResult") -> str:
 
 
 def _series(settings: "Config", seeds: int | None, sizes: list[int] | None, resume: bool) -> str:
+    """Train a series; its table, and the command that follows."""
     from sentilora.stages.repeat import LEARNING_CURVE_FILE, train_seeds, train_sizes
     from sentilora.training.series import SEEDS_FILE, SIZES_FILE, seeds_as_table, sizes_as_table
 

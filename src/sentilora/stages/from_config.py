@@ -1,4 +1,4 @@
-"""What the verbs take from a configuration. It stops here: below stand plain arguments."""
+"""Turns a configuration into the arguments of the packages below, which do not know it."""
 
 import math
 from collections.abc import Sequence
@@ -48,20 +48,20 @@ def load_rows_of(config: "Config") -> tuple[Rows, Rows]:
 
 
 def load_test_of(config: "Config", labels: Sequence[str]) -> Rows:
-    """The test rows of a configuration, for the labels of an adapter, which may be others."""
+    """The test rows of a configuration. labels: the adapter's, which may differ from its own."""
     data = config.data
     return load_test(data.test, columns_of(config, labels), data.num_test, data.shuffle_seed)
 
 
 def others_test(config: "Config") -> str | None:
-    """What to say when one's own rows are trained on, and the reviews that ship are to test."""
+    """A warning when training uses other rows but the test rows are the reviews that ship."""
     if config.data.train == EMBEDDED or config.data.test != EMBEDDED:
         return None
-    return "data.test still names the reviews that ship; evaluate will measure on those"
+    return "data.test still names the reviews that ship, so evaluate will measure on those"
 
 
 def runtime_of(config: "Config") -> Runtime:
-    """How a configuration trains, and scores while training."""
+    """The runtime of training, and of scoring during training."""
     base, engine = config.base, config.engine
     return Runtime(
         device=base.device,
@@ -76,38 +76,41 @@ def runtime_of(config: "Config") -> Runtime:
 
 
 def load_base_of(config: "Config") -> Base:
-    """The base of a configuration, loaded."""
+    """Load the base of a configuration."""
     base = config.base
     reference = BaseReference(base.name, base.revision, base.quantization, base.double_quantization)
     return load_base(reference, runtime_of(config), cache_quantized=base.cache_quantized)
 
 
 def rows_per_step(config: "Config") -> int:
-    """Examples of an optimizer step in each process."""
+    """Examples per optimizer step in each process."""
     recipe = config.training
     return recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
 
 
 def count_steps(config: "Config", num_rows: int) -> int:
-    """Optimizer steps of a whole run over `num_rows` training rows."""
+    """Optimizer steps of a complete run over `num_rows` training rows."""
     recipe = config.training
     steps_per_epoch = math.ceil(num_rows / (rows_per_step(config) * num_processes()))
     return recipe.max_steps or math.ceil(steps_per_epoch * recipe.num_train_epochs)
 
 
 def check_steps(config: "Config") -> None:
-    """Raise `UsageError` unless checkpoints fall on evaluations: the best could not be kept."""
+    """Raise `UsageError` unless every checkpoint coincides with an evaluation."""
     training = config.training
     if training.save_steps % training.eval_steps:
         raise UsageError(
-            f"training.save_steps={training.save_steps} is no multiple of "
-            f"training.eval_steps={training.eval_steps}; the best checkpoint could not be "
-            "kept. Make it one"
+            f"training.save_steps={training.save_steps} is not a multiple of "
+            f"training.eval_steps={training.eval_steps}: the best evaluation might have no "
+            "checkpoint",
+            setting="training.save_steps",
+            seen=training.save_steps,
+            remedy=f"use a multiple, e.g. training.save_steps={training.eval_steps}",
         )
 
 
 def training_arguments_of(config: "Config", base: Base, num_rows: int) -> "TrainingArguments":
-    """The recipe as transformers' arguments, for a run over `num_rows` training rows."""
+    """The recipe as `TrainingArguments`. num_rows: number of training rows."""
     import torch
     from transformers import TrainingArguments
 
@@ -116,7 +119,7 @@ def training_arguments_of(config: "Config", base: Base, num_rows: int) -> "Train
     optim = recipe.optim
     if base.device == "cpu" and optim.startswith("paged_"):
         optim = optim.removeprefix("paged_")
-        say(f"training.optim: {recipe.optim} pages to host memory, on a CPU it is {optim}")
+        say(f"training.optim: {recipe.optim} pages GPU memory to the host; a CPU uses {optim}")
     arguments = TrainingArguments(
         output_dir=config.output_dir,
         use_cpu=base.device == "cpu",
@@ -124,7 +127,7 @@ def training_arguments_of(config: "Config", base: Base, num_rows: int) -> "Train
         fp16=base.dtype == torch.float16,
         num_train_epochs=recipe.num_train_epochs,
         max_steps=recipe.max_steps or -1,
-        # A batch is a whole step; see ClassifierTrainer.training_step.
+        # A batch holds a whole optimizer step; see ClassifierTrainer.training_step.
         per_device_train_batch_size=rows_per_step(config),
         gradient_accumulation_steps=1,
         per_device_eval_batch_size=recipe.per_device_eval_batch_size,
@@ -150,12 +153,12 @@ def training_arguments_of(config: "Config", base: Base, num_rows: int) -> "Train
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=base.device == "cuda",
-        restore_callback_states_from_checkpoint=True,  # early stopping's count of evaluations
+        restore_callback_states_from_checkpoint=True,  # early stopping counts evaluations
     )
     if arguments.n_gpu > 1:
         say(
-            f"one of {arguments.n_gpu} GPUs is used; for all: `accelerate launch --num_processes "
-            f"{arguments.n_gpu} -m sentilora train …`"
+            f"one of {arguments.n_gpu} GPUs is used; to use all: `accelerate launch "
+            f"--num_processes {arguments.n_gpu} -m sentilora train …`"
         )
         arguments._n_gpu = 1
     return arguments

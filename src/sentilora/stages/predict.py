@@ -1,4 +1,4 @@
-"""Classify: texts from anywhere, with the label, a probability for each label, and what was cut.
+"""Classify texts or the rows of a file: a label, probabilities, and whether it was truncated.
 
 sentilora predict "A lovely film."
 sentilora predict --input reviews.csv --output labeled.csv
@@ -39,13 +39,14 @@ def predict(
     explain: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
-    """The answers to texts, or to the rows of a file, in their order.
+    """The predictions for texts, or for the rows of a file, in their order.
 
-    input: a CSV, TSV, JSONL or Parquet file in place of `texts`, whose `text_column` ("text") is
-    classified. output: a new file for its rows, with the columns `prediction`,
-    `probability_<label>` and `truncated` added. adapter: a folder; None takes the one that ships.
-    explain: find the words that moved each answer. labels, template, and the keywords of `Runtime`:
-    as in `Classifier.load`. Raises `DataError` and `UsageError`, see `errors`.
+    input: CSV, TSV, JSONL or Parquet file to classify instead of `texts`. text_column: its column
+    of texts, "text" by default. output: new file for its rows, with the columns `prediction`,
+    `probability_<label>` and `truncated` added. adapter: folder of an adapter; None for the one
+    that ships. explain: whether to find the words that moved each prediction. labels, template and
+    the keywords of `Runtime`: as in `Classifier.load`. Raises `DataError` and `UsageError`; see
+    `errors`.
     """
     check_request(texts, input, output, text_column, explain)
     table = None
@@ -66,7 +67,7 @@ def predict(
         predictions = with_explanations(classifier, predictions)
     if table is not None and output is not None:
         write_table(add_predictions(table, predictions), Path(output))
-        say(f"{counted(len(predictions), 'row')} in {output}")
+        say(f"{counted(len(predictions), 'row')} written to {output}")
     return predictions
 
 
@@ -80,30 +81,46 @@ def check_request(
     text_column: str | None,
     explain: bool,
 ) -> None:
-    """Raise `UsageError` for keywords that do not go together."""
+    """Raise `UsageError` for keywords that exclude or require each other."""
     if (input is None) == (not texts):
-        raise UsageError("give texts, or a file with `input`: one of the two", setting="input")
+        both = "both texts and `input`" if texts else "neither texts nor `input`"
+        raise UsageError(
+            f"the request has {both}",
+            setting="input",
+            seen=None if input is None else str(input),
+            remedy="pass either texts or a file",
+        )
     for name, value in (("output", output), ("text_column", text_column)):
         if value is not None and input is None:
-            raise UsageError(f"`{name}` goes with `input`", setting=name, seen=str(value))
+            raise UsageError(
+                f"`{name}` works only with `input`",
+                setting=name,
+                seen=str(value),
+                remedy="pass a file as `input`, or leave it out",
+            )
     if output is not None and explain:
         raise UsageError(
-            "a table has no place for what `explain` finds",
+            "a table has no column for what `explain` finds",
             setting="explain",
             seen=True,
-            remedy="leave out `output`",
+            remedy="leave out `explain` or `output`",
         )
 
 
 def check_files(source: Path, output: Path | None) -> None:
-    """Raise what can be wrong with the files."""
+    """Raise `DataError` for an input file, `UsageError` for an output file that cannot be used."""
     if not source.is_file():
-        raise DataError(f"there is no file {source}", setting="input", seen=str(source))
+        raise DataError(
+            f"there is no file {source}",
+            setting="input",
+            seen=str(source),
+            remedy="check the path in `input`",
+        )
     if output is None:
         return
     if output.suffix.lower() not in SUFFIXES:
         raise UsageError(
-            f"cannot tell the format of {output.name}",
+            f"cannot tell the format of {output.name} from its name",
             setting="output",
             seen=str(output),
             remedy=f"use one of {', '.join(SUFFIXES)}",
@@ -112,29 +129,29 @@ def check_files(source: Path, output: Path | None) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raise `UsageError` when a file to write exists, or has no folder to be in."""
+    """Raise `UsageError` if a file to write exists already, or its folder cannot be written to."""
     folder = output.absolute().parent
-    remedy = "name another file with `output`"
+    remedy = "choose another file as `output`"
     if output.exists():
         problem, remedy = f"{output} exists", f"remove it, or {remedy}"
     elif not folder.is_dir():
-        problem = f"there is no folder {folder} to write {output.name} in"
+        problem = f"there is no folder {folder} to write {output.name} to"
     elif not os.access(folder, os.W_OK):
-        problem = f"{folder} may not be written to"
+        problem = f"the folder {folder} is not writable"
     else:
         return
     raise UsageError(problem, setting="output", seen=str(output), remedy=remedy)
 
 
 def read_input(source: Path, text_column: str) -> "pd.DataFrame":
-    """The table to classify: every column, in the file's order, the texts checked."""
+    """The table to classify, with all columns in the file's order. Its texts are checked."""
     table = read_table(str(source), "test", text_column)
     texts_of(str(source), table, text_column)
     return table
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Raise `DataError` for no text, and for one that cannot be classified."""
+    """Raise `DataError` for the first text that cannot be classified."""
     for number, text in enumerate(texts, 1):
         require_text(text, f"text {number}")
 
@@ -143,22 +160,22 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def check_columns(table: "pd.DataFrame", labels: Sequence[str]) -> None:
-    """Raise `DataError` when the table already has a column that predictions would be put in."""
+    """Raise `DataError` if the table already has a column that predictions would be written to."""
     added = ["prediction", *(f"probability_{label}" for label in labels), "truncated"]
     taken = [name for name in added if name in table.columns]
     if taken:
         raise DataError(
-            f"the input already has a column {taken[0]!r}",
+            f"the input already has a column {taken[0]!r}, which `output` would add",
             setting="input",
             seen=taken[0],
-            remedy="rename it",
+            remedy="rename that column",
         )
 
 
 def with_explanations(
     classifier: Classifier, predictions: Sequence[Prediction]
 ) -> list[Prediction]:
-    """The predictions with the words that moved each likeliest label; says how long that took."""
+    """The predictions with the words that moved each likeliest label. Prints the time it took."""
     started = time.perf_counter()
     texts = [prediction.text for prediction in predictions]
     explanations = explain_each(
@@ -176,7 +193,7 @@ def with_explanations(
 
 
 def add_predictions(table: "pd.DataFrame", predictions: Sequence[Prediction]) -> "pd.DataFrame":
-    """The table with columns `prediction`, `probability_<label>` and `truncated` added."""
+    """The table with the columns `prediction`, `probability_<label>` and `truncated` added."""
     added: dict[str, list[Any]] = {"prediction": [p.label for p in predictions]}
     labels = list(predictions[0].probabilities) if predictions else []
     added |= {

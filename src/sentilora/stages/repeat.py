@@ -1,7 +1,9 @@
-"""Train the same recipe again: with other seeds, or on fewer rows. Each run is an adapter folder.
+"""Train one recipe several times: with several seeds, or on several numbers of rows.
 
 sentilora train --seeds 5
 sentilora train --sizes 100,400,2000
+
+Each run has an adapter folder of its own.
 """
 
 import gc
@@ -40,13 +42,17 @@ MAX_SEEDS = 100
 def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> SeedSeries:
     """Train with the seeds `training.seed`, `training.seed` + 1, … on the same rows.
 
-    The runs lie in `seed-N` below `config.output_dir`, each what `train` leaves with that seed, and
-    the figures in `seeds.json`. resume: keep what is finished and go on. Raises what `train` does.
+    Each run is in a folder `seed-N` of `config.output_dir`, exactly as `train` writes it with that
+    seed. The figures are in `seeds.json`. resume: whether to keep finished runs and do the rest.
+    Raises the same errors as `train`.
     """
-    if num_seeds < 2:
-        raise UsageError(f"`seeds` is {num_seeds}; a spread needs 2 seeds at least")
-    if num_seeds > MAX_SEEDS:
-        raise UsageError(f"`seeds` is {num_seeds:,}; {MAX_SEEDS} tell as much as anybody needs")
+    if not 2 <= num_seeds <= MAX_SEEDS:
+        raise UsageError(
+            f"`seeds` is {num_seeds:,}",
+            setting="seeds",
+            seen=num_seeds,
+            remedy=f"a spread needs at least 2 seeds, and {MAX_SEEDS} are plenty",
+        )
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
@@ -60,52 +66,40 @@ def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> Seed
 
 
 def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -> SizeSeries:
-    """Train on so many of the training rows each, label shares kept, the smaller in the larger.
+    """Train once per size, on nested subsets of the training rows that keep the label shares.
 
-    Evaluation rows and optimizer steps are the same for every size: as many steps as the recipe
-    takes on the largest. With as many epochs instead, the curve would show the want of steps, not
-    of labels (Zhang et al. 2021, Revisiting Few-sample BERT Fine-tuning): the recipe on 100 IMDB
-    rows has 48.8 % after its 3 epochs, 21 steps, and 87.3 % after the 150 steps of 800 rows. The
-    best checkpoint is kept, so that what overfits is not measured.
+    Every size has the same evaluation rows and the same number of optimizer steps: those that the
+    recipe takes on the largest. With the same number of epochs instead, the curve would show a lack
+    of steps, not of labels (Zhang et al. 2021, Revisiting Few-sample BERT Fine-tuning): on 100 IMDB
+    rows the recipe reaches 48.8 % accuracy after its 3 epochs (21 steps), and 87.3 % after 150
+    steps, the number for 800 rows. Only the best checkpoint counts, so later overfitting does not.
 
-    The runs lie in `size-N` below `config.output_dir`, each what `train` leaves with
-    `data.num_train_subset=N`, the figures in `sizes.json` and `learning_curve.png`. resume: keep
-    what is finished and go on. Raises what `train` does.
+    Each run is in a folder `size-N` of `config.output_dir`, exactly as `train` writes it with
+    `data.num_train_subset=N`. The figures are in `sizes.json` and `learning_curve.png`. resume:
+    whether to keep finished runs and do the rest. Raises the same errors as `train`.
     """
     sizes = sorted(sizes)
-    _check_sizes(sizes, len(config.prompt.labels))
+    labels = config.prompt.labels
+    _check_sizes(sizes, len(labels))
     rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}))
-    if sizes[-1] > len(rows):
-        raise DataError(
-            f"`sizes` asks for {sizes[-1]:,} training rows, there are {len(rows):,} "
-            f"(data.num_train={config.data.num_train} of {rows.source}); raise data.num_train, or "
-            "leave that size out"
-        )
-    for size in sizes:
-        require_every_label(stratified(rows, size), config.prompt.labels)
+    _check_subsets(config, rows, sizes)
     num_steps = count_steps(config, sizes[-1])
+    values = {"training.max_steps": num_steps}
     configs = {
-        size: _part(
-            config,
-            f"size-{size}",
-            {"data.num_train_subset": size, "training.max_steps": num_steps},
-        )
+        size: _part(config, f"size-{size}", {**values, "data.num_train_subset": size})
         for size in sizes
     }
     runs = _train_each(config, configs, resume)
     before, largest = (
-        _answered_right(Path(configs[size].output_dir), evaluation, config.prompt.labels)
-        for size in sizes[-2:]
+        _correct_rows(Path(configs[size].output_dir), evaluation, labels) for size in sizes[-2:]
     )
     series = SizeSeries(runs, num_steps, compare(largest, before))
     folder = Path(config.output_dir)
     if is_main_process():
         with training_errors(folder):
             series.save(folder)
-            learning_curve(
-                {size: result.metrics for size, result in runs.items()},
-                folder / LEARNING_CURVE_FILE,
-            )
+            metrics = {size: result.metrics for size, result in runs.items()}
+            learning_curve(metrics, folder / LEARNING_CURVE_FILE)
     return series
 
 
@@ -113,20 +107,38 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
 
 
 def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:
-    """One run of the series."""
+    """The configuration of one run of the series."""
     return config.with_values({**values, "output_dir": str(Path(config.output_dir) / name)})
 
 
 def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
-    if len(sizes) < 2:
-        raise UsageError("`sizes` needs two numbers of rows at least, e.g. 100,400,2000")
+    """Raise `UsageError` for sizes, in rising order, that make no learning curve."""
     twice = [size for size, following in pairwise(sizes) if size == following]
-    if twice:
-        raise UsageError(f"`sizes` names {twice[0]:,} twice")
-    if sizes[0] < num_labels:
-        raise UsageError(
-            f"`sizes` has {sizes[0]}, fewer rows than there are labels ({num_labels}); leave it out"
+    if len(sizes) < 2:
+        problem = "`sizes` needs at least two numbers of rows"
+        remedy = "add another, e.g. 100,400,2000"
+    elif twice:
+        problem, remedy = f"`sizes` has {twice[0]:,} twice", "remove one of them"
+    elif sizes[0] < num_labels:
+        problem = f"`sizes` has {sizes[0]}, fewer rows than there are labels ({num_labels})"
+        remedy = "remove it"
+    else:
+        return
+    raise UsageError(problem, setting="sizes", seen=list(sizes), remedy=remedy)
+
+
+def _check_subsets(config: Config, rows: Rows, sizes: Sequence[int]) -> None:
+    """Raise `DataError` unless there are enough rows, and each subset has every label."""
+    if sizes[-1] > len(rows):
+        raise DataError(
+            f"`sizes` has {sizes[-1]:,}, but there are only {len(rows):,} training rows "
+            f"(data.num_train={config.data.num_train} of {rows.source})",
+            setting="sizes",
+            seen=list(sizes),
+            remedy="raise data.num_train, or remove that size",
         )
+    for size in sizes:
+        require_every_label(stratified(rows, size), config.prompt.labels)
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -135,11 +147,16 @@ def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
 def _train_each(
     config: Config, configs: Mapping[int, Config], resume: bool
 ) -> dict[int, TrainingResult]:
-    """The results of all runs: of those that are finished already, and of those that are not."""
+    """The results of all runs. Those that are not finished yet are trained."""
     folder = Path(config.output_dir)
     if resume:
         if not (folder / CONFIG_FILE).is_file():
-            raise DataError(f"{folder} holds no series to resume: {CONFIG_FILE} is missing")
+            raise DataError(
+                f"{folder} holds no series to resume: {CONFIG_FILE} is missing",
+                setting="output_dir",
+                seen=str(folder),
+                remedy="name the folder of a series with `output_dir`, or train without `resume`",
+            )
         require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     else:
         require_unused(folder)
@@ -153,7 +170,7 @@ def _train_each(
 
 
 def _train_one(config: Config, resume: bool) -> TrainingResult:
-    """A run that may be finished, begun, or not begun yet."""
+    """The result of one run: finished before, resumed, or trained from the start."""
     folder = Path(config.output_dir)
     if not resume or not folder.exists():
         return train(config)
@@ -162,11 +179,11 @@ def _train_one(config: Config, resume: bool) -> TrainingResult:
         rows, evaluation = load_rows_of(config)
         record = DataRecord(train=SplitRecord.of(rows), evaluation=SplitRecord.of(evaluation))
         require_same_rows(folder, record)
-        say("finished before")
+        say("already finished")
         return TrainingResult.load(folder)
     if checkpoints(folder):
         return train(config, resume=True)
-    say("it has no checkpoint and starts again")
+    say("no checkpoint to resume from: training from the start")
     if is_main_process():
         shutil.rmtree(folder)
     return train(config)
@@ -176,9 +193,9 @@ def _train_one(config: Config, resume: bool) -> TrainingResult:
 def _series_folder(
     config: Config, part: Config, num_finished: int, num_runs: int
 ) -> Iterator[None]:
-    """Keeps the series' recipe beside its runs, for resuming, and says how to go on after Ctrl-C.
+    """Saves the series' recipe in its folder, and says after Ctrl-C how to resume.
 
-    A series of which not even the first run could begin leaves nothing behind.
+    If not even the first run could start, the folder is removed again.
     """
     folder, run = Path(config.output_dir), Path(part.output_dir)
     with training_errors(folder):
@@ -194,7 +211,7 @@ def _series_folder(
             f"stopped in {run}; {num_finished} of {num_runs} runs are finished",
             setting="output_dir",
             seen=str(folder),
-            remedy="resume with `resume`, the same series and the same `output_dir`",
+            remedy="continue with `resume`, the same series and the same `output_dir`",
         ) from error
     finally:
         if is_main_process() and {path.name for path in folder.iterdir()} == {CONFIG_FILE}:
@@ -203,7 +220,7 @@ def _series_folder(
 
 
 def _free_memory() -> None:
-    """What the last run held: a Trainer and its model refer to each other."""
+    """Free the last run's memory: a Trainer and its model form a reference cycle."""
     import torch
 
     gc.collect()
@@ -214,8 +231,8 @@ def _free_memory() -> None:
 # --- after ---------------------------------------------------------------------------------------
 
 
-def _answered_right(folder: Path, evaluation: Rows, labels: Sequence[str]) -> list[bool]:
-    """Which evaluation rows the run in `folder` answers rightly."""
+def _correct_rows(folder: Path, evaluation: Rows, labels: Sequence[str]) -> list[bool]:
+    """For each evaluation row, whether the run in `folder` predicts its label."""
     import numpy as np
 
     require_same_rows(folder, DataRecord(evaluation=SplitRecord.of(evaluation)))
@@ -223,6 +240,9 @@ def _answered_right(folder: Path, evaluation: Rows, labels: Sequence[str]) -> li
         predicted = np.load(folder / PROBABILITIES_FILE).argmax(-1)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder / PROBABILITIES_FILE} is missing or damaged; remove {folder} and `resume`"
+            f"{folder / PROBABILITIES_FILE} is missing or damaged",
+            setting="output_dir",
+            seen=str(folder),
+            remedy=f"remove {folder} and continue with `resume`",
         ) from error
     return [labels[i] == label for i, label in zip(predicted, evaluation.labels, strict=True)]

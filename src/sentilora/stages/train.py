@@ -68,12 +68,13 @@ CURVE_FILE = "training_curve.png"
 def train(
     config: Config, *, resume: bool = False, adapter: str | Path | None = None
 ) -> TrainingResult:
-    """Fine-tune as `config` says and save the best adapter in `config.output_dir`.
+    """Fine-tune a base, save the best adapter in `config.output_dir` and return its result.
 
-    resume: resume from the last checkpoint there. adapter: start from this adapter's weights.
-    Raises `UsageError`, `DataError`, `Interrupted` or `SentiloraError`; see `errors`.
+    resume: whether to resume from the last checkpoint there. adapter: folder of an adapter whose
+    weights to start from. Raises `UsageError`, `DataError`, `Interrupted` or `SentiloraError`; see
+    `errors`.
     """
-    # What can be wrong without a model is reported before torch is imported.
+    # Errors that need no model are raised before torch is imported.
     folder = Path(config.output_dir)
     format = prompt_format_of(config)
     check_steps(config)
@@ -115,27 +116,37 @@ def train(
 
 
 def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> Config:
-    """The configuration with the LoRA settings of the adapter to start from."""
+    """The configuration, with the LoRA settings of the adapter to start from."""
     lora = start.lora_to_continue(config.base.name, format, config.lora.model_dump())
     return config.with_values({f"lora.{name}": value for name, value in lora.items()})
 
 
 def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
-    """The checkpoint to resume from, once recipe and rows have proved to be those of the run."""
+    """The checkpoint to resume from, after checking that recipe and rows are the run's own."""
     if not (folder / CONFIG_FILE).is_file():
-        raise DataError(f"{folder} holds no run to resume: {CONFIG_FILE} is missing")
+        raise DataError(
+            f"{folder} holds no run to resume: {CONFIG_FILE} is missing",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="name the folder of a run with `output_dir`, or train without `resume`",
+        )
     require_single_run(folder)
     require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     require_same_rows(folder, record)
     if (folder / TrainingResult.FILE).is_file():
-        raise UsageError(f"the run in {folder} is finished; there is nothing to resume")
+        raise UsageError(
+            f"the run in {folder} is finished, so there is nothing to resume",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="train in a new `output_dir`, without `resume`",
+        )
     assert record.train is not None
     num_steps = count_steps(config, record.train.num_rows)
     return last_checkpoint(folder, num_steps, config.training.early_stopping_patience)
 
 
 def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
-    """The rows and what to warn of, as notices."""
+    """Print the rows of each split, and warnings about them."""
     overview = look_over({"train": rows, "evaluation": evaluation})
     for name in overview.num_rows:
         say(f"{name}: {overview.describe(name)}")
@@ -143,7 +154,7 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
         say(f"warning: {warning}")
     untrained = [label for label in config.prompt.labels if label not in rows.labels]
     if untrained:
-        say(f"warning: no training row is {', '.join(untrained)}; that answer is not learned")
+        say(f"warning: no training row is labeled {', '.join(untrained)}: it is not learned")
     if other := others_test(config):
         say(f"warning: {other}")
 
@@ -165,15 +176,15 @@ def check_recipe(config: Config) -> None:
 
 
 def show_base(config: Config, base: "Base") -> None:
-    """The base, where it computes, and where it is cached."""
+    """Print the base, its device and dtype, and the folder of its quantized copy."""
     say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
     if base.cached_in is not None:
-        done = "read in NF4 from" if base.from_cache else "kept in NF4 for the next start in"
-        say(f"base {done} {base.cached_in}")
+        action = "loaded from" if base.from_cache else "saved for later loads in"
+        say(f"NF4 base {action} {base.cached_in}")
 
 
 def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptFormat) -> None:
-    """Token lengths of the training examples, and how many texts were cut."""
+    """Print the token lengths of the training examples, and how many texts were truncated."""
     if beyond := beyond_positions(base.model, format.max_length):
         say(f"warning: {beyond}")
     lengths = look_over_lengths(examples)
@@ -182,7 +193,7 @@ def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptForm
 
 
 def encode_training(prompter: Prompter, rows: Rows, balance: str) -> "list[Example]":
-    """The training rows as examples, weighted by label when `balance` is "weights"."""
+    """The training rows as examples. balance: "weights" weights them by label."""
     weights = label_weights(rows.labels) if balance == "weights" else {}
     return [
         prompter.encode_example(text, label, weights.get(label, 1.0))
@@ -191,10 +202,10 @@ def encode_training(prompter: Prompter, rows: Rows, balance: str) -> "list[Examp
 
 
 def prepare_model(config: Config, base: "Base", start: AdapterFolder | None) -> "PeftModel":
-    """The base with a new adapter, or with the one to start from, seeded and ready to train."""
+    """The base with an adapter: a new one, with weights from the seed, or `start`."""
     from transformers import set_seed
 
-    set_seed(config.training.seed)  # before the adapter is created: its A matrices are random
+    set_seed(config.training.seed)  # before the adapter exists: its A matrices are random
     if start is not None:
         model = load_adapter(base.model, start, is_trainable=True)
     else:
@@ -211,7 +222,7 @@ def build_trainer(
     examples: "Sequence[Example]",
     evaluation: Rows,
 ) -> "ClassifierTrainer":
-    """The Trainer with its callbacks, on the fast engine where it fits."""
+    """The Trainer with its callbacks, on the fast engine if it fits this base."""
     from transformers import PrinterCallback
 
     from sentilora.scoring.labels import LabelScorer
@@ -260,7 +271,7 @@ def build_trainer(
 
 
 def callbacks_of(config: Config) -> "list[object]":
-    """The callbacks of a run, in the order in which they are asked."""
+    """The callbacks of a run, in the order in which Trainer calls them."""
     from transformers import EarlyStoppingCallback
 
     from sentilora.training.callbacks import Report, SaveBest, StopOnInterrupt
@@ -274,7 +285,7 @@ def callbacks_of(config: Config) -> "list[object]":
 
 
 def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> float:
-    """Train to the end and load the best; returns the seconds it took."""
+    """Train to the end, load the best checkpoint and return the training time in seconds."""
     import torch
 
     from sentilora.training.callbacks import Report, StopOnInterrupt
@@ -291,16 +302,16 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
     if interrupt.interrupted:
         step = trainer.state.global_step
         raise Interrupted(
-            f"stopped after step {step}, saved in {checkpoint_folder(folder, step)}",
+            f"stopped after step {step}, with a checkpoint in {checkpoint_folder(folder, step)}",
             setting="output_dir",
             seen=str(folder),
-            remedy="resume with `resume` and the same `output_dir`",
+            remedy="continue with `resume` and the same `output_dir`",
         )
     return time.perf_counter() - started
 
 
 def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
-    """The trainer's callback of a kind."""
+    """The trainer's callback of this class."""
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, kind))
 
 
@@ -315,7 +326,7 @@ def finish(
     evaluation: Rows,
     train_seconds: float,
 ) -> None:
-    """Save, reload what was saved and score it again; write results, curve and model card."""
+    """Save the adapter, reload and score it; write the results, the curve and the model card."""
     import numpy as np
     import torch
 

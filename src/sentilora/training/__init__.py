@@ -1,1 +1,1 @@
-"""Training: transformers' Trainer, its callbacks, and what is planned before and checked after."""
+"""Training: transformers' Trainer with our callbacks, plans before a run and checks after it."""

@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints, NaN, Ctrl-C, progress."""
+"""Callbacks of a training run: checkpoints, NaN, Ctrl-C, progress."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ from sentilora.folders.run_folder import METRICS_FILE
 from sentilora.progress import Progress, is_main_process
 from sentilora.training.processes import any_process, several_processes
 
-# A launcher hands Ctrl-C on to processes that the terminal has told already: one press, twice.
+# Under a launcher one press of Ctrl-C arrives twice: from the terminal and from the launcher.
 SAME_PRESS_SECONDS = 5.0
 
 
 class SaveBest(TrainerCallback):
-    """Asks for a checkpoint at every evaluation that is the best so far."""
+    """Requests a checkpoint at every evaluation that is the best so far."""
 
     def on_evaluate(
         self,
@@ -35,77 +35,78 @@ class SaveBest(TrainerCallback):
 
 
 class StopOnNaN(TrainerCallback):
-    """Ends training before a checkpoint, evaluation or log line sees a loss that is no number."""
+    """Ends training before a NaN or infinite loss reaches a checkpoint, evaluation or log line."""
 
     def __init__(self, all_finite: Callable[[], bool]) -> None:
-        self._all_finite = all_finite  # whether every loss so far was a number
+        self._all_finite = all_finite  # whether every loss so far was finite
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not (control.should_log or control.should_save or control.should_evaluate):
             return
-        # All processes end, or one would wait for ever for what the other does not send.
+        # All processes stop together: a single survivor would wait forever for the others.
         if any_process(not self._all_finite(), args.device):
             best = state.best_model_checkpoint
-            kept = f"the best checkpoint is {best}" if best else "no checkpoint was saved before"
+            checkpoint = f"the best checkpoint is {best}" if best else "no checkpoint was saved"
             raise SentiloraError(
-                f"the loss became NaN or infinite by step {state.global_step}; {kept}. Lower "
-                "training.learning_rate, or set base.compute_dtype=bfloat16 or float32",
+                f"the loss became NaN or infinite by step {state.global_step} ({checkpoint})",
                 setting="training.learning_rate",
                 seen=args.learning_rate,
+                remedy="lower training.learning_rate, or set base.compute_dtype to bfloat16 or "
+                "float32",
             )
 
 
 class StopOnInterrupt(TrainerCallback):
     """Turns Ctrl-C into a checkpoint and an orderly end; a second Ctrl-C ends at once.
 
-    Of several processes all stop at the same step, whichever was told. `interrupted`: the run
-    stops before its end.
+    All processes of a run stop at the same step, whichever of them received the signal.
+    interrupted: whether the run stopped before its last step.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._told_at: float | None = None
+        self._pressed_at: float | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        with contextlib.suppress(ValueError):  # not the main thread: its owner handles signals
+        with contextlib.suppress(ValueError):  # outside the main thread, the caller handles signals
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         same_press = SAME_PRESS_SECONDS if several_processes() else 0.0
-        if self._told_at is None:
-            self._told_at = now
-        elif now - self._told_at >= same_press:
+        if self._pressed_at is None:
+            self._pressed_at = now
+        elif now - self._pressed_at >= same_press:
             raise KeyboardInterrupt
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        told = any_process(self._told_at is not None, args.device)
-        # Behind the last step the run is complete, and ends as it would.
-        self.interrupted = told and state.global_step < state.max_steps
+        pressed = any_process(self._pressed_at is not None, args.device)
+        # After the last step the run is complete: end normally.
+        self.interrupted = pressed and state.global_step < state.max_steps
         if self.interrupted:
-            # An evaluation that is due still happens, so that a resumed run has seen it.
+            # An evaluation that is due still happens: the resumed run will not repeat it.
             args.load_best_model_at_end = False
             control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
-        """Give SIGINT back to who had it."""
+        """Restore the handler that SIGINT had before training."""
         if hasattr(self, "_previous"):
             signal.signal(signal.SIGINT, self._previous)
 
 
 class Report(TrainerCallback):
-    """Progress while training, `metrics.jsonl` with a line per log entry, and the steps' times."""
+    """Shows progress, writes `metrics.jsonl` (a line per log entry) and times the steps."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS_FILE
         self.progress: Progress | None = None
-        self.step_seconds: list[float] = []  # without evaluations and saving
+        self.step_seconds: list[float] = []  # excludes evaluations and saving
         self._step_started = 0.0
 
     def on_train_begin(
@@ -122,7 +123,7 @@ class Report(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # The 8-bit optimizers wait for the GPU at the end of their step, so this is its time too.
+        # The 8-bit optimizers synchronize at the end of their step, so this includes GPU time.
         self.step_seconds.append(time.perf_counter() - self._step_started)
         if self.progress is not None:
             self.progress.advance()
@@ -137,7 +138,7 @@ class Report(TrainerCallback):
             if parts:
                 self.progress.advance(0, " ".join(parts))
         if is_main_process():
-            # Whole, from the history that checkpoints carry: a resumed run leaves no line twice.
+            # Rewritten from the history that checkpoints store: resuming duplicates no line.
             lines = [json.dumps(entry) + "\n" for entry in state.log_history]
             self.path.write_text("".join(lines), encoding="utf-8")
 
@@ -147,7 +148,7 @@ class Report(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the progress bar from the screen."""
         if self.progress is not None:
             self.progress.__exit__(None, None, None)
             self.progress = None

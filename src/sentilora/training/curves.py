@@ -1,4 +1,4 @@
-"""Pictures: the curve of a training run, and of accuracy over the number of labels."""
+"""Plots: the curve of a training run, and accuracy by number of labels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ TRAINING, EVALUATION, ACCURACY = "#888888", "#1f4e9c", "#c8501e"
 
 
 def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Training loss, evaluation log-loss and accuracy over the steps, as a PNG.
+    """Plot training loss, evaluation log-loss and accuracy by step, as a PNG.
 
-    history: entries of `trainer_state.json`'s `log_history`.
+    history: the entries of `log_history` in `trainer_state.json`.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, PercentFormatter
 
     def series(key: str) -> tuple[list[int], list[float]]:
-        found = [(entry["step"], entry[key]) for entry in history if key in entry]
-        return [step for step, _ in found], [value for _, value in found]
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        return [step for step, _ in points], [value for _, value in points]
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     left = figure.subplots()
@@ -35,7 +35,7 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     left.set_xlabel("optimizer step")
     left.set_ylabel("loss, log-loss (nats)", color=EVALUATION)
     right.set_ylabel("accuracy", color=ACCURACY)
-    left.set_yscale("log")  # the loss falls from about 9 to 0.05: on a line nothing is seen
+    left.set_yscale("log")  # from about 9 to 0.05: a linear axis would flatten the end
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     handles = [h for axes in (left, right) for h in axes.get_legend_handles_labels()[0]]
@@ -46,7 +46,7 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
-    """Accuracy with its 95 % interval and log-loss over the number of training rows, as a PNG."""
+    """Plot accuracy with its 95 % interval, and log-loss, by number of training rows, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
@@ -67,7 +67,7 @@ def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
         color=ACCURACY,
         marker="s",
         capsize=4,
-        label=f"accuracy, 95 % Wilson on {rows}",
+        label=f"accuracy, 95 % Wilson interval on {rows}",
     )
     right.plot(
         sizes,
@@ -82,7 +82,7 @@ def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
     left.xaxis.set_minor_locator(NullLocator())
     left.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
     left.yaxis.set_major_formatter(PercentFormatter(1.0))
-    left.set_xlabel("labelled training rows")
+    left.set_xlabel("labeled training rows")
     left.set_ylabel("accuracy", color=ACCURACY)
     right.set_ylabel("log-loss (nats)", color=EVALUATION)
     handles = [h for axes in (left, right) for h in axes.get_legend_handles_labels()[0]]

@@ -1,4 +1,4 @@
-"""Errors of other packages while training, as ours."""
+"""Translates errors that other packages raise during training into ours."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,35 +9,48 @@ from sentilora.errors import SentiloraError, UsageError, first_line, is_out_of_m
 
 @contextmanager
 def refused_settings() -> Iterator[None]:
-    """An optimizer, a schedule or a tracker that transformers does not know or find."""
+    """Turn transformers' refusal of an optimizer, schedule or tracker into `UsageError`."""
     try:
         yield
     except (ValueError, ImportError, RuntimeError) as error:
         if isinstance(error, SentiloraError):
             raise
-        raise UsageError(f"a training.* setting is refused: {first_line(error)}") from error
+        raise UsageError(
+            f"transformers refuses a training.* setting: {first_line(error).rstrip('.')}",
+            setting="training",
+            remedy="choose another value; every setting is explained in presets/defaults.toml",
+        ) from error
 
 
 @contextmanager
 def training_errors(folder: Path) -> Iterator[None]:
-    """What breaks while training, and while saving in `folder`."""
+    """Turn failures of training, and of writing to `folder`, into our errors."""
     try:
         yield
     except OSError as error:
-        raise SentiloraError(f"cannot write to {folder}: {error}") from error
+        raise _write_error(folder, error) from error
     except NotImplementedError as error:
         raise UsageError(
-            f"this device cannot compute what the settings ask for ({first_line(error)}); try "
-            "base.attn_implementation=sdpa and training.optim=adamw_torch"
+            f"this device does not support an operation of this run ({first_line(error)})",
+            setting="base.attn_implementation",
+            remedy="try base.attn_implementation=sdpa and training.optim=adamw_torch",
         ) from error
     except Exception as error:
         if is_out_of_memory(error):
             raise SentiloraError(
-                "out of memory while training; lower training.per_device_train_batch_size (and "
-                "raise training.gradient_accumulation_steps by as much), set "
-                "training.gradient_checkpointing=true, or lower prompt.max_length"
+                "out of memory while training",
+                setting="training.per_device_train_batch_size",
+                remedy="lower training.per_device_train_batch_size (and raise "
+                "training.gradient_accumulation_steps by the same factor), set "
+                "training.gradient_checkpointing=true, or lower prompt.max_length",
             ) from error
-        # A full disk: safetensors has an error of its own, torch.save a RuntimeError.
+        # A full disk: safetensors raises its own error, torch.save a RuntimeError.
         if type(error).__name__ != "SafetensorError" and "PytorchStreamWriter" not in str(error):
             raise
-        raise SentiloraError(f"cannot write to {folder}: {error}") from error
+        raise _write_error(folder, error) from error
+
+
+def _write_error(folder: Path, error: Exception) -> SentiloraError:
+    return SentiloraError(
+        f"cannot write to {folder}: {error}", setting="output_dir", seen=str(folder)
+    )

@@ -1,4 +1,4 @@
-"""Token lengths of examples: how they spread, and how many texts were cut to fit."""
+"""Token lengths of examples: their distribution, and how many texts were truncated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ HISTOGRAM_EDGES = (64, 128, 256, 512, 1024, 2048)
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token lengths of examples (prompt, label and EOS), and how many texts were cut to fit."""
+    """Token lengths of examples (prompt, label and EOS), and how many texts were truncated."""
 
     num_examples: int
     num_truncated: int
@@ -24,18 +24,18 @@ class Lengths:
 
     @property
     def tokens(self) -> str:
-        """The lengths as a line: "≤64: 3, 65–128: 20; mean 80"."""
+        """The distribution in one line: "≤64: 3, 65–128: 20; mean 80"."""
         return f"{self.histogram}; mean {self.mean_tokens:.0f}"
 
     @property
     def truncated(self) -> str:
-        """What was cut as a line: "12 of 320 (3.8%)"."""
+        """How many texts were truncated: "12 of 320 (3.8%)"."""
         share = self.num_truncated / self.num_examples
         return f"{self.num_truncated:,} of {self.num_examples:,} ({percent(share)})"
 
 
 def look_over_lengths(examples: "Sequence[Example]") -> Lengths:
-    """The lengths of at least one example."""
+    """Summarize the token lengths of at least one example."""
     lengths = [len(example.input_ids) for example in examples]
     return Lengths(
         num_examples=len(lengths),
@@ -46,7 +46,7 @@ def look_over_lengths(examples: "Sequence[Example]") -> Lengths:
 
 
 def length_histogram(lengths: Sequence[int]) -> str:
-    """Token lengths as counts per range: "≤64: 3, 65–128: 20, …" (empty ranges left out)."""
+    """Counts per range of lengths: "≤64: 3, 65–128: 20, …". Empty ranges are omitted."""
     parts, low = [], 0
     for high in (*HISTOGRAM_EDGES, max([*lengths, HISTOGRAM_EDGES[-1]]) + 1):
         count = sum(low < length <= high for length in lengths)

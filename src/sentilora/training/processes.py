@@ -1,4 +1,4 @@
-"""Several processes that train together."""
+"""Data-parallel training: what several processes decide and compute together."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` holds in any process. Every process must ask; alone it costs nothing."""
+    """Whether `flag` is true in any process. Every process must call it; one alone pays nothing."""
     if not several_processes():
         return flag
     vote = torch.tensor(float(flag), device=device)
@@ -15,11 +15,12 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def several_processes() -> bool:
+    """Whether this run has a process group."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def as_one(collective: Callable[[torch.Tensor], object], tensors: Sequence[torch.Tensor]) -> None:
-    """A collective operation over tensors of one device, in place, in one call."""
+    """Run one collective operation over all tensors at once, in place. They share a device."""
     whole = torch.cat([tensor.flatten() for tensor in tensors])
     collective(whole)
     parts = whole.split([tensor.numel() for tensor in tensors])

@@ -1,9 +1,9 @@
-"""What of a recipe transformers can do here: optimizer, schedule and tracker, tried by name.
+"""Tries a recipe's optimizer, schedule and tracker: does transformers support them here?
 
-    for fault in recipe_faults(optim="paged_adamw_8bit", ...):
-        print(fault)
+    for setting, fault in recipe_faults(optim="paged_adamw_8bit", ...).items():
+        print(setting, fault)
 
-Asked before a base is loaded: minutes on a large one.
+Runs before a base is loaded, which takes minutes for a large one.
 """
 
 import difflib
@@ -16,14 +16,14 @@ from sentilora.models.four_bits import import_bitsandbytes
 def recipe_faults(
     *, optim: str, lr_scheduler_type: str, report_to: str, device: str
 ) -> dict[str, str]:
-    """{setting: what is wrong with it}; empty when all can be had. device: "cuda" or "cpu"."""
+    """{setting: what is wrong with it}; empty when all are available. device: "cuda" or "cpu"."""
     import_bitsandbytes()  # before transformers does
     from transformers import SchedulerType
     from transformers.integrations import integration_utils
     from transformers.training_args import OptimizerNames
 
     trackers = ["none", "all", *integration_utils.INTEGRATION_TO_CALLBACK]
-    asked: list[tuple[str, str, Iterable[str], Callable[[], object]]] = [
+    attempts: list[tuple[str, str, Iterable[str], Callable[[], object]]] = [
         ("optim", optim, [n.value for n in OptimizerNames], lambda: _optimizer(optim, device)),
         (
             "lr_scheduler_type",
@@ -34,23 +34,23 @@ def recipe_faults(
         ("report_to", report_to, trackers, lambda: _tracker(report_to)),
     ]
     faults = {}
-    for setting, value, known, attempt in asked:
+    for setting, value, choices, attempt in attempts:
         key = f"training.{setting}"
-        if value not in known:
-            near = difflib.get_close_matches(value, known, 1, 0.0)[0]
+        if value not in choices:
+            near = difflib.get_close_matches(value, choices, 1, 0.0)[0]
             faults[key] = (
                 f"{key} is {value!r}, which transformers does not know; did you mean {near!r}? "
-                f"({', '.join(known)})"
+                f"({', '.join(choices)})"
             )
             continue
         try:
             attempt()
         except (ImportError, RuntimeError, ValueError, TypeError) as error:
-            remedy = "it needs what no setting here gives: choose another"
+            remedy = "it needs an argument that no setting passes on: choose another"
             if isinstance(error, ImportError | RuntimeError):
-                remedy = "install what is missing, or choose another"
+                remedy = "install the missing package, or choose another"
             reason = first_line(error).rstrip(".")
-            faults[key] = f"{key}={value} cannot be had here: {reason}; {remedy}"
+            faults[key] = f"{key}={value} is unavailable here: {reason}; {remedy}"
     return faults
 
 
@@ -75,7 +75,7 @@ def _tracker(name: str) -> None:
     from transformers.integrations import integration_utils
 
     available = {"none", "all", *integration_utils.get_available_reporting_integrations()}
-    if name in {"flyte", "azure_ml"}:  # not in that list, or not always
+    if name in {"flyte", "azure_ml"}:  # missing from that list, or listed only sometimes
         integration_utils.INTEGRATION_TO_CALLBACK[name]()
     elif name not in available:
         raise ImportError(f"its package {name} is not installed")

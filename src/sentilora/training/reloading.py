@@ -1,4 +1,4 @@
-"""What was saved scores as what was trained: checked at the end of every run."""
+"""Checks at the end of every run that the saved adapter scores like the trained one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from sentilora.training.trainer import ClassifierTrainer
 
-# Half precision on a GPU: another run of the same passes may add in another order.
-ALLOWED = {"cpu": 0.0, "cuda": 1e-3}
+# In half precision on a GPU, two runs of the same passes may sum in different orders.
+MAX_DIFFERENCE = {"cpu": 0.0, "cuda": 1e-3}
 
 
 def score_reloaded(
@@ -24,11 +24,11 @@ def score_reloaded(
 ) -> "tuple[np.ndarray, float]":
     """Probabilities (texts, labels) from the adapter on disk, and their largest difference.
 
-    The adapter is loaded as `Classifier.load` does it, on the base that is in memory already.
-    Raises `SentiloraError` when it scores differently from the one that was trained.
+    The adapter is loaded as `Classifier.load` loads it, on the base that is already in memory.
+    Raises `SentiloraError` when it scores differently from the trained one.
     """
-    # Of the best weights, which are loaded now; unknown when resumed after that evaluation, and
-    # from other batches when several processes shared it.
+    # The best weights are loaded now. Their probabilities are unknown if the run was resumed after
+    # that evaluation, and come from other batches if several processes shared it.
     expected = trainer.best_probabilities
     if expected is None or trainer.accelerator.num_processes > 1:
         expected = trainer.score_prompts(trainer.eval_prompts)
@@ -38,13 +38,13 @@ def score_reloaded(
     classifier = Classifier.on_base(AdapterFolder.open(folder), base, runtime)
     engine = classifier.scorer.engine
     if before is not None and engine is not None:
-        engine.take_plan(before)  # the same passes: the same bits
+        engine.take_plan(before)  # the same passes give the same bits
     probabilities = classifier.predict_proba(texts)
     difference = float(abs(probabilities - expected).max())
-    if difference > ALLOWED[base.device]:
+    if difference > MAX_DIFFERENCE[base.device]:
         raise SentiloraError(
             f"the adapter saved in {folder} scores differently after reloading: probabilities "
-            f"differ by up to {difference:.2g}, allowed is {ALLOWED[base.device]:g}",
+            f"differ by up to {difference:.2g}, the limit is {MAX_DIFFERENCE[base.device]:g}",
             remedy="please report this",
         )
     return probabilities, difference

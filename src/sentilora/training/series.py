@@ -1,6 +1,6 @@
-"""What a series of training runs found, for a reader: a table, and how far to trust its figures.
+"""The results of a series of training runs, as figures and as a table with a conclusion.
 
-Two series: the same recipe with several seeds, and with fewer and fewer training rows.
+There are two series: the same recipe with several seeds, and on several numbers of training rows.
 """
 
 import json
@@ -19,7 +19,7 @@ SEEDS_FILE, SIZES_FILE = "seeds.json", "sizes.json"
 
 @dataclass(frozen=True)
 class Spread:
-    """One figure of several runs. standard_deviation: of the sample, with n − 1."""
+    """One metric over several runs. standard_deviation: of the sample, with n − 1."""
 
     mean: float
     standard_deviation: float
@@ -29,11 +29,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class SeedSeries:
-    """The same recipe and rows with several seeds: results by seed, and how they spread.
+    """The same recipe and rows with several seeds: results by seed, and their spread.
 
-    seed_limit: two single runs whose accuracies differ by less may differ by their seeds alone,
-    95 % (the repeatability limit of ISO 5725-6, t · √2 · standard deviation, with Student's t for
-    the runs there are).
+    seed_limit: how much the accuracies of two single runs can differ because of the seed alone
+    (95 %). It is the repeatability limit of ISO 5725-6, t · √2 · standard deviation, with Student's
+    t for this number of runs.
     """
 
     runs: dict[int, TrainingResult]
@@ -49,9 +49,10 @@ class SeedSeries:
 
 @dataclass(frozen=True)
 class SizeSeries:
-    """The same recipe on more and more training rows: results by their number, rising.
+    """The same recipe on several numbers of training rows: results by size, in rising order.
 
-    comparison: the largest against the one before, on the same evaluation rows.
+    num_steps: optimizer steps of every run. comparison: the largest size against the second
+    largest, on the same evaluation rows.
     """
 
     runs: dict[int, TrainingResult]
@@ -70,12 +71,12 @@ def _save(path: Path, key: str, series: SeedSeries | SizeSeries) -> None:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of two values at least."""
+    """The spread of at least two values."""
     return Spread(mean(values), stdev(values), min(values), max(values))
 
 
 def seed_series(runs: Mapping[int, TrainingResult]) -> SeedSeries:
-    """The figures of two runs at least, by seed."""
+    """Summarize the results of at least two runs, by seed."""
     from scipy.stats import t
 
     figures = [result.metrics for result in runs.values()]
@@ -90,11 +91,11 @@ def seed_series(runs: Mapping[int, TrainingResult]) -> SeedSeries:
     )
 
 
-# --- in words ------------------------------------------------------------------------------------
+# --- as text -------------------------------------------------------------------------------------
 
 
 def seeds_as_table(series: SeedSeries) -> str:
-    """A line per seed, mean and spread, and what they say about the noise."""
+    """A line per seed, mean and spread, and how much of a difference is noise."""
     a, f, loss = series.accuracy, series.macro_f1, series.log_loss
     rows = [
         ("mean", percent(a.mean, 2), "", f"{f.mean:.4f}", f"{loss.mean:.4f}"),
@@ -118,21 +119,21 @@ def _noise(series: SeedSeries) -> list[str]:
     num_rows = next(iter(series.runs.values())).metrics.num_rows
     half = _mean_half_width(series.runs)
     seeds = (
-        f"two single runs that differ by less than {_points(series.seed_limit)} points may differ "
-        f"by their seeds alone (95 %, estimated from {num} runs on the same rows"
-        f"{'' if num >= 5 else '; from so few it is wide'})."
+        f"the accuracies of two single runs can differ by up to {_points(series.seed_limit)} "
+        f"points because of the seed alone (95 %, estimated from {num} runs on the same rows"
+        f"{'' if num >= 5 else '; a wide limit, from few runs'})."
     )
     if series.accuracy.standard_deviation == 0:
-        seeds = f"{num} runs are equally often right; on these rows no effect of the seed shows."
+        seeds = f"the {num} runs have the same accuracy; on these rows the seed has no effect."
     elif series.seed_limit >= 0.5:
-        seeds = f"{num} runs are too few to say how much a seed changes here; take 5 or more."
+        seeds = f"{num} runs are too few to estimate the effect of the seed; train 5 or more."
     return [
         f"Seeds: {seeds}",
-        f"Rows: on {counted(num_rows, 'evaluation row')} a run's accuracy is known to "
-        f"± {_points(half)} points (95 % Wilson), whatever the seed; more seeds do not narrow "
-        "that, more rows do.",
-        "Report the mean. The best of these seeds, chosen by this accuracy, looks better than it "
-        "is; `sentilora evaluate` measures a run on test rows that chose nothing.",
+        f"Rows: with {counted(num_rows, 'evaluation row')}, a run's accuracy is known only to "
+        f"within ± {_points(half)} points (95 % Wilson interval), whatever the seed. More rows "
+        "narrow this interval; more seeds do not.",
+        "Report the mean. The best of these seeds was chosen by this accuracy, so its accuracy is "
+        "too optimistic. `sentilora evaluate` measures a run on test rows that no choice used.",
     ]
 
 
@@ -142,28 +143,29 @@ def sizes_as_table(series: SizeSeries) -> str:
 
 
 def more_labels(series: SizeSeries) -> str:
-    """Would more labels help? From the last step of the curve."""
+    """Whether more labels would help, judged by the last segment of the learning curve."""
     before, largest = list(series.runs)[-2:]
-    found = series.comparison
-    low, high = (100 * bound for bound in found.interval)
-    step = (
-        f"from {before:,} to {largest:,} labels {signed(100 * found.difference)} points (95 % "
-        f"{signed(low)} to {signed(high)}, exact McNemar {as_p(found.p)})"
+    comparison = series.comparison
+    low, high = (100 * bound for bound in comparison.interval)
+    gain = (
+        f"from {before:,} to {largest:,} labels accuracy changed by "
+        f"{signed(100 * comparison.difference)} points (95 % interval {signed(low)} to "
+        f"{signed(high)}, exact McNemar test {as_p(comparison.p)})"
     )
     num_rows = series.runs[largest].metrics.num_rows
-    if found.clear > 0:
-        answer = f"More labels still help: {step}."
-    elif found.clear < 0:
-        answer = f"More labels did not help, they hurt: {step}; look at those that were added."
+    if comparison.clear > 0:
+        answer = f"More labels still help: {gain}."
+    elif comparison.clear < 0:
+        answer = f"More labels hurt: {gain}. Look at the rows that were added."
     else:
         answer = (
-            f"It cannot be told on {counted(num_rows, 'evaluation row')} whether more labels "
-            f"help: {step}; a step of less than about {(high - low) / 2:.1f} points does "
-            "not show on so few (data.num_evaluation)."
+            f"With {counted(num_rows, 'evaluation row')} it is unclear whether more labels help: "
+            f"{gain}. To detect a change below about {(high - low) / 2:.1f} points, raise "
+            "data.num_evaluation."
         )
     return (
-        f"{answer} Every size took {counted(series.num_steps, 'step')}, with one seed: `seeds` "
-        "says how much another one changes."
+        f"{answer} Every size was trained for {counted(series.num_steps, 'step')} with one seed; "
+        "`seeds` measures the effect of the seed."
     )
 
 

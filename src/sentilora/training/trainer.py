@@ -1,8 +1,8 @@
-"""transformers' Trainer with the two methods that classification by label needs, and its callbacks.
+"""transformers' Trainer with the two methods that label scoring needs.
 
-`training_step` takes the examples of a whole optimizer step and cuts them into passes.
-`evaluation_loop` scores labels, so that early stopping and the best checkpoint see accuracy and
-log-loss. Loop, schedule, resume, trackers and processes stay transformers'.
+`training_step` receives the examples of a whole optimizer step and splits them into passes.
+`evaluation_loop` scores labels, so that early stopping and the best checkpoint use accuracy and
+log-loss. The loop, the schedule, resuming, trackers and processes remain transformers'.
 """
 
 import logging
@@ -41,11 +41,13 @@ logger = logging.getLogger(__name__)
 
 
 class ClassifierTrainer(Trainer):
-    """Trains on `Example`s, evaluates prompts by label scoring.
+    """Trains on `Example`s and evaluates prompts by label scoring.
 
-    eval_prompts: prompt token ids; eval_truth: their label numbers. rows_per_pass: examples that
-    enter the model together on the plain path; `engine` plans by tokens. A batch of the loader is a
-    whole optimizer step.
+    A batch of the loader holds the examples of a whole optimizer step.
+
+    eval_prompts: token ids of each evaluation prompt. eval_truth: the numbers of their labels.
+    rows_per_pass: examples per forward pass on the plain path; the engine plans by tokens.
+    graphs: captured passes of the engine, None without them.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class ClassifierTrainer(Trainer):
     ) -> None:
         rows = list(range(len(eval_truth)))
         super().__init__(model=model, data_collator=self._collate, eval_dataset=rows, **kwargs)
-        # The loss is scaled by the number of answer tokens here, never by a second rule.
+        # `training_step` scales the loss by the number of answer tokens; Trainer must not.
         self.model_accepts_loss_kwargs = True
         self.classifier = classifier
         self.tokenizer = tokenizer
@@ -73,7 +75,7 @@ class ClassifierTrainer(Trainer):
         self.rows_per_pass = rows_per_pass
         self.engine = scorer.engine
         self.graphs = graphs
-        # Without DDP: passes and graphs run as in one process, a step's gradients are summed.
+        # No DDP: passes and graphs run as in a single process, and a step's gradients are summed.
         self.accelerator.prepare_model = partial(
             self.accelerator.prepare_model, evaluation_mode=True
         )
@@ -82,10 +84,10 @@ class ClassifierTrainer(Trainer):
         if several_processes():
             start = partial(torch.distributed.broadcast, src=0)
             as_one(start, [p.detach() for p in self._trained])
-        self._upcoming: Sequence[Example] = []  # what the loader made last: it is a step ahead
+        self._upcoming: Sequence[Example] = []  # the loader's last batch: it is one step ahead
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
-        # Last: Ctrl-C asks for a checkpoint, and none may hold a NaN.
+        # The last callback, so that no checkpoint requested before, by Ctrl-C too, holds a NaN.
         self.add_callback(StopOnNaN(lambda: bool(self.all_finite.item())))
 
     def _collate(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -99,27 +101,27 @@ class ClassifierTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Forward and backward over all passes of an optimizer step; returns its loss."""
+        """The loss of an optimizer step, after forward and backward over all of its passes."""
         if not model.training:
             model.train()
         assert num_items_in_batch is not None
         step = inputs["step"].examples
-        scale = 1 / num_items_in_batch  # of all processes
+        scale = 1 / num_items_in_batch  # counted over all processes
         if self.engine is None:
             loss = self._plain_passes(model, step, scale)
         else:
             loss = self._fast_passes(model, step, scale)
         self.all_finite &= torch.isfinite(loss)
         if several_processes():
-            # None is missing: each weight takes part in every pass.
+            # Every weight takes part in every pass, so no gradient is None.
             gradients = [cast(torch.Tensor, p.grad) for p in self._trained]
             as_one(torch.distributed.all_reduce, gradients)
-        return loss * self.accelerator.num_processes  # Trainer logs the mean over processes
+        return loss * self.accelerator.num_processes  # Trainer logs the mean over the processes
 
     def _plain_passes(
         self, model: torch.nn.Module, step: Sequence[Example], scale: torch.Tensor | float
     ) -> torch.Tensor:
-        """Padded passes of `rows_per_pass` rows."""
+        """The loss of a step, in padded passes of `rows_per_pass` rows."""
         passes = plan_passes([len(example.input_ids) for example in step], self.rows_per_pass)
         loss = torch.zeros((), device=self.args.device)
         for chosen in passes:
@@ -132,7 +134,7 @@ class ClassifierTrainer(Trainer):
     def _fast_passes(
         self, model: torch.nn.Module, step: Sequence[Example], scale: torch.Tensor | float
     ) -> torch.Tensor:
-        """Packed passes of `engine.max_tokens` tokens; when memory runs out, of fewer."""
+        """The loss of a step, in packed passes. They shrink each time memory runs out."""
         assert self.engine is not None
         lengths = [len(example.input_ids) for example in step]
         while True:
@@ -151,7 +153,7 @@ class ClassifierTrainer(Trainer):
                 model.zero_grad()
             torch.cuda.empty_cache()
             logger.warning(
-                "out of GPU memory: from here on in passes of up to %d tokens",
+                "out of GPU memory: continuing with passes of up to %d tokens",
                 self.engine.max_tokens,
             )
 
@@ -169,7 +171,7 @@ class ClassifierTrainer(Trainer):
             self.graphs.scale_losses(self._gradient_scale(scale))
         loss = torch.zeros((), device=self.args.device)
         for chosen in passes:
-            seed = int(torch.randint(2**30, ()))  # a checkpoint restores the generator
+            seed = int(torch.randint(2**30, ()))  # checkpoints restore this generator
             whole = self._pack(step, chosen, seed)
             if self.graphs is not None:
                 loss += scale * self.graphs.backward(partial(self._packed_loss, model), *whole)
@@ -180,7 +182,7 @@ class ClassifierTrainer(Trainer):
         return loss
 
     def _prepare_next(self, model: torch.nn.Module, step: Sequence[Example]) -> None:
-        """Capture the graphs of the step that the loader has ready, while the GPU does this one."""
+        """Capture the graphs of the next step while the GPU computes this one."""
         upcoming = self._upcoming
         if self.graphs is None or self.engine is None or upcoming is step:
             return
@@ -192,7 +194,7 @@ class ClassifierTrainer(Trainer):
     def _pack(
         self, step: Sequence[Example], chosen: Sequence[int], dropout_seed: int
     ) -> tuple[Pass, torch.Tensor, torch.Tensor]:
-        """Some examples of a step as a pass, with its targets and weights."""
+        """The chosen examples of a step as a packed pass, with its targets and weights."""
         assert self.engine is not None
         answers = pack_answers(
             *_columns(step, chosen),
@@ -204,7 +206,7 @@ class ClassifierTrainer(Trainer):
         return answers.packed, answers.targets_A, answers.weights_A
 
     def _gradient_scale(self, scale: torch.Tensor | float) -> torch.Tensor:
-        """What a sum of losses is multiplied by before its gradient: with float16 the scaler's."""
+        """The factor on a sum of losses before backward, including the loss scale of float16."""
         scaler = self.accelerator.scaler
         one = torch.ones((), device=self.args.device) * scale
         return one if scaler is None else scaler.scale(one)
@@ -221,7 +223,7 @@ class ClassifierTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Label probabilities of every evaluation row, and their metrics."""
+        """Label probabilities of all evaluation rows, and their metrics."""
         probabilities = self.score_evaluation()
         figures = measure(probabilities, self.eval_truth)
         best = self.state.best_metric
@@ -235,37 +237,37 @@ class ClassifierTrainer(Trainer):
         return EvalLoopOutput(probabilities, self.eval_truth, metrics, len(self.eval_truth))
 
     def score_evaluation(self) -> np.ndarray:
-        """Probabilities (rows, labels) of the evaluation rows, each process doing its share."""
+        """Probabilities (rows, labels) of the evaluation rows. The processes divide the rows."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        mine = range(rank, len(self.eval_prompts), world)
-        with Progress("evaluating", len(mine)) as progress:
-            scores = self.score_prompts([self.eval_prompts[i] for i in mine], progress.advance)
+        share = range(rank, len(self.eval_prompts), world)
+        with Progress("evaluating", len(share)) as progress:
+            scores = self.score_prompts([self.eval_prompts[i] for i in share], progress.advance)
         if world == 1:
             return scores
-        gathered = dict(gather_object(list(zip(mine, scores.tolist(), strict=True))))
+        gathered = dict(gather_object(list(zip(share, scores.tolist(), strict=True))))
         return np.array([gathered[i] for i in range(len(self.eval_prompts))])
 
     def score_prompts(
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
     ) -> np.ndarray:
-        """Probabilities (prompts, labels) as the adapter is now."""
+        """Probabilities (prompts, labels) from the adapter's current weights."""
         return at_temperature(self.scorer.log_probs(prompts, progress).numpy(), 1.0)
 
     def release_engine(self) -> None:
-        """Take the engine out of the model and free what it captured."""
+        """Remove the engine from the model and free its captured passes."""
         if self.graphs is not None:
             self.graphs.forget()
         if self.engine is not None:
             self.engine.remove()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the count walks all parameters at every step."""
+        """0: counting would walk all parameters at every step."""
         return 0
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
-        # Every checkpoint is a complete classifier. PEFT's own default would ask the hub here.
+        # Every checkpoint is a complete classifier. PEFT's own saving would contact the hub here.
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             model = self.accelerator.unwrap_model(self.model)
@@ -276,7 +278,7 @@ class ClassifierTrainer(Trainer):
 def _columns(
     step: Sequence[Example], chosen: Sequence[int]
 ) -> tuple[list[list[int]], list[list[int]], list[float]]:
-    """Token ids, labels and weights of some examples of a step."""
+    """Token ids, labels and weights of the chosen examples of a step."""
     examples = [step[i] for i in chosen]
     return (
         [example.input_ids for example in examples],
