@@ -45,8 +45,9 @@ def test_an_output_folder_that_cannot_be_made_is_refused_before_the_base_is_load
 ):
     monkeypatch.setattr("sentilora.stages.train.load_base_of", None)
     (tmp_path / "file").write_text("mine")
-    failed(2, f"cannot create {tmp_path / 'file/run'}: {tmp_path / 'file'} is not a folder", "train",
-           f"base.name={toy_base}", "--output-dir", tmp_path / "file" / "run")  # fmt: skip
+    said = f"cannot create {tmp_path / 'file/run'}: {tmp_path / 'file'} is not a folder"
+    new = tmp_path / "file" / "run"
+    failed(2, said, "train", f"base.name={toy_base}", "--output-dir", new)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     failed(2, f"{tmp_path} may not be written to; choose another --output-dir", "train",
            f"base.name={toy_base}", "--output-dir", tmp_path / "new" / "run")  # fmt: skip

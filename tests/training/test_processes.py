@@ -165,7 +165,7 @@ def test_two_processes_train_as_one_does_and_end_together(toy_base, tmp_path):
     # One process cannot resume what two started: a step would hold other rows.
     (whole / "train_results.json").unlink()
     (whole / f"checkpoint-{STEPS}" / "trainer_state.json").unlink()
-    with pytest.raises(UsageError, match="the number of processes was 2 in .* and is 1 now"):
+    with pytest.raises(UsageError, match=r"the number of processes was 2 in .* and is 1 now"):
         train(two, resume=True)
 
 
