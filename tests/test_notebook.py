@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[1] / "FineTuningWithLorA.ipynb"
@@ -21,6 +22,7 @@ def test_notebook_is_committed_without_outputs():
     assert not any(cell.outputs or cell.execution_count for cell in code)
 
 
+@pytest.mark.slow
 def test_notebook_runs_with_few_steps(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     replaced = 0

@@ -13,6 +13,7 @@ README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_every_block_runs(tmp_path, monkeypatch, capsys):
     from typer.testing import CliRunner
 
