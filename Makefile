@@ -68,7 +68,7 @@ PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4
 test: $(READY)  ## run the tests but the slow ones; they reach no network
 	$(PYTEST) -m "not slow" --dist loadfile
 
-test-slow: $(KERNELS)  ## run the slow tests: README, notebook, two processes, kernels
+test-slow: $(KERNELS)  ## run the slow tests: pages, notebook, demo, two processes, kernels
 	$(PYTEST) -m slow --dist worksteal
 
 # The kernels run in Triton's interpreter here and are compiled for GPUs that are not here. 286 MB,
@@ -80,9 +80,10 @@ $(KERNELS): $(READY)
 test-lowest: $(READY)  ## train, evaluate and predict on the lowest versions that pyproject.toml allows
 	tools/test_lowest.sh
 
-lint: $(READY)  ## check style and format
+lint: $(READY)  ## check style, format and that the reference pages are fresh
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/python tools/reference.py --check
 
 types: $(READY)  ## check the types
 	$(BIN)/mypy src/sentilora

@@ -192,9 +192,9 @@ def test_a_label_map_is_replaced_whole_or_extended_by_a_key():
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known(key, near):
-    said = f"there is no setting '{key}'; did you mean '{near}'\\?"
-    refused(said, overrides=[f"{key}=1"])
-    with pytest.raises(UsageError, match=said):
+    pattern = f"there is no setting '{key}'; did you mean '{near}'\\?"
+    refused(pattern, overrides=[f"{key}=1"])
+    with pytest.raises(UsageError, match=pattern):
         load_config().with_values({key: 1})
 
 
@@ -224,7 +224,7 @@ def test_a_section_is_no_setting():
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "pattern"),
     [
         ("training.learning_rate=fast", r"training\.learning_rate is 'fast': .*number"),
         ("training.learning_rate=0", r"training\.learning_rate is 0: it must be more than 0"),
@@ -247,8 +247,8 @@ def test_a_section_is_no_setting():
         ("output_dir=", r"output_dir is '': it must not be empty"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_refused_by_name(override, said):
-    message = refused(said, overrides=[override])
+def test_a_value_of_the_wrong_kind_is_refused_by_name(override, pattern):
+    message = refused(pattern, overrides=[override])
     assert "\n" not in message and "Input" not in message  # pydantic's own words
 
 
@@ -272,7 +272,7 @@ def test_a_config_file_may_hold_only_what_differs(tmp_path):
 
 def test_a_config_file_that_cannot_be_used_is_refused(tmp_path):
     refused("there is no configuration file .*none.toml", file=tmp_path / "none.toml")
-    for content, said in (
+    for content, pattern in (
         (b"training.seed =", "cannot read the configuration .*at end of document"),
         (b"\xff", "cannot read the configuration .*: it is no UTF-8 text"),
         (b"[training]\nlr = 1", "no setting 'training.lr'"),
@@ -280,7 +280,7 @@ def test_a_config_file_that_cannot_be_used_is_refused(tmp_path):
         (b"training.seed = 'x'", r"training\.seed is 'x'"),
     ):
         (tmp_path / "bad.toml").write_bytes(content)
-        refused(said, file=tmp_path / "bad.toml")
+        refused(pattern, file=tmp_path / "bad.toml")
     refused("cannot read the configuration", file=tmp_path)
 
 

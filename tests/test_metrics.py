@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
-    brier_score_loss,
     f1_score,
     log_loss,
     roc_auc_score,
@@ -84,28 +83,28 @@ def test_measure_agrees_with_scikit_learn(data):
     random = np.random.default_rng(seed)
     probabilities = random.dirichlet(np.ones(num_labels), num_rows)
     truth = random.integers(0, num_labels, num_rows).tolist()
-    found = measure(probabilities, truth)
+    result = measure(probabilities, truth)
     predicted = probabilities.argmax(-1)
     occurring = sorted({*truth, *predicted.tolist()})
-    assert found.num_rows == num_rows
-    assert found.accuracy == accuracy_score(truth, predicted)
+    assert result.num_rows == num_rows
+    assert result.accuracy == accuracy_score(truth, predicted)
     macro = f1_score(truth, predicted, average="macro", labels=occurring)
-    assert found.macro_f1 == pytest.approx(macro, abs=1e-12)
+    assert result.macro_f1 == pytest.approx(macro, abs=1e-12)
     theirs = log_loss(truth, probabilities, labels=range(num_labels))
-    assert found.log_loss == pytest.approx(theirs, rel=1e-9)
-    assert np.array(found.confusion).shape == (num_labels, num_labels)
-    assert np.trace(found.confusion) == round(found.accuracy * num_rows)
-    assert np.sum(found.confusion, -1).tolist() == [truth.count(i) for i in range(num_labels)]
+    assert result.log_loss == pytest.approx(theirs, rel=1e-9)
+    assert np.array(result.confusion).shape == (num_labels, num_labels)
+    assert np.trace(result.confusion) == round(result.accuracy * num_rows)
+    assert np.sum(result.confusion, -1).tolist() == [truth.count(i) for i in range(num_labels)]
 
 
 def test_a_small_case_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]])
-    found = measure(probabilities, [0, 0, 1, 1])
-    assert found.accuracy == 0.5
-    assert found.confusion == [[1, 1], [1, 1]]
-    assert found.macro_f1 == pytest.approx(0.5)
-    assert found.log_loss == pytest.approx(-np.log([0.9, 0.4, 0.3, 0.8]).mean())
-    assert found.accuracy_interval == pytest.approx((0.15003, 0.84997), abs=1e-5)
+    result = measure(probabilities, [0, 0, 1, 1])
+    assert result.accuracy == 0.5
+    assert result.confusion == [[1, 1], [1, 1]]
+    assert result.macro_f1 == pytest.approx(0.5)
+    assert result.log_loss == pytest.approx(-np.log([0.9, 0.4, 0.3, 0.8]).mean())
+    assert result.accuracy_interval == pytest.approx((0.15003, 0.84997), abs=1e-5)
 
 
 def test_one_class_only_is_measured_over_the_labels_that_occur():
@@ -117,8 +116,8 @@ def test_one_class_only_is_measured_over_the_labels_that_occur():
 
 
 def test_a_probability_of_zero_gives_a_large_finite_loss():
-    found = measure(np.array([[1.0, 0.0]]), [1])
-    assert 700 < found.log_loss < 750
+    result = measure(np.array([[1.0, 0.0]]), [1])
+    assert 700 < result.log_loss < 750
 
 
 def test_the_baseline_learns_words_and_repeats_itself():
@@ -138,11 +137,11 @@ def test_the_baseline_learns_words_and_repeats_itself():
 def test_the_interval_of_a_paired_difference_has_the_published_bounds(
     both, only_first, only_second, none, low, high
 ):
-    found = compare(*outcomes(both, only_first, only_second, none))
-    assert found.difference == pytest.approx(0.2)
-    assert found.interval == pytest.approx((low, high), abs=5e-5)
-    assert (found.num_only_first, found.num_only_second) == (only_first, only_second)
-    assert found.p == mcnemar_p(*outcomes(both, only_first, only_second, none))
+    result = compare(*outcomes(both, only_first, only_second, none))
+    assert result.difference == pytest.approx(0.2)
+    assert result.interval == pytest.approx((low, high), abs=5e-5)
+    assert (result.num_only_first, result.num_only_second) == (only_first, only_second)
+    assert result.p == mcnemar_p(*outcomes(both, only_first, only_second, none))
 
 
 COUNTS = st.integers(0, 60)
@@ -151,19 +150,19 @@ COUNTS = st.integers(0, 60)
 @given(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS).filter(any))
 def test_a_comparison_turned_around_is_its_negative(counts):
     both, only_first, only_second, none = counts
-    found = compare(*outcomes(*counts))
+    result = compare(*outcomes(*counts))
     turned = compare(*outcomes(both, only_second, only_first, none))
-    assert turned.difference == pytest.approx(-found.difference)
-    assert turned.interval == pytest.approx((-found.interval[1], -found.interval[0]))
-    low, high = found.interval
-    assert -1 - 1e-9 <= low <= found.difference <= high <= 1 + 1e-9
+    assert turned.difference == pytest.approx(-result.difference)
+    assert turned.interval == pytest.approx((-result.interval[1], -result.interval[0]))
+    low, high = result.interval
+    assert -1 - 1e-9 <= low <= result.difference <= high <= 1 + 1e-9
 
 
 def test_a_difference_is_clear_when_interval_and_exact_test_agree():
     assert compare(*outcomes(36, 12, 2, 0)).clear == 1
     assert compare(*outcomes(36, 2, 12, 0)).clear == -1
-    found = compare(*outcomes(17, 14, 5, 4))
-    assert found.interval[0] > 0 and found.p > 0.05 and found.clear == 0
+    result = compare(*outcomes(17, 14, 5, 4))
+    assert result.interval[0] > 0 and result.p > 0.05 and result.clear == 0
 
 
 @pytest.mark.parametrize("num_labels", [2, 4])
@@ -171,17 +170,27 @@ def test_full_metrics_are_scikit_learns(num_labels):
     random = np.random.default_rng(1)
     probabilities = random.dirichlet(np.ones(num_labels), 300)
     truth = random.integers(0, num_labels, 300)
-    found = measure_fully(probabilities, truth)
+    result = measure_fully(probabilities, truth)
     one_hot = np.eye(num_labels)[truth]
     if num_labels == 2:
-        assert found.brier == pytest.approx(brier_score_loss(truth, probabilities[:, 1]))
-        assert found.roc_auc == pytest.approx(roc_auc_score(truth, probabilities[:, 1]))
+        assert result.roc_auc == pytest.approx(roc_auc_score(truth, probabilities[:, 1]))
     else:
-        assert found.brier == pytest.approx(((probabilities - one_hot) ** 2).sum(1).mean())
-        assert found.roc_auc == pytest.approx(
+        assert result.roc_auc == pytest.approx(
             np.mean([roc_auc_score(one_hot[:, i], probabilities[:, i]) for i in range(num_labels)])
         )
-    assert vars(measure(probabilities, truth)).items() <= vars(found).items()
+    assert vars(measure(probabilities, truth)).items() <= vars(result).items()
+
+
+@pytest.mark.parametrize("num_labels", [2, 3, 10])
+@pytest.mark.parametrize("num_true", [1, 2, 10])  # labels that occur in the truth
+def test_the_brier_score_is_the_squared_error(num_labels, num_true):
+    """Of the second of two labels; summed over more."""
+    random = np.random.default_rng(2)
+    probabilities = random.dirichlet(np.full(num_labels, 0.3), 300)
+    truth = random.integers(0, min(num_true, num_labels), 300)
+    squared = (probabilities - np.eye(num_labels)[truth]) ** 2
+    expected = (squared[:, 1] if num_labels == 2 else squared.sum(1)).mean()
+    assert measure_fully(probabilities, truth).brier == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_calibration_error_by_hand():
@@ -195,8 +204,8 @@ def test_the_calibration_error_by_hand():
         0.7,
         pytest.approx(0.95),
     )
-    found = measure_fully(probabilities, truth).expected_calibration_error
-    assert found == pytest.approx((4 * 0.2 + 10 * 0.25) / 14)
+    result = measure_fully(probabilities, truth).expected_calibration_error
+    assert result == pytest.approx((4 * 0.2 + 10 * 0.25) / 14)
 
 
 def test_bins_are_closed_above():
@@ -206,11 +215,11 @@ def test_bins_are_closed_above():
 
 
 def test_one_label_in_the_truth_has_no_roc_auc():
-    found = measure_fully(np.array([[0.9, 0.1], [0.4, 0.6]]), [0, 0])
-    assert found.roc_auc is None and found.accuracy == 0.5
+    result = measure_fully(np.array([[0.9, 0.1], [0.4, 0.6]]), [0, 0])
+    assert result.roc_auc is None and result.accuracy == 0.5
 
 
 def test_a_label_that_training_texts_lack_is_never_guessed():
-    found = tfidf_baseline(["good", "bad", "good", "bad"], [0, 2, 0, 2], ["good", "bad"], 3)
-    assert found.shape == (2, 3) and not found[:, 1].any()
-    assert found.argmax(-1).tolist() == [0, 2] and found.sum(-1) == pytest.approx([1, 1])
+    result = tfidf_baseline(["good", "bad", "good", "bad"], [0, 2, 0, 2], ["good", "bad"], 3)
+    assert result.shape == (2, 3) and not result[:, 1].any()
+    assert result.argmax(-1).tolist() == [0, 2] and result.sum(-1) == pytest.approx([1, 1])

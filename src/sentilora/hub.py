@@ -1,35 +1,44 @@
-"""The hub of models and data sets: where it is, and whether it answers, asked before a download."""
+"""The hub of models and datasets: where it is, and whether it answers, checked before a download.
 
-import os
+`huggingface_hub.constants` is imported inside the functions, because it reads the environment
+(`HF_ENDPOINT`, `HF_HUB_OFFLINE`) when it is imported.
+"""
+
 import re
 import socket
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 from sentilora.errors import DataError
 
 
 def require_hub(name: str, remedy: str) -> None:
-    """Raise `DataError` within seconds when `name` would be downloaded and the hub is out of reach.
+    """Raise `DataError` within seconds if `name` needs a download and the hub is unreachable.
 
-    Does nothing when the user works from the cache (`HF_HUB_OFFLINE`) or through a proxy.
+    Does nothing in offline mode (`HF_HUB_OFFLINE`), where the cache is used, or behind a proxy.
+    remedy: how to do without the hub.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or hub_reachable():
         return
-    if not hub_reachable():
-        raise DataError(
-            f"{name!r} is no local file or folder, and the hub ({hub_endpoint()}) is not "
-            f"reachable; {remedy}, HF_HUB_OFFLINE=1 uses what is cached"
-        )
+    raise DataError(
+        f"{name!r} is not a local file or folder, and the hub ({hub_endpoint()}) is not reachable",
+        seen=name,
+        remedy=f"{remedy}, or set HF_HUB_OFFLINE=1 to use what is cached",
+    )
 
 
 def hub_endpoint() -> str:
-    """Address of the hub, as `HF_ENDPOINT` or huggingface_hub has it."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    """Address of the hub, without a slash at the end."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
 
 
 def hub_reachable(timeout_seconds: float = 3.0) -> bool:
-    """Whether a connection to the hub can be opened (assumed so behind a proxy)."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+    """Whether a connection to the hub can be opened; behind a proxy this is assumed."""
+    if {"https", "all"} & getproxies().keys():
         return True
     url = urlparse(hub_endpoint())
     port = url.port or (443 if url.scheme == "https" else 80)
@@ -41,5 +50,5 @@ def hub_reachable(timeout_seconds: float = 3.0) -> bool:
 
 
 def looks_like_hub_id(name: str) -> bool:
-    """Whether a name that is no local path can be a repository on the hub."""
+    """Whether a name that is no local path can be the id of a repository on the hub."""
     return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name))

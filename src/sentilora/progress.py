@@ -10,23 +10,23 @@ LINE_EVERY_SECONDS = 30.0
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that talks: the only one, or rank 0 under a launcher."""
+    """Whether this process prints: the only one, or rank 0 under a launcher."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def num_processes() -> int:
-    """How many processes train together, as their launcher says."""
+    """Number of processes that train together, from the launcher's `WORLD_SIZE`."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def say(text: str) -> None:
-    """A notice to the user, on stderr."""
+    """Print a notice on stderr, once for all processes."""
     if is_main_process():
         print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """Counts up to `total`. Use as a context manager; call `advance`."""
+    """Shows a count up to `total`. Use as a context manager and call `advance`."""
 
     def __init__(self, description: str, total: int) -> None:
         self.description = description
@@ -66,7 +66,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, count: int = 1, suffix: str | None = None) -> None:
-        """`count` more are done; `suffix` is shown behind the time."""
+        """Add `count`. suffix: text after the time; None keeps the last one."""
         self.done += count
         if suffix is not None:
             self.suffix = suffix

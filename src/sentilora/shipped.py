@@ -1,24 +1,24 @@
-"""What ships inside the package: a base, an adapter, reviews, a behavior suite, the report page."""
+"""What ships with the package: a base, an adapter, reviews, a behavior suite, templates."""
 
 from importlib import resources
 from pathlib import Path
 
-EMBEDDED = "embedded"  # the name of the base and of the reviews that ship
+EMBEDDED = "embedded"  # as base.name: the base that ships; as data.train or data.test: the reviews
 SENTIMENT_SUITE = "sentiment"
 
 
 def embedded_base() -> str:
-    """Folder of the small Mistral that ships with the package, already in NF4."""
+    """Folder of the base that ships with the package: a small Mistral, quantized to NF4."""
     return str(_asset("tiny"))
 
 
 def shipped_adapter() -> str:
-    """Folder of the adapter that ships with the package: the recipe on 2,000 IMDB reviews."""
+    """Folder of the adapter that ships with the package, trained on 2,000 IMDB reviews."""
     return str(_asset("adapter"))
 
 
 def adapter_name(folder: str | Path) -> str:
-    """A name for an adapter's folder that does not reveal where the package is installed."""
+    """Name of an adapter for reports: its folder, but not where the package is installed."""
     return "the adapter that ships" if str(folder) == shipped_adapter() else str(folder)
 
 
@@ -33,12 +33,12 @@ def suite_path() -> Path:
 
 
 def report_template() -> str:
-    """The HTML page that an evaluation's figures are put into."""
+    """HTML template of the evaluation report."""
     return _asset("report.html").read_text(encoding="utf-8")
 
 
 def card_template() -> str:
-    """The Jinja template of a model card."""
+    """Jinja template of the model card."""
     return _asset("card.md").read_text(encoding="utf-8")
 
 

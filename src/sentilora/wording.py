@@ -1,8 +1,8 @@
-"""How a number reads in a sentence: with what it counts, and never more certain than it is."""
+"""Numbers in sentences: with their unit, and never rounded up to certainty."""
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with what it counts: "1 row", "2,000 rows"."""
+    """A number and its noun: "1 row", "2,000 rows"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -12,7 +12,7 @@ def signed(difference: float, digits: int = 1) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share: "91.2%". Less than all is never "100.0%", whatever rounding would make of it."""
+    """A share: "91.2%". Only 1 is "100.0%"; what would round up to it becomes "99.9%"."""
     return f"{share if share >= 1 else min(share, 1 - 0.1 ** (digits + 2)):.{digits}%}"
 
 
@@ -22,7 +22,7 @@ def percent_interval(bounds: tuple[float, float], digits: int = 1) -> str:
 
 
 def as_probability(value: float, digits: int = 4) -> str:
-    """What a model gives a label: "0.9123". Never "1.0000", as a softmax never gives one all."""
+    """The probability of a label: "0.9123". Never "1.0000", because a softmax never reaches 1."""
     return f"{min(value, 1 - 0.1**digits):.{digits}f}"
 
 

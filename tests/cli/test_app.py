@@ -73,10 +73,17 @@ def test_an_error_that_needs_no_model_comes_within_a_second(
 
 def test_the_shape_of_a_request(tmp_path):
     failed(2, "give texts as arguments, - for stdin, or --input FILE", "predict")
-    failed(2, "give texts as arguments", "predict", "x", "--input", "x.csv")
+    failed(2, "give texts, or a file with --input: one of", "predict", "x", "--input", "x.csv")
     failed(2, "--output goes with --input", "predict", "x", "--output", tmp_path / "y.csv")
     failed(2, "--text-column goes with --input", "predict", "x", "--text-column", "text")
-    failed(2, "- reads the texts from stdin and stands alone", "predict", "-", "x", input="y\n")
+    failed(
+        2,
+        "- reads the texts from stdin and must be the only argument",
+        "predict",
+        "-",
+        "x",
+        input="y\n",
+    )
     failed(2, "there is no preset ''", "train", "--preset", "")
     failed(2, "a base is asked for without its name", "evaluate", "--base", "")
     failed(2, "cannot read 'seed'; write section.key=value", "train", "seed")

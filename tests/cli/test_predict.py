@@ -183,7 +183,7 @@ def test_8_bit_products_are_refused_before_anything_is_loaded(toy_run, verb, mon
 
 
 def test_predict_looks_at_columns_and_folder_before_it_scores(toy_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "predict", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(Classifier, "classify", lambda *_: pytest.fail("scored"))
     path = tmp_path / "twice.csv"
     path.write_text("text,prediction\nA film.,positive\n")
     ask = ["predict", "--adapter", toy_run, "--input", path, "--output"]

@@ -1,4 +1,4 @@
-"""overview.py: what is counted in rows and examples, and the lines that say it."""
+"""overview.py: what is counted in rows and examples, and how it is worded."""
 
 from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
@@ -11,14 +11,15 @@ def test_duplicates_conflicts_and_imbalance_are_counted():
     texts = ["One.", "one. ", "ONE.<br />", "Two.", "Three.", *"12345"]
     train = Rows("a", texts, ["positive"] * 3 + ["negative"] + ["positive"] * 6)
     test = Rows("b", ["two.", "Two.", "Four."], ["negative", "positive", "positive"])
-    found = look_over({"train": train, "test": test})
-    assert found.num_rows == {"train": 10, "test": 3}
-    assert found.balance["train"] == {"negative": 1, "positive": 9}
-    assert found.duplicates == {"train": 2, "test": 1}
-    assert found.shared == {"train / test": 2}
-    assert found.conflicts == 1
-    assert found.warnings == [
-        "train: 9 to 1 rows per label, beyond 1:4; data.balance=weights or sample evens it out",
+    result = look_over({"train": train, "test": test})
+    assert result.num_rows == {"train": 10, "test": 3}
+    assert result.balance["train"] == {"negative": 1, "positive": 9}
+    assert result.duplicates == {"train": 2, "test": 1}
+    assert result.shared == {"train / test": 2}
+    assert result.conflicts == 1
+    assert result.warnings == [
+        "train: 9 to 1 rows per label, more uneven than 4:1; "
+        "data.balance=weights or sample evens it out",
         "rows of test that also occur in train: 2",
         "texts that occur with different labels: 1",
     ]
@@ -39,9 +40,9 @@ def test_a_split_is_described_in_a_line():
 def test_lengths_are_counted_by_range():
     lengths = [1, 64, 65, 128, 300, 2048, 2049, 9000]
     examples = [Example([7] * n, [7] * n, truncated=n > 2000) for n in lengths]
-    found = look_over_lengths(examples)
-    assert found.tokens == "≤64: 2, 65–128: 2, 257–512: 1, 1025–2048: 1, >2048: 2; mean 1707"
-    assert found.truncated == "3 of 8 (37.5%)"
+    result = look_over_lengths(examples)
+    assert result.tokens == "≤64: 2, 65–128: 2, 257–512: 1, 1025–2048: 1, >2048: 2; mean 1707"
+    assert result.truncated == "3 of 8 (37.5%)"
     assert look_over_lengths(examples[:4]).tokens == "≤64: 2, 65–128: 2; mean 64"
 
 

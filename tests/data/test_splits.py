@@ -144,9 +144,9 @@ def test_weights_make_every_label_weigh_the_same(labels):
 
 
 def splits(**changes):
-    asked = {"train": "embedded", "evaluation": "train", "test": "embedded", "columns": COLUMNS,
+    settings = {"train": "embedded", "evaluation": "train", "test": "embedded", "columns": COLUMNS,
              "num_train": 320, "num_evaluation": 80, "seed": 42, "balance": "none"}  # fmt: skip
-    return load_splits(**{**asked, **changes})
+    return load_splits(**{**settings, **changes})
 
 
 def test_the_embedded_default_is_320_and_80():
@@ -224,9 +224,9 @@ def test_all_rows_are_their_own_subset_and_more_are_refused():
 
 def test_a_subset_leaves_the_evaluation_rows_as_they_are(tmp_path):
     path = write(tmp_path / "rows.csv", TEXTS, LABELS)
-    asked = dict(train=path, evaluation="train", test="embedded", columns=COLUMNS, num_train=8,
+    settings = dict(train=path, evaluation="train", test="embedded", columns=COLUMNS, num_train=8,
                  num_evaluation=4, seed=42, balance="none")  # fmt: skip
-    train, held_out = load_splits(**asked)
-    subset, same = load_splits(**asked, num_train_subset=4)
+    train, held_out = load_splits(**settings)
+    subset, same = load_splits(**settings, num_train_subset=4)
     assert same == held_out and subset == stratified(train, 4) and len(subset) == 4
-    assert load_splits(**asked, num_train_subset=0) == (train, held_out)
+    assert load_splits(**settings, num_train_subset=0) == (train, held_out)

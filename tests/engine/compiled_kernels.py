@@ -1,10 +1,12 @@
-"""Every Triton kernel, compiled for GPUs that are not here, at Mistral-7B's widths.
+"""Every Triton kernel, compiled for GPUs that this machine lacks, at Mistral-7B's widths.
 
-What the interpreter forgives (a return in the middle, more shared memory than there is), a compiler
-does not. A launch is caught on its way and compiled instead; nothing runs.
+A compiler refuses what the interpreter accepts (a return in the middle, more shared memory than the
+GPU has). Launches are intercepted and compiled instead; nothing runs.
 
-pytest tests/engine/compiled_kernels.py      # test_triton.py does it
+pytest tests/engine/compiled_kernels.py      # test_triton.py runs it
 """
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
-from sentilora.engine import attention, attention_kernels, elementwise, fp8, kernels, lora_kernels
+from sentilora.engine import (
+    attention,
+    attention_kernels,
+    elementwise,
+    fp8,
+    kernels,
+    lora_kernels,
+    nf4_kernels,
+)
 from sentilora.engine.segments import Segment, lay_out
 
 assert not kernels.INTERPRETED, "unset TRITON_INTERPRET"
@@ -41,25 +51,25 @@ def type_of(value):
 
 
 def source_of(kernel, values):
-    """A kernel with the types of its arguments, and what Triton would know of their values."""
+    """A kernel with its arguments' types, and what Triton would infer from their values."""
     names, varying = kernel.arg_names, kernel.do_not_specialize or []
     signature, constants, attributes = {}, {}, {}
     for place, name in enumerate(names):
         value = values[name]
         fixed = kernel.params[place].is_constexpr
-        known = isinstance(value, int) and not fixed and name not in varying
-        if fixed or (known and value == 1):
+        specialized = isinstance(value, int) and not fixed and name not in varying
+        if fixed or (specialized and value == 1):
             signature[name], constants[(place,)] = "constexpr", value
             continue
         signature[name] = type_of(value)
-        if isinstance(value, torch.Tensor) or (known and value % 16 == 0):
+        if isinstance(value, torch.Tensor) or (specialized and value % 16 == 0):
             attributes[(place,)] = [["tt.divisibility", 16]]
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
 
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """To be given the capabilities to compile for; the names of the kernels launched since."""
+    """A function of the capabilities to compile for; returns the list of kernels launched since."""
     capabilities, names = [], []
 
     def run(self, *args, grid, warmup, **kwargs):
@@ -67,16 +77,16 @@ def compiled(monkeypatch):
         options.setdefault("enable_fp_fusion", True)  # Triton 3.9 asks to be told
         source = source_of(self, {**dict(zip(self.arg_names, args, strict=False)), **kwargs})
         for capability in capabilities:
-            found = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-            assert found.metadata.shared <= SHARED[capability], (self.fn.__name__, capability)
+            binary = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+            assert binary.metadata.shared <= SHARED[capability], (self.fn.__name__, capability)
         names.append(self.fn.__name__)
 
     monkeypatch.setattr(JITFunction, "run", run)
     for module in (attention, elementwise, fp8):
         monkeypatch.setattr(module, "use_triton", lambda x: True)
 
-    def for_capabilities(*wanted):
-        capabilities[:] = wanted
+    def for_capabilities(*targets):
+        capabilities[:] = targets
         return names
 
     return for_capabilities
@@ -111,19 +121,20 @@ def test_adapters(compiled, dtype, num, width):
     x = torch.empty(64, width + 64, dtype=dtype)
     gate_up = torch.empty(64, 2 * width, dtype=dtype)
     dh = torch.empty(64, 64, dtype=dtype)[:, : 16 * num]
+    swiglu = elementwise.SwiGLU()
     for dropout in (0.0, 0.05):
         masks = lora_kernels.Masks(dropout, torch.tensor([5]), 8)
         if width == 14336:
             for into in (x, None):
-                lora_kernels.down(gate_up, A, scales, masks, into, is_swiglu=True)
-            lora_kernels.down_backward(dh, gate_up, x[:, :width], A, scales, masks, True)
+                lora_kernels.down(gate_up, A, scales, masks, into, swiglu)
+            lora_kernels.down_backward(dh, gate_up, x[:, :width], A, scales, masks, swiglu)
         else:
             lora_kernels.down(x[:, :width], A, scales, masks, x)
             lora_kernels.down(x[:, :width].contiguous(), A, scales, masks)
             norm = elementwise.Norm(torch.empty(width, dtype=dtype), 1e-5, torch.empty(64))
             for dx in (x[:, :width], None):
                 lora_kernels.down_backward(dh, x[:, :width], dx, A, scales, masks)
-                lora_kernels.down_backward(dh, x[:, :width], dx, A, scales, masks, norm=norm)
+                lora_kernels.down_backward(dh, x[:, :width], dx, A, scales, masks, norm)
     lora_kernels.place([torch.empty(100, 16)] * num, [slice(0, 100)] * num, 0, x[:, width:])
     assert len(names) > 8
 
@@ -148,23 +159,37 @@ def test_8_bit_rows(compiled):
     x, h = torch.empty(8, 4096, dtype=torch.bfloat16), torch.empty(8, 48, dtype=torch.bfloat16)
     weight = fp8.quantize_weight(torch.ones(64, 4096), 48)
     fp8.quantize_rows(x, h, weight.factor)
-    fp8.place(weight, torch.empty(64, 48, dtype=torch.bfloat16))
+    weight.place(torch.empty(64, 48, dtype=torch.bfloat16))
     assert names == [*["_quantize_rows"] * 3, "_place_kernel"]
 
 
 def test_8_bit_inputs_to_score(compiled):
     names = compiled(89, 90)
-    for kind, num in (("plain", 16), ("norm", 48), ("swiglu", 16)):
-        width = 14336 if kind == "swiglu" else 4096
+    norm = elementwise.Norm(torch.empty(4096, dtype=torch.bfloat16), 1e-5)
+    for prologue, num in ((None, 16), (norm, 48), (elementwise.SwiGLU(), 16)):
+        is_swiglu = isinstance(prologue, elementwise.SwiGLU)
+        width = 14336 if is_swiglu else 4096
         weight = fp8.quantize_weight(torch.ones(64, width), num)
-        fp8.place_down(weight, torch.ones(num, width))
-        x = torch.empty(64, 2 * width, dtype=torch.bfloat16)[
-            :, : None if kind == "swiglu" else width
-        ]
-        norm = elementwise.Norm(torch.empty(width, dtype=torch.bfloat16), 1e-5)
+        weight.place_down(torch.ones(num, width))
+        x = torch.empty(64, 2 * width, dtype=torch.bfloat16)
         names.clear()
         x8, scale = fp8.quantize_input(
-            x, weight, weight.reach, norm if kind == "norm" else None, kind == "swiglu"
+            x if is_swiglu else x[:, :width], weight, weight.reach, prologue
         )
         fp8.place_ranks(x8, scale, weight, torch.empty(64, 2 * num, dtype=torch.bfloat16))
         assert names == ["_quantize_input", "_place_ranks"]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_decoding(compiled, dtype):
+    names = compiled(*capabilities_of(dtype))
+    num = 64 * 4096
+    state = SimpleNamespace(
+        absmax=torch.empty(num // 64, dtype=torch.uint8),
+        state2=SimpleNamespace(absmax=torch.empty(num // 64 // 256), code=torch.empty(256)),
+        code=torch.empty(16),
+        offset=torch.empty(()),
+    )
+    linear = SimpleNamespace(weight=torch.empty(num // 2, 1, dtype=torch.uint8))
+    nf4_kernels.decode(linear, state, torch.empty(64, 4096 + 64, dtype=dtype)[:, :4096])
+    assert names == ["_decode_kernel"]

@@ -62,7 +62,7 @@ def test_by_segment_equals_dense_attention(name, round_up, answers_only, window)
     attention = packed.answers if answers_only else packed.attention
     num = sum(len(segment.tokens) for segment in segments)  # without what rounding up added
     rows = packed.answer_rows_A if answers_only else torch.arange(packed.num_tokens)
-    wanted = int((rows < num).sum())
+    num_rows = int((rows < num).sum())
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
@@ -70,18 +70,18 @@ def test_by_segment_equals_dense_attention(name, round_up, answers_only, window)
 
     whole_q = draw(packed.num_tokens, H, E).requires_grad_()
     kv = draw(packed.num_tokens, 2 * G, E).requires_grad_()
-    weights = draw(wanted, H, E)
+    weights = draw(num_rows, H, E)
 
     k, v = kv.chunk(2, 1)
     k, v = (x[:num].repeat_interleave(H // G, 1) for x in (k, v))
-    mask = mask_of(segments, window)[rows[:wanted]]
-    expected = dense(whole_q[rows[:wanted]], k, v, mask, 0.3)
+    mask = mask_of(segments, window)[rows[:num_rows]]
+    expected = dense(whole_q[rows[:num_rows]], k, v, mask, 0.3)
     expected_grads = torch.autograd.grad((expected * weights).sum(), (whole_q, kv))
 
     got = by_segment(whole_q[rows], kv, attention, 0.3, window)
     assert got.shape == (len(rows), H, E)
-    grads = torch.autograd.grad((got[:wanted] * weights).sum(), (whole_q, kv))
-    torch.testing.assert_close(got[:wanted], expected)
+    grads = torch.autograd.grad((got[:num_rows] * weights).sum(), (whole_q, kv))
+    torch.testing.assert_close(got[:num_rows], expected)
     torch.testing.assert_close(grads[0], expected_grads[0])
     # Gradients of shared rows are summed in float32.
     torch.testing.assert_close(grads[1], expected_grads[1], rtol=1e-5, atol=1e-6)

@@ -29,8 +29,8 @@ def test_rms_norm(shape, dtype):
     (dx,) = torch.autograd.grad(expected, x, d)
     for residual in (None, past):
         got = rms_norm_backward(d, x.detach(), norm.weight, 1e-3, residual)
-        wanted = dx if residual is None else dx + residual
-        torch.testing.assert_close(got, wanted, rtol=2e-5, atol=2e-6)
+        reference = dx if residual is None else dx + residual
+        torch.testing.assert_close(got, reference, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -78,14 +78,14 @@ def test_rotate_backward_turns_back():
 
 
 def test_results_go_where_they_should():
-    """Into rows that lie apart: what lies between them is not touched."""
+    """Written into rows that are apart; the memory between them is not touched."""
     x, weight = torch.randn(4, 6), torch.rand(6)
     room = torch.full((4, 9), 7.0)
     assert torch.equal(rms_norm(x, weight, 1e-5, room[:, :6]), rms_norm(x, weight, 1e-5))
     z = torch.randn(4, 12)
     swiglu(z, room[:, :6])
     assert torch.equal(room[:, :6], swiglu(z)) and (room[:, 6:] == 7).all()
-    # rows that lie apart as input: heads of a wider product, a gradient beside others
+    # inputs whose rows are apart: heads of a wider product, a gradient next to others
     heads = room[:, :6].unflatten(-1, (3, 2))
     expected = torch.empty(4, 3, 2)
     cos, sin = torch.rand(4, 2), torch.rand(4, 2)

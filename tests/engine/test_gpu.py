@@ -1,4 +1,4 @@
-"""What only a GPU can show: the kernels, the graphs, the path of a T4, bfloat16 that stays finite.
+"""What needs a GPU: the kernels, the graphs, the path of a T4, bfloat16 that stays finite.
 
 pytest -m gpu          # their last output is in docs/results.md
 """
@@ -13,8 +13,8 @@ pytestmark = [
 HALF = [torch.bfloat16, torch.float16]
 
 
-def error(found, exact):
-    return ((found.double() - exact.double()).norm() / exact.double().norm()).item()
+def error(result, exact):
+    return ((result.double() - exact.double()).norm() / exact.double().norm()).item()
 
 
 def assert_as_good_as_plain(kernel, plain, exact):
@@ -26,11 +26,11 @@ def assert_as_good_as_plain(kernel, plain, exact):
 @pytest.fixture
 def plain(monkeypatch):
     """Runs a function with the Triton kernels switched off."""
-    from sentilora.engine import elementwise, lora
+    from sentilora.engine import elementwise, groups
 
     def run(function, *arguments):
         with monkeypatch.context() as patch:
-            for module in (elementwise, lora):
+            for module in (elementwise, groups):
                 patch.setattr(module, "use_triton", lambda x: False)
             return function(*arguments)
 
@@ -119,8 +119,8 @@ def test_adapter_kernels(dtype, shape, dropout):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_backward_through_swiglu(dtype):
-    """In one pass with the adapter's; step by step it is rounded once more."""
-    from sentilora.engine.elementwise import swiglu, swiglu_backward
+    """One pass computes both gradients; in two steps the result is rounded once more."""
+    from sentilora.engine.elementwise import SwiGLU, swiglu, swiglu_backward
     from sentilora.engine.lora_kernels import Masks, down_backward
 
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ def test_backward_through_swiglu(dtype):
     after, place = dx.clone(), z.clone()
     expected_dA = down_backward(dh, swiglu(z), after, A, [2.0], drawn)
     expected = swiglu_backward(after, z)
-    dA = down_backward(dh, place, dx, A, [2.0], drawn, is_swiglu=True)
+    dA = down_backward(dh, place, dx, A, [2.0], drawn, SwiGLU())
     assert error(dA, expected_dA) < 1e-6
     assert error(place, expected) <= (8e-3 if dtype == torch.bfloat16 else 1e-3)
 
@@ -160,22 +160,22 @@ def test_attention_kernels(dtype):
             exact = run(at.by_segment, q.double(), kv.double(), d.double())
             reference = run(at.by_segment, q, kv, d)
             for attend in (at.varlen, at.efficient, at.tiled):
-                for found, same_dtype, best in zip(
+                for result, same_dtype, best in zip(
                     run(attend, q, kv, d), reference, exact, strict=True
                 ):
-                    assert_as_good_as_plain(found, same_dtype, best)
+                    assert_as_good_as_plain(result, same_dtype, best)
 
 
 def test_decoded_weights_are_bitsandbytes_bits():
     import bitsandbytes as bnb
 
-    from sentilora.engine import nf4
+    from sentilora.engine import nf4_kernels
 
     torch.manual_seed(0)
     for dtype in (*HALF, torch.float32):
         linear = bnb.nn.Linear4bit(384, 1000, bias=False, quant_type="nf4").cuda()
         out = torch.full((1000, 384 + 64), 7.0, device="cuda", dtype=dtype)
-        nf4._decode_triton(linear, linear.weight.quant_state, out[:, :384])
+        nf4_kernels.decode(linear, linear.weight.quant_state, out[:, :384])
         expected = bnb.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
         assert torch.equal(out[:, :384], expected.to(dtype)) and (out[:, 384:] == 7).all()
 
@@ -203,9 +203,9 @@ LABELS = [[-100] * (len(row) - 2) + row[-2:] for row in ROWS]
 
 
 def gradients_of(model):
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    return found
+    return gradients
 
 
 @pytest.mark.parametrize("overrides", [(), ("engine.assume_capability=7.5",)], ids=["as is", "T4"])
@@ -243,7 +243,7 @@ def test_graphs_equal_launches_one_by_one(checkpoint_layers):
             return packed_answer_loss(model, *arguments)
 
     def answers_on(device, seed):
-        found = pack_answers(
+        answers = pack_answers(
             ROWS,
             LABELS,
             [1.0] * 5,
@@ -252,7 +252,7 @@ def test_graphs_equal_launches_one_by_one(checkpoint_layers):
             checkpoint_layers=checkpoint_layers,
             round_up=True,
         )
-        return found.packed, found.targets_A, found.weights_A
+        return answers.packed, answers.targets_A, answers.weights_A
 
     eager = []
     for seed in (1, 2):
@@ -260,7 +260,7 @@ def test_graphs_equal_launches_one_by_one(checkpoint_layers):
         loss.backward()
         eager.append((loss.item(), gradients_of(model)))
     flat = FlatParameters([p for p in model.parameters() if p.requires_grad])
-    del loss  # what it hangs on would be of another stream than the capture's
+    del loss  # its graph belongs to another stream than the capture's
     graphs = Graphs(flat, engine.refresh)
     graphs.scale_losses(torch.ones((), device="cuda"))
     for seed in (1, 2):
@@ -285,7 +285,7 @@ def test_fp8_products_are_near(plain):
     x, h, d = (torch.randn(100, n, **like) for n in (512, 48, 256))
     W, B = torch.randn(256, 512, **like), torch.randn(256, 48, **like) * 0.1
     weight = fp8.quantize_weight(W, 48)
-    fp8.place(weight, B)
+    weight.place(B)
     exact = x.double() @ W.double().T + h.double() @ B.double().T
     assert error(fp8.project(x, h, weight), exact) < 0.05
     alone = fp8.project(torch.zeros_like(x), h, weight)
@@ -295,9 +295,9 @@ def test_fp8_products_are_near(plain):
     assert error(dh, d.double() @ B.double()) < 0.05
     none, dh_alone = fp8.project_backward(d, weight, False)
     assert none is None and torch.equal(dh_alone, dh)
-    # To score: x through the norm, A's product of 8 bits too.
+    # Scoring: x goes through the norm, and the product with A is in 8 bits too.
     A = torch.randn(48, 512, **like) * 0.1
-    fp8.place_down(weight, A)
+    weight.place_down(A)
     norm = elementwise.Norm(torch.rand(512, **like), 1e-5)
     inputs = norm(x).double()
     exact = inputs @ W.double().T + inputs @ A.double().T @ B.double().T
@@ -308,12 +308,12 @@ def test_fp8_products_are_near(plain):
         fp8.score(x, weight, adapters=False),
     ):
         assert error(base_alone, x.double() @ W.double().T) < 0.05
-    # What is no number stays none, for those who look for it.
+    # A NaN stays one, so that it can be noticed.
     x[3, 7] = torch.nan
     for y in (fp8.project(x, h, weight), fp8.score(x, weight, norm)):
         assert y[3].isnan().all() and not y[:3].isnan().any() and not y[4:].isnan().any()
     x[3, 7], B[5, 2] = 0.0, torch.nan
-    fp8.place(weight, B)
+    weight.place(B)
     assert fp8.project(x, h, weight)[:, 5].isnan().all()
 
 
@@ -351,7 +351,7 @@ def test_a_classifier_in_8_bits_is_near_the_exact_one():
         assert 0 < abs(first - second).max() < 0.2 and abs(first - second).mean() < 0.02
     assert exact.computed_on == "cuda, bfloat16"
     assert rounded.computed_on == "cuda, bfloat16, 8-bit products"
-    # Two texts go the same way as two hundred; what else is in the pass changes nothing but order.
+    # Two texts take the same path as two hundred; the rest of the pass changes only the order.
     few = rounded.predict_proba(texts[:2])
     assert abs(few - rounded.predict_proba(texts)[:2]).max() < 0.01
 
@@ -373,5 +373,5 @@ def test_training_in_half_precision_stays_finite(tmp_path, implementation):
         values={"output_dir": str(tmp_path / "run")},
     )
     result = train(config)
-    # Ten epochs of 320 rows are learned by heart: what is asked is that no number got lost.
+    # Ten epochs of 320 rows are memorized; the test is that every number stays finite.
     assert result.num_steps == 200 and result.metrics.accuracy_interval[0] > 0.5

@@ -19,7 +19,7 @@ from tiny_models import (
 )
 
 from sentilora.engine import lora
-from sentilora.engine.lora import dropped
+from sentilora.engine.dropout import drop
 from sentilora.engine.segments import Segment, lay_out, share_prefix
 from sentilora.engine.swap import packed_logits
 from sentilora.scoring.batching import pack_answers, packed_answer_loss, plan_tokens
@@ -98,7 +98,7 @@ def test_ranks_scalings_and_layers_of_their_own(options):
 
 
 def test_a_row_of_one_token():
-    """Its softmax is 1 whatever query and key are: their gradients are nothing but rounding."""
+    """Its softmax is 1 for any query and key: their gradients are only rounding errors."""
     model = make_model("mistral")
     rows, labels = make_rows([2, 2, 9], [1, 1, 2], shared=1)
     with torch.no_grad():
@@ -138,8 +138,8 @@ def test_half_precision_errs_at_most_twice_as_much_as_plain(kind, dtype):
         loss = packed_answer_loss(model, answers.packed, answers.targets_A, answers.weights_A)
     _, ours = gradients(model, loss)
 
-    def error(found):
-        return sum((found[n] - g).square().sum() / g.square().sum() for n, g in exact.items())
+    def error(ours):
+        return sum((ours[n] - g).square().sum() / g.square().sum() for n, g in exact.items())
 
     assert 0 < error(ours) <= 4 * error(plain) < 0.2 * len(exact)  # squares
 
@@ -163,12 +163,12 @@ def test_every_plan_equals_one_pass(max_tokens, options):
         answers = pack_answers(
             *([column[i] for i in chosen] for column in (rows, labels, weights)), "cpu", **options
         )
-        part, found = gradients(
+        part, named = gradients(
             model,
             packed_answer_loss(model, answers.packed, answers.targets_A, answers.weights_A),
         )
         loss += part
-        total = {n: total.get(n, 0) + g for n, g in found.items()}
+        total = {n: total.get(n, 0) + g for n, g in named.items()}
     assert_close((loss, total), expected, 1e-5, num=LAYERS * MATRICES)
 
 
@@ -268,8 +268,8 @@ def test_windows_of_some_layers():
 # --- dropout -------------------------------------------------------------------------------------
 
 
-class GivenMask(torch.nn.Module):
-    """In place of PEFT's dropout: a mask that was drawn elsewhere, at some rows of the input."""
+class FixedMask(torch.nn.Module):
+    """Replaces PEFT's dropout by a mask that was drawn elsewhere, at some rows of the input."""
 
     def __init__(self, mask_TD, p, rows=slice(None)):
         super().__init__()
@@ -283,7 +283,7 @@ class GivenMask(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_dropout_packed_equals_plain_with_the_same_masks(kind, monkeypatch):
-    """The masks are read off the engine and given to PEFT's own forward: every gradient agrees."""
+    """PEFT's own forward gets the masks that the engine drew: every gradient agrees."""
     p = 0.4
     model = make_model(kind, dropout=p)
     engine = installed(model)
@@ -291,27 +291,27 @@ def test_with_dropout_packed_equals_plain_with_the_same_masks(kind, monkeypatch)
     drawn, order = {}, []
 
     def spy(x, probability, seed, in_place=False):
-        mask = dropped(torch.ones_like(x), probability, seed)
+        mask = drop(torch.ones_like(x), probability, seed)
         assert seed not in drawn or torch.equal(drawn[seed], mask)
         drawn[seed] = mask
         order.append(seed)
-        return dropped(x, probability, seed, in_place)
+        return drop(x, probability, seed, in_place)
 
-    monkeypatch.setattr(lora, "dropped", spy)
+    monkeypatch.setattr(lora, "drop", spy)
     got = packed_gradients(model, row, label, dropout_seed=77)
     monkeypatch.undo()
-    # Once per adapter forward; backward once for A, and once for the input below every group but
+    # Once per adapter forward; backward once for A, and once for the input of every group except
     # the first, whose input is the embedding.
     assert len(drawn) == 7 * LAYERS and len(order) == 3 * 7 * LAYERS - 3
     answers = torch.arange(22)[-4:]
-    num_given = 0
+    num_replaced = 0
     for layer in engine.layers:
         for name, group in layer.fast.groups.items():
             rows = answers if layer.fast.is_last and name != "kv" else slice(None)
-            for number, module in enumerate(group.modules):
-                mask = drawn[77 + 8 * group.number + number]
-                module.lora_dropout["default"] = GivenMask(mask, p, rows)
-                num_given += 1
-    assert num_given == 7 * LAYERS
+            for number, module in enumerate(group.frozen.modules):
+                mask = drawn[77 + group.mask_number + number]
+                module.lora_dropout["default"] = FixedMask(mask, p, rows)
+                num_replaced += 1
+    assert num_replaced == 7 * LAYERS
     engine.remove()
     assert_close(got, plain_gradients(model, row, label), 1e-5, num=LAYERS * MATRICES)

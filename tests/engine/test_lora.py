@@ -1,4 +1,4 @@
-"""A projection group against its formula, written out with autograd; the dropout masks."""
+"""A projection group against its formula, written out with autograd."""
 
 import math
 
@@ -6,15 +6,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from sentilora.engine import dropout as dropout_module
 from sentilora.engine import lora, nf4
-from sentilora.engine.lora import (
-    ProjectionGroup,
-    dropped,
-    is_plain,
-    project,
-    project_backward,
-    project_ranks,
-)
+from sentilora.engine.dropout import drop
+from sentilora.engine.groups import ProjectionGroup
+from sentilora.engine.lora import project, project_backward, project_ranks
 from sentilora.engine.nf4 import Weights
 
 SEED = torch.tensor([1234])
@@ -40,7 +36,7 @@ def make_group(*, dropout=0.0, biases=(True, False, True), adapted=NAMES, number
 
 
 def formula(net, x_TD, masks):
-    """y = x Wᵀ + bias + scaling / (1 − p) · (m ⊙ x) Aᵀ Bᵀ for every layer, with the masks given."""
+    """y = x Wᵀ + bias + scaling / (1 − p) · (m ⊙ x) Aᵀ Bᵀ for every layer, with these masks."""
     outputs = []
     masks = iter(masks)
     for name in NAMES:
@@ -62,10 +58,10 @@ def record_masks(monkeypatch):
     drawn = []
 
     def spy(x, probability, seed, in_place=False):
-        drawn.append((seed, dropped(torch.ones_like(x), probability, seed)))
-        return dropped(x, probability, seed, in_place)
+        drawn.append((seed, drop(torch.ones_like(x), probability, seed)))
+        return drop(x, probability, seed, in_place)
 
-    monkeypatch.setattr(lora, "dropped", spy)
+    monkeypatch.setattr(lora, "drop", spy)
     return drawn
 
 
@@ -85,9 +81,9 @@ def test_a_group_equals_its_formula(monkeypatch, dropout, adapted, biases):
 
     expected = formula(net, x, forward)
     torch.testing.assert_close(y, expected)
-    wanted = torch.autograd.grad(expected, [x, *group.parameters], d)
+    references = torch.autograd.grad(expected, [x, *group.parameters], d)
     assert len(gradients) == len(group.parameters) == 2 * len(adapted)
-    for got, want in zip([dx, *gradients], wanted, strict=True):
+    for got, want in zip([dx, *gradients], references, strict=True):
         assert want.any()
         torch.testing.assert_close(got, want)
     none, again = project_backward(d, x.detach(), h, group, SEED, needs_input_grad=False)
@@ -138,7 +134,7 @@ def test_without_adapters_a_group_is_its_linear_layers():
 
 @pytest.mark.parametrize("biases", [(True, False, True), (False, False, False)])
 def test_large_groups_go_layer_by_layer(monkeypatch, biases):
-    """The same numbers to rounding, and no weights of more than one layer at once."""
+    """The same numbers to rounding, with the weights of one layer at a time."""
     _, _, group = make_group(biases=biases)
     x, d = torch.randn(9, 10, dtype=torch.float64), torch.randn(9, 17, dtype=torch.float64)
 
@@ -147,19 +143,18 @@ def test_large_groups_go_layer_by_layer(monkeypatch, biases):
         dx, gradients = project_backward(d, x, h, group, SEED, needs_input_grad=True)
         return [y, dx, *gradients]
 
-    assert group.largest_part == 17 * 10
+    assert nf4.largest_part(10, (6, 4, 7)) == 17 * 10
     expected = run()
-    for module in (lora, nf4):
-        monkeypatch.setattr(module, "PART_ELEMENTS", 100)
+    monkeypatch.setattr(nf4, "PART_ELEMENTS", 100)
     group.weights.forget()
     for got, want in zip(run(), expected, strict=True):
         torch.testing.assert_close(got, want)
-    assert group.largest_part == group.weights._buffer.numel() == 7 * 10
-    group.weights.keep(group)
+    assert nf4.largest_part(10, (6, 4, 7)) == group.weights._buffer.numel() == 7 * 10
+    group.keep()
     assert len(list(group.weight_parts(x.dtype))) == 1
 
 
-def test_in_eval_mode_nothing_is_dropped():
+def test_in_eval_mode_nothing_is_drop():
     model, _, group = make_group(dropout=0.5)
     assert group.dropout == 0.5
     model.eval()
@@ -167,51 +162,8 @@ def test_in_eval_mode_nothing_is_dropped():
     assert group.dropout == 0.0
 
 
-# --- masks ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("probability", [0.01, 0.05, 0.5, 0.9])
-def test_the_share_of_zeros_is_right(probability):
-    """Within five standard deviations, over all, in columns and rows, and of neighbours."""
-    T, D = 400, 100
-    num_looked_at = 0
-    for seed in range(8):
-        zero = dropped(torch.ones(T, D), probability, seed) == 0
-        parts = [zero, *zero.split(10, 1), *zero.split(40, 0)]
-        pairs = [zero[:, 1:] & zero[:, :-1], zero[1:] & zero[:-1]]
-        for part, share in [(p, probability) for p in parts] + [(p, probability**2) for p in pairs]:
-            num = part.numel()
-            # Pairs overlap, which widens their spread; never more than threefold.
-            spread = math.sqrt(num * share * (1 - share)) * (1 if share == probability else 1.8)
-            assert abs(part.sum().item() - num * share) <= 5 * spread + 1
-            num_looked_at += 1
-    assert num_looked_at == 8 * (1 + 10 + 10 + 2)
-
-
-def test_kept_elements_are_untouched_and_in_place_is_in_place():
-    x = torch.randn(30, 11)
-    out = dropped(x, 0.3, 5)
-    assert out is not x and 0 < (out == 0).sum() < x.numel()
-    assert torch.equal(out[out != 0], x[out != 0])
-    same = dropped(x.clone(), 0.3, 5)
-    assert torch.equal(same, out)
-    assert dropped(x, 0.0, 5) is x
-    copy = x.clone()
-    assert dropped(copy, 0.3, 5, in_place=True) is copy and torch.equal(copy, out)
-    apart = torch.randn(30, 20)[:, :11]  # rows that lie apart
-    assert torch.equal(dropped(apart, 0.3, 5) == 0, out == 0)
-
-
-@pytest.mark.parametrize("probability", [1e-6, 0.999999])
-@pytest.mark.parametrize("num", [1, 2, 1000])
-def test_extreme_probabilities(probability, num):
-    for seed in range(20):
-        zeros = (dropped(torch.ones(num, 1), probability, seed) == 0).sum().item()
-        assert zeros == (0 if probability < 0.5 else num)
-
-
 def test_masks_of_groups_adapters_and_passes_differ(monkeypatch):
-    """No two of a pass's masks are alike, and none is one of another pass's."""
+    """All masks differ, within a pass and between passes."""
     drawn = record_masks(monkeypatch)
     x = torch.ones(40, 10, dtype=torch.float64)
     for seed in (torch.tensor([99]), torch.tensor([2**30 - 1])):
@@ -229,38 +181,13 @@ def test_the_same_seed_draws_the_same_masks():
     x = torch.randn(7, 10, dtype=torch.float64)
     results = []
     for _ in range(2):
-        lora._dropped_places.cache_clear()  # not merely remembered
+        dropout_module._draw_zeros.cache_clear()  # drawn again, not looked up
         results.append(project(x, make_group(dropout=0.5)[2], SEED)[0])
     results.append(project(x, make_group(dropout=0.5)[2], SEED + 2**20)[0])
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
-# --- what is plain -------------------------------------------------------------------------------
-
-
-def test_what_the_formula_does_not_cover_is_not_plain():
-    cases = {
-        "lora": ({}, True),
-        "rslora": ({"use_rslora": True}, True),
-        "dora": ({"use_dora": True}, False),
-        "a bias of B": ({"lora_bias": True}, False),
-    }
-    for name, (options, expected) in cases.items():
-        _, _, group = make_group(biases=(True, True, True), **options)
-        assert [is_plain(module) for module in group.modules] == [expected] * 3, name
-    assert is_plain(torch.nn.Linear(2, 2))
-    assert not is_plain(torch.nn.Conv1d(2, 2, 1))
-
-
-def test_two_active_adapters_are_not_plain():
-    model, _, group = make_group()
-    model.add_adapter("second", LoraConfig(target_modules=["one"]))
-    assert all(map(is_plain, group.modules))
-    model.base_model.set_adapter(["default", "second"])
-    assert [is_plain(module) for module in group.modules] == [False, True, True]
-
-
-def test_rank_stabilised_scaling_is_followed():
+def test_rank_stabilized_scaling_is_followed():
     _, net, group = make_group(use_rslora=True)
     expected = [3 / math.sqrt(rank) for rank in (2, 5, 3)]
     assert [adapter.scaling for adapter in group.adapters] == pytest.approx(expected)

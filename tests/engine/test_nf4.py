@@ -15,8 +15,7 @@ from tiny_models import (
     packed_gradients,
 )
 
-from sentilora.engine.lora import ProjectionGroup
-from sentilora.engine.nf4 import Weights, decode
+from sentilora.engine.nf4 import FrozenLinears, Weights, decode
 
 rounds = pytest.mark.filterwarnings("ignore:.*erge lora module to 4-bit linear:UserWarning")
 # Dettmers et al. 2023, appendix E: the numbers of a 4-bit NormalFloat.
@@ -73,7 +72,7 @@ def test_decoding_is_the_definition(shape, blocksize, nested):
 @pytest.mark.parametrize("shape", [(48, 88), (40, 5), (10, 7)])
 def test_decoding_other_widths_is_bitsandbytes(shape):
     """Blocks that cross rows: on CPUs bitsandbytes 0.50.2 reads a wrong magnitude for most of them,
-    and so does the plain path; the engine must not know better."""
+    and so does the plain path; the engine must do the same."""
     from bitsandbytes.functional import dequantize_4bit
 
     linear = make_linear(*shape)
@@ -89,35 +88,35 @@ def test_other_weights_are_copied():
     assert torch.equal(out, linear.weight.detach().bfloat16())
 
 
-def make_groups(weights):
+def make_groups():
     layer = torch.nn.ModuleList([make_linear(64, 8), make_linear(64, 24), make_linear(64, 8)])
-    return [ProjectionGroup(layer, "01", 0, weights), ProjectionGroup(layer, "2", 1, weights)]
+    return [FrozenLinears(layer, "01"), FrozenLinears(layer, "2")]
 
 
-def whole(weights, group, dtype=torch.float32, room=0):
+def whole(weights, frozen, dtype=torch.float32, room=0):
     """A group's weights, and whether they were decoded just now."""
-    ((outputs, weight, decoded),) = weights.parts_of(group, dtype, room)
-    assert outputs == slice(0, group.num_out)
+    ((outputs, weight, decoded),) = weights.parts_of(frozen, dtype, room)
+    assert outputs == slice(0, frozen.num_out)
     return weight, decoded
 
 
 def test_kept_weights_are_decoded_once_and_others_share_a_buffer():
     weights = Weights()
-    kept, used = make_groups(weights)
-    weights.keep(kept)
-    for group in (kept, used):
-        expected = torch.cat([by_definition(linear) for linear in group.linears])
-        first, decoded = whole(weights, group)
+    lasting, passing = make_groups()
+    weights.keep(lasting)
+    for frozen in (lasting, passing):
+        expected = torch.cat([by_definition(linear) for linear in frozen.linears])
+        first, decoded = whole(weights, frozen)
         assert decoded and torch.equal(first, expected)
-        second, decoded = whole(weights, group)
+        second, decoded = whole(weights, frozen)
         assert torch.equal(second, expected)
-        # Both are the same memory, and only the kept one's was not written again.
-        assert second.data_ptr() == first.data_ptr() and decoded == (group is used)
-    assert whole(weights, kept)[0].shape == (32, 64)
-    assert whole(weights, kept, torch.bfloat16)[0].dtype == torch.bfloat16
-    assert whole(weights, kept, torch.bfloat16, 64)[0].shape == (32, 128)
+        # Each uses its memory again, and only the kept weights were not decoded again.
+        assert second.data_ptr() == first.data_ptr() and decoded == (frozen is passing)
+    assert whole(weights, lasting)[0].shape == (32, 64)
+    assert whole(weights, lasting, torch.bfloat16)[0].dtype == torch.bfloat16
+    assert whole(weights, lasting, torch.bfloat16, 64)[0].shape == (32, 128)
     weights.forget()
-    assert whole(weights, kept)[1] and whole(weights, kept)[1]
+    assert whole(weights, lasting)[1] and whole(weights, lasting)[1]
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2"])
@@ -130,7 +129,7 @@ def test_kept_weights_give_the_bits_of_weights_decoded_at_each_use(kind, nf4):
     num_groups = 0
     for layer in engine.layers:
         for group in layer.fast.groups.values():
-            engine.weights.keep(group)
+            group.keep()
             num_groups += 1
         for _ in range(2):  # decoded now, and used again
             got = packed_gradients(model, rows, labels, dropout_seed=5)
@@ -142,19 +141,19 @@ def test_kept_weights_give_the_bits_of_weights_decoded_at_each_use(kind, nf4):
 @pytest.mark.parametrize("nf4", [True, False])
 @pytest.mark.parametrize("safe", [True, False])
 def test_kept_weights_follow_merging(nf4, safe):
-    """Merging replaces a 4-bit weight, and writes into another one, which no version tells."""
+    """Merging replaces a 4-bit weight and writes into any other; versions do not show either."""
     model = make_model("mistral", nf4=nf4)
     model.eval()
     engine = installed(model)
     group = engine.layers[0].fast.groups["qkv"]
-    engine.weights.keep(group)
+    group.keep()
     seen = []
 
     def kept_is_true():
         engine.refresh()
-        weight = whole(engine.weights, group)[0].clone()
+        weight = whole(engine.weights, group.frozen)[0].clone()
         true = torch.empty_like(weight)
-        for linear, outputs in zip(group.linears, group.outputs, strict=True):
+        for linear, outputs in zip(group.frozen.linears, group.outputs, strict=True):
             decode(linear, true[outputs])
         assert torch.equal(weight, true)
         seen.append(weight)
@@ -169,21 +168,21 @@ def test_kept_weights_follow_merging(nf4, safe):
 
 @rounds
 def test_a_kept_weight_is_not_mistaken_for_a_later_one_at_its_address():
-    """Merged and unmerged between two uses, the weight is another object; were the first one gone,
-    it could be where that was."""
+    """After merging and unmerging, the weight is another object. If the first one had been freed,
+    the new one could have its address."""
     model = add_lora(make_base("mistral", nf4=True)).eval()
     engine = installed(model)
     group = engine.layers[0].fast.groups["o"]
-    engine.weights.keep(group)
-    whole(engine.weights, group)
-    first = weakref.ref(group.linears[0].weight)
+    group.keep()
+    whole(engine.weights, group.frozen)
+    first = weakref.ref(group.frozen.linears[0].weight)
     model.merge_adapter()
     model.unmerge_adapter()
     engine.refresh()
-    assert first() is not None and first() is not group.linears[0].weight
-    got, decoded = whole(engine.weights, group)
+    assert first() is not None and first() is not group.frozen.linears[0].weight
+    got, decoded = whole(engine.weights, group.frozen)
     true = torch.empty_like(got)
-    decode(group.linears[0], true)
+    decode(group.frozen.linears[0], true)
     assert decoded and torch.equal(got, true)
     gc.collect()
     assert first() is None
@@ -191,15 +190,15 @@ def test_a_kept_weight_is_not_mistaken_for_a_later_one_at_its_address():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_new_dtype_is_seen(dtype):
-    """`model.double()` puts other data into the same parameters, and leaves their versions."""
+    """`model.double()` puts new data into the same parameters and leaves their versions."""
     model = make_model("qwen2").eval()
     engine = installed(model)
     engine.keep_weights()
     group = engine.layers[0].fast.groups["qkv"]
-    before = whole(engine.weights, group)[0].clone()
+    before = whole(engine.weights, group.frozen)[0].clone()
     model.to(dtype)
-    for linear in group.linears:
+    for linear in group.frozen.linears:
         linear.weight.data = linear.weight.data + 1
     engine.refresh()
     assert group.bias.dtype == dtype
-    assert torch.allclose(whole(engine.weights, group, dtype)[0].float(), before + 1)
+    assert torch.allclose(whole(engine.weights, group.frozen, dtype)[0].float(), before + 1)

@@ -1,4 +1,4 @@
-"""Labels scored on the engine, as branches behind shared prompts, against a forward per label."""
+"""Labels scored on the engine, as branches after shared prompts, against a forward per label."""
 
 import pytest
 import torch
@@ -97,7 +97,7 @@ def test_every_plan_scores_alike(max_tokens, monkeypatch):
     model = make_model("mistral").eval()
     labels = make_labels(4)
     engine = installed(model)
-    engine.max_score_tokens = max_tokens
+    engine.limit_scoring(max_tokens)
     scorer = LabelScorer(model, labels, 0, engine=engine)
     passes, done = spied(monkeypatch, scorer), []
     got = scorer.log_probs(PROMPTS, done.append)
@@ -107,7 +107,7 @@ def test_every_plan_scores_alike(max_tokens, monkeypatch):
 
 
 def test_branches_in_a_sliding_window():
-    """Branches behind a prompt see as far back as a row of their own does."""
+    """Branches after a prompt see as far back as a separate row does."""
     model = make_model("mistral", sliding_window=7).eval()
     labels = make_labels(5)
     got = LabelScorer(model, labels, 0, engine=installed(model)).log_probs(PROMPTS)
@@ -120,24 +120,23 @@ def test_many_prompts_keep_the_weights_and_score_the_same_bits():
     prompts = [PROMPTS[i % 5][: 5 + i % 4] for i in range(MANY)]
     few = LabelScorer(model, labels, 0, engine=installed(model))
     expected = torch.cat([few.log_probs(prompts[:100]), few.log_probs(prompts[100:])])
-    few.engine.max_score_tokens = 10**6
     few.engine.remove()
     engine = installed(model)
-    engine.max_score_tokens = 10**6
+    engine.limit_scoring(10**6)
     scorer = LabelScorer(model, labels, 0, engine=engine)
     assert not engine.weights._keep
-    kept = scorer.log_probs(prompts)
+    scores = scorer.log_probs(prompts)
     assert len(engine.weights._keep) == 4 + 4 + 5
-    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-5)
-    decoded = {group: weight for group, (_, weight) in engine.weights._kept.items()}
-    assert torch.equal(scorer.log_probs(prompts), kept)
-    # Once: `evaluate` scores part after part, adapter on and off.
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+    decoded = {group: weight for group, (_, weight) in engine.weights._cache.items()}
+    assert torch.equal(scorer.log_probs(prompts), scores)
+    # Only once: `evaluate` scores part by part, with the adapter on and off.
     assert len(decoded) == 4 + 4 + 5
-    assert all(engine.weights._kept[group][1] is weight for group, weight in decoded.items())
+    assert all(engine.weights._cache[group][1] is weight for group, weight in decoded.items())
 
 
 def test_the_adapter_in_use_is_the_one_scored(monkeypatch):
-    """Between two calls the adapter is disabled, replaced, or one the engine cannot do."""
+    """Between calls the adapter is disabled, or replaced, once by one that needs the plain path."""
     base = make_base("mistral")
     labels = make_labels(3)
     model = add_lora(base).eval()
@@ -168,7 +167,7 @@ def test_the_adapter_in_use_is_the_one_scored(monkeypatch):
 
 @pytest.mark.parametrize("usable", [True, False])
 def test_out_of_memory_scores_in_smaller_passes_or_ends(usable, monkeypatch):
-    """The engine's passes shrink; the plain path's do not, and it must not try for ever."""
+    """The engine's passes shrink; the plain path's do not, and must not be retried forever."""
     model = make_model("mistral").eval()
     labels = make_labels(2)
     engine = installed(model)

@@ -54,16 +54,16 @@ def rows_attended(attention: Attention, num_tokens):
     if attention.key_rows_K is not None:
         key_rows = attention.key_rows_K.tolist()
     q_starts, k_starts = attention.q_starts_S.tolist(), attention.k_starts_S.tolist()
-    found = []
+    attended = []
     for s in range(len(q_starts) - 1):
         keys = key_rows[k_starts[s] : k_starts[s + 1]]
         num_q = q_starts[s + 1] - q_starts[s]
-        found += [keys[: len(keys) - (num_q - 1 - i)] for i in range(num_q)]
-    return found
+        attended += [keys[: len(keys) - (num_q - 1 - i)] for i in range(num_q)]
+    return attended
 
 
 def check_lists(attention: Attention, num_tokens):
-    """Lengths, starts, greatest lengths and the list of uses tell the same story."""
+    """Lengths, starts, greatest lengths and the list of uses agree."""
     q_starts, k_starts = attention.q_starts_S, attention.k_starts_S
     assert q_starts.dtype == k_starts.dtype == torch.int32
     assert q_starts.diff().tolist() == attention.q_lengths
@@ -110,7 +110,7 @@ def test_answer_rows_see_what_they_see_in_the_whole_pass(segments):
 
 
 @given(forests())
-def test_rounded_up_the_asked_for_rows_are_the_same(segments):
+def test_rounded_up_the_answer_rows_are_the_same(segments):
     exact, packed = lay_out(segments, "cpu"), lay_out(segments, "cpu", round_up=True)
     num, seen = exact.num_tokens, rows_seen(segments)
     assert packed.input_ids[0, :num].equal(exact.input_ids[0])
@@ -118,12 +118,12 @@ def test_rounded_up_the_asked_for_rows_are_the_same(segments):
     assert packed.answer_rows_A[: len(exact.answer_rows_A)].equal(exact.answer_rows_A)
     attended = rows_attended(packed.attention, packed.num_tokens)
     assert attended[:num] == seen
-    # What was added sees something, itself too, and nobody's tokens.
+    # The rows that were added see themselves and no others' tokens.
     assert len(attended) == packed.num_tokens
     for row, rows in enumerate(attended[num:], num):
         assert row in rows and min(rows) >= num
-    asked = rows_attended(packed.answers, packed.num_tokens)
-    assert asked[: len(exact.answer_rows_A)] == [seen[row] for row in exact.answer_rows_A]
+    answers = rows_attended(packed.answers, packed.num_tokens)
+    assert answers[: len(exact.answer_rows_A)] == [seen[row] for row in exact.answer_rows_A]
     for attention in (packed.attention, packed.answers):
         check_lists(attention, packed.num_tokens)
         assert len(attention.q_lengths) % 16 == 0
@@ -152,7 +152,7 @@ def test_a_shared_beginning_is_the_longest_there_is(rows, data):
     assert [shared + list(segment.tokens) for segment in own] == rows
     assert [segment.num_answer for segment in own] == num_answers
     assert all(segment.parent == (0 if shared else None) for segment in own)
-    # The tokens at which answers are wanted, or the last one, stay in the row's own segment.
+    # The tokens that need logits, or the last one, stay in the row's own segment.
     for segment in own:
         assert len(segment.tokens) >= max(segment.num_answer, 1)
     longer = len(shared) + 1
@@ -165,7 +165,7 @@ def test_a_shared_beginning_is_the_longest_there_is(rows, data):
 
 @pytest.mark.parametrize("round_up", [False, True])
 def test_every_tensor_is_listed_and_moved(round_up):
-    """What a captured pass is refilled with; one forgotten would keep the first pass's values."""
+    """A captured pass is refilled with these; one left out would keep the first pass's values."""
     segments = [Segment([1, 2]), Segment([3, 4], 0, 1), Segment([5], 0, 1)]
     packed = lay_out(segments, "cpu", round_up=round_up)
 

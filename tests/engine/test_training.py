@@ -1,4 +1,4 @@
-"""Training runs on the engine: interrupted and resumed, planned anew, in other passes."""
+"""Training runs on the engine: interrupted and resumed, in smaller passes, in other passes."""
 
 import json
 import signal
@@ -157,7 +157,7 @@ def test_passes_of_any_size_train_the_same_adapter(
 
     def planned(engine, *args):
         text = plan(engine, *args)
-        engine.max_tokens = max_tokens
+        engine.limit_passes(max_tokens)
         return text
 
     monkeypatch.setattr(Engine, "plan", planned)

@@ -1,7 +1,7 @@
-"""Random models of every structure the engine knows, small enough for a hundred tests.
+"""Random models of every structure that the engine supports, small enough for a hundred tests.
 
 The plain path here is PEFT's own forward, one row at a time, without padding, packing or sharing.
-Biases, norm weights and lora_B are random: what is zero or one by default would hide an error.
+Biases, norm weights and lora_B are random: zeros and ones, the defaults, would hide errors.
 """
 
 import torch
@@ -31,10 +31,12 @@ KINDS = {
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def make_base(kind, dtype=torch.float32, *, nf4=False, num_layers=3, **options):
+def make_base(
+    kind, dtype=torch.float32, *, nf4=False, double_quantization=True, num_layers=3, **options
+):
     """A frozen base: 3 layers, hidden 48, 4 heads of 12, 2 of them with keys; every weight random.
 
-    nf4: its linear layers in bitsandbytes' NF4, double-quantised, hidden 64 and heads of 16.
+    nf4: its linear layers in bitsandbytes' NF4, hidden 64 and heads of 16.
     """
     config_class, model_class, extra = KINDS[kind]
     sizes = {
@@ -61,10 +63,10 @@ def make_base(kind, dtype=torch.float32, *, nf4=False, num_layers=3, **options):
                 else:
                     parameter.normal_(0.0, 0.12)
     model.requires_grad_(False)
-    return _quantized(model) if nf4 else model.eval()
+    return _quantize(model, double_quantization) if nf4 else model.eval()
 
 
-def _quantized(model):
+def _quantize(model, double_quantization):
     from sentilora.models.four_bits import import_bitsandbytes
 
     bitsandbytes = import_bitsandbytes()
@@ -77,11 +79,14 @@ def _quantized(model):
             module.out_features,
             bias=module.bias is not None,
             compute_dtype=module.weight.dtype,
-            compress_statistics=True,
+            compress_statistics=double_quantization,
             quant_type="nf4",
         )
         linear.weight = bitsandbytes.nn.Params4bit(
-            module.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+            module.weight.data,
+            requires_grad=False,
+            compress_statistics=double_quantization,
+            quant_type="nf4",
         )
         linear.bias = module.bias
         model.set_submodule(name, linear.to("cpu"))
@@ -112,11 +117,11 @@ def add_lora(base, *, dropout=0.0, r=4, name="default", seed=1, **options):
             model = base
         else:
             model = get_peft_model(base, config, adapter_name=name)
-        randomise_B(model, name)
+        randomize_B(model, name)
     return model
 
 
-def randomise_B(model, name="default"):
+def randomize_B(model, name="default"):
     """Fill lora_B of one adapter; PEFT begins with zeros, and half of all gradients would be 0."""
     num = 0
     for parameter_name, parameter in model.named_parameters():
@@ -193,9 +198,9 @@ def gradients(model, loss):
     """Loss, and every trained parameter's gradient by name."""
     model.zero_grad()
     loss.backward()
-    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+    named = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
-    return loss.detach(), found
+    return loss.detach(), named
 
 
 def plain_gradients(model, rows, labels):
@@ -227,3 +232,14 @@ def assert_equal(got, expected, num):
     assert got[1].keys() == expected[1].keys() and len(got[1]) == num
     for name, gradient in expected[1].items():
         assert gradient.any() and torch.equal(got[1][name], gradient), name
+
+
+def state_of(model):
+    """What installing must not change: modules, their classes and modes, attributes, parameters."""
+    modules = [
+        (name, type(module), module.training, sorted(vars(module)))
+        for name, module in model.named_modules()
+    ]
+    parameters = [(n, id(p), p.requires_grad, p._version) for n, p in model.named_parameters()]
+    assert len(modules) > 30 and len(parameters) > 20
+    return modules, parameters

@@ -40,8 +40,8 @@ def test_a_damaged_adapter(tmp_path, toy_run):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda text: text[: len(text) // 2], "it is no JSON (line "),
-        (lambda text: "", "it is no JSON (line 1)"),
+        (lambda text: text[: len(text) // 2], "it is not JSON (line "),
+        (lambda text: "", "it is not JSON (line 1)"),
         (lambda text: "[]", "it has no 'format_version'"),
         (lambda text: text.replace('"labels"', '"lables"'), "it has no 'labels'"),
         (lambda text: text.replace('"tail"', "5"), "its 'truncation' is 5"),
@@ -50,7 +50,7 @@ def test_a_damaged_adapter(tmp_path, toy_run):
         (lambda text: text.replace('"name"', '"nam"'), "it has no 'name'"),
         (lambda text: text.replace('"nf4"', '"int8"'), "its 'quantization' is 'int8'"),
         (lambda text: text.replace('"label_ids": [', '"label_ids": 3, "_": ['), "'label_ids' is 3"),
-        (lambda text: b"\xff\xfe", "it is no UTF-8 text"),
+        (lambda text: b"\xff\xfe", "it is not UTF-8 text"),
     ],
 )
 def test_a_damaged_classifier_json_is_named_in_plain_words(tmp_path, toy_run, change, reason):
@@ -67,7 +67,7 @@ def test_a_damaged_classifier_json_is_named_in_plain_words(tmp_path, toy_run, ch
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda text: text[: len(text) // 2], "it is no JSON (line "),
+        (lambda text: text[: len(text) // 2], "it is not JSON (line "),
         (lambda text: "null", "it has no 'base_model_name_or_path'"),
         (
             lambda text: text.replace('"peft_type": "LORA"', '"peft_type": 1'),
@@ -109,7 +109,7 @@ def test_an_adapter_of_another_base(tmp_path, toy_base, toy_run):
 def test_an_unfinished_run_is_no_adapter_yet(toy_run, tmp_path):
     folder = tmp_path / "unfinished"
     shutil.copytree(toy_run / "checkpoint-4", folder / "checkpoint-4")
-    said = f"is not finished; go on with `sentilora train --output-dir {folder} --resume`, or take "
+    said = "is not finished; resume it with --resume and the same --output-dir, or take "
     failed(3, said + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
 
 

@@ -339,7 +339,9 @@ def test_predict_writes_no_explanation_into_a_table(tmp_path):
     path = tmp_path / "texts.csv"
     path.write_text("text\nA lovely film.\n")
     code, _, stderr = run("predict", "--input", path, "--output", tmp_path / "o.csv", "--explain")
-    assert code == 2 and "--explain prints, a table has no place for it" in stderr
+    assert (
+        code == 2 and "a table has no place for what --explain finds; leave out --output" in stderr
+    )
 
 
 def test_the_surest_errors_of_a_report_are_explained(toy_run, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from sentilora.cli.options import (
     TextColumn,
     config_from,
     fail,
+    in_options,
     named_values,
     quiet,
 )
@@ -25,7 +26,7 @@ def check(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
-    """Look at data, labels, memory and time before training."""
+    """Check data, labels, lengths, memory and time before training."""
     from sentilora.stages.check import check as run
 
     values = named_values(output_dir, text_column, label_column)
@@ -34,9 +35,11 @@ def check(
     findings = run(settings)
     for finding in findings:
         mark = {"ok": " ", "note": "!", "problem": "✗"}[finding.level]
-        indented = finding.text.replace("\n", "\n" + " " * 22)
+        # What is fine quotes data, which may hold backticks; only messages name keywords.
+        text = finding.text if finding.level == "ok" else in_options(finding.text)
+        indented = text.replace("\n", "\n" + " " * 22)
         print(f"{mark} {finding.name:<20}{indented}")
     codes = [finding.exit_code for finding in findings if finding.level == "problem"]
-    if codes:  # it ends as `train` would, with the first
+    if codes:  # the first is what `train` would end with
         sys.stdout.flush()
         fail(f"{counted(len(codes), 'problem')}, marked ✗ above", codes[0])

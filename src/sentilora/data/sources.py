@@ -1,10 +1,10 @@
-"""Where labelled texts come from: sources read row by row, in order, unchanged and checked.
+"""Where labeled texts come from: sources read row by row, in order, unchanged and checked.
 
     rows = load_rows("reviews.csv", "train", columns)
 
 A source is a hub id, the `aclImdb/` folder, a folder with files named train, test or validation,
 a CSV, TSV, JSONL or Parquet file, or `embedded`: the reviews that ship with the package. Nothing
-here imports torch, so that what is wrong with the data is said within a second.
+here imports torch, so that a fault in the data is reported within a second.
 """
 
 import os
@@ -39,29 +39,31 @@ SPLIT_NAMES = {
 
 
 def load_rows(source: str, split: str, columns: Columns) -> Rows:
-    """The labelled rows of one split of a source. `split`: "train", "test" or "validation".
+    """The labeled rows of one split of a source. `split`: "train", "test" or "validation".
 
-    Raises `DataError` when the source is missing, unreadable or unreachable, lacks a column, or
-    holds an empty text or a label that no word is known for.
+    Raises `DataError` if the source is missing, unreadable or unreachable, lacks a column, or
+    holds an empty text or an unknown label.
     """
-    used = {columns.text, columns.label}
-    frame = read_table(source, split, columns.text, lambda name: name in used or may_rate(name))
+    names = {columns.text, columns.label}
+    frame = read_table(source, split, columns.text, lambda name: name in names or may_rate(name))
     if columns.label not in frame.columns:
-        frame = read_table(source, split, columns.text)  # with all that the message is to name
-        raise DataError(missing_column(source, frame, columns.label, "label"))
+        frame = read_table(source, split, columns.text)  # with every column, for the message
+        raise missing_column(source, frame, columns.label, "label_column")
     if not len(frame):
-        raise DataError(f"{source} has no rows")
+        raise DataError(f"{source} has no rows", seen=source)
     texts, labels = texts_of(source, frame, columns.text), labels_of(source, frame, columns)
     return Rows(source, texts, labels, *ratings_of(frame, columns))
 
 
 def read_table(
-    source: str, split: str, text_column: str, wanted: Callable[[str], bool] | None = None
+    source: str, split: str, text_column: str, is_needed: Callable[[str], bool] | None = None
 ) -> "pd.DataFrame":
-    """One split of a source as a table. Checks that the text column is there.
+    """One split of a source as a table that has the text column.
 
-    wanted: the columns that are needed, by name; None keeps every one. What a Parquet or JSONL file
-    has besides is never held: it may be larger than the texts.
+    is_needed: whether a column of this name is needed; None keeps every column. The other columns
+        of a Parquet or JSONL file are never held in memory: they may be larger than the texts.
+
+    Raises `DataError` if the source is missing, unreadable or unreachable, or has no such column.
     """
     path = _local_path(source, split)
     if path is None:
@@ -69,13 +71,13 @@ def read_table(
     elif path.is_dir():
         frame = _read_class_folders(path)
     else:
-        frame = read_file(path, wanted, text_column)
+        frame = read_file(path, is_needed, text_column)
     if text_column not in frame.columns:
-        if wanted is not None:
-            return read_table(source, split, text_column)
+        if is_needed is not None:
+            return read_table(source, split, text_column)  # with every column, for the message
         if not len(frame):
-            raise DataError(f"{source} has no rows")
-        raise DataError(missing_column(source, frame, text_column, "text"))
+            raise DataError(f"{source} has no rows", seen=source)
+        raise missing_column(source, frame, text_column, "text_column")
     return frame
 
 
@@ -83,21 +85,22 @@ def read_table(
 
 
 def _local_path(source: str, split: str) -> Path | None:
-    """The file or class folder behind a source, or None for a hub id."""
+    """The file or class folder of a split on this machine, or None for a hub id."""
     if source == EMBEDDED:
-        # The embedded reviews have no validation file: it is carved out of train.
+        # The embedded reviews have no validation file: validation rows come out of train.
         return reviews_path("test" if split == "test" else "train")
     path = Path(os.path.expanduser(source))
-    if os.path.isfile(path):  # os.path says False to a name that no file can have, Path raises
+    if os.path.isfile(path):  # not Path.is_file: it raises for a name that no file can have
         return path
     if os.path.isdir(path):
         return _split_in_folder(path, split)
     if looks_like_hub_id(source) and not source.endswith(SUFFIXES):
         return None
-    raise DataError(f"there is no file or folder {source}")
+    raise DataError(f"there is no file or folder {source}", seen=source)
 
 
 def _split_in_folder(folder: Path, split: str) -> Path:
+    """The file or class folder of one split in a folder of splits."""
     names = SPLIT_NAMES[split]
     for name in names:
         for suffix in SUFFIXES:
@@ -106,19 +109,22 @@ def _split_in_folder(folder: Path, split: str) -> Path:
         # aclImdb/train/pos/0_9.txt: a folder for each label
         if (folder / name).is_dir() and _class_folders(folder / name):
             return folder / name
-    seen = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    content = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     raise DataError(
-        f"{folder} has no {split} data; expected {names[0]}.csv, .tsv, .jsonl or .parquet, or "
-        f"{names[0]}/ with a folder of .txt files for each label; it holds {seen}"
+        f"{folder} has no {split} data; it holds {content}",
+        seen=str(folder),
+        remedy=f"add {names[0]}.csv, .tsv, .jsonl or .parquet, or {names[0]}/ with a folder of "
+        ".txt files for each label",
     )
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    # aclImdb/train/unsup holds no labels.
+    # aclImdb/train/unsup has no labels.
     return sorted(p for p in folder.iterdir() if p.name != "unsup" and any(p.glob("*.txt")))
 
 
 def _read_class_folders(folder: Path) -> "pd.DataFrame":
+    """The .txt files of a folder per label, in the order of their numbers."""
     import pandas as pd
 
     records = []
@@ -127,10 +133,10 @@ def _read_class_folders(folder: Path) -> "pd.DataFrame":
             try:
                 text = file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"cannot read {file}: {error}") from error
+                raise DataError(f"cannot read {file}: {error}", seen=str(file)) from error
             record = {"text": text, "label": label.name, "file": file.name}
-            if rated := re.fullmatch(r"\d+_(\d+)", file.stem):  # IMDB's: number_rating.txt
-                record["rating"] = rated[1]
+            if rating := re.fullmatch(r"\d+_(\d+)", file.stem):  # IMDB's: number_rating.txt
+                record["rating"] = rating[1]
             records.append(record)
     return pd.DataFrame(records)
 
@@ -147,7 +153,7 @@ def _read_hub(source: str, split: str) -> "pd.DataFrame":
     try:
         return datasets.load_dataset(source, split=split).to_pandas()
     except Exception as error:
-        # datasets raises a dozen unrelated types here; whichever it is, the user needs its words.
+        # datasets raises a dozen unrelated types here; the user needs the message of each.
         raise DataError(
-            f"cannot load {source!r} ({split}) from the hub: {first_line(error)}"
+            f"cannot load {source!r} ({split}) from the hub: {first_line(error)}", seen=source
         ) from error

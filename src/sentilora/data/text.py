@@ -1,4 +1,4 @@
-"""What counts as a usable text, and when two texts are the same."""
+"""What a usable text is, and when two texts are the same."""
 
 import hashlib
 import re
@@ -14,18 +14,20 @@ def clean_text(text: str) -> str:
 
 
 def blank_line_breaks(text: str) -> str:
-    """The text with spaces where `clean_text` puts newlines: as long, every character in place."""
-    return _LINE_BREAK.sub(lambda found: " " * len(found[0]), text)
+    """The text with spaces for what `clean_text` turns into newlines; every offset stays valid."""
+    return _LINE_BREAK.sub(lambda match: " " * len(match[0]), text)
 
 
 def require_text(text: object, name: str = "the text") -> None:
-    """Raise `DataError` when a value, called `name`, cannot be classified."""
+    """Raise `DataError` if a value cannot be classified. name: what the message calls the value."""
     if fault := fault_of(text):
-        raise DataError(f"{name} is {fault}; give UTF-8 text of at least one character")
+        raise DataError(
+            f"{name} is {fault}", seen=text, remedy="give UTF-8 text of at least one character"
+        )
 
 
 def fault_of(text: object) -> str | None:
-    """What keeps a value from being classified, to follow "is"; None when it is a usable text."""
+    """Why a value cannot be classified, worded to follow "is"; None for a usable text."""
     if not isinstance(text, str):
         return f"{text!r}, not a text"
     if not clean_text(text):
@@ -38,20 +40,20 @@ def fault_of(text: object) -> str | None:
 
 
 def normalized(text: str) -> str:
-    """What counts as the same text: line breaks and runs of spaces as one space, lower case."""
+    """The form in which equal texts are equal: lower case, one space for any run of whitespace."""
     return " ".join(clean_text(text).lower().split())
 
 
 def digest(normalized_text: str) -> bytes:
-    """Stands for a text, which would be held twice."""
+    """16 bytes that identify a text, so that sets of texts need not hold the texts again."""
     return hashlib.blake2b(
         normalized_text.encode("utf-8", "surrogatepass"), digest_size=16
     ).digest()
 
 
 def beginning(text: str, length: int) -> str:
-    """The first characters of a text on one line, without what a terminal would obey."""
+    """The first `length` characters of a text on one line, without control characters."""
     start = clean_text(text[: 4 * length])
     line = " ".join("".join(c if c.isprintable() else " " for c in start).split())
-    cut = len(line) > length or len(text) > 4 * length
-    return f"{line[: length - 1]}…" if cut else line
+    is_cut = len(line) > length or len(text) > 4 * length
+    return f"{line[: length - 1]}…" if is_cut else line

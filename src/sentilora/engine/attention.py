@@ -1,15 +1,15 @@
 """Attention over segments of different lengths, without padding and without a mask in memory.
 
-Ways to the same numbers (to rounding), chosen by what the device has:
+Four ways to the same numbers (to rounding), chosen by the device:
 
-    tiled        our own flash attention, which reads shared keys where they are: capability 9.0
+    tiled        our own flash attention, which does not copy shared keys: capability 9.0
     varlen       torch's flash attention: compute capability 8.0 and above, bfloat16 or float16
     efficient    the memory-efficient kernel: older GPUs, and float32 on any
     by_segment   one scaled_dot_product_attention per segment: CPUs, and the reference
 
-Every way takes queries (Q, H, E), keys and then values of the pass's rows (T, 2G, E), who sees
-whom, the factor for scores, how many tokens, itself included, a token sees at most, and for how
-many numbers there should be room behind each row of the output; only `tiled` makes it.
+Every way takes queries (Q, H, E); keys and then values of the pass's rows (T, 2G, E); which rows
+see which; the factor for scores; the most tokens that a token sees, itself included; and the number
+of free columns wanted after each row of the output, which only `tiled` provides.
 
 Axes: Q query rows, K key rows, T rows of the pass, H query heads, G key and value heads, E a head's
 width.
@@ -30,9 +30,9 @@ Attend = Callable[[torch.Tensor, torch.Tensor, Attention, float, int | None, int
 def choose_attention(
     device: torch.device, dtype: torch.dtype, capability: float, head_dim: int
 ) -> Attend:
-    """The fastest way there is for a device, a dtype, a compute capability (7.5 for a T4), a head.
+    """The fastest way for a device, a dtype, a compute capability (7.5 for a T4) and a head width.
 
-    `tiled` is measured on 9.0; its backward pass needs more shared memory than 8.6 and 8.9 have.
+    `tiled` was measured on 9.0; its backward pass needs more shared memory than 8.6 and 8.9 have.
     """
     if device.type != "cuda":
         return by_segment
@@ -68,7 +68,7 @@ class SplitKeys(torch.autograd.Function):
 def _sum_of_uses(
     dk_KGE: torch.Tensor, dv_KGE: torch.Tensor, attention: Attention, out_TGE: torch.Tensor
 ) -> None:
-    """Gradients of what every segment lists, summed where rows are shared, into (T, 2G, E)."""
+    """Gradients of listed keys and values, summed where rows are shared, into (T, 2G, E)."""
     _, G, E = dk_KGE.shape
     assert attention.key_rows_K is not None
     if use_triton(dk_KGE):
@@ -96,7 +96,7 @@ def by_segment(
     window: int | None,
     room: int = 0,
 ) -> torch.Tensor:
-    """One call per segment."""
+    """One `scaled_dot_product_attention` per segment."""
     k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
     outputs = []
     queries = q_QHE.split(attention.q_lengths)
@@ -108,7 +108,7 @@ def by_segment(
         mask = None
         before = num_k - num_q
         if 0 < before < num_q and window is None:
-            # As many idle queries in front: a square needs no mask, and half the work.
+            # With as many idle queries in front the square needs no mask and half the work.
             q = torch.nn.functional.pad(q, (0, 0, 0, 0, before, 0))
         elif before or (window is not None and window < num_k):
             row = torch.arange(num_k - num_q, num_k, device=q.device)[:, None]
@@ -150,7 +150,7 @@ def tiled(
     window: int | None,
     room: int = 0,
 ) -> torch.Tensor:
-    """The kernels of `attention_kernels`: heads of a width of 16 to 128, a power of two."""
+    """The kernels of `attention_kernels`, for head widths of 16 to 128, powers of two."""
     return _Tiled.apply(q_QHE, kv_TGE, attention, scale, window, room)
 
 
@@ -159,17 +159,17 @@ class _Tiled(torch.autograd.Function):
     def forward(ctx, q_QHE, kv_TGE, attention, scale, window, room):  # type: ignore[no-untyped-def]
         out, log_sum = attention_kernels.attend(q_QHE, kv_TGE, attention, scale, window, room)
         ctx.save_for_backward(q_QHE, kv_TGE, out, log_sum)
-        ctx.given = attention, scale, window
+        ctx.attention, ctx.scale, ctx.window = attention, scale, window
         return out
 
     @staticmethod
     def backward(ctx, d_QHE):  # type: ignore[no-untyped-def]
         q_QHE, kv_TGE, out, log_sum = ctx.saved_tensors
-        if d_QHE.stride()[1:] != out.stride()[1:]:  # rows may lie apart
+        if d_QHE.stride()[1:] != out.stride()[1:]:  # rows may be apart
             d_QHE = d_QHE.contiguous()
-        attention, scale, window = ctx.given
+        attention, scale, window = ctx.attention, ctx.scale, ctx.window
         (Q, H, E), (T, G2, _) = q_QHE.shape, kv_TGE.shape
-        if Q == T:  # side by side, as the projection that they came from wants them
+        if Q == T:  # adjacent, as the projection's backward pass reads them
             dq, dkv = d_QHE.new_empty(T, H + G2, E).split([H, G2], 1)
         else:
             dq, dkv = d_QHE.new_empty(Q, H, E), d_QHE.new_empty(T, G2, E)
@@ -187,7 +187,7 @@ class _Tiled(torch.autograd.Function):
 class _Flash(torch.autograd.Function):
     """What torch.nn.attention.varlen.varlen_attn calls, without the custom operator around it.
 
-    That one cost 0.85 ms of CPU time a layer, 28 ms a step (H100, 32 layers; torch 2.11).
+    The operator took 0.85 ms of CPU time a layer, 28 ms a step (H100, 32 layers; torch 2.11).
     """
 
     @staticmethod
@@ -222,7 +222,7 @@ def efficient(
     window: int | None,
     room: int = 0,
 ) -> torch.Tensor:
-    """The memory-efficient kernel with sequence lengths: every head has keys of its own."""
+    """The memory-efficient kernel with sequence lengths; keys are repeated for every query head."""
     k_KGE, v_KGE = SplitKeys.apply(kv_TGE, attention)
     repeats = q_QHE.shape[1] // k_KGE.shape[1]
     if repeats > 1:

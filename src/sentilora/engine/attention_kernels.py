@@ -1,9 +1,9 @@
-"""Flash attention over segments whose keys lie where the pass has them, forward and backward.
+"""Flash attention over segments that share keys without copying them, forward and backward.
 
-The queries of a segment attend to a list of rows (the tokens above it, then its own), read through
-that list: keys and values that segments share are never copied. All query heads of a key head go
-through one tile, so that keys and values are loaded once for them. (Dao 2023, algorithms 1 and 2:
-online softmax forward; scores computed again backward, from the logarithm of their sum.)
+The queries of a segment attend to a list of rows: the tokens above it, then its own. Keys and
+values are read through that list. All query heads of a key head are in one tile, so that keys and
+values are loaded once for them. (Dao 2023, algorithms 1 and 2: online softmax forward; backward,
+scores are computed again from the logarithm of their sum.)
 
 Axes: Q query rows, K key rows, T rows of the pass, H query heads, G key heads, E a head's width.
 """
@@ -20,7 +20,7 @@ from sentilora.engine.segments import Attention
 
 @dataclass(frozen=True)
 class Tiles:
-    """What a program works on: (query, head) pairs by keys; its warps, and loads on their way."""
+    """A program's tile, (query, head) pairs by keys; its warps, and its loads in flight."""
 
     rows: int
     keys: int
@@ -28,8 +28,8 @@ class Tiles:
     num_stages: int
 
 
-# Of 18 each, on an H100 with 14 reviews of 320 tokens: a small tile where programs differ most in
-# how many keys they see (forward 94 µs, with the backward's tile 120).
+# The best of 18 each, on an H100 with 14 reviews of 320 tokens. A small tile is best where programs
+# differ most in how many keys they see (forward 94 µs; with the tile of the backward pass 120).
 BY_QUERIES = Tiles(64, 32, 4, 3)
 BY_KEYS = Tiles(128, 64, 8, 2)
 
@@ -44,8 +44,8 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output (Q, H, E), and the logarithm to base 2 of every query's sum (Q, H), for backward.
 
-    kv_TGE: keys, then values, 2G heads. window: how many tokens a token sees at most. room: numbers
-    that have a place behind each row of the output.
+    kv_TGE: keys, then values, 2G heads. window: the most tokens that a token sees. room: free
+    columns after each row of the output.
     """
     Q, H, E = q_QHE.shape
     out_QHE = q_QHE.new_empty(Q, H * E + room)[:, : H * E].unflatten(1, (H, E))
@@ -82,7 +82,7 @@ def attend_backward(
 ) -> None:
     """Gradients of queries (Q, H, E), and of the keys and values (K, G, E) that segments list.
 
-    They are written to the last three, whose rows may lie apart.
+    They are written to the last three, whose rows may be apart.
     """
     delta_QH = torch.empty_like(log_sum_QH)
     common = (
@@ -163,7 +163,7 @@ if triton is not None:
 
     @triton.jit
     def _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES):  # type: ignore[no-untyped-def]
-        """Of a tile: number of the query in its segment, (row · H + head), whether it is there."""
+        """A tile's queries: number in the segment, row, head, and whether the query exists."""
         m = tl.arange(0, QUERIES * PLACES)
         i = first + m // PLACES
         head = m % PLACES
@@ -198,7 +198,7 @@ if triton is not None:
         LISTED: tl.constexpr,
         MASKED: tl.constexpr,
     ):
-        """Of one head, a segment's keys and values j. MASKED: some may lie behind the last."""
+        """One head's keys and values j of a segment. MASKED: j may exceed the last."""
         rows = k_start + j
         if LISTED:
             rows = tl.load(rows_ptr + rows, mask=j < k_len if MASKED else None)
@@ -210,8 +210,8 @@ if triton is not None:
 
     @triton.jit
     def _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW: tl.constexpr):  # type: ignore[no-untyped-def]
-        """Where the keys begin that a tile's queries see, up to where all of them see all, and
-        where they end; the former two are where tiles of keys begin."""
+        """Of the keys that a tile's queries see: the first, the end of those that every query sees,
+        and the end. The first two are multiples of a tile of keys."""
         begin = 0
         all_end = (offset + first + 1) // KEYS * KEYS
         if WINDOW:
@@ -223,7 +223,7 @@ if triton is not None:
     def _again(  # type: ignore[no-untyped-def]
         q, k, v, d, seen, log_sum, delta, scale, PRECISION: tl.constexpr, MASKED: tl.constexpr
     ):
-        """Attention weights once more, and their scores' gradient. MASKED: some are not seen."""
+        """Attention weights again, and the gradient of their scores. MASKED: some are not seen."""
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * 1.4426950408889634)
         weights = tl.exp2(scores - log_sum[:, None])
         if MASKED:
@@ -262,15 +262,15 @@ if triton is not None:
         if first < q_len:
             k_start, k_len = _span(k_starts_ptr, segment)
             offset = k_len - q_len
-            i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
+            i, row, head, exists = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
             e = tl.arange(0, E)
             q_at = q_ptr + row[:, None].to(tl.int64) * q_stride + head[:, None] * E + e[None, :]
-            q = tl.load(q_at, mask=there[:, None], other=0.0)
+            q = tl.load(q_at, mask=exists[:, None], other=0.0)
             top = tl.full((QUERIES * PLACES,), float("-inf"), tl.float32)
             total = tl.zeros((QUERIES * PLACES,), tl.float32)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
             begin, all_end, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
-            # First the tiles of which every query sees every key: there no mask is needed.
+            # First the tiles in which every query sees every key: they need no mask.
             for masked in tl.static_range(2):
                 for start in range(all_end if masked else begin, end if masked else all_end, KEYS):
                     j = start + tl.arange(0, KEYS)
@@ -284,7 +284,7 @@ if triton is not None:
                     higher = tl.maximum(top, tl.max(scores, 1))
                     base = higher
                     if masked:
-                        # Where a query sees no key yet: minus infinity less itself is no number.
+                        # A query that sees no key yet: minus infinity minus itself is NaN.
                         base = tl.where(higher == float("-inf"), 0.0, higher)
                     weights = tl.exp2(scores - base[:, None])
                     shrink = tl.exp2(top - base)
@@ -293,10 +293,10 @@ if triton is not None:
                     acc += tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
                     top = higher
             out_at = out_ptr + row[:, None].to(tl.int64) * out_stride + head[:, None] * E
-            total = tl.where(total == 0.0, 1.0, total)  # queries that are not there
+            total = tl.where(total == 0.0, 1.0, total)  # queries that do not exist
             out = acc / total[:, None]
-            tl.store(out_at + e[None, :], out.to(q.dtype), mask=there[:, None])
-            tl.store(log_sum_ptr + row * (G * REPEATS) + head, top + tl.log2(total), mask=there)
+            tl.store(out_at + e[None, :], out.to(q.dtype), mask=exists[:, None])
+            tl.store(log_sum_ptr + row * (G * REPEATS) + head, top + tl.log2(total), mask=exists)
 
     @triton.jit
     def _queries_backward(  # type: ignore[no-untyped-def]
@@ -334,17 +334,17 @@ if triton is not None:
         if first < q_len:
             k_start, k_len = _span(k_starts_ptr, segment)
             offset = k_len - q_len
-            i, row, head, there = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
+            i, row, head, exists = _query_rows(first, q_len, q_start, g, REPEATS, PLACES, QUERIES)
             e = tl.arange(0, E)
             in_row = head[:, None] * E + e[None, :]
             row_64 = row[:, None].to(tl.int64)
-            q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
-            d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
-            out = tl.load(out_ptr + row_64 * out_stride + in_row, mask=there[:, None], other=0.0)
+            q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=exists[:, None], other=0.0)
+            d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=exists[:, None], other=0.0)
+            out = tl.load(out_ptr + row_64 * out_stride + in_row, mask=exists[:, None], other=0.0)
             at = row * (G * REPEATS) + head
             delta = tl.sum(d.to(tl.float32) * out.to(tl.float32), 1)
-            tl.store(delta_ptr + at, delta, mask=there)
-            log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
+            tl.store(delta_ptr + at, delta, mask=exists)
+            log_sum = tl.load(log_sum_ptr + at, mask=exists, other=0.0)
             acc = tl.zeros((QUERIES * PLACES, E), tl.float32)
             begin, all_end, end = _visible(first, offset, k_len, window, QUERIES, KEYS, WINDOW)
             for masked in tl.static_range(2):
@@ -359,7 +359,7 @@ if triton is not None:
                     _, d_scores = _again(q, k, v, d, seen, log_sum, delta, scale, PRECISION, masked)
                     acc += tl.dot(d_scores, k, input_precision=PRECISION)
             dq_at = dq_ptr + row_64 * dq_stride + in_row
-            tl.store(dq_at, (acc * scale).to(q.dtype), mask=there[:, None])
+            tl.store(dq_at, (acc * scale).to(q.dtype), mask=exists[:, None])
 
     @triton.jit
     def _keys_backward(  # type: ignore[no-untyped-def]
@@ -405,7 +405,7 @@ if triton is not None:
             dv = tl.zeros((KEYS, E), tl.float32)
             begin = tl.maximum(0, start - offset) // QUERIES * QUERIES
             end = q_len
-            # From here on a query sees all keys of the tile; those behind the last are not stored.
+            # From here on a query sees all keys of the tile; those past the last are not stored.
             all_begin = tl.cdiv(tl.maximum(0, start + KEYS - 1 - offset), QUERIES) * QUERIES
             if WINDOW:
                 end = tl.minimum(q_len, start + KEYS + window - 1 - offset)
@@ -414,17 +414,17 @@ if triton is not None:
                 first_begin = all_begin if whole else begin
                 first_end = end if whole else tl.minimum(all_begin, end)
                 for first in range(first_begin, first_end, QUERIES):
-                    i, row, head, there = _query_rows(
+                    i, row, head, exists = _query_rows(
                         first, q_len, q_start, g, REPEATS, PLACES, QUERIES
                     )
                     in_row = head[:, None] * E + e[None, :]
                     row_64 = row[:, None].to(tl.int64)
-                    # Queries that are not there have no gradient, and so add nothing.
-                    q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=there[:, None], other=0.0)
-                    d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=there[:, None], other=0.0)
+                    # Queries that do not exist have no gradient, and so add nothing.
+                    q = tl.load(q_ptr + row_64 * q_stride + in_row, mask=exists[:, None], other=0.0)
+                    d = tl.load(d_ptr + row_64 * d_stride + in_row, mask=exists[:, None], other=0.0)
                     at = row * (G * REPEATS) + head
-                    log_sum = tl.load(log_sum_ptr + at, mask=there, other=0.0)
-                    delta = tl.load(delta_ptr + at, mask=there, other=0.0)
+                    log_sum = tl.load(log_sum_ptr + at, mask=exists, other=0.0)
+                    delta = tl.load(delta_ptr + at, mask=exists, other=0.0)
                     seen = j
                     if not whole:
                         seen = _seen(i, j, k_len, offset, window, WINDOW)

@@ -1,6 +1,7 @@
-"""RMSNorm, SwiGLU and rotary embedding, forward and backward, each in one pass over memory.
+"""RMSNorm, SwiGLU and rotary embedding, forward and backward.
 
-Beside every Triton kernel stands the plain PyTorch that it must equal; CPUs take that.
+This is the specification in plain PyTorch, which CPUs run. On GPUs `elementwise_kernels` gives the
+same in one pass over memory each.
 
 Axes: T tokens, D hidden, F half of a SwiGLU's input, H heads, E a head's width.
 """
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import silu
 
-from sentilora.engine import kernels
-from sentilora.engine.kernels import tl, triton, use_triton
+from sentilora.engine import elementwise_kernels
+from sentilora.engine.kernels import use_triton
 
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMSNorm. root_T: room for `1 / √(mean(x²) + eps)` of every row, which Triton fills in."""
+    """An RMSNorm. root_T: memory for every row's `1 / √(mean(x²) + eps)`, which Triton fills."""
 
     weight_D: torch.Tensor
     eps: float
@@ -24,6 +25,18 @@ class Norm:
 
     def __call__(self, x_TD: torch.Tensor, out_TD: torch.Tensor | None = None) -> torch.Tensor:
         return rms_norm(x_TD, self.weight_D, self.eps, out_TD, self.root_T)
+
+
+@dataclass(frozen=True)
+class SwiGLU:
+    """`silu(gate) · up` of an input that is gate and up side by side (T, 2F)."""
+
+    def __call__(self, x_T2F: torch.Tensor, out_TF: torch.Tensor | None = None) -> torch.Tensor:
+        return swiglu(x_T2F, out_TF)
+
+
+Prologue = Norm | SwiGLU | None
+"""What an input goes through before a projection; None is nothing."""
 
 
 def rms_norm(
@@ -35,23 +48,11 @@ def rms_norm(
 ) -> torch.Tensor:
     """`weight · x / √(mean(x²) + eps)`, the norm in float32 (Zhang & Sennrich 2019, eq. 4).
 
-    out_TD: written there; its rows may lie apart. root_T: of `Norm`.
+    out_TD: where to write it; its rows may be apart. root_T: as in `Norm`.
     """
     if use_triton(x_TD):
         out_TD = torch.empty_like(x_TD) if out_TD is None else out_TD
-        T, D = x_TD.shape
-        _rms_norm[(T,)](
-            x_TD,
-            weight_D,
-            out_TD,
-            out_TD if root_T is None else root_T,
-            D,
-            x_TD.stride(0),
-            out_TD.stride(0),
-            eps,
-            KEEP_ROOT=root_T is not None,
-            BLOCK=triton.next_power_of_2(D),
-        )
+        elementwise_kernels.rms_norm(x_TD, weight_D, eps, out_TD, root_T)
         return out_TD
     x = x_TD.float()
     normed = weight_D * (x * _root_scale(x, eps)).to(x_TD.dtype)
@@ -70,24 +71,9 @@ def rms_norm_backward(
     eps: float,
     residual_TD: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Gradient of the norm's input, plus `residual_TD`, the gradient that flows past the norm."""
+    """Gradient of the norm's input, plus `residual_TD`, the gradient that bypasses the norm."""
     if use_triton(x_TD):
-        out_TD = torch.empty_like(x_TD)
-        T, D = x_TD.shape
-        _rms_norm_backward[(T,)](
-            d_TD,
-            x_TD,
-            weight_D,
-            residual_TD.contiguous() if residual_TD is not None else d_TD,
-            out_TD,
-            D,
-            d_TD.stride(0),
-            x_TD.stride(0),
-            eps,
-            HAS_RESIDUAL=residual_TD is not None,
-            BLOCK=triton.next_power_of_2(D),
-        )
-        return out_TD
+        return elementwise_kernels.rms_norm_backward(d_TD, x_TD, weight_D, eps, residual_TD)
     x, d = x_TD.float(), d_TD.float() * weight_D.float()
     scale = _root_scale(x, eps)
     normed = x * scale
@@ -101,13 +87,13 @@ def rms_norm_backward(
 def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor | None = None) -> torch.Tensor:
     """`silu(gate) · up` of the two halves (Shazeer 2020, eq. 6).
 
-    out_TF: written there; its rows may lie apart.
+    out_TF: where to write it; its rows may be apart.
     """
     T, width = gate_up_T2F.shape
     F = width // 2
     if use_triton(gate_up_T2F):
         out_TF = gate_up_T2F.new_empty(T, F) if out_TF is None else out_TF
-        _swiglu[(T, triton.cdiv(F, 1024))](gate_up_T2F, out_TF, F, out_TF.stride(0), BLOCK=1024)
+        elementwise_kernels.swiglu(gate_up_T2F, out_TF)
         return out_TF
     gate, up = gate_up_T2F.split(F, -1)
     activated = silu(gate).mul_(up)
@@ -115,14 +101,10 @@ def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor | None = None) -> tor
 
 
 def swiglu_backward(d_TF: torch.Tensor, gate_up_T2F: torch.Tensor) -> torch.Tensor:
-    """Gradient of both halves."""
-    T, F = d_TF.shape
+    """Gradient of both halves (T, 2F)."""
     if use_triton(gate_up_T2F):
-        out_T2F = torch.empty_like(gate_up_T2F)
-        _swiglu_backward[(T, triton.cdiv(F, 1024))](
-            d_TF, gate_up_T2F, out_T2F, F, d_TF.stride(0), BLOCK=1024
-        )
-        return out_T2F
+        return elementwise_kernels.swiglu_backward(d_TF, gate_up_T2F)
+    F = d_TF.shape[1]
     gate, up = gate_up_T2F.float().split(F, -1)
     d = d_TF.float()
     out_T2F = torch.empty_like(gate_up_T2F)
@@ -140,23 +122,10 @@ def rotate(
 ) -> None:
     """Rotary embedding of every head into `out_THE`, which may be `x_THE` (Su et al. 2021, eq. 34).
 
-    backward: turn the other way round, which is the gradient.
+    backward: rotate the other way, which is the gradient.
     """
-    T, H, E = x_THE.shape
     if use_triton(x_THE):
-        _rotate[(T,)](
-            x_THE,
-            cos_TE,
-            sin_TE,
-            out_THE,
-            x_THE.stride(0),
-            out_THE.stride(0),
-            H,
-            E // 2,
-            BACKWARD=backward,
-            HEADS=triton.next_power_of_2(H),
-            HALF=triton.next_power_of_2(E // 2),
-        )
+        elementwise_kernels.rotate(x_THE, cos_TE, sin_TE, out_THE, backward)
         return
     sign = 1 if backward else -1
     (cos_1, cos_2), (sin_1, sin_2) = (x[:, None].chunk(2, -1) for x in (cos_TE, sin_TE))
@@ -166,120 +135,3 @@ def rotate(
     torch.mul(second, cos_2, out=out_2)
     out_2.addcmul_(first, sin_2, value=-sign)
     out_1.copy_(turned)
-
-
-if triton is not None:
-
-    @triton.jit
-    def _rms_norm(  # type: ignore[no-untyped-def]
-        x_ptr,
-        weight_ptr,
-        out_ptr,
-        root_ptr,
-        D,
-        stride,
-        out_stride,
-        eps,
-        KEEP_ROOT: tl.constexpr,
-        BLOCK: tl.constexpr,
-    ):
-        row = tl.program_id(0).to(tl.int64)
-        d = tl.arange(0, BLOCK)
-        ok = d < D
-        x = tl.load(x_ptr + row * stride + d, mask=ok, other=0.0)
-        weight = tl.load(weight_ptr + d, mask=ok, other=0.0)
-        value = x.to(tl.float32)
-        root = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(value * value, 0) / D + eps))
-        if KEEP_ROOT:
-            tl.store(root_ptr + row, root)
-        normed = value * root
-        out = normed.to(x.dtype).to(tl.float32) * weight.to(tl.float32)
-        tl.store(out_ptr + row * out_stride + d, out.to(x.dtype), mask=ok)
-
-    @triton.jit
-    def _rms_norm_backward(  # type: ignore[no-untyped-def]
-        d_ptr,
-        x_ptr,
-        weight_ptr,
-        residual_ptr,
-        out_ptr,
-        D,
-        d_stride,
-        x_stride,
-        eps,
-        HAS_RESIDUAL: tl.constexpr,
-        BLOCK: tl.constexpr,
-    ):
-        row = tl.program_id(0).to(tl.int64)
-        d = tl.arange(0, BLOCK)
-        ok = d < D
-        raw = tl.load(x_ptr + row * x_stride + d, mask=ok, other=0.0)
-        x = raw.to(tl.float32)
-        weight = tl.load(weight_ptr + d, mask=ok, other=0.0).to(tl.float32)
-        grad = tl.load(d_ptr + row * d_stride + d, mask=ok, other=0.0).to(tl.float32) * weight
-        scale = tl.div_rn(1.0, tl.sqrt_rn(tl.sum(x * x, 0) / D + eps))
-        normed = x * scale
-        out = scale * (grad - normed * (tl.sum(grad * normed, 0) / D))
-        if HAS_RESIDUAL:
-            out += tl.load(residual_ptr + row * D + d, mask=ok, other=0.0).to(tl.float32)
-        tl.store(out_ptr + row * D + d, out.to(raw.dtype), mask=ok)
-
-    @triton.jit
-    def _swiglu(in_ptr, out_ptr, F, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-        row = tl.program_id(0).to(tl.int64)
-        f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        ok = f < F
-        raw = tl.load(in_ptr + row * 2 * F + f, mask=ok, other=0.0)
-        up = tl.load(in_ptr + row * 2 * F + F + f, mask=ok, other=0.0)
-        gate = raw.to(tl.float32)
-        activated = (gate * kernels.sigmoid(gate)).to(raw.dtype).to(tl.float32)
-        tl.store(out_ptr + row * stride + f, (activated * up.to(tl.float32)).to(raw.dtype), mask=ok)
-
-    @triton.jit
-    def _swiglu_backward(d_ptr, in_ptr, out_ptr, F, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-        row = tl.program_id(0).to(tl.int64)
-        f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        ok = f < F
-        raw = tl.load(in_ptr + row * 2 * F + f, mask=ok, other=0.0)
-        gate = raw.to(tl.float32)
-        up = tl.load(in_ptr + row * 2 * F + F + f, mask=ok, other=0.0).to(tl.float32)
-        grad = tl.load(d_ptr + row * stride + f, mask=ok, other=0.0).to(tl.float32)
-        sigmoid = kernels.sigmoid(gate)
-        d_gate = grad * up * sigmoid * (1 + gate * (1 - sigmoid))
-        tl.store(out_ptr + row * 2 * F + f, d_gate.to(raw.dtype), mask=ok)
-        tl.store(out_ptr + row * 2 * F + F + f, (grad * gate * sigmoid).to(raw.dtype), mask=ok)
-
-    @triton.jit
-    def _rotate(  # type: ignore[no-untyped-def]
-        x_ptr,
-        cos_ptr,
-        sin_ptr,
-        out_ptr,
-        x_stride,
-        out_stride,
-        H,
-        half,
-        BACKWARD: tl.constexpr,
-        HEADS: tl.constexpr,
-        HALF: tl.constexpr,
-    ):
-        row = tl.program_id(0).to(tl.int64)
-        h = tl.arange(0, HEADS)[:, None]
-        e = tl.arange(0, HALF)[None, :]
-        ok = (h < H) & (e < half)
-        at = h * 2 * half + e
-        raw = tl.load(x_ptr + row * x_stride + at, mask=ok, other=0.0)
-        first = raw.to(tl.float32)
-        second = tl.load(x_ptr + row * x_stride + at + half, mask=ok, other=0.0).to(tl.float32)
-        table = row * 2 * half + e
-        near = e < half
-        cos_1 = tl.load(cos_ptr + table, mask=near, other=0.0).to(tl.float32)
-        cos_2 = tl.load(cos_ptr + table + half, mask=near, other=0.0).to(tl.float32)
-        sin_1 = tl.load(sin_ptr + table, mask=near, other=0.0).to(tl.float32)
-        sin_2 = tl.load(sin_ptr + table + half, mask=near, other=0.0).to(tl.float32)
-        if BACKWARD:
-            sin_1 = -sin_1
-            sin_2 = -sin_2
-        out = out_ptr + row * out_stride + at
-        tl.store(out, (first * cos_1 - second * sin_1).to(raw.dtype), mask=ok)
-        tl.store(out + half, (second * cos_2 + first * sin_2).to(raw.dtype), mask=ok)

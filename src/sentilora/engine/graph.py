@@ -1,12 +1,11 @@
 """A training pass as one launch: forward and backward captured in a CUDA graph per size of pass.
 
-A step of Mistral-7B is some 2,000 kernels. Issued one by one they take longer than they run (H100:
-0.35 s against 0.22 s); captured once and replayed, the GPU is never waiting. Passes are rounded up
-to few sizes for this (`lay_out(round_up=True)`), and all graphs share one pool of memory.
+A step of Mistral-7B is some 2,000 kernels. Launching them one by one takes longer than running
+them (H100: 0.35 s against 0.22 s). Captured once and replayed, they keep the GPU busy. Passes are
+rounded up to few sizes for this (`lay_out(round_up=True)`), and all graphs share one memory pool.
 """
 
 import gc
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,16 +13,14 @@ import torch
 
 from sentilora.engine.segments import Pass, tensors_of, to_device
 
-logger = logging.getLogger(__name__)
-
 Loss = Callable[[Pass, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class FlatParameters:
     """Parameters of one dtype as views of one tensor, so that an optimizer step is one launch.
 
-    whole: that tensor, itself a parameter. Its gradient, of which the parameters' are views, stays
-    where it is; `zero_grad` empties it.
+    whole: that tensor, itself a parameter. The parameters' gradients are views of its gradient,
+    which is never reallocated; `zero_grad` fills it with zeros.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -42,14 +39,14 @@ class FlatParameters:
         return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Every gradient zero: a module's method in one launch, not a walk over its modules."""
+        """Set every gradient to zero in one launch; a module's own method walks its modules."""
         assert self.whole.grad is not None
         self.whole.grad.zero_()
 
     def is_like_separate(self, block: int, least: int) -> bool:
         """Whether an optimizer with 8-bit states in blocks treats the whole as it would the parts.
 
-        least: elements from which on a tensor's states have 8 bits.
+        least: number of elements from which on a tensor's states have 8 bits.
         """
         return all(size % block == 0 and size >= least for size in self.sizes)
 
@@ -57,8 +54,8 @@ class FlatParameters:
 class Graphs:
     """Replays `loss_of(packed, targets_A, weights_A)` and its backward pass.
 
-    Gradients are added to the parameters' `.grad`, which must stay where they are.
-    before_capture: called before a graph is captured, `Engine.refresh`.
+    Gradients are added to the parameters' `.grad`, which must not be reallocated.
+    before_capture: called before a graph is captured; `Engine.refresh`.
     """
 
     def __init__(self, flat: FlatParameters, before_capture: Callable[[], None]) -> None:
@@ -71,7 +68,7 @@ class Graphs:
         self._captured: dict[Any, tuple[Any, list[torch.Tensor], torch.Tensor]] = {}
 
     def scale_losses(self, scale: torch.Tensor) -> None:
-        """From here on losses are multiplied by `scale` before their gradients."""
+        """Multiply losses by `scale` before their backward pass from here on."""
         self._scale.copy_(scale)
 
     def forget(self) -> None:
@@ -82,18 +79,18 @@ class Graphs:
     def prepare(
         self, loss_of: Loss, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
     ) -> tuple[Any, list[torch.Tensor], torch.Tensor]:
-        """The graph for passes like this one; captured now if there is none.
+        """The graph for passes of this size; captured now if there is none.
 
-        A capture is the host's work alone: the GPU goes on with what it was given before.
+        Capturing is the host's work alone: the GPU continues with earlier work.
         """
-        given = [*tensors_of(packed), targets_A, weights_A]
+        inputs = [*tensors_of(packed), targets_A, weights_A]
         key = (
             packed.checkpoint_layers,
             packed.attention.max_q,
             packed.attention.max_k,
             packed.answers.max_q,
             packed.answers.max_k,
-            *(tensor.shape for tensor in given),
+            *(tensor.shape for tensor in inputs),
         )
         if key not in self._captured:
             self._captured[key] = self._capture(loss_of, packed, targets_A, weights_A)
@@ -102,7 +99,7 @@ class Graphs:
     def backward(
         self, loss_of: Loss, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
     ) -> torch.Tensor:
-        """Loss of a pass that lies on the CPU; the gradients of it, scaled, are added."""
+        """Loss of a pass whose tensors are on the CPU; its scaled gradients are added."""
         graph, inputs, loss = self.prepare(loss_of, packed, targets_A, weights_A)
         _copy([*tensors_of(packed), targets_A, weights_A], inputs)
         graph.replay()
@@ -117,9 +114,9 @@ class Graphs:
         inputs = [*tensors_of(packed), targets_A, weights_A]
         self._before_capture()
         if not self._captured:
-            # Kernels are compiled and libraries set up outside of a capture.
+            # Compile kernels and set up libraries outside of a capture.
             (loss_of(packed, targets_A, weights_A) * self._scale).backward()
-            self.flat.zero_grad()  # the first pass of a step: nothing else is in there
+            self.flat.zero_grad()  # this is a step's first pass: nothing else is lost
             self._before_capture()
             torch.cuda.synchronize()
             gc.collect()
@@ -138,6 +135,6 @@ class Graphs:
         return graph, inputs, loss
 
 
-def _copy(given: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
-    for source, target in zip(given, inputs, strict=True):
+def _copy(sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
         target.copy_(source.pin_memory(), non_blocking=True)

@@ -1,12 +1,12 @@
-"""A decoder layer over the tokens of a pass: two operations before attention and two behind it.
+"""A decoder layer over the tokens of a pass: one operation before attention and three after it.
 
     q, k, v, x = norm_project(x)             RMSNorm → q, k, v → rotary embedding
     x          = x + act_project(attention)  output projection
     gate_up, x = norm_project(x)             RMSNorm → gate, up
     x          = x + act_project(gate_up)    SwiGLU → down projection
 
-What lies between (norms, activations, dropped inputs) is computed again in the backward pass
-rather than kept. In the last layer, queries, output and MLP exist for the answer rows only.
+Norms, activations and masked inputs are not kept; the backward pass computes them again. In the
+last layer, queries, output and MLP exist for the answer rows only.
 
 Axes: T tokens, D hidden, N outputs, R ranks, H heads, E a head's width.
 """
@@ -20,20 +20,15 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from sentilora.engine.attention import Attend
-from sentilora.engine.elementwise import Norm, rms_norm_backward, rotate
-from sentilora.engine.lora import (
-    ProjectionGroup,
-    project,
-    project_backward,
-    project_ranks,
-    score,
-)
+from sentilora.engine.elementwise import Norm, SwiGLU, rms_norm_backward, rotate
+from sentilora.engine.groups import ProjectionGroup
+from sentilora.engine.lora import project, project_backward, project_ranks
 from sentilora.engine.segments import Pass
 
 
 @dataclass(frozen=True)
 class Rotary:
-    """cos and sin (T, E); of the group's outputs, the first `num_heads` heads are rotated."""
+    """cos and sin (T, E), for the first `num_heads` heads of the group's outputs."""
 
     cos_TE: torch.Tensor
     sin_TE: torch.Tensor
@@ -41,20 +36,15 @@ class Rotary:
 
 
 class NormProject(torch.autograd.Function):
-    """RMSNorm, a projection group, and rotary embedding; the input passes by, for the residual.
+    """RMSNorm, a projection group, and rotary embedding.
 
-    Returns x and the group's outputs, split at `splits` (one tensor when empty).
+    Returns x, for the residual, and the group's outputs, split at `splits` (one tensor if empty).
     """
 
     @staticmethod
     def forward(ctx, x_TD, weight_D, eps, group, seed, rotary, splits, *parameters):  # type: ignore[no-untyped-def]
         norm = Norm(weight_D, eps, x_TD.new_empty(len(x_TD), dtype=torch.float32))
-        if group.scores_in_8_bits():
-            y_TN, h_TR = score(x_TD, group, norm), None
-        else:
-            inputs = group.new_input(x_TD)
-            norm(x_TD, inputs[:, : group.num_in])
-            y_TN, h_TR = project(inputs, group, seed)
+        y_TN, h_TR = project(x_TD, group, seed, norm)
         if rotary is not None:
             _rotate_first(y_TN, rotary)
         ctx.save_for_backward(x_TD, h_TR)
@@ -70,7 +60,7 @@ class NormProject(torch.autograd.Function):
             _rotate_first(d_TN, ctx.rotary, backward=True)
         norm = ctx.norm
         dn_TD, gradients = project_backward(
-            d_TN, x_TD, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0], norm=norm
+            d_TN, x_TD, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0], norm
         )
         dx_TD = None
         if dn_TD is not None:
@@ -79,7 +69,7 @@ class NormProject(torch.autograd.Function):
 
 
 def _side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One tensor whose columns are those of all parts, without a copy where they lie like that."""
+    """One tensor with the columns of all parts, without a copy if they are adjacent in memory."""
     first, widths = parts[0], [part.shape[1] for part in parts]
     if len(parts) == 1:
         return first
@@ -93,29 +83,29 @@ def _side_by_side(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class ActProject(torch.autograd.Function):
-    """`residual + project(act(z))`, with act SwiGLU or nothing.
+    """`residual + project(act(z))`; act, SwiGLU or None, is the projection's prologue.
 
-    again: it is computed a second time, only for what backward needs; the result is not looked at.
+    again: this is the second computation, only for what backward needs; the result is not read.
     """
 
     @staticmethod
-    def forward(ctx, z, residual_TD, group, seed, activated, again, *parameters):  # type: ignore[no-untyped-def]
+    def forward(ctx, z, residual_TD, group, seed, act, again, *parameters):  # type: ignore[no-untyped-def]
         if again:
-            y_TD, h_TR = torch.empty_like(residual_TD), project_ranks(z, group, seed, activated)
-        elif torch.is_inference_mode_enabled():  # nobody reads the residual any more
-            return project(z, group, seed, activated, residual_TD)[0]
+            y_TD, h_TR = torch.empty_like(residual_TD), project_ranks(z, group, seed, act)
+        elif torch.is_inference_mode_enabled():  # the residual is not read again
+            return project(z, group, seed, act, residual_TD)[0]
         else:
-            y_TD, h_TR = project(z, group, seed, activated)
+            y_TD, h_TR = project(z, group, seed, act)
             y_TD.add_(residual_TD)
         ctx.save_for_backward(z, h_TR)
-        ctx.group, ctx.seed, ctx.activated = group, seed, activated
+        ctx.group, ctx.seed, ctx.act = group, seed, act
         return y_TD
 
     @staticmethod
     def backward(ctx, d_TD):  # type: ignore[no-untyped-def]
         z, h_TR = ctx.saved_tensors
         dz, gradients = project_backward(
-            d_TD, z, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0], ctx.activated
+            d_TD, z, h_TR, ctx.group, ctx.seed, ctx.needs_input_grad[0], ctx.act
         )
         return dz, d_TD, None, None, None, None, *gradients
 
@@ -129,7 +119,7 @@ def _rotate_first(y_TN: torch.Tensor, rotary: Rotary, backward: bool = False) ->
 class FastLayer:
     """Mixed into a decoder layer's class; a call without `packed` goes to the layer's own forward.
 
-    Set by `swap`: `fast`, the parts below.
+    fast: what `swap` gives the class, the parts below.
     """
 
     fast: "Parts"
@@ -150,7 +140,7 @@ class FastLayer:
                     packed,
                     use_reentrant=False,
                     preserve_rng_state=False,
-                    context_fn=lambda: (nullcontext(), self.fast.second_time()),
+                    context_fn=lambda: (nullcontext(), self.fast.computing_again()),
                 )
             else:
                 x_TD = self._packed(hidden_states.squeeze(0), cos_TE, sin_TE, packed)
@@ -172,14 +162,14 @@ class FastLayer:
             x_TD, q, kv = self._queries_or_keys(x_TD, norm, groups["qkv"], cos_TE, sin_TE, seed)
         group = groups["o"]
         out = fast.attend(q, kv, attention, fast.scaling, fast.window, group.input_room).flatten(1)
-        x_TD = ActProject.apply(out, x_TD, group, seed, False, False, *group.parameters)
+        x_TD = ActProject.apply(out, x_TD, group, seed, None, False, *group.parameters)
         norm = layer.post_attention_layernorm  # type: ignore[attr-defined]
         group = groups["gate_up"]
         x_TD, gate_up = NormProject.apply(
             x_TD, norm.weight, fast.eps, group, seed, None, (), *group.parameters
         )
         group = groups["down"]
-        return ActProject.apply(gate_up, x_TD, group, seed, True, fast.again, *group.parameters)
+        return ActProject.apply(gate_up, x_TD, group, seed, SwiGLU(), fast.again, *group.parameters)
 
     def _queries_or_keys(
         self,
@@ -190,15 +180,15 @@ class FastLayer:
         sin_TE: torch.Tensor,
         seed: torch.Tensor,
     ) -> list[torch.Tensor]:
-        """x, then queries (T, H, E), keys and values (T, 2G, E) as far as the group has them."""
+        """x, then the group's queries (T, H, E), its keys and values (T, 2G, E), or both."""
         fast, E = self.fast, self.fast.head_dim
         widths = [outputs.stop - outputs.start for outputs in group.outputs]
         num_keys = widths[-1] if len(widths) > 1 else 0
         num_queries = group.num_out - 2 * num_keys
         splits = [width for width in (num_queries, 2 * num_keys) if width]
         # Values, which come last, are not rotated.
-        rotated = (group.num_out - num_keys) // E
-        rotary = None if fast.norms_heads else Rotary(cos_TE, sin_TE, rotated)
+        num_rotated = (group.num_out - num_keys) // E
+        rotary = None if fast.norms_heads else Rotary(cos_TE, sin_TE, num_rotated)
         x_TD, *parts = NormProject.apply(
             x_TD, norm.weight, fast.eps, group, seed, rotary, splits, *group.parameters
         )
@@ -206,14 +196,14 @@ class FastLayer:
         if fast.norms_heads:
             attention: Any = self.self_attn  # type: ignore[attr-defined]
             if num_queries:
-                heads[0] = _rotated(attention.q_norm(heads[0]), cos_TE, sin_TE)
+                heads[0] = _rotate(attention.q_norm(heads[0]), cos_TE, sin_TE)
             if num_keys:
                 k, v = heads[-1].chunk(2, 1)
-                heads[-1] = torch.cat([_rotated(attention.k_norm(k), cos_TE, sin_TE), v], 1)
+                heads[-1] = torch.cat([_rotate(attention.k_norm(k), cos_TE, sin_TE), v], 1)
         return [x_TD, *heads]
 
 
-def _rotated(x_THE: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor) -> torch.Tensor:
+def _rotate(x_THE: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor) -> torch.Tensor:
     first, second = x_THE.chunk(2, -1)
     turned = torch.cat([-second, first], -1)
     return x_THE * cos_TE[:, None] + turned * sin_TE[:, None]
@@ -221,7 +211,7 @@ def _rotated(x_THE: torch.Tensor, cos_TE: torch.Tensor, sin_TE: torch.Tensor) ->
 
 @dataclass
 class Parts:
-    """What a `FastLayer` needs beside its own modules."""
+    """What a `FastLayer` needs besides its own modules."""
 
     number: int
     is_last: bool
@@ -234,9 +224,14 @@ class Parts:
     norms_heads: bool
     again: bool = False
 
+    def refresh(self) -> None:
+        """Look at the layer's adapters again."""
+        for group in self.groups.values():
+            group.refresh()
+
     @contextmanager
-    def second_time(self) -> Iterator[None]:
-        """Within, the layer is computed for its backward pass only."""
+    def computing_again(self) -> Iterator[None]:
+        """A context in which the layer is computed for its backward pass only."""
         self.again = True
         try:
             yield

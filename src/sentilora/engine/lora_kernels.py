@@ -1,7 +1,7 @@
-"""What a projection group's A matrices give, forward and backward, with dropout, in one pass each.
+"""Products with a projection group's A matrices, forward and backward, in one pass each.
 
-Triton kernels for up to three adapters of one rank (16 to 64; less is filled up). Beside them, in
-`lora`, stands the plain PyTorch that they must equal, up to the masks that are drawn.
+Triton kernels, with dropout, for up to three adapters of one rank (16 to 64; a smaller one is
+padded). The plain PyTorch that they must equal, up to the masks that are drawn, is in `lora`.
 
 Axes: T tokens, D inputs, F half of a SwiGLU's input, R ranks of all adapters, N outputs.
 """
@@ -13,23 +13,32 @@ from typing import Any
 import torch
 
 from sentilora.engine import kernels
-from sentilora.engine.elementwise import Norm
+from sentilora.engine.elementwise import Norm, Prologue, SwiGLU
 from sentilora.engine.kernels import tl, triton
 
 MAX_ADAPTERS = 3
 MAX_RANK = 64
 
 
+def room_of(ranks: Sequence[int]) -> int:
+    """Columns for adapters of these ranks after their group's weights, a multiple of 64.
+
+    0 for adapters that these kernels do not support, and for none.
+    """
+    same_rank = len(set(ranks)) == 1 and max(ranks) <= MAX_RANK
+    return -(-sum(ranks) // 64) * 64 if same_rank and len(ranks) <= MAX_ADAPTERS else 0
+
+
 @dataclass(frozen=True)
 class Masks:
-    """Dropout of a group in a pass: its probability, and which of the pass's masks it draws."""
+    """Dropout of a group in a pass: its probability, and which of the pass's masks to draw."""
 
     dropout: float
     seed: torch.Tensor
     number: int
 
     def arguments(self) -> tuple[torch.Tensor, int, int]:
-        """Seed, number, and what 16 random bits must reach for an element to be kept."""
+        """Seed, number, and the threshold: an element stays if its 16 random bits reach it."""
         return self.seed, self.number, min(int(self.dropout * 2**16 + 0.5), 2**16 - 1)
 
 
@@ -39,21 +48,21 @@ def down(
     scales: Sequence[float],
     masks: Masks,
     into_TD: torch.Tensor | None = None,
-    is_swiglu: bool = False,
+    prologue: SwiGLU | None = None,
 ) -> torch.Tensor:
-    """`scale · (m ⊙ x) Aᵀ` (T, R) of every adapter.
+    """`scale · (m ⊙ x) Aᵀ` (T, R) of every adapter, where x is `x_TD` after its prologue.
 
-    into_TD: it is also written there, behind the D columns of x, with zeros to the end of the row.
-    is_swiglu: `x_TD` is gate and up side by side; x, SwiGLU of them, is written to `into_TD`.
+    into_TD: it is also written there, after the D columns of x, with zeros to the end of the row.
+    After a prologue, x is written there too.
     """
     T = len(x_TD)
     rank, D = A[0].shape
     R = rank * len(A)
     h_TR = x_TD.new_empty(T, R)
     into = h_TR if into_TD is None else into_TD
-    # H100: 48 and 35 µs for three and two adapters, with the smaller tile 83 and 57; one adapter
-    # does not tell them apart, and with SwiGLU the smaller one is faster (155, not 208 µs).
-    block_T, block_D = (64, 64) if len(A) > 1 and not is_swiglu else (16, 128)
+    # H100: 48 and 35 µs for three and two adapters, with the smaller tile 83 and 57. For one
+    # adapter both take the same time; with SwiGLU the smaller one is faster (155, not 208 µs).
+    block_T, block_D = (64, 64) if len(A) > 1 and prologue is None else (16, 128)
     # The GPU needs more programs than a pass has blocks of tokens.
     num_splits = max(1, min(D // (8 * block_D), 4096 // triton.cdiv(T, block_T)))
     per_split = triton.cdiv(triton.cdiv(D, num_splits), block_D) * block_D
@@ -73,8 +82,8 @@ def down(
         RANK=_block_rank(rank),
         NUM=len(A),
         DROPOUT=masks.dropout > 0,
-        SWIGLU=is_swiglu,
-        STORE_X=is_swiglu and into_TD is not None,
+        SWIGLU=prologue is not None,
+        STORE_X=prologue is not None and into_TD is not None,
         BLOCK_T=block_T,
         BLOCK_D=block_D,
         PRECISION=_precision(x_TD),
@@ -108,20 +117,20 @@ def down_backward(
     A: Sequence[torch.Tensor],
     scales: Sequence[float],
     masks: Masks,
-    is_swiglu: bool = False,
-    norm: Norm | None = None,
+    prologue: Prologue = None,
 ) -> torch.Tensor:
     """Gradient (R, D) of the A matrices in float32; the input's is added to `dx_TD` in place.
 
-    is_swiglu: `x_TD` is gate and up side by side, the group's input SwiGLU of them; the gradient of
-    both takes their place, when `dx_TD` is there. norm: the group's input is `norm(x_TD)`, as it
-    was called on it; `dx_TD` is the gradient of that input.
+    prologue: what `x_TD` went through before the group. Norm: `root_T` is what the norm stored
+    then, and `dx_TD` is the gradient of the norm's output. SwiGLU: with `dx_TD`, the gradient of
+    both halves overwrites `x_TD`.
     """
     T = len(x_TD)
+    norm = prologue if isinstance(prologue, Norm) else None
     D = A[0].shape[1]
     rank = len(A[0])
-    # H100, 4,480 tokens: 75, 49, 63 µs for three, one, two adapters and 284 with SwiGLU; twice as
-    # wide 99, 50, 86 and 293.
+    # H100, 4,480 tokens: 75, 49, 63 µs for three, one, two adapters and 284 with SwiGLU; with twice
+    # the width 99, 50, 86 and 293.
     block_T, block_D = 16, 64
     num_splits = max(1, min(16, T // 256))
     per_split = triton.cdiv(triton.cdiv(T, num_splits), block_T) * block_T
@@ -148,7 +157,7 @@ def down_backward(
         NUM=len(A),
         DROPOUT=masks.dropout > 0,
         INPUT_GRAD=dx_TD is not None,
-        SWIGLU=is_swiglu,
+        SWIGLU=isinstance(prologue, SwiGLU),
         NORM=norm is not None,
         BLOCK_T=block_T,
         BLOCK_D=block_D,
@@ -161,7 +170,7 @@ def down_backward(
 def place(
     B: Sequence[torch.Tensor], outputs: Sequence[slice], first: int, out_NR: torch.Tensor
 ) -> None:
-    """Every adapter's B at its outputs (counted from `first`) and ranks, zero elsewhere."""
+    """Write every adapter's B at its outputs (counted from `first`) and ranks, zeros elsewhere."""
     N, room = out_NR.shape
     block = 64
     rank = B[0].shape[1]
@@ -184,7 +193,7 @@ def _three(items: Sequence[Any], filler: Any) -> list[Any]:
 
 
 def _block_rank(rank: int) -> int:
-    return max(16, triton.next_power_of_2(rank))  # a tensor core's product is not smaller
+    return max(16, triton.next_power_of_2(rank))  # the least that a tensor core multiplies
 
 
 def _precision(x: torch.Tensor) -> str:
@@ -197,7 +206,7 @@ if triton is not None:
     def _mix(x):  # type: ignore[no-untyped-def]
         """32 bits from 32, a bijection in which every bit depends on every other.
 
-        The constants are of Wellons' search for low bias ("hash prospector", public domain).
+        The constants are from Wellons' search for low bias ("hash prospector", public domain).
         """
         x = (x ^ (x >> 16)) * 0x7FEB352D
         x = (x ^ (x >> 15)) * 0x846CA68B
@@ -210,23 +219,24 @@ if triton is not None:
 
     @triton.jit
     def _random_columns(d):  # type: ignore[no-untyped-def]
-        return _mix(d.to(tl.uint32) ^ 0x9E3779B9)  # not as rows: of the same words nothing is left
+        return _mix(d.to(tl.uint32) ^ 0x9E3779B9)  # unlike rows: equal words would cancel
 
     @triton.jit
     def _bits(row, column):  # type: ignore[no-untyped-def]
-        """32 random bits of every element, from what `_mix` made of its row and of its column.
+        """32 random bits of every element, from its row's and its column's output of `_mix`.
 
-        Rows and columns are mixed once each, so one round is enough to join them; the kernels wait
-        for these operations, not for memory. A Philox call for eight elements took twice as long.
+        Rows and columns are mixed once each, so one round is enough to join them. The kernels are
+        bound by these operations, not by memory; a Philox call for eight elements took twice as
+        long.
         """
         x = (row[:, None] ^ column[None, :]) * 0x7FEB352D
         return (x ^ (x >> 15)) * 0x846CA68B
 
     @triton.jit
-    def _kept(x, bits, NUMBER: tl.constexpr, threshold):  # type: ignore[no-untyped-def]
-        """x where adapter NUMBER of three keeps it; the upper 16 bits of a word decide.
+    def _apply_mask(x, bits, NUMBER: tl.constexpr, threshold):  # type: ignore[no-untyped-def]
+        """x with zeros where adapter NUMBER of three drops it; the upper 16 bits of a word decide.
 
-        The three words: the bits, their lower half, and a product whose upper half takes in both.
+        The three words: the bits, their lower half, and a product whose upper half depends on both.
         """
         if NUMBER == 1:
             bits = bits << 16
@@ -247,11 +257,11 @@ if triton is not None:
         PRECISION: tl.constexpr,
     ):
         """One adapter's share of a tile of inputs."""
-        kept = x
+        masked = x
         if DROPOUT:
-            kept = _kept(x, bits, NUMBER, threshold)
+            masked = _apply_mask(x, bits, NUMBER, threshold)
         a = tl.load(a_at, mask=ok, other=0.0).to(x.dtype)
-        return acc + tl.dot(kept, a, input_precision=PRECISION)
+        return acc + tl.dot(masked, a, input_precision=PRECISION)
 
     @triton.jit(do_not_specialize=["mask_number", "threshold", "T"])
     def _down_kernel(  # type: ignore[no-untyped-def]
@@ -343,7 +353,7 @@ if triton is not None:
         BLOCK_T: tl.constexpr,
         WIDTH: tl.constexpr,
     ):
-        """The splits' sum, scaled: as it is, and behind x with zeros to the end of the row."""
+        """The splits' sum, scaled: alone, and after x with zeros to the end of the row."""
         row = (tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T))[:, None].to(tl.int64)
         r = tl.arange(0, WIDTH)[None, :]
         inside = row < T
@@ -405,15 +415,15 @@ if triton is not None:
         DROPOUT: tl.constexpr,
         PRECISION: tl.constexpr,
     ):
-        """One adapter's share of a tile: of the input's gradient, and of its A matrix's."""
+        """One adapter's share of a tile: of the gradients of the input and of its A matrix."""
         g = tl.load(g_at, mask=ok, other=0.0)
         g = (g.to(tl.float32) * scale).to(x.dtype)
         share = tl.dot(g, a, input_precision=PRECISION)
-        kept = x
+        masked = x
         if DROPOUT:
-            share = _kept(share, bits, NUMBER, threshold)
-            kept = _kept(x, bits, NUMBER, threshold)
-        acc += tl.dot(tl.trans(g), kept, input_precision=PRECISION)
+            share = _apply_mask(share, bits, NUMBER, threshold)
+            masked = _apply_mask(x, bits, NUMBER, threshold)
+        acc += tl.dot(tl.trans(g), masked, input_precision=PRECISION)
         return dx + share, acc
 
     @triton.jit(do_not_specialize=["mask_number", "threshold", "T", "per_split"])

@@ -1,10 +1,10 @@
 """Which tokens see which: a pass is a forest of segments, and needs no padding.
 
-A segment's token sees the tokens of its own segment up to itself, and all tokens of the segments
-above it. So rows that begin alike share their beginning, and all answers to a prompt share it:
+A token sees the tokens of its own segment up to itself, and all tokens of the segments above it. So
+rows that begin alike share their beginning, and all answers to a prompt share the prompt:
 
     instruction ─┬─ review 1 ── …            training: a segment per row
-                 └─ review 2 ─┬─ positive    scoring: a segment per answer behind its prompt
+                 └─ review 2 ─┬─ positive    scoring: a segment per answer after its prompt
                               └─ negative
 
 Axes: T tokens of the pass, Q query rows, K key rows (a shared row is listed once per segment that
@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-Moved = TypeVar("Moved", "Attention", "Pass")
+Record = TypeVar("Record", "Attention", "Pass")
 
 
 @dataclass(frozen=True)
 class Segment:
     """Tokens that follow those of segment number `parent` (None: they begin a sequence).
 
-    num_answer: logits are wanted at the last so many of them.
+    num_answer: number of last tokens at which logits are needed.
     """
 
     tokens: Sequence[int]
@@ -36,11 +36,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Attention:
-    """Query and key rows of every segment, as variable-length attention takes them.
+    """Query and key rows of every segment, in the form of variable-length attention.
 
-    Segment s has queries q_starts_S[s]:q_starts_S[s+1] and keys k_starts_S[s]:k_starts_S[s+1], of
-    which its last query sees all, the one before all but the last, and so on. `key_rows_K` are rows
-    of the pass, None when key row i is row i; row t is key number uses_K[i] for every i in
+    Segment s has queries q_starts_S[s]:q_starts_S[s+1] and keys k_starts_S[s]:k_starts_S[s+1]. Its
+    last query sees all of them, the one before all but the last, and so on. `key_rows_K` are rows
+    of the pass, None if key row i is row i. Row t is key number uses_K[i] for every i in
     use_starts_T[t]:use_starts_T[t+1].
     """
 
@@ -55,13 +55,13 @@ class Attention:
     uses_K: torch.Tensor | None
 
     def to(self, device: torch.device | str) -> "Attention":
-        """The same on another device."""
-        return _moved(self, device)
+        """A copy on another device."""
+        return _move(self, device)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass: what goes in, who sees whom, and at which rows logits come out.
+    """One forward pass: its input, which rows see which, and the rows that need logits.
 
     answer_rows_A: rows of the pass, segment after segment. dropout_seed: of this pass's masks.
     checkpoint_layers: how many of the first layers are computed again in the backward pass.
@@ -77,14 +77,14 @@ class Pass:
     checkpoint_layers: int
 
     def to(self, device: torch.device | str) -> "Pass":
-        """The same pass on another device."""
-        return _moved(self, device)
+        """A copy on another device."""
+        return _move(self, device)
 
 
 def share_prefix(rows: Sequence[Sequence[int]], num_answers: Sequence[int]) -> list[Segment]:
-    """A segment per row, behind one segment with the beginning that all rows have in common.
+    """A segment per row, below one segment with the beginning that all rows have in common.
 
-    The tokens at which answers are wanted stay in the row's own segment.
+    The tokens that need logits, or the last one, stay in the row's own segment.
     """
     limit = min(len(row) - max(num, 1) for row, num in zip(rows, num_answers, strict=True))
     shared = 0
@@ -106,22 +106,17 @@ def lay_out(
     checkpoint_layers: int = 0,
     round_up: bool = False,
 ) -> Pass:
-    """The tensors of a pass over `segments`; a parent stands before its children.
+    """The tensors of a pass over `segments`; a parent comes before its children.
 
-    round_up: append a segment that nobody sees, so that passes come in few sizes; as many answer
-    rows more than asked for come out, at the end.
+    round_up: append a segment that no other sees, so that passes have few sizes. Its answer rows
+    are the last ones.
     """
-    num_answers = sum(segment.num_answer for segment in segments)
     spare_keys = 0
     if round_up:
-        num_tokens = sum(len(segment.tokens) for segment in segments)
-        spare_answers = -num_answers % 16
-        grain = max(64, 2 ** (num_tokens.bit_length() - 6))  # 3 % of a long pass at most
-        spare = 16 + -(num_tokens + 16) % grain
-        segments = [*segments, Segment([0] * spare, None, spare_answers)]
-        spare_keys = grain
+        spare, spare_keys = _spare_segment(segments)
+        segments = [*segments, spare]
     lengths = [len(segment.tokens) for segment in segments]
-    starts = _cumulated(lengths)
+    starts = _starts_of(lengths)
     above: list[list[int]] = []
     depths = []
     for segment in segments:
@@ -135,22 +130,31 @@ def lay_out(
     )
     keys = [[spans[i] for i in (*above[s], s)] for s in range(len(segments))]
     everything = list(enumerate(lengths))
-    asked = [
+    answers = [
         (s, segment.num_answer)
         for s, segment in enumerate(segments)
         if segment.num_answer or (round_up and s == len(segments) - 1)
     ]
-    answer_rows = np.concatenate([spans[s][lengths[s] - num :] for s, num in asked])
+    answer_rows = np.concatenate([spans[s][lengths[s] - num :] for s, num in answers])
     return Pass(
         input_ids=to_device(tokens, device)[None],
         position_ids=to_device(positions, device)[None],
         attention=_attention(everything, keys, len(tokens), device, spare_keys),
-        answers=_attention(asked, keys, len(tokens), device, spare_keys),
+        answers=_attention(answers, keys, len(tokens), device, spare_keys),
         answer_rows_A=to_device(answer_rows, device),
         num_tokens=len(tokens),
         dropout_seed=to_device([dropout_seed], device),
         checkpoint_layers=checkpoint_layers,
     )
+
+
+def _spare_segment(segments: Sequence[Segment]) -> tuple[Segment, int]:
+    """What rounds a pass up, and the multiple of tokens that it then has."""
+    num_tokens = sum(len(segment.tokens) for segment in segments)
+    num_answers = sum(segment.num_answer for segment in segments)
+    grain = max(64, 2 ** (num_tokens.bit_length() - 6))  # 3 % of a long pass at most
+    spare = 16 + -(num_tokens + 16) % grain
+    return Segment([0] * spare, None, -num_answers % 16), grain
 
 
 def _attention(
@@ -160,10 +164,11 @@ def _attention(
     device: torch.device | str,
     spare_keys: int,
 ) -> Attention:
-    """Of segments and how many of their last rows ask; `keys`: the rows that each sees.
+    """Attention of some segments. queries: their numbers, and how many of their last rows query.
 
-    spare_keys: above 0, the number of segments and of keys is rounded up (the keys to a multiple of
-    this), and so are the greatest lengths; the last segment, which nobody sees, fills up.
+    keys: the rows that each segment sees. spare_keys: above 0, the number of segments, the number
+    of keys (to a multiple of this) and the greatest lengths are rounded up; the last segment, which
+    no other sees, takes the rest.
     """
     q_lengths = [num for _, num in queries]
     k_lengths = [sum(map(len, keys[s])) for s, _ in queries]
@@ -181,32 +186,32 @@ def _attention(
         max_q = min(-(-max_q // 512) * 512, sum(q_lengths))
         max_k = min(-(-max_k // 512) * 512, len(key_rows))
     plain = len(key_rows) == num_tokens and (key_rows == np.arange(num_tokens)).all()
-    num_uses = np.bincount(key_rows + 1, minlength=num_tokens + 1)  # in front: 0
+    num_uses = np.bincount(key_rows + 1, minlength=num_tokens + 1)  # the first is 0
     return Attention(
         q_lengths=q_lengths,
         k_lengths=k_lengths,
         max_q=max_q,
         max_k=max_k,
-        q_starts_S=to_device(_cumulated(q_lengths), device, torch.int32),
-        k_starts_S=to_device(_cumulated(k_lengths), device, torch.int32),
+        q_starts_S=to_device(_starts_of(q_lengths), device, torch.int32),
+        k_starts_S=to_device(_starts_of(k_lengths), device, torch.int32),
         key_rows_K=None if plain else to_device(key_rows, device),
         use_starts_T=None if plain else to_device(np.cumsum(num_uses), device),
         uses_K=None if plain else to_device(np.argsort(key_rows, kind="stable"), device),
     )
 
 
-def _cumulated(lengths: Sequence[int]) -> list[int]:
+def _starts_of(lengths: Sequence[int]) -> list[int]:
     return list(accumulate(lengths, initial=0))
 
 
-def _moved(found: Moved, device: torch.device | str) -> Moved:
+def _move(record: Record, device: torch.device | str) -> Record:
     """A copy with every tensor on the device."""
     moved: dict[str, Any] = {
         field.name: value.to(device) if isinstance(value, Attention) else to_device(value, device)
-        for field in fields(found)
-        if isinstance(value := getattr(found, field.name), torch.Tensor | Attention)
+        for field in fields(record)
+        if isinstance(value := getattr(record, field.name), torch.Tensor | Attention)
     }
-    return replace(found, **moved)
+    return replace(record, **moved)
 
 
 def to_device(
@@ -222,9 +227,9 @@ def to_device(
 
 
 def to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Starts to copy a tensor to the CPU; what it returns waits for that alone and gives the copy.
+    """Start to copy a tensor to the CPU; returns a function that waits for the copy and returns it.
 
-    What is put on the device behind it is not waited for, as it would be by `tensor.cpu()` then.
+    It does not wait for work that the device gets after this call, as `tensor.cpu()` would.
     """
     if not tensor.is_cuda:
         return lambda: tensor
@@ -242,9 +247,9 @@ def to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 def tensors_of(packed: Pass) -> list[torch.Tensor]:
     """Every tensor of a pass, in a fixed order."""
-    found = [packed.input_ids, packed.position_ids, packed.answer_rows_A, packed.dropout_seed]
+    tensors = [packed.input_ids, packed.position_ids, packed.answer_rows_A, packed.dropout_seed]
     for attention in (packed.attention, packed.answers):
-        found += [
+        tensors += [
             tensor
             for tensor in (
                 attention.q_starts_S,
@@ -255,4 +260,4 @@ def tensors_of(packed: Pass) -> list[torch.Tensor]:
             )
             if tensor is not None
         ]
-    return found
+    return tensors

@@ -6,6 +6,7 @@ Read and written without torch, so that a wrong folder is told from a right one 
 """
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -66,6 +67,8 @@ class ClassifierFile(Record):
         "and `template`"
     )
 
+    format_version: int
+    sentilora_version: str = __version__
     prompt: PromptFormat
     base: BaseReference
     label_ids: list[list[int]]
@@ -76,23 +79,26 @@ class ClassifierFile(Record):
     def load(cls, folder: Path) -> Self:
         """The record in a folder. Raises `DataError` when it is damaged or of a later version."""
         path = folder / cls.FILE
-        version = _format_version(path)
-        if version is not None and version > FORMAT_VERSION:
+        stored = _stored(path)
+        version = stored.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
                 f"{path} has format {version}, this sentilora reads up to {FORMAT_VERSION}",
                 setting=cls.FILE,
                 seen=version,
                 remedy="update sentilora",
             )
-        return super().load(folder)
+        record = super().load(folder)
+        # No default may stand in for what the adapter was trained with.
+        for section, kind in (("prompt", PromptFormat), ("base", BaseReference)):
+            for name in (field.name for field in fields(kind)):
+                if name not in stored[section]:
+                    raise cls.damaged(folder, f"it has no {name!r}")
+        return record
 
     def content(self) -> dict[str, Any]:
         """What is written; what is not known is left out."""
-        content = {
-            "format_version": FORMAT_VERSION,
-            "sentilora_version": __version__,
-            **super().content(),
-        }
+        content = super().content()
         if self.runtime is None:
             del content["runtime"]
         if self.calibration == Calibration():
@@ -100,10 +106,10 @@ class ClassifierFile(Record):
         return content
 
 
-def _format_version(path: Path) -> int | None:
-    """The file's format, None where none can be read: then the file is damaged."""
+def _stored(path: Path) -> dict[str, Any]:
+    """The file's object as it stands; empty where there is none to read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return int(content["format_version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

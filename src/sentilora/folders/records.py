@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,16 +24,18 @@ class Record(BaseModel):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The record in a folder. Raises `DataError` when it is missing or damaged."""
-        path = folder / cls.FILE
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json((folder / cls.FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} is damaged: {damage(error)}",
-                setting=cls.FILE,
-                seen=str(path),
-                remedy=cls.REMEDY,
-            ) from error
+            raise cls.damaged(folder, _reason(error, next(iter(cls.model_fields)))) from error
+
+    @classmethod
+    def damaged(cls, folder: Path, reason: str) -> DataError:
+        """The error to raise for a file that cannot be used. reason: a sentence about "it"."""
+        path = folder / cls.FILE
+        return DataError(
+            f"{path} is damaged: {reason}", setting=cls.FILE, seen=str(path), remedy=cls.REMEDY
+        )
 
     def content(self) -> dict[str, Any]:
         """What is written, as plain JSON values."""
@@ -59,22 +62,20 @@ def write_atomically(path: Path, text: str) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def damage(error: Exception) -> str:
+def _reason(error: Exception, first_field: str) -> str:
     """Why a JSON file cannot be used, in plain words."""
     if isinstance(error, UnicodeDecodeError):
-        return "it is no UTF-8 text"
+        return "it is not UTF-8 text"
     if not isinstance(error, ValidationError):
         return str(error)
     fault: Any = error.errors(include_url=False)[0]
-    *_, last = fault["loc"] or ("",)
+    *_, last = fault["loc"] or (first_field,)
     match fault["type"]:
         case "json_invalid":
-            place = str(fault["ctx"]["error"]).rpartition("line ")[2].partition(" ")[0]
-            return f"it is no JSON (line {place})"
-        case "missing":
+            line = re.search(r"line (\d+)", str(fault["ctx"]["error"]))
+            return f"it is not JSON (line {line[1] if line else 1})"
+        case "missing" | "model_type":  # no object at all has no field either
             return f"it has no {last!r}"
-        case "model_type" if not fault["loc"]:
-            return "it is no object"
         case "value_error":
             return str(fault["ctx"]["error"])
     if isinstance(last, int):

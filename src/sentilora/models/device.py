@@ -117,11 +117,3 @@ def choose_dtype(
     if capability < 8:
         return torch.float16, f"{name} has no bfloat16"
     return torch.bfloat16, name
-
-
-def available_memory(max_memory_gib: float = 0.0) -> float:
-    """Bytes of GPU memory that can be had now, or the limit set when that is less."""
-    import torch
-
-    free = float(torch.cuda.mem_get_info()[0])
-    return min(free, max_memory_gib * 2**30) if max_memory_gib else free

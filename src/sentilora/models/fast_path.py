@@ -33,3 +33,15 @@ def install_engine(model: "torch.nn.Module", runtime: Runtime) -> "Engine | None
                 remedy="leave it at exact",
             )
     return engine
+
+
+def why_not_fast(model: "torch.nn.Module") -> str | None:
+    """Why the fast engine does not support a model's structure; None if it does.
+
+    Works on torch's meta device. `install_engine` also tries two layers once it has their weights.
+    """
+    from sentilora.engine.structure import find_layers, find_rotary, why_not
+
+    if reason := why_not(find_layers(model)):
+        return reason
+    return None if find_rotary(model) else "it has no rotary embedding of its own"

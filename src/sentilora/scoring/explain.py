@@ -100,7 +100,7 @@ class _Seen:
         self._clean = clean_text(text)
         # The words of both are the same, in the same order: only what separates them differs.
         clean_spans = list(words_of(self._clean))
-        self._kept = prompter.encode(text).kept
+        self._kept = prompter.encode(text).spans
         self.numbers = [
             number
             for number, (start, end) in enumerate(clean_spans)

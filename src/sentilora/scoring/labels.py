@@ -106,7 +106,7 @@ class LabelScorer:
             except torch.OutOfMemoryError as error:
                 finish(0)
                 if self.engine is not None and score == self._packed and len(rows) > 1:
-                    self.engine.max_score_tokens = sum(len(prompts[i]) for i in rows) // 2
+                    self.engine.limit_scoring(sum(len(prompts[i]) for i in rows) // 2)
                     logger.warning("out of GPU memory: scoring goes on in smaller passes")
                     return [pending[i] for left in passes[number:] for i in left]
                 raise SentiloraError(
@@ -127,8 +127,8 @@ class LabelScorer:
         if self.engine is None or not self.engine.is_usable():
             return self._choose(prompts), plan_passes(lengths, self.runtime.batch_size)
         self.engine.refresh()
-        if len(prompts) >= MANY or self.engine.weights.fp8:
-            self.engine.keep_weights()
+        if len(prompts) >= MANY or self.engine.uses_8_bits:
+            self.engine.keep_weights(self.runtime.max_memory_gib)
         order = plan_passes(lengths, len(lengths) or 1)[0] if lengths else []
         behind = sum(len(ids) - 1 for ids in self.label_ids)
         passes: list[list[int]] = []

@@ -1,13 +1,16 @@
-"""Look before GPU time is spent: labels, lengths, leakage, one example, memory, time, downloads.
+"""Check a run before it costs GPU time: data, labels, lengths, settings, memory, time, downloads.
 
 sentilora check --preset mistral-7b
+
+A `look_at_…` function yields findings and returns what later ones need; None where it found a
+problem.
 """
 
 import shutil
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sentilora.config import Config
 from sentilora.data.overview import look_over
@@ -19,7 +22,8 @@ from sentilora.hub import hub_reachable
 from sentilora.models.adapters import attach_adapter, count_parameters
 from sentilora.models.bases import beyond_positions, load_structure, load_tokenizer
 from sentilora.models.device import choose_device, choose_dtype
-from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
+from sentilora.models.fast_path import why_not_fast
+from sentilora.prompt import IGNORE_INDEX, Prompter
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.from_config import (
     check_steps,
@@ -29,199 +33,146 @@ from sentilora.stages.from_config import (
     load_test_of,
     others_test,
     prompt_format_of,
+    rows_per_step,
     runtime_of,
 )
-from sentilora.training.estimate import flop_per_token, memory_finding, shapes_of, time_finding
+from sentilora.training.estimate import Run, training_memory, training_time
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
 from sentilora.wording import counted
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from peft import PeftModel
+
+    from sentilora.prompt import Example
+
+T = TypeVar("T")
+GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the check. level: "ok", "note" or "problem".
+    """A line of the check.
 
-    exit_code: that of the error which a problem would become; 0 otherwise.
+    exit_code: for a problem, the code with which `train` would end; otherwise 0.
     """
 
-    level: str
+    level: Literal["ok", "note", "problem"]
     name: str
     text: str
     exit_code: int = 0
 
 
-def check(config: Config) -> list[Finding]:
-    """Everything `train` would trip over or choose, without loading weights or training.
+Findings = Generator[Finding, None, T]
 
-    Goes on behind a problem (a source, a setting, a device, the hub): every one becomes a finding.
+
+def check(config: Config) -> list[Finding]:
+    """Findings about everything `train` would choose or fail on; loads no weights.
+
+    A problem (a source, a setting, a device, the hub) is a finding, and the check continues.
     """
-    findings: list[Finding] = []
-    splits = _load_splits(config, findings)
-    with _Problem(findings, "steps"):
-        check_steps(config)
-    prompter = _prompter(config, findings)
-    mean_length = 0.0
+    return without_repetitions(look_at_run(config))
+
+
+def look_at_run(config: Config) -> Findings[None]:
+    """The whole check, in the order in which `train` would meet each problem."""
+    splits = yield from look_at_data(config)
+    yield from attempt("steps", lambda: check_steps(config))
+    prompter = yield from look_at_prompt(config)
+    lengths: list[int] = []
     if prompter is not None and "train" in splits:
-        with _Problem(findings, "tokens"):
-            mean_length = _tokens(config, prompter, splits["train"], findings)
-    device, dtype = None, None
-    with _Problem(findings, "device"):
-        device = choose_device(config.base.device)
-    with _Problem(findings, "engine"):
-        engine = config.engine
-        runtime_of(config).require_possible()
-        if device == "cpu" and (engine.assume_capability or engine.max_memory_gib):
-            text = "engine.assume_capability and engine.max_memory_gib concern GPUs only"
-            findings.append(Finding("note", "engine", text))
-    with _Problem(findings, "dtype"):
-        # Of a device that is not there, what can be said is said for a CPU.
-        dtype, reason = choose_dtype(
-            config.base.compute_dtype, device or "cpu", config.engine.assume_capability
-        )
-        if device is not None:
-            text = f"{device}, computing in {str(dtype)[6:]} ({reason})"
-            findings.append(Finding("ok", "device", text))
-    recipe = config.training
-    faults = recipe_faults(
-        optim=recipe.optim,
-        lr_scheduler_type=recipe.lr_scheduler_type,
-        report_to=recipe.report_to,
-        device=device or "cpu",
-    )
-    findings += [
-        Finding("problem", key.rpartition(".")[2], text, UsageError.exit_code)
-        for key, text in faults.items()
-    ]
-    if "train" in splits and not recipe.warmup_ratio:
-        num_steps = count_steps(config, len(splits["train"]))
-        if recipe.warmup_steps >= num_steps:
-            text = (
-                f"training.warmup_steps={recipe.warmup_steps} of {counted(num_steps, 'step')}: the "
-                "learning rate never gets to its height; lower it"
-            )
-            findings.append(Finding("note", "warm-up", text))
+        lengths = yield from look_at_lengths(config, prompter, splits["train"])
+    device, dtype = yield from look_at_device(config)
+    yield from look_at_recipe(config, device)
+    num_steps = count_steps(config, len(splits["train"])) if "train" in splits else 0
+    yield from look_at_warmup(config, num_steps)
     if warning := others_test(config):
-        findings.append(Finding("note", "test data", warning))
-    with _Problem(findings, "base"):
-        base, stored = load_structure(
-            config.base.name,
-            revision=config.base.revision,
-            quantization=config.base.quantization,
-        )
-        shapes = shapes_of(base)
-        if beyond := beyond_positions(base, config.prompt.max_length):
-            findings.append(Finding("note", "max_length", beyond))
-        with _Problem(findings, "lora"):
-            model = attach_adapter(base, **config.lora.model_dump())
-            findings.append(_engine(config, model))
-            num_trained = count_parameters(model).num_trainable
-            text = f"{shapes.num_parameters:,}, and {num_trained:,} in the adapter"
-            findings.append(Finding("ok", "parameters", text))
-            if device is not None and dtype is not None:
-                findings.append(memory_finding(config, shapes, num_trained, stored, device, dtype))
-                if mean_length:
-                    num_steps = count_steps(config, len(splits["train"]))
-                    flop = flop_per_token(config, shapes, num_trained, device) * mean_length
-                    findings.append(time_finding(config, shapes, flop, num_steps, device, dtype))
-        with _Problem(findings, "attention"):
-            load_structure(
-                config.base.name,
-                revision=config.base.revision,
-                quantization=config.base.quantization,
-                attn_implementation=config.base.attn_implementation,
-            )
-    findings.append(_downloads(config))
-    findings += _output(Path(config.output_dir))
-    # A file that is wrong, is wrong once, however many settings name it.
+        yield Finding("note", "test data", warning)
+    yield from look_at_base(config, lengths, num_steps, device, dtype)
+    yield look_at_download(config)
+    yield from look_at_output(Path(config.output_dir))
+
+
+def attempt(name: str, action: Callable[[], T]) -> Findings[T | None]:
+    """The action's result; None, and a problem with this name, if it raises an error of ours."""
+    try:
+        return action()
+    except SentiloraError as error:
+        yield Finding("problem", name, " ".join(str(error).split()), error.exit_code)
+        return None
+
+
+def without_repetitions(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings; one that several settings lead to is listed once, under its first name."""
     distinct: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         distinct.setdefault((finding.level, finding.text), finding)
     return list(distinct.values())
 
 
-class _Problem:
-    """Makes an error within it a finding, and goes on."""
-
-    def __init__(self, findings: list[Finding], name: str) -> None:
-        self.findings = findings
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, SentiloraError):
-            return False
-        text = " ".join(str(error).split())
-        self.findings.append(Finding("problem", self.name, text, error.exit_code))
-        return True
+# --- data and prompt -----------------------------------------------------------------------------
 
 
-def _load_splits(config: Config, findings: list[Finding]) -> dict[str, Rows]:
-    """The splits that can be had, and what there is to say of them."""
+def look_at_data(config: Config) -> Findings[dict[str, Rows]]:
+    """Counts, balance and duplicates; returns the splits that can be loaded."""
     splits: dict[str, Rows] = {}
-    with _Problem(findings, "data"):
-        splits["train"], splits["evaluation"] = load_rows_of(config)
+    if rows := (yield from attempt("data", lambda: load_rows_of(config))):
+        splits["train"], splits["evaluation"] = rows
     evaluation = config.data.evaluation
     if not splits and evaluation not in ("train", "test"):
-        with _Problem(findings, "evaluation data"):
-            load_rows(evaluation, "validation", columns_of(config, config.prompt.labels))
-    with _Problem(findings, "test data"):
-        splits["test"] = load_test_of(config, config.prompt.labels)
+        columns = columns_of(config, config.prompt.labels)
+        yield from attempt("evaluation data", lambda: load_rows(evaluation, "validation", columns))
+    test = yield from attempt("test data", lambda: load_test_of(config, config.prompt.labels))
+    if test is not None:
+        splits["test"] = test
     if splits:
         overview = look_over(splits)
-        findings += [Finding("ok", name, overview.describe(name)) for name in splits]
+        for name in splits:
+            yield Finding("ok", name, overview.describe(name))
         if overview.shared:
             shared = ", ".join(f"{pair}: {count}" for pair, count in overview.shared.items())
-            findings.append(Finding("ok", "leakage", f"exact duplicates between splits: {shared}"))
-        findings += [Finding("note", "data", warning) for warning in overview.warnings]
+            yield Finding("ok", "leakage", f"exact duplicates between splits: {shared}")
+        for warning in overview.warnings:
+            yield Finding("note", "data", warning)
     return splits
 
 
-def _prompter(config: Config, findings: list[Finding]) -> Prompter | None:
-    """The prompter, if there is one, and the labels' tokens."""
-    tokenizer: PreTrainedTokenizerBase | None = None
-    format: PromptFormat | None = None
-    with _Problem(findings, "base"):
-        tokenizer = load_tokenizer(config.base.name, config.base.revision)
-    with _Problem(findings, "prompt"):
-        format = prompt_format_of(config)
+def look_at_prompt(config: Config) -> Findings[Prompter | None]:
+    """The tokens of each label; returns the prompter."""
+    base = config.base
+    tokenizer = yield from attempt("base", lambda: load_tokenizer(base.name, base.revision))
+    format = yield from attempt("prompt", lambda: prompt_format_of(config))
     if tokenizer is None or format is None:
         return None
-    with _Problem(findings, "prompt"):
-        prompter = Prompter(tokenizer, format)
+    prompter = yield from attempt("prompt", lambda: Prompter(tokenizer, format))
+    if prompter is not None:
         for label, ids in zip(format.labels, prompter.label_ids, strict=True):
             pieces = " ".join(tokenizer.convert_ids_to_tokens(ids))
-            findings.append(Finding("ok", f"label {label!r}", f"tokens {ids} {pieces}"))
-        return prompter
-    return None
+            yield Finding("ok", f"label {label!r}", f"tokens {ids} {pieces}")
+    return prompter
 
 
-def _tokens(config: Config, prompter: Prompter, rows: Rows, findings: list[Finding]) -> float:
-    """Lengths, truncation and an example of the training rows; returns their mean length."""
+def look_at_lengths(config: Config, prompter: Prompter, rows: Rows) -> Findings[list[int]]:
+    """Lengths, truncation and an example of the training rows; returns their lengths in tokens."""
     pairs = zip(rows.texts, rows.labels, strict=True)
-    examples = [prompter.encode_example(text, label) for text, label in pairs]
+    examples = yield from attempt("tokens", lambda: [prompter.encode_example(*p) for p in pairs])
+    if examples is None:
+        return []
     lengths = look_over_lengths(examples)
+    yield Finding("ok", "tokens", lengths.tokens)
     cut = f"{lengths.truncated}, keeping the {config.prompt.truncation} of the text"
-    findings.append(Finding("ok", "tokens", lengths.tokens))
-    many = lengths.num_truncated > lengths.num_examples / 2
-    hint = "; most texts are cut: raise prompt.max_length" if many else ""
-    findings.append(Finding("note" if many else "ok", "truncated", cut + hint))
-    findings.append(Finding("ok", "example", render_example(prompter, examples[0])))
-    return lengths.mean_tokens
+    if lengths.num_truncated > lengths.num_examples / 2:
+        hint = "most texts are cut: raise prompt.max_length"
+        yield Finding("note", "truncated", f"{cut}; {hint}")
+    else:
+        yield Finding("ok", "truncated", cut)
+    yield Finding("ok", "example", render_example(prompter, examples[0]))
+    return [len(example.input_ids) for example in examples]
 
 
-def render_example(prompter: Prompter, example: Any) -> str:
-    """An example as the model sees it, the tokens the loss covers in ⟦…⟧."""
+def render_example(prompter: Prompter, example: "Example") -> str:
+    """An example as the model sees it, with the tokens that the loss covers in ⟦…⟧."""
 
     def decode(ids: list[int]) -> str:
         return str(prompter.tokenizer.decode(ids))
@@ -229,41 +180,165 @@ def render_example(prompter: Prompter, example: Any) -> str:
     answer = [i for i in example.labels if i != IGNORE_INDEX]
     prompt = decode(example.input_ids[: -len(answer)])
     if len(prompt) > 700:
-        prompt = prompt[:350] + " [… in full for the model …] " + prompt[-350:]
+        prompt = prompt[:350] + " [… shortened here, complete for the model …] " + prompt[-350:]
     masked = len(example.input_ids) - len(answer)
     tokens = f"{counted(masked, 'token')} masked, {len(answer)} in the loss"
     return f"{prompt}⟦{decode(answer)}⟧\n({tokens})"
 
 
-def _engine(config: Config, model: "torch.nn.Module") -> Finding:
-    """Which way training will take. The engine also tries two layers when it has their weights."""
-    from sentilora.engine.swap import find_layers, why_not
+# --- settings ------------------------------------------------------------------------------------
 
+
+def look_at_device(config: Config) -> Findings[tuple[str | None, "torch.dtype | None"]]:
+    """Where training would compute and in which dtype; returns both."""
+    device = yield from attempt("device", lambda: choose_device(config.base.device))
+    yield from attempt("engine", lambda: runtime_of(config).require_possible())
+    capability = config.engine.assume_capability
+    if device == "cpu" and (capability or config.engine.max_memory_gib):
+        text = "engine.assume_capability and engine.max_memory_gib concern GPUs only"
+        yield Finding("note", "engine", text)
+    # If the device is unavailable, the dtype is checked for a CPU.
+    choice = yield from attempt(
+        "dtype", lambda: choose_dtype(config.base.compute_dtype, device or "cpu", capability)
+    )
+    if choice is None:
+        return device, None
+    dtype, reason = choice
+    if device is not None:
+        yield Finding("ok", "device", f"{device}, computing in {str(dtype)[6:]} ({reason})")
+    return device, dtype
+
+
+def look_at_recipe(config: Config, device: str | None) -> Findings[None]:
+    """Whether optimizer, schedule and tracker are available."""
+    recipe = config.training
+    faults = recipe_faults(
+        optim=recipe.optim,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        report_to=recipe.report_to,
+        device=device or "cpu",
+    )
+    for setting, fault in faults.items():
+        yield Finding("problem", setting.rpartition(".")[2], fault, UsageError.exit_code)
+
+
+def look_at_warmup(config: Config, num_steps: int) -> Findings[None]:
+    """Whether the warm-up ends before the run does. num_steps: 0 if unknown."""
+    recipe = config.training
+    if num_steps and not recipe.warmup_ratio and recipe.warmup_steps >= num_steps:
+        text = (
+            f"training.warmup_steps={recipe.warmup_steps} of {counted(num_steps, 'step')}: the "
+            "learning rate never reaches its peak; lower it"
+        )
+        yield Finding("note", "warm-up", text)
+
+
+# --- the base ------------------------------------------------------------------------------------
+
+
+def look_at_base(
+    config: Config,
+    lengths: list[int],
+    num_steps: int,
+    device: str | None,
+    dtype: "torch.dtype | None",
+) -> Findings[None]:
+    """The base's structure, and what training it takes. lengths: empty if unknown."""
+    base = config.base
+    which = {"revision": base.revision, "quantization": base.quantization}
+    structure = yield from attempt("base", lambda: load_structure(base.name, **which))
+    if structure is None:
+        return
+    plain, stored_quantized = structure
+    if beyond := beyond_positions(plain, config.prompt.max_length):
+        yield Finding("note", "max_length", beyond)
+    num_parameters = plain.num_parameters()
+    model = yield from attempt("lora", lambda: attach_adapter(plain, **config.lora.model_dump()))
+    if model is not None:
+        is_fast = yield from look_at_engine(config, model)
+        num_trained = count_parameters(model).num_trainable
+        text = f"{num_parameters:,}, and {num_trained:,} in the adapter"
+        yield Finding("ok", "parameters", text)
+        if device is not None and dtype is not None:
+            run = run_of(config, lengths, num_steps, device, dtype, is_fast, stored_quantized)
+            yield look_at_memory(model, run)
+            if lengths:
+                yield Finding("ok", "time", str(training_time(model, run)))
+    attention = base.attn_implementation
+    yield from attempt(
+        "attention", lambda: load_structure(base.name, attn_implementation=attention, **which)
+    )
+
+
+def look_at_engine(config: Config, model: "PeftModel") -> Findings[bool]:
+    """Which way training will take; returns whether it is the fast engine."""
     if config.engine.implementation == "reference":
-        return Finding("ok", "engine", "plain path, as engine=reference asks")
-    layers = find_layers(model)
-    reason = why_not(layers) if layers else "its layers are of another structure"
-    if reason:
-        return Finding("note", "engine", f"plain path, several times slower: {reason}")
-    return Finding("ok", "engine", f"fast engine, {len(layers)} layers")
+        yield Finding("ok", "engine", "plain path, as engine=reference asks")
+        return False
+    if reason := why_not_fast(model):
+        yield Finding("note", "engine", f"plain path, several times slower: {reason}")
+        return False
+    num_layers = counted(model.config.get_text_config().num_hidden_layers, "layer")
+    yield Finding("ok", "engine", f"fast engine, {num_layers}")
+    return True
 
 
-def _downloads(config: Config) -> Finding:
-    """What is to be downloaded, whether it fits, and whether it may be."""
+def run_of(
+    config: Config,
+    lengths: list[int],
+    num_steps: int,
+    device: str,
+    dtype: "torch.dtype",
+    is_fast: bool,
+    stored_quantized: bool,
+) -> Run:
+    """The run in plain numbers. lengths: if empty, every example has the most tokens allowed."""
+    base, recipe = config.base, config.training
+    return Run(
+        lengths=lengths or [config.prompt.max_length],
+        num_steps=num_steps,
+        rows_per_step=rows_per_step(config),
+        rows_per_pass=recipe.per_device_train_batch_size,
+        optim=recipe.optim,
+        device=device,
+        dtype=dtype,
+        nf4=stored_quantized or base.quantization == "nf4",
+        # How a base was quantized before is unknown here: assume the kind that takes more memory.
+        double_quantization=base.double_quantization and not stored_quantized,
+        checkpointing=recipe.gradient_checkpointing,
+        is_fast=is_fast,
+        max_memory_gib=config.engine.max_memory_gib,
+    )
+
+
+def look_at_memory(model: "PeftModel", run: Run) -> Finding:
+    """Whether the run fits, by the plan that training would make."""
+    memory = training_memory(model, run)
+    if (fault := memory.fault) is None:
+        return Finding("ok", "memory", str(memory))
+    return Finding("problem", "memory", f"{memory}; {fault.remedy}", fault.exit_code)
+
+
+# --- disk ----------------------------------------------------------------------------------------
+
+
+def look_at_download(config: Config) -> Finding:
+    """What would be downloaded, and whether it fits on the disk and is allowed."""
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+
     name = config.base.name
-    free = f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here"
+    free = f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free here"
     if name == EMBEDDED or Path(name).expanduser().is_dir():
         return Finding("ok", "download", f"none, the base is local; {free}")
-    if not hub_reachable():
-        return Finding("note", "download", f"the hub is not reachable: only what is cached; {free}")
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.constants import HF_HUB_CACHE
-
+    if HF_HUB_OFFLINE or not hub_reachable():
+        reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub is not reachable"
+        return Finding("note", "download", f"{reason}: only what is cached; {free}")
     token = "a token is set" if get_token() else "no token is set"
     try:
         info = HfApi().model_info(name, revision=config.base.revision, files_metadata=True)
     except Exception as error:
-        # Not found, gated, a name that none can have, a broken line: unrelated types.
+        # Not found, gated, an impossible name, a broken connection: unrelated types.
         text = f"{name}: {first_line(error)}; {token}"
         return Finding("problem", "download", text, DataError.exit_code)
     files = [f for f in info.siblings or [] if f.rfilename.endswith(".safetensors")]
@@ -273,7 +348,7 @@ def _downloads(config: Config) -> Finding:
         cache = cache.parent
     room = shutil.disk_usage(cache).free
     text = (
-        f"{size / 2**30:.1f} GiB (unless cached); {room / 2**30:.0f} GiB free in {HF_HUB_CACHE}; "
+        f"{size / GIB:.1f} GiB (unless cached); {room / GIB:.0f} GiB free in {HF_HUB_CACHE}; "
         f"{'gated: accept its terms on the hub' if info.gated else 'not gated'}; {token}"
     )
     if info.gated and not get_token():
@@ -283,9 +358,9 @@ def _downloads(config: Config) -> Finding:
     return Finding("ok", "download", text)
 
 
-def _output(folder: Path) -> list[Finding]:
+def look_at_output(folder: Path) -> Findings[None]:
+    """Whether the output folder is unused. A note only: `train` can be given another."""
     try:
         require_unused(folder)
-    except UsageError as error:  # no problem yet: `train` takes another name
-        return [Finding("note", "output", str(error))]
-    return []
+    except UsageError as error:
+        yield Finding("note", "output", str(error))

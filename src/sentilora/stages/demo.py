@@ -6,7 +6,6 @@ sentilora demo
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.evaluation.findings import Evaluation
@@ -16,10 +15,6 @@ from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages.from_config import load_rows_of, load_test_of
 from sentilora.stages.train import train
-from sentilora.wording import as_probability, counted, percent, percent_interval
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 OUTPUT_DIR = "sentilora-demo"
 REVIEWS = (
@@ -31,7 +26,10 @@ REVIEWS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo measured."""
+    """What the demo measured on the test rows, and its answers to `REVIEWS`.
+
+    output_dir: the folder of the adapter and its training curve.
+    """
 
     evaluation: Evaluation
     predictions: list[Prediction]
@@ -39,7 +37,11 @@ class Demo:
 
 
 def demo(config: Config) -> Demo:
-    """Train as `config` says, score the test rows three ways, classify three reviews."""
+    """Train as `config` says, measure on the test rows, classify three reviews.
+
+    The evaluation compares the adapter with TF-IDF and with the untouched base. A previous demo in
+    the folder `OUTPUT_DIR` is replaced. Raises what `train` raises.
+    """
     folder = Path(config.output_dir)
     if config.output_dir == OUTPUT_DIR and (folder / CONFIG_FILE).is_file():
         say(f"replacing the previous demo in ./{folder}")
@@ -49,39 +51,3 @@ def demo(config: Config) -> Demo:
     test = load_test_of(config, classifier.labels)
     evaluation, _ = measure_rows(classifier, test, str(folder), load_rows_of(config))
     return Demo(evaluation, classifier.classify(REVIEWS), str(folder))
-
-
-def as_tables(result: Demo) -> "list[Table | str]":
-    """The last screen: accuracies with intervals, the three predictions, what to do next."""
-    from rich.table import Table
-
-    evaluation = result.evaluation
-    accuracies = Table(title=counted(evaluation.num_rows, "test review"), title_justify="left")
-    for name, justify in (("", "left"), ("accuracy", "right"), ("95 % interval", "right")):
-        accuracies.add_column(name, justify=justify)  # type: ignore[arg-type]
-    rows = {
-        "fine-tuned (base + adapter)": evaluation.adapter,
-        "TF-IDF + logistic regression": evaluation.baseline,
-        "untouched base": evaluation.base,
-    }
-    for name, metrics in rows.items():
-        assert metrics is not None
-        accuracies.add_row(
-            name, percent(metrics.accuracy), percent_interval(metrics.accuracy_interval)
-        )
-    reviews = Table(title="Three reviews it has never seen", title_justify="left")
-    for column in ("label", "probability", "review"):
-        reviews.add_column(column)
-    for text, prediction in zip(REVIEWS, result.predictions, strict=True):
-        probability = prediction.probabilities[prediction.label]
-        reviews.add_row(prediction.label, as_probability(probability, 3), text)
-    return [
-        accuracies,
-        f"fine-tuned against base, exact McNemar: p = {evaluation.comparisons['base'].p:.2g}\n",
-        reviews,
-        f"The adapter and its curve lie in ./{result.output_dir}. Next:\n"
-        f'  sentilora predict --adapter {result.output_dir} "your own review"\n'
-        '  sentilora predict "…"            the shipped adapter, trained on 2,000 IMDB reviews\n'
-        "  sentilora train data.train=my.csv data.test=my_test.csv --output-dir my-adapter\n"
-        "  sentilora train --preset mistral-7b      the real thing, on a 16 GB GPU",
-    ]

@@ -272,7 +272,7 @@ def report_on(
     made |= {name: found for name, found in versions().items() if found != "not installed"}
 
     def kept(text: str) -> Sequence[tuple[int, int]]:
-        return classifier.prompter.encode(text).kept
+        return classifier.prompter.encode(text).spans
 
     splits = dict(zip(("train", "evaluation"), known or (), strict=False))
     page = write_report(Path(report), result, scores, rows, history, recipe, made, kept, splits)

@@ -17,7 +17,7 @@ from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import write_model_card
 from sentilora.folders.checkpoints import checkpoint_folder, last_checkpoint
-from sentilora.folders.classifier_file import BaseReference, ClassifierFile
+from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     DataRecord,
@@ -239,6 +239,7 @@ def build_trainer(
         train_dataset=list(examples),
         callbacks=callbacks_of(config),
         classifier=ClassifierFile(
+            format_version=FORMAT_VERSION,
             prompt=prompter.format,
             base=reference,
             label_ids=prompter.label_ids,

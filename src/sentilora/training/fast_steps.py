@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sentilora.errors import SentiloraError
+from sentilora.errors import UsageError
 from sentilora.progress import say
 
 if TYPE_CHECKING:
@@ -22,12 +22,14 @@ def prepare_fast_steps(
     max_memory_gib: float,
     arguments: "TrainingArguments",
 ) -> "tuple[Graphs | None, torch.optim.Optimizer | None]":
-    """Plan the steps and say what was chosen; captured passes and the optimizer for a GPU.
+    """Plan the steps and report the plan; returns captured passes and the optimizer for a GPU.
 
-    lengths: tokens of each training example. Without a GPU, or where one optimizer over all
-    matrices would differ from the recipe's, the respective part is None. Raises `SentiloraError`
-    when not one example fits into memory.
+    lengths: tokens of each training example. Without a GPU both are None; the optimizer is also
+    None where one over all matrices would differ from the recipe's. Raises `UsageError` if the
+    longest example does not fit into memory.
     """
+    from transformers.training_args import OptimizerNames
+
     from sentilora.engine.graph import FlatParameters, Graphs
 
     graphs = optimizer = None
@@ -35,7 +37,7 @@ def prepare_fast_steps(
         flat = FlatParameters([p for p in model.parameters() if p.requires_grad])
         model.zero_grad = flat.zero_grad  # type: ignore[method-assign]
         graphs = Graphs(flat, engine.refresh)
-    optim = str(arguments.optim)
+    optim = OptimizerNames(arguments.optim).value
     say(f"fast engine, {plan_engine(engine, lengths, rows_per_step, optim, max_memory_gib, model)}")
     if graphs is not None:
         optimizer = one_launch_optimizer(graphs.flat, arguments, paged=not engine.keep_layers)
@@ -50,25 +52,29 @@ def plan_engine(
     max_memory_gib: float,
     model: "torch.nn.Module",
 ) -> str:
-    """How the engine runs this recipe's steps; the text says what was chosen."""
+    """Plan the engine's passes for these examples; returns the plan as a text.
+
+    `estimate.fast_memory` predicts this plan. Raises `UsageError` if there is none.
+    """
+    from sentilora.engine.memory import Workload
+
     engine.refresh()
     num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    usual = sum(lengths) / len(lengths) * rows_per_step
-    states = (2 if "8bit" in optim else 8) * num_trained
-    paged = optim.startswith("paged")
-    large_step = int(1.25 * usual)
+    workload = Workload.of(lengths, rows_per_step, num_trained, optim)
     try:
-        chosen = engine.plan(large_step, max(lengths), max_memory_gib, 0 if paged else states)
-        if paged and engine.keep_layers:  # there is room for them on the GPU
-            chosen = engine.plan(large_step, max(lengths), max_memory_gib, states)
+        return engine.plan(workload, max_memory_gib)
     except MemoryError as error:
-        raise SentiloraError(
-            str(error),
-            setting="prompt.max_length",
-            seen=max(lengths),
-            remedy="lower prompt.max_length, or take a smaller base",
-        ) from error
-    return chosen
+        raise too_long(str(error), max(lengths)) from error
+
+
+def too_long(reason: str, longest: int) -> UsageError:
+    """The error for a run whose longest example, of `longest` tokens, does not fit into memory."""
+    return UsageError(
+        reason,
+        setting="prompt.max_length",
+        seen=longest,
+        remedy="lower prompt.max_length, or use a smaller base",
+    )
 
 
 def one_launch_optimizer(
@@ -76,9 +82,9 @@ def one_launch_optimizer(
 ) -> "torch.optim.Optimizer | None":
     """The recipe's optimizer over all adapter matrices as one tensor, None where that would differ.
 
-    AdamW treats every element alike; bitsandbytes' 8-bit states come in blocks of 256, and tensors
-    below 4,096 elements keep 32 bits. paged: whether a paged optimizer's states may go to the host,
-    for want of room on the GPU.
+    AdamW treats every element alike. bitsandbytes' 8-bit states come in blocks of 256, and tensors
+    below 4,096 elements keep 32 bits. paged: whether the states of a paged optimizer may go to the
+    host because the GPU has no room for them.
     """
     from transformers import Trainer
 

@@ -145,7 +145,7 @@ class ClassifierTrainer(Trainer):
                 longest, largest = max(lengths), max(sum(lengths[i] for i in p) for p in passes)
                 if largest <= longest:
                     raise
-                self.engine.max_tokens = max(longest, int(0.8 * largest))
+                self.engine.limit_passes(max(longest, int(0.8 * largest)))
                 if self.graphs is not None:
                     self.graphs.forget()
                 model.zero_grad()
