@@ -8,6 +8,7 @@ TORCH_INDEX ?=
 
 BIN := .venv/bin
 READY := .venv/ready
+KERNELS := .venv/kernels
 CODE := $(wildcard src tests tools bench)
 
 # pip, not a faster installer: a CPU build of torch in a local folder of wheels (find-links) is
@@ -16,10 +17,10 @@ PIP := $(BIN)/python -m pip install -q --retries 2 --timeout 20 -c constraints.t
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types notebook clean
+.PHONY: help env demo test test-slow test-lowest lint types notebook clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PYTHON=python3.12   the Python to build on (3.11 or newer)"
 	@echo "TORCH_INDEX=URL     where torch comes from; without an NVIDIA GPU take"
@@ -61,12 +62,37 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## check, train, evaluate and predict on what ships with sentilora; no download
 	$(BIN)/sentilora demo
 
-test: $(READY)  ## run the tests; they reach no network
-	$(BIN)/python -m pytest -q
+# A worker holds a core and 1.5 GB. --dist loadfile: what the tests of a file share is made once.
+PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4
 
-lint: $(READY)  ## check style and format
+test: $(READY)  ## run the tests but the slow ones; they reach no network
+	$(PYTEST) -m "not slow" --dist loadfile
+
+test-slow: $(KERNELS)  ## run the slow tests: pages, notebook, demo, two processes, kernels
+	$(PYTEST) -m slow --dist worksteal
+
+# The kernels run in Triton's interpreter here and are compiled for GPUs that are not here. 286 MB,
+# unless a CUDA build of torch has brought it.
+$(KERNELS): $(READY)
+	@echo "triton: 286 MB, if it is not here yet"; $(PIP) -e '.[kernels]' && touch $(KERNELS)
+
+# In an environment of its own, deleted afterwards. What older versions warn of is no error.
+LOWEST := tests/cli tests/data tests/folders tests/models tests/scoring tests/training tests/test_config.py
+
+test-lowest: $(READY)  ## run much of the tests on the lowest versions that pyproject.toml allows
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 130' INT TERM && \
+	$(BIN)/python tools/lowest_versions.py > "$$folder/lowest.txt" && \
+	"$(PYTHON)" -m venv "$$folder/env" && \
+	pip="$$folder/env/bin/python -m pip install -q -c $$folder/lowest.txt" && \
+	$$pip $(if $(TORCH_INDEX),--no-deps --index-url '$(TORCH_INDEX)') torch && \
+	$$pip -e . pytest pytest-xdist hypothesis && \
+	"$$folder/env/bin/python" -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
+	    -m "not slow" -W default $(LOWEST)
+
+lint: $(READY)  ## check style, format and that the reference pages are fresh
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/python tools/reference.py --check
 
 types: $(READY)  ## check the types
 	$(BIN)/mypy src/sentilora

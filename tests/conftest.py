@@ -14,6 +14,8 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["GOMP_SPINCOUNT"] = "0"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
+# Toy models have nothing for a second thread, and the workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 os.environ["PYTHONPATH"] = str(SOURCE)  # for the commands that tests start in other folders
 
@@ -35,6 +37,38 @@ def keep_out_of_garbage_collections():
 
 def pytest_collection_finish():
     keep_out_of_garbage_collections()
+
+
+# --- nothing is skipped but what needs a GPU, where that is asked for: .ci/run does
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--only-gpu-skips",
+        action="store_true",
+        help="fail if a test is skipped that is not marked gpu",
+    )
+
+
+def skips(config):
+    """([tests skipped that are marked gpu], [the others]), as their reports."""
+    reports = config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])
+    gpu = [report for report in reports if "gpu" in getattr(report, "keywords", ())]
+    return gpu, [report for report in reports if report not in gpu]
+
+
+def pytest_sessionfinish(session):
+    is_worker = hasattr(session.config, "workerinput")
+    if not is_worker and session.config.getoption("only_gpu_skips") and skips(session.config)[1]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("only_gpu_skips"):
+        gpu, others = skips(config)
+        terminalreporter.write_line(f"skipped: {len(gpu)} for want of a GPU, {len(others)} others")
+        for report in others:
+            terminalreporter.write_line(f"must not be skipped: {report.nodeid}", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -112,6 +112,7 @@ def workplace(tmp_path_factory, toy_base):
     return folder
 
 
+@pytest.mark.slow
 def test_own_data_leads_to_an_adapter_and_labeled_rows(workplace):
     assert (workplace / "my-adapter/adapter_model.safetensors").is_file()
     assert (workplace / "my-sizes/learning_curve.png").is_file()
@@ -120,6 +121,7 @@ def test_own_data_leads_to_an_adapter_and_labeled_rows(workplace):
     assert len(rows) == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page != FIRST])
 def test_every_block_of_the_page_runs(page, workplace, toy_base, tmp_path, monkeypatch):
     for name in ("my_train.csv", "my_test.csv"):

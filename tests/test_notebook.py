@@ -56,6 +56,7 @@ def test_first_cell_says_what_to_do_without_a_checkout(tmp_path, monkeypatch):
         run_first_cell(tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_notebook_runs_with_few_steps(tmp_path, toy_base):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     replaced = 0

@@ -13,7 +13,6 @@ import sentilora
 from sentilora.cli.options import fail, quiet
 from sentilora.cli.predict import _stdin_lines
 from sentilora.errors import Interrupted, SentiloraError, UsageError
-from sentilora.models.device import cuda_driver_present
 
 VERBS = ("train", "evaluate", "predict", "check", "demo", "env")
 
@@ -55,9 +54,10 @@ def test_without_arguments_the_verbs_are_shown():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
-def test_an_error_that_needs_no_model_comes_within_a_second(tmp_path, arguments, code, said):
-    if "mistral-7b" in arguments and cuda_driver_present():
-        pytest.skip("this machine has a CUDA GPU: the 7B preset would not be refused")
+def test_an_error_that_needs_no_model_comes_within_a_second(
+    tmp_path, monkeypatch, arguments, code, said
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the 7B preset is refused without a GPU
     rows = "".join(f"Good film {number}.,pos\n" for number in range(8))
     (tmp_path / "one.csv").write_text(f"text,label\n{rows}")
     (tmp_path / "latin.csv").write_bytes(b"text\ncaf\xe9\n")
@@ -67,7 +67,8 @@ def test_an_error_that_needs_no_model_comes_within_a_second(tmp_path, arguments,
     assert (exit_code, stdout, len(errors), torch) == (code, "", 1, False), stderr
     assert said in errors[0] and stderr.endswith(errors[0]) and "Traceback" not in stderr
     assert seconds < 1.5  # 0.7 alone on a core with pandas, 0.3 without; 1.0 is promised
-    assert time.perf_counter() - started < 6  # the hub is waited for, at most 3 seconds
+    # The hub is waited for, at most 3 seconds; the rest is for what else the machine does.
+    assert time.perf_counter() - started < 20
 
 
 def test_the_shape_of_a_request(tmp_path):

@@ -12,7 +12,6 @@ from commands import failed, predicted
 
 from sentilora import Classifier
 from sentilora.errors import DataError, UsageError
-from sentilora.models.device import cuda_driver_present
 from sentilora.prompt import PromptFormat
 from sentilora.scoring import classifier as scoring
 from sentilora.stages import predict as stage
@@ -170,9 +169,8 @@ def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expec
     failed(2, "evaluate knows neither its labels nor its prompt", "evaluate", "--adapter", plain)
 
 
-def test_the_device_asked_for_is_there_or_refused(toy_run):
-    if cuda_driver_present():
-        pytest.skip("this machine has a CUDA GPU: asking for one is no error")
+def test_the_device_asked_for_is_there_or_refused(toy_run, monkeypatch):
+    monkeypatch.setattr("sentilora.models.device.cuda_driver_present", lambda: False)
     failed(2, "a CUDA GPU was requested", "predict", "x", "--adapter", toy_run,
            "--device", "cuda")  # fmt: skip
 

@@ -49,15 +49,33 @@ def count_passes(monkeypatch):
     return tokens
 
 
+def train_counted(base, folder, *overrides):
+    """(folder, tokens of every pass) of a run with these settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        passes = count_passes(patch)
+        train(settings(base, folder, *overrides))
+    return folder, passes
+
+
+@pytest.fixture(scope="module")
+def run_with_dropout(toy_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training") / "dropout"
+    return train_counted(toy_base, folder, "lora.lora_dropout=0.3")
+
+
+@pytest.fixture(scope="module")
+def run_without_dropout(toy_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training") / "none"
+    return train_counted(toy_base, folder, "lora.lora_dropout=0.0")
+
+
 @pytest.mark.parametrize("stop_at", [2, 4])
 def test_interrupted_and_resumed_equals_uninterrupted_with_dropout(
-    toy_base, tmp_path, monkeypatch, stop_at
+    toy_base, run_with_dropout, tmp_path, monkeypatch, stop_at
 ):
+    whole_folder, whole_passes = run_with_dropout
+    assert len(whole_passes) > STEPS  # it was the engine, in several passes a step
     passes = count_passes(monkeypatch)
-    overrides = ["lora.lora_dropout=0.3"]
-    train(settings(toy_base, tmp_path / "whole", *overrides))
-    num = len(passes)
-    assert num > STEPS  # it was the engine, in several passes a step
 
     class Interrupt(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
@@ -65,18 +83,18 @@ def test_interrupted_and_resumed_equals_uninterrupted_with_dropout(
                 signal.raise_signal(signal.SIGINT)
             super().on_step_end(args, state, control, **kwargs)
 
-    config = settings(toy_base, tmp_path / "parts", *overrides)
+    config = settings(toy_base, tmp_path / "parts", "lora.lora_dropout=0.3")
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, "StopOnInterrupt", Interrupt)
         with pytest.raises(Interrupted, match=f"step {stop_at}"):
             train(config)
     train(config, resume=True)
-    assert len(passes) == 2 * num
+    assert len(passes) == len(whole_passes)
     for folder in ("", f"checkpoint-{STEPS}"):
-        whole, parts = (adapter_weights(tmp_path / run / folder) for run in ("whole", "parts"))
+        whole, parts = (adapter_weights(run / folder) for run in (whole_folder, tmp_path / "parts"))
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    assert len(losses(tmp_path / "whole")) == STEPS
+    assert losses(whole_folder) == losses(tmp_path / "parts")
+    assert len(losses(whole_folder)) == STEPS
 
 
 def test_dropout_masks_come_from_the_runs_seed(toy_base, tmp_path):
@@ -93,12 +111,10 @@ def test_dropout_masks_come_from_the_runs_seed(toy_base, tmp_path):
 
 
 def test_out_of_memory_means_smaller_passes_and_the_same_adapter(
-    toy_base, tmp_path, monkeypatch, caplog
+    toy_base, run_without_dropout, tmp_path, monkeypatch, caplog
 ):
-    tokens = count_passes(monkeypatch)
-    train(settings(toy_base, tmp_path / "whole", "lora.lora_dropout=0.0"))
-    whole, num = list(tokens), 0
-    tokens.clear()
+    whole_folder, whole = run_without_dropout
+    tokens, num = count_passes(monkeypatch), 0
     counted = trainer.packed_answer_loss
 
     def full(model, packed, *rest):
@@ -112,7 +128,7 @@ def test_out_of_memory_means_smaller_passes_and_the_same_adapter(
     train(settings(toy_base, tmp_path / "tight", "lora.lora_dropout=0.0"))
     assert caplog.text.count("out of GPU memory: continuing with passes of up to") == 2
     assert len(tokens) > len(whole) and max(tokens[6:]) < 0.8 * max(whole)
-    ours, theirs = (adapter_weights(tmp_path / run) for run in ("tight", "whole"))
+    ours, theirs = adapter_weights(tmp_path / "tight"), adapter_weights(whole_folder)
     for name, tensor in theirs.items():
         assert (ours[name] - tensor).norm() <= 2e-5 * tensor.norm(), name
 
@@ -133,11 +149,11 @@ def test_one_text_that_does_not_fit_ends_the_run_in_words(toy_base, tmp_path, mo
 
 
 @pytest.mark.parametrize("max_tokens", [600, 100_000])
-def test_passes_of_any_size_train_the_same_adapter(toy_base, tmp_path, monkeypatch, max_tokens):
-    tokens = count_passes(monkeypatch)
-    train(settings(toy_base, tmp_path / "usual", "lora.lora_dropout=0.0"))
-    usual, plan = list(tokens), Engine.plan
-    tokens.clear()
+def test_passes_of_any_size_train_the_same_adapter(
+    toy_base, run_without_dropout, tmp_path, monkeypatch, max_tokens
+):
+    usual_folder, usual = run_without_dropout
+    tokens, plan = count_passes(monkeypatch), Engine.plan
 
     def planned(engine, *args):
         text = plan(engine, *args)
@@ -147,7 +163,7 @@ def test_passes_of_any_size_train_the_same_adapter(toy_base, tmp_path, monkeypat
     monkeypatch.setattr(Engine, "plan", planned)
     train(settings(toy_base, tmp_path / "other", "lora.lora_dropout=0.0"))
     assert (len(tokens) > 2 * len(usual)) if max_tokens == 600 else (len(tokens) == STEPS)
-    ours, theirs = (adapter_weights(tmp_path / run) for run in ("other", "usual"))
+    ours, theirs = adapter_weights(tmp_path / "other"), adapter_weights(usual_folder)
     for name, tensor in theirs.items():
         assert (ours[name] - tensor).norm() <= 2e-5 * tensor.norm(), name
 

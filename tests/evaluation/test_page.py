@@ -109,8 +109,14 @@ def make_report(
     return page, scores, rows
 
 
-def test_the_figures_and_the_predictions_are_complete(tmp_path):
-    page, scores, rows = make_report(tmp_path / "report")
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The usual page with its scores and rows, to look at and not to change."""
+    return make_report(tmp_path_factory.mktemp("page") / "report")
+
+
+def test_the_figures_and_the_predictions_are_complete(report):
+    page, scores, rows = report
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "predictions.parquet", "report.html", "report.json",
     ]  # fmt: skip
@@ -258,8 +264,8 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert (said, asked) == ([], [path.as_uri()])
 
 
-def test_axes_have_round_numbers_and_names(chromium, tmp_path):
-    path, _, _ = make_report(tmp_path / "report")
+def test_axes_have_round_numbers_and_names(chromium, report):
+    path, _, _ = report
     page, said, _ = opened(chromium, path)
     percents = [f"{n} %" for n in range(0, 101, 20)]
     for figure, names in {
@@ -317,8 +323,8 @@ def test_a_few_rows_with_long_labels_have_their_figures(chromium, tmp_path):
     assert shown == ["a complaint ab…", "a complaint…", "🎬" * 11 + "…"] and said == []
 
 
-def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):
-    path, _, rows = make_report(tmp_path / "report")
+def test_errors_are_searched_filtered_sorted_and_expanded(chromium, report):
+    path, _, rows = report
     page, said, _ = opened(chromium, path)
 
     def num_found():
@@ -360,7 +366,7 @@ def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):
     assert said == []
 
 
-def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
+def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path, report):
     cases = [Case("attack", FUNCTIONALITY, f"t{i}", "positive", f"{i} {ATTACK}", None)
              for i in range(12)]  # fmt: skip
     cases += [Case("names " * 9, INVARIANCE, "t", None, "Ida ate.", "Bo ate."),
@@ -393,13 +399,13 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
     note = page.locator("#behaviour-note").inner_text()
     assert note.startswith("Suite own <b>.toml: 15 cases, 17 texts, scored in 1.3 s.")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    path, _, _ = make_report(tmp_path / "without")
+    path, _, _ = report  # without
     page, said_without, _ = opened(chromium, path)
     assert page.locator("#behaviour-section").count() == 0 and said == said_without == []
 
 
-def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, tmp_path):
-    path, _, _ = make_report(tmp_path / "report")
+def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, report):
+    path, _, _ = report
     page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
     text = page.locator("#leakage").inner_text()
     assert "rows trained or chosen on: 290 exact, 3 near." in text
@@ -415,7 +421,9 @@ def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, tmp_path
     assert page.evaluate("document.documentElement.scrollWidth") == 390 and said == []
 
 
-def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chromium, tmp_path):
+def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(
+    chromium, tmp_path, report
+):
     scores = make_scores(2600)
     ratings = by_rating("a <b>", [1.0, 2.5, None, 10.0] * 650, scores.truth == 0)
     issues = [LabelIssue(i, "positive", "negative <b>", 0.1, 0.95, "begin") for i in range(3, 253)]
@@ -441,7 +449,7 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
     assert listed["num_issues"] == 250 and "begin" not in listed["issues"][0]
     suggested = pd.read_parquet(path.with_name("predictions.parquet"))["suggested_label"]
     assert suggested.notna().sum() == 250 and suggested[3] == "negative <b>"
-    path, _, _ = make_report(tmp_path / "without")
+    path, _, _ = report  # without
     page, said_without, _ = opened(chromium, path)
     assert page.locator("#ratings-section, #issues-section").count() == 0
     assert said == said_without == []
@@ -457,13 +465,13 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chr
         ([], ["18 characters were cut"]),
     ],
 )
-def test_line_breaks_are_shown_and_what_was_cut_is_folded_away(chromium, tmp_path, kept, expected):
+def test_line_breaks_are_shown_and_what_was_cut_is_folded_away(chromium, report, kept, expected):
     scores = make_scores(40)
     scores.truncated[:] = True
     text = "head<br />cut<BR>seen<br/>tail"
     found = embedded_rows(scores, Rows("a", [text] * 40, []), {}, lambda text: kept)
     assert {row["text"] for row in found} == {"head\ncut\nseen\ntail"}
-    path, _, _ = make_report(tmp_path / "report")
+    path, _, _ = report
     page, said, _ = opened(chromium, path)
     page.evaluate("row => at('rows').replaceChildren(entry(row))", found[0])
     page.locator(".row > summary").click()
@@ -531,19 +539,19 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
     assert (said, asked) == ([], [path.as_uri()])
 
 
-def test_a_report_without_errors_says_that_there_are_none(chromium, tmp_path):
+def test_a_report_without_errors_says_that_there_are_none(chromium, tmp_path, report):
     path, _, _ = make_report(
         tmp_path / "none", explain=lambda scores, texts: Explained({}, 0, None, 0.0)
     )
     page, said, _ = opened(chromium, path)
     assert page.locator("#explained").inner_text() == "No error to explain." and said == []
-    path, _, _ = make_report(tmp_path / "without")
+    path, _, _ = report  # without
     page, said, _ = opened(chromium, path)
     assert page.locator("#explained").inner_text() == "" and said == []
 
 
-def test_both_themes_and_a_phone(chromium, tmp_path):
-    path, _, _ = make_report(tmp_path / "report")
+def test_both_themes_and_a_phone(chromium, report):
+    path, _, _ = report
     backs = {}
     for scheme in ("light", "dark"):
         page, said, _ = opened(

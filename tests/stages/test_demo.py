@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 import sentilora
@@ -16,6 +17,7 @@ FEW_STEPS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_demo_ends_with_its_tables_and_replaces_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sentilora-demo").mkdir()

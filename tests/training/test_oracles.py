@@ -75,14 +75,11 @@ def plain_base(path):
     return model.requires_grad_(False)
 
 
-@pytest.mark.parametrize("implementation", ["auto", "reference"])
-def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path, implementation):
-    """24 steps of 4 × 4 with adamw: ours packed, or in passes of sorted rows; theirs padded."""
-    config = settings(
-        toy_base, tmp_path / "ours", "training.optim=adamw_torch", f"engine={implementation}"
-    )
-    train(config)
-
+@pytest.fixture(scope="module")
+def plain_run(toy_base, tmp_path_factory):
+    """(losses, folder of the adapter) of `STEPS` steps of 4 × 4 padded rows in a plain Trainer."""
+    folder = tmp_path_factory.mktemp("oracle") / "plain"
+    config = settings(toy_base, folder, "training.optim=adamw_torch")
     tokenizer = AutoTokenizer.from_pretrained(toy_base)
     prompter = Prompter(tokenizer, prompt_format_of(config))
     rows, _ = load_rows_of(config)
@@ -104,7 +101,7 @@ def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path, implementati
                       target_modules=list(config.lora.target_modules))  # fmt: skip
     model = get_peft_model(plain_base(toy_base), lora)
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "plain"), use_cpu=True, max_steps=STEPS, seed=42,
+        output_dir=str(folder), use_cpu=True, max_steps=STEPS, seed=42,
         per_device_train_batch_size=4, gradient_accumulation_steps=4, learning_rate=2e-4,
         lr_scheduler_type="linear", warmup_steps=4, optim="adamw_torch", weight_decay=0.0,
         max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none",
@@ -112,47 +109,57 @@ def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path, implementati
     )  # fmt: skip
     trainer = Trainer(model=model, args=arguments, train_dataset=examples, data_collator=pad)
     trainer.train()
-    theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    model.save_pretrained(tmp_path / "plain", save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], folder
 
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path, plain_run, implementation):
+    """24 steps of 4 × 4 with adamw: ours packed, or in passes of sorted rows; theirs padded."""
+    theirs, plain_folder = plain_run
+    train(settings(
+        toy_base, tmp_path / "ours", "training.optim=adamw_torch", f"engine={implementation}"
+    ))  # fmt: skip
     assert len(theirs) == STEPS
     np.testing.assert_allclose(losses(tmp_path / "ours"), theirs, rtol=2e-6)
-    ours, plain = (
-        adapter_weights(tmp_path / f"ours/checkpoint-{STEPS}"),
-        adapter_weights(tmp_path / "plain"),
-    )
+    ours = adapter_weights(tmp_path / f"ours/checkpoint-{STEPS}")
+    plain = adapter_weights(plain_folder)
     assert ours.keys() == plain.keys() and len(ours) == 2 * 7 * 2
     for name, tensor in plain.items():
         assert torch.linalg.norm(ours[name] - tensor) <= 2e-5 * torch.linalg.norm(tensor), name
 
 
+def weights_of_plan(base, folder, rows):
+    """Adapter after 8 steps of 16 rows, `rows` of them in a pass."""
+    train(settings(base, folder, "training.optim=adamw_torch", "training.max_steps=8",
+                   f"training.per_device_train_batch_size={rows}",
+                   f"training.gradient_accumulation_steps={16 // rows}"))  # fmt: skip
+    return adapter_weights(folder / "checkpoint-8")
+
+
+@pytest.fixture(scope="module")
+def four_rows_per_pass(toy_base, tmp_path_factory):
+    return weights_of_plan(toy_base, tmp_path_factory.mktemp("plan") / "4", 4)
+
+
 @pytest.mark.parametrize("rows_per_pass", [1, 2, 16])
-def test_every_plan_gives_the_same_adapter(toy_base, tmp_path, rows_per_pass):
-    plans = {}
-    for rows in (4, rows_per_pass):
-        folder = tmp_path / f"{rows}"
-        train(settings(toy_base, folder, "training.optim=adamw_torch", "training.max_steps=8",
-                       f"training.per_device_train_batch_size={rows}",
-                       f"training.gradient_accumulation_steps={16 // rows}"))  # fmt: skip
-        plans[rows] = adapter_weights(folder / "checkpoint-8")
-    for name, tensor in plans[4].items():
-        difference = torch.linalg.norm(plans[rows_per_pass][name] - tensor)
+def test_every_plan_gives_the_same_adapter(toy_base, tmp_path, four_rows_per_pass, rows_per_pass):
+    weights = weights_of_plan(toy_base, tmp_path / "run", rows_per_pass)
+    for name, tensor in four_rows_per_pass.items():
+        difference = torch.linalg.norm(weights[name] - tensor)
         assert difference <= 2e-5 * torch.linalg.norm(tensor), name
 
 
 def test_training_with_evaluations_equals_training_without(toy_base, tmp_path):
-    """bitsandbytes' repacking in eval mode would zero most adapter gradients afterwards."""
-    from bitsandbytes.functional import has_avx512bf16
+    """bitsandbytes' repacking in eval mode would zero most adapter gradients afterwards.
 
-    if not has_avx512bf16():
-        pytest.skip("this CPU has no AVX512-BF16: bitsandbytes does not repack here")
-    often = settings(toy_base, tmp_path / "often", "training.eval_steps=1", "training.save_steps=8")
-    never = settings(toy_base, tmp_path / "never", f"training.eval_steps={STEPS}",
-                     f"training.save_steps={STEPS}")  # fmt: skip
-    train(often)
-    train(never)
-    ours = adapter_weights(tmp_path / f"often/checkpoint-{STEPS}")
-    theirs = adapter_weights(tmp_path / f"never/checkpoint-{STEPS}")
+    It repacks on CPUs with AVX512-BF16; on others the equality holds of itself.
+    """
+    eight = "training.max_steps=8"  # evaluated seven times on the way, or never
+    train(settings(toy_base, tmp_path / "often", eight, "training.eval_steps=1"))
+    train(settings(toy_base, tmp_path / "never", eight, "training.eval_steps=8"))
+    ours = adapter_weights(tmp_path / "often/checkpoint-8")
+    theirs = adapter_weights(tmp_path / "never/checkpoint-8")
     assert len(ours) == 28
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     moved = [name for name in ours if "lora_B" in name and ours[name].abs().max() > 0]
@@ -225,7 +232,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkey
 
     from sentilora.training import callbacks
 
-    overrides = ["lora.lora_dropout=0.05"]
+    overrides = ["lora.lora_dropout=0.05", "training.max_steps=16"]
     train(settings(toy_base, tmp_path / "whole", *overrides))
 
     class InterruptAtStep11(callbacks.StopOnInterrupt):
@@ -247,8 +254,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkey
             train(config, resume=True)
     (tmp_path / "parts/checkpoint-11/trainer_state.json").write_text(stored)
     train(config, resume=True)
-    whole = adapter_weights(tmp_path / f"whole/checkpoint-{STEPS}")
-    parts = adapter_weights(tmp_path / f"parts/checkpoint-{STEPS}")
+    whole = adapter_weights(tmp_path / "whole/checkpoint-16")
+    parts = adapter_weights(tmp_path / "parts/checkpoint-16")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
@@ -259,26 +266,28 @@ def test_ctrl_c_at_an_evaluation_loses_nothing(toy_base, tmp_path, monkeypatch):
 
     from sentilora.training import callbacks
 
-    class InterruptAtStep8(callbacks.StopOnInterrupt):
+    class InterruptAtStep4(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 8:
+            if state.global_step == 4:
                 signal.raise_signal(signal.SIGINT)
             super().on_step_end(args, state, control, **kwargs)
 
-    config = settings(toy_base, tmp_path / "run", "training.max_steps=16")
+    config = settings(toy_base, tmp_path / "run", "training.max_steps=8",
+                      "training.eval_steps=4", "training.save_steps=4")  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "StopOnInterrupt", InterruptAtStep8)
-        with pytest.raises(Interrupted, match="step 8"):
+        patch.setattr(callbacks, "StopOnInterrupt", InterruptAtStep4)
+        with pytest.raises(Interrupted, match="step 4"):
             train(config)
     train(config, resume=True)
     entries = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
-    assert [e["step"] for e in entries if "eval_log_loss" in e] == [8, 16]
+    assert [e["step"] for e in entries if "eval_log_loss" in e] == [4, 8]
     with pytest.raises(UsageError, match="is finished"):
         train(config, resume=True)
 
 
 def test_going_on_from_an_adapter_keeps_its_shape(toy_base, toy_run, tmp_path):
-    config = settings(toy_base, tmp_path / "run", "training.max_steps=8", "lora.r=4")
+    short = ["training.max_steps=2", "training.eval_steps=2", "training.save_steps=2"]
+    config = settings(toy_base, tmp_path / "run", *short, "lora.r=4")
     train(config, adapter=toy_run)
     assert read_config(tmp_path / "run/sentilora.toml").lora.r == 16
     assert adapter_weights(tmp_path / "run").keys() == adapter_weights(toy_run).keys()
@@ -310,22 +319,26 @@ def test_a_start_that_fails_leaves_the_folder_free(toy_base, tmp_path, override)
     assert not folder.exists() or not any(folder.iterdir())
 
 
-def test_a_damaged_checkpoint_is_named(toy_base, tmp_path):
+def copied(run, folder):
+    """The settings of a copy of a finished run."""
+    shutil.copytree(run, folder)
+    return read_config(folder / "sentilora.toml").with_values({"output_dir": str(folder)})
+
+
+def test_a_damaged_checkpoint_is_named(toy_run, tmp_path):
     folder = tmp_path / "run"
-    config = settings(toy_base, folder, "training.max_steps=16")
-    train(config)
+    config = copied(toy_run, folder)
     (folder / "train_results.json").unlink()
-    optimizer = folder / "checkpoint-8/optimizer.pt"
+    optimizer = folder / "checkpoint-2/optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:500])
     with pytest.raises(DataError, match=r"optimizer.pt is damaged"):
         train(config, resume=True)
 
 
-def test_resume_refuses_another_recipe_and_names_the_key(toy_base, tmp_path):
-    train(settings(toy_base, tmp_path / "run", "training.max_steps=8"))
-    with pytest.raises(UsageError, match=r"training\.learning_rate was 0\.0002"):
-        train(settings(toy_base, tmp_path / "run", "training.max_steps=8",
-                       "training.learning_rate=1e-3"), resume=True)  # fmt: skip
+def test_resume_refuses_another_recipe_and_names_the_key(toy_run, tmp_path):
+    config = copied(toy_run, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"training\.learning_rate was 0\.001"):
+        train(config.with_values({"training.learning_rate": 2e-3}), resume=True)
 
 
 def test_best_is_kept_on_disk_and_its_numbers_are_reported(toy_base, tmp_path):
@@ -350,28 +363,34 @@ def test_best_is_kept_on_disk_and_its_numbers_are_reported(toy_base, tmp_path):
     assert len(kept) == 3 and kept[-1] == STEPS and best in kept
 
 
-def test_early_stopping_stops_and_loads_the_best(toy_base, tmp_path):
-    config = settings(toy_base, tmp_path / "run", "training.learning_rate=0.5",
-                      "training.lr_scheduler_type=constant", "training.eval_steps=2",
-                      "training.save_steps=2", "training.optim=adamw_torch",
-                      "training.early_stopping_patience=2")  # fmt: skip
-    result = train(config)
+STOPS_EARLY = [
+    "training.learning_rate=0.5", "training.lr_scheduler_type=constant", "training.eval_steps=2",
+    "training.save_steps=2", "training.optim=adamw_torch", "training.early_stopping_patience=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped_run(toy_base, tmp_path_factory):
+    """(result, folder) of a run that early stopping ended."""
+    folder = tmp_path_factory.mktemp("stopped") / "whole"
+    return train(settings(toy_base, folder, *STOPS_EARLY)), folder
+
+
+def test_early_stopping_stops_and_loads_the_best(stopped_run):
+    result, _ = stopped_run
     assert result.num_steps < STEPS
     assert result.num_steps == result.best_step + 4
 
 
 @pytest.mark.parametrize("before_end", [1, 0])  # between evaluations in vain; at the last one
 def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
-    toy_base, tmp_path, monkeypatch, before_end
+    toy_base, stopped_run, tmp_path, monkeypatch, before_end
 ):
     import signal
 
     from sentilora.training import callbacks
 
-    overrides = ["training.learning_rate=0.5", "training.lr_scheduler_type=constant",
-                 "training.eval_steps=2", "training.save_steps=2", "training.optim=adamw_torch",
-                 "training.early_stopping_patience=2"]  # fmt: skip
-    whole = train(settings(toy_base, tmp_path / "whole", *overrides))
+    whole, whole_folder = stopped_run
     assert whole.num_steps == whole.best_step + 4 < STEPS
     stop_at = whole.num_steps - before_end
 
@@ -381,7 +400,7 @@ def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
                 signal.raise_signal(signal.SIGINT)
             super().on_step_end(args, state, control, **kwargs)
 
-    config = settings(toy_base, tmp_path / "parts", *overrides)
+    config = settings(toy_base, tmp_path / "parts", *STOPS_EARLY)
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, "StopOnInterrupt", InterruptOnce)
         with pytest.raises(Interrupted, match=f"step {stop_at}"):
@@ -389,9 +408,9 @@ def test_interrupted_and_resumed_stops_early_where_uninterrupted_does(
     parts = train(config, resume=True)
     assert (parts.best_step, parts.num_steps) == (whole.best_step, whole.num_steps)
     assert parts.metrics == whole.metrics
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert losses(whole_folder) == losses(tmp_path / "parts")
     for folder in ("", f"checkpoint-{whole.num_steps}"):
-        ours, theirs = (adapter_weights(tmp_path / run / folder) for run in ("parts", "whole"))
+        ours, theirs = (adapter_weights(run / folder) for run in (tmp_path / "parts", whole_folder))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -472,16 +491,13 @@ def test_every_4bit_layer_has_the_repacking_off(toy_base):
     assert not any(module.support_avx512bf16_for_cpu for module in modules)
 
 
+@pytest.mark.slow  # three processes that import everything
 @pytest.mark.parametrize("verb", ["train", "check", "predict"])
 def test_no_kernel_is_fetched_from_the_hub(toy_base, toy_run, tmp_path, verb):
     import os
     import subprocess
     import sys
 
-    from bitsandbytes.functional import has_avx512bf16
-
-    if not has_avx512bf16():
-        pytest.skip("this CPU has no AVX512-BF16: bitsandbytes fetches no kernel here")
     asked = tmp_path / "asked"
     code = f"def get_kernel(*args, **kwargs):\n    open({str(asked)!r}, 'w')\n    raise OSError\n"
     (tmp_path / "kernels.py").write_text(code)
