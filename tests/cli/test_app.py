@@ -135,7 +135,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a full disk")
-@pytest.mark.parametrize("verb", [["env"], ["predict", "x"]])
+@pytest.mark.parametrize("verb", [["env"], pytest.param(["predict", "x"], marks=pytest.mark.slow)])
 def test_a_full_disk_behind_stdout_is_an_error(verb):
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "sentilora", *verb], stdout=full,
