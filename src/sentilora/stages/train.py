@@ -241,22 +241,13 @@ def build_trainer(
         graphs, optimizer = prepare_fast_steps(
             model, engine, lengths, rows_per_step(config), runtime.max_memory_gib, arguments
         )
-    reference = BaseReference(
-        config.base.name, base.revision, config.base.quantization, config.base.double_quantization
-    )
     labels = prompter.format.labels
     trainer = ClassifierTrainer(
         model=model,
         args=arguments,
         train_dataset=list(examples),
         callbacks=callbacks_of(config),
-        classifier=ClassifierFile(
-            format_version=FORMAT_VERSION,
-            prompt=prompter.format,
-            base=reference,
-            label_ids=prompter.label_ids,
-            runtime=runtime.record(base.dtype),
-        ),
+        classifier=classifier_file_of(config, base, prompter),
         tokenizer=base.tokenizer,
         scorer=LabelScorer(
             model, prompter.label_ids, base.pad_token_id, base.dtype, runtime, engine
@@ -269,6 +260,20 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def classifier_file_of(config: Config, base: "Base", prompter: Prompter) -> ClassifierFile:
+    """The `classifier.json` of every checkpoint of this run."""
+    settings = config.base
+    return ClassifierFile(
+        format_version=FORMAT_VERSION,
+        prompt=prompter.format,
+        base=BaseReference(
+            settings.name, base.revision, settings.quantization, settings.double_quantization
+        ),
+        label_ids=prompter.label_ids,
+        runtime=runtime_of(config).record(base.dtype),
+    )
 
 
 def callbacks_of(config: Config) -> "list[object]":
