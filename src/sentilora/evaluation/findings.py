@@ -1,7 +1,7 @@
-"""What an evaluation can find, as data, and the verdict that follows from it."""
+"""What an evaluation finds, as data, and the verdict that follows from it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -9,15 +9,18 @@ import numpy as np
 from sentilora.evaluation.behaviour import Behaviour
 from sentilora.evaluation.calibration import Temperature, Threshold
 from sentilora.evaluation.label_issues import LabelIssues
-from sentilora.evaluation.leakage import Twin
+from sentilora.evaluation.leakage import Leakage
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
 from sentilora.scoring.explain import DeletionTest, Explanation
 from sentilora.wording import as_p, counted, signed
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """What a temperature fitted on evaluation rows does to the test rows' probabilities."""
+class TemperatureScaling:
+    """A temperature fitted on the evaluation rows, and the test rows' metrics at it.
+
+    num_evaluation: number of evaluation rows it was fitted on.
+    """
 
     temperature: Temperature
     num_evaluation: int
@@ -26,9 +29,9 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Abstention:
-    """A threshold chosen on evaluation rows, and what the test rows say of it.
+    """A threshold chosen on the evaluation rows, applied to the test rows.
 
-    accuracy: of the answers given, None when there is none.
+    num_covered: test rows that are answered. accuracy: of those answers; None when there are none.
     """
 
     threshold: Threshold
@@ -36,31 +39,14 @@ class Abstention:
     accuracy: float | None
 
     @property
-    def reached(self) -> bool:
+    def is_reached(self) -> bool:
+        """Whether some threshold reaches the target accuracy on the evaluation rows."""
         return self.threshold.bound >= self.threshold.target_accuracy
 
 
 @dataclass(frozen=True)
-class Leakage:
-    """Test rows that stand, or nearly stand, among the rows trained or chosen on.
-
-    without: the adapter's metrics on the other test rows; None when none is left.
-    num_evaluation_twins: evaluation rows that stand, or nearly stand, among those trained on;
-    num_evaluation_exact of them stand there exactly.
-    """
-
-    twins: list[Twin]
-    num_exact: int
-    num_near: int
-    near_looked_for: bool
-    without: FullMetrics | None
-    num_evaluation_twins: int
-    num_evaluation_exact: int
-
-
-@dataclass(frozen=True)
 class Ratings:
-    """How often rows are right by what a column of the data rates them. num_without: not rated."""
+    """Accuracy by the ratings in a column of the data. num_without: rows without a rating."""
 
     column: str
     groups: list[Group]
@@ -68,12 +54,12 @@ class Ratings:
 
 
 @dataclass(frozen=True)
-class Explained:
-    """Which words moved the surest errors' answers, by row number, and whether that holds.
+class ErrorExplanations:
+    """Explanations of the surest errors, and a deletion test of whether to rely on them.
 
-    rows: with the words that the model saw, none of those cut off. num_errors: all there are.
-    deletion: None when no text has two words. seconds: for scoring the texts without some of their
-    words, beyond the evaluation's own time.
+    rows: explanation by row number, with the words that the model saw. num_errors: of all test
+    rows. deletion: None when no text has two words. seconds: for scoring the texts without some of
+    their words, on top of the evaluation's own time.
     """
 
     rows: dict[int, Explanation]
@@ -86,10 +72,12 @@ class Explained:
 class Evaluation:
     """Everything measured on the test rows.
 
-    adapter is None when a base was evaluated alone. baseline: TF-IDF + logistic regression on the
-    adapter's training rows. comparisons: the adapter against "base" and "baseline". missing: what
-    could not be measured, and why. ratings: where the data has any. behaviour, label_issues: when
-    asked for. explained: of the surest errors, when there is a report to show them in.
+    adapter: metrics; None when a base was evaluated alone. baseline: TF-IDF + logistic regression
+    on the adapter's training rows. comparisons: the adapter against "base" and "baseline".
+    calibrated, abstention: what the evaluation rows say about temperature and threshold. ratings:
+    None when the data has none. behaviour, label_issues: None unless requested. explained: of the
+    surest errors; None without a report to show them in. missing: notes on what could not be
+    measured, and why.
     """
 
     test: str
@@ -103,13 +91,13 @@ class Evaluation:
     baseline: FullMetrics | None = None
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     verdict: str | None = None
-    calibrated: Calibrated | None = None
+    calibrated: TemperatureScaling | None = None
     abstention: Abstention | None = None
     leakage: Leakage | None = None
     ratings: Ratings | None = None
     behaviour: Behaviour | None = None
     label_issues: LabelIssues | None = None
-    explained: Explained | None = None
+    explained: ErrorExplanations | None = None
     missing: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -119,7 +107,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RowScores:
-    """Of every test row: true label number, each model's probabilities, whether it was cut."""
+    """Label numbers, each model's probabilities (rows, labels), and which texts were truncated.
+
+    adapter, baseline: None where there is no such model.
+    """
 
     truth: np.ndarray
     adapter: np.ndarray | None
@@ -129,47 +120,60 @@ class RowScores:
 
     @property
     def best(self) -> np.ndarray:
-        """The probabilities that the evaluation is about: the adapter's, or a base's alone."""
+        """Probabilities of the model under evaluation: the adapter, or a base alone."""
         return self.base if self.adapter is None else self.adapter
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the model under evaluation answers each row correctly: bool (rows,)."""
+        return np.asarray(self.best.argmax(-1) == self.truth)
 
 
 def by_rating(
-    column: str | None, ratings: Sequence[float | None], right: np.ndarray
+    column: str | None, ratings: Sequence[float | None], correct: np.ndarray
 ) -> Ratings | None:
-    """How often rows are right for each rating, from the lowest; None when there are no ratings."""
+    """Accuracy for each rating, from the lowest; None when there are no ratings."""
     if column is None:
         return None
     values = np.array(ratings, dtype=np.float64)  # None becomes NaN
-    found = np.unique(values[~np.isnan(values)])
-    groups = [measure_group(f"{value:g}", right[values == value]) for value in found]
+    distinct = np.unique(values[~np.isnan(values)])
+    groups = [measure_group(f"{value:g}", correct[values == value]) for value in distinct]
     return Ratings(column, groups, int(np.isnan(values).sum())) if groups else None
 
 
 def surest_errors(scores: RowScores) -> np.ndarray:
-    """Indices of the rows answered wrongly, those with the surest answers first."""
-    errors = np.flatnonzero(scores.best.argmax(-1) != scores.truth)
+    """Indices of the rows with a wrong answer, the surest answers first."""
+    errors = np.flatnonzero(~scores.correct)
     return errors[np.argsort(-scores.best.max(-1)[errors], kind="stable")]
 
 
-def verdict(result: Evaluation) -> str:
-    """Whether the language model was worth it, in a sentence."""
-    counts = zip(result.labels, result.base.confusion, strict=True)
+def verdict(
+    labels: Sequence[str],
+    base: FullMetrics,
+    comparisons: Mapping[str, Comparison],
+    leakage: Leakage | None,
+) -> str:
+    """Whether the language model was worth it, in a sentence.
+
+    base: metrics on the test rows; its confusion matrix has their true labels.
+    """
+    counts = zip(labels, base.confusion, strict=True)
     absent = [label for label, answers in counts if not sum(answers)]
-    if len(absent) >= len(result.labels) - 1:  # one answer for all would be perfect, or all wrong
+    if len(absent) >= len(labels) - 1:  # one answer for all would be perfect, or all wrong
         return f"No verdict: no test row is {', '.join(absent)}."
-    leak = result.leakage
-    if leak is not None and len(leak.twins) > result.num_rows / 2:  # TF-IDF was trained on them too
+    num_twins = 0 if leakage is None else len(leakage.twins)
+    if num_twins > base.num_rows / 2:  # TF-IDF was trained on them too
         return (
-            f"No verdict: {len(leak.twins):,} of the {counted(result.num_rows, 'test row')} are "
+            f"No verdict: {num_twins:,} of the {counted(base.num_rows, 'test row')} are "
             "duplicates of rows trained or chosen on."
         )
-    against = result.comparisons.get("baseline")
+    against = comparisons.get("baseline")
     name = "TF-IDF + logistic regression on the same labels"
     if against is None:
-        against, name = result.comparisons["base"], "its base without the adapter"
+        against, name = comparisons["base"], "its base without the adapter"
     points = 100 * abs(against.difference)
     low, high = (100 * bound for bound in against.interval)
-    rows = f"on these {result.num_rows:,} rows"
+    rows = f"on these {base.num_rows:,} rows"
     bounds = (-high, -low) if against.clear < 0 else (low, high)  # of what the sentence is about
     interval = " to ".join(map(signed, bounds))
     figures = f"(95 % interval {interval}, exact McNemar {as_p(against.p)})"
@@ -181,7 +185,7 @@ def verdict(result: Evaluation) -> str:
 
 
 def temperature_of(result: Evaluation) -> float | None:
-    """What `predict` divides scores by, when it does."""
+    """The temperature that `predict` divides scores by; None when it does not."""
     if result.calibrated is None or not result.calibrated.temperature.helps:
         return None
     return result.calibrated.temperature.value

@@ -1,28 +1,39 @@
-"""What an evaluation measures, of rows and of a loaded classifier: the parts of `evaluate`."""
+"""What `evaluate` measures with a loaded classifier, part by part.
+
+measurement = measure_rows(classifier, rows, adapter_path, known)
+measurement.as_evaluation().verdict
+"""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from sentilora.data.rows import Rows
-from sentilora.evaluation.behaviour import judge
+from sentilora.evaluation.behaviour import Behaviour, judge
 from sentilora.evaluation.calibration import MIN_ROWS, choose_temperature, choose_threshold
 from sentilora.evaluation.findings import (
     Abstention,
-    Calibrated,
+    ErrorExplanations,
     Evaluation,
-    Explained,
-    Leakage,
     RowScores,
+    TemperatureScaling,
+    by_rating,
     surest_errors,
     verdict,
 )
-from sentilora.evaluation.label_issues import look_for_label_issues
-from sentilora.evaluation.leakage import TwinIndex
+from sentilora.evaluation.label_issues import LabelIssues, look_for_label_issues
+from sentilora.evaluation.leakage import Leakage, look_for_leakage
 from sentilora.evaluation.suite import Suite
-from sentilora.metrics import compare, measure_fully, tfidf_baseline
+from sentilora.metrics import (
+    Comparison,
+    FullMetrics,
+    compare,
+    measure_fully,
+    tfidf_baseline,
+)
 from sentilora.progress import Progress, say
 from sentilora.scoring.answers import at_temperature
 from sentilora.scoring.classifier import Classifier
@@ -30,18 +41,91 @@ from sentilora.scoring.explain import deletion_test, explain_each
 from sentilora.wording import counted
 
 MAX_EXPLAINED = 50  # errors, in a report: half a minute to two and a half on two CPU cores
-# Near-duplicates among more are looked for only when asked: a text of 230 words takes 0.36 ms and,
-# when it was trained on, 6.2 KiB (CPU, 10,000 texts, 2026-11-25).
-MAX_ROWS_NEAR = 200_000
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Log-probabilities of the labels, (rows, labels), and which rows were cut to fit."""
+class LogProbs:
+    """Log-probabilities of the labels, (rows, labels), and which texts were truncated.
+
+    adapter: None for a base without one.
+    """
 
     adapter: np.ndarray | None
     base: np.ndarray
     truncated: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What scoring the test rows yields; `as_evaluation` puts the figures together.
+
+    scaling, abstention, leakage: None for a base, and when the adapter's training rows are
+    unavailable. notes: what else could not be measured, and why.
+    """
+
+    rows: Rows
+    labels: tuple[str, ...]
+    adapter_path: str | None
+    base_name: str
+    scores: RowScores
+    scaling: TemperatureScaling | None = None
+    abstention: Abstention | None = None
+    leakage: Leakage | None = None
+    notes: Sequence[str] = ()
+
+    def as_evaluation(
+        self,
+        notes: Sequence[str] = (),
+        label_issues: LabelIssues | str | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> Evaluation:
+        """The evaluation. notes: to put before its own. label_issues: or why there are none."""
+        rows, scores = self.rows, self.scores
+        notes = [*notes, *self.notes]
+        if isinstance(label_issues, str):
+            notes, label_issues = [*notes, f"no label issues: {label_issues}"], None
+        base = measure_fully(scores.base, scores.truth)
+        comparisons = _comparisons(scores)
+        return Evaluation(
+            test=rows.source,
+            num_rows=len(rows),
+            num_truncated=int(scores.truncated.sum()),
+            labels=self.labels,
+            adapter_path=self.adapter_path,
+            base_name=self.base_name,
+            base=base,
+            adapter=_metrics(scores.adapter, scores.truth),
+            baseline=_metrics(scores.baseline, scores.truth),
+            comparisons=comparisons,
+            verdict=verdict(self.labels, base, comparisons, self.leakage) if comparisons else None,
+            calibrated=self.scaling,
+            abstention=self.abstention,
+            leakage=self.leakage,
+            ratings=by_rating(rows.rating_column, rows.ratings, scores.correct),
+            behaviour=behaviour,
+            label_issues=label_issues,
+            missing=notes,
+        )
+
+
+def _metrics(probabilities: np.ndarray | None, truth: np.ndarray) -> FullMetrics | None:
+    return None if probabilities is None else measure_fully(probabilities, truth)
+
+
+def _comparisons(scores: RowScores) -> dict[str, Comparison]:
+    """The adapter against its base and against the baseline, where it has one."""
+    if scores.adapter is None:
+        return {}
+    others = {"base": scores.base, "baseline": scores.baseline}
+    correct = scores.correct.tolist()
+    return {
+        name: compare(correct, other.argmax(-1) == scores.truth)
+        for name, other in others.items()
+        if other is not None
+    }
+
+
+# --- scoring -------------------------------------------------------------------------------------
 
 
 def measure_rows(
@@ -51,56 +135,32 @@ def measure_rows(
     known: tuple[Rows, Rows] | None = None,
     target_accuracy: float | None = None,
     near_duplicates: bool = False,
-) -> tuple[Evaluation, RowScores]:
-    """Score rows with a loaded classifier: adapter on, then (if it has one) off.
+) -> Measurement:
+    """Score rows with the adapter, its base and the baseline; fit temperature and threshold.
 
-    known: the adapter's training and evaluation rows.
+    adapter_path: None for a base without adapter. known: the adapter's training and evaluation
+    rows; None when they are unavailable. target_accuracy, near_duplicates: as in `evaluate`.
     """
-    truth = numbers_of(rows, classifier.labels)
-    scores = score(classifier, rows, "scoring", adapter_path is not None)
-    of_base = at_temperature(scores.base, 1.0)
-    of_rows = RowScores(truth, None, of_base, None, scores.truncated)
-    result = Evaluation(
-        test=rows.source,
-        num_rows=len(rows),
-        num_truncated=int(scores.truncated.sum()),
-        labels=classifier.labels,
-        adapter_path=adapter_path,
-        base_name=classifier.reference.name,
-        base=measure_fully(of_base, truth),
+    labels = classifier.labels
+    truth = numbers_of(rows, labels)
+    log_probs = score_texts(classifier, rows.texts, "scoring", adapter_path is not None)
+    scores = RowScores(
+        truth=truth,
+        adapter=None if log_probs.adapter is None else at_temperature(log_probs.adapter, 1.0),
+        base=at_temperature(log_probs.base, 1.0),
+        baseline=None if known is None else _baseline(known[0], rows, labels),
+        truncated=log_probs.truncated,
     )
-    if scores.adapter is None:
-        return result, of_rows
-    probabilities = at_temperature(scores.adapter, 1.0)
-    right = probabilities.argmax(-1) == truth
-    result = replace(result, adapter=measure_fully(probabilities, truth))
-    result.comparisons["base"] = compare(right, scores.base.argmax(-1) == truth)
-    of_rows = replace(of_rows, adapter=probabilities)
-    if known is None:
-        return replace(result, verdict=verdict(result)), of_rows
-    train, evaluation = known
-    guessed = tfidf_baseline(
-        train.texts, numbers_of(train, classifier.labels), rows.texts, len(classifier.labels)
+    measurement = partial(
+        Measurement, rows, labels, adapter_path, classifier.reference.name, scores
     )
-    result.comparisons["baseline"] = compare(right, guessed.argmax(-1) == truth)
-    result = replace(result, baseline=measure_fully(guessed, truth))
-    seen = len(set(evaluation.hashes()).intersection(rows.hashes()))
-    if seen > len(evaluation) / 2:
-        calibrated, abstention = None, None
-        total = counted(len(evaluation), "evaluation row")
-        reasons = [f"no calibration: the test rows hold {seen:,} of {total}"]
-    else:
-        calibrated, abstention, reasons = calibrate(
-            classifier, evaluation, scores.adapter, truth, target_accuracy
-        )
-    result = replace(
-        result,
-        calibrated=calibrated,
-        abstention=abstention,
-        leakage=look_for_leakage(rows, known, probabilities, truth, near_duplicates),
-        missing=reasons,
+    if log_probs.adapter is None or known is None:
+        return measurement()
+    scaling, abstention, notes = calibrate(
+        classifier, known[1], rows, log_probs.adapter, target_accuracy
     )
-    return replace(result, verdict=verdict(result)), replace(of_rows, baseline=guessed)
+    leakage = look_for_leakage(rows, known, scores.best, truth, near_duplicates)
+    return measurement(scaling, abstention, leakage, notes)
 
 
 def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
@@ -109,144 +169,118 @@ def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
     return np.array([numbers[label] for label in rows.labels])
 
 
-def score(classifier: Classifier, rows: Rows, description: str, has_adapter: bool) -> Scores:
-    """One forward pass per row and model; `has_adapter`: with it and without it."""
-    with Progress(description, len(rows) * (1 + has_adapter)) as progress:
-        pieces = list(classifier.score(rows.texts, progress.advance, with_base=has_adapter))
+def score_texts(
+    classifier: Classifier, texts: Sequence[str], description: str, has_adapter: bool
+) -> LogProbs:
+    """Scores of texts, with the adapter and with it switched off where there is one."""
+    with Progress(description, len(texts) * (1 + has_adapter)) as progress:
+        pieces = list(classifier.score(texts, progress.advance, with_base=has_adapter))
     log_probs = np.concatenate([piece.log_probs for piece in pieces])
     truncated = np.concatenate([piece.truncated for piece in pieces])
     if not has_adapter:
-        return Scores(None, log_probs, truncated)
+        return LogProbs(None, log_probs, truncated)
     of_base = [piece.base_log_probs for piece in pieces if piece.base_log_probs is not None]
-    return Scores(log_probs, np.concatenate(of_base), truncated)
+    return LogProbs(log_probs, np.concatenate(of_base), truncated)
+
+
+def _baseline(train: Rows, rows: Rows, labels: Sequence[str]) -> np.ndarray:
+    """Probabilities (rows, labels) of TF-IDF + logistic regression on the training rows."""
+    return tfidf_baseline(train.texts, numbers_of(train, labels), rows.texts, len(labels))
 
 
 def calibrate(
     classifier: Classifier,
     evaluation: Rows,
-    test_log_probs: np.ndarray,
-    truth: np.ndarray,
+    rows: Rows,
+    log_probs: np.ndarray,
     target_accuracy: float | None,
-) -> tuple[Calibrated | None, Abstention | None, list[str]]:
-    """Temperature and threshold of the evaluation rows, on the test rows; or why there is none."""
-    if len(evaluation) < MIN_ROWS:
-        return None, None, [
-            f"no calibration{' and no threshold' if target_accuracy else ''}: "
-            f"{counted(len(evaluation), 'evaluation row')}, and fewer than {MIN_ROWS} say too "
-            "little; raise data.num_evaluation"
-        ]  # fmt: skip
+) -> tuple[TemperatureScaling | None, Abstention | None, list[str]]:
+    """Temperature and threshold from the evaluation rows, applied to the test rows `rows`.
+
+    log_probs: of the test rows. The list says why there is neither; it is empty otherwise.
+    """
+    if reason := _obstacle_to_calibration(evaluation, rows, target_accuracy):
+        return None, None, [reason]
     eval_truth = numbers_of(evaluation, classifier.labels)
     with Progress("scoring evaluation rows", len(evaluation)) as progress:
         pieces = classifier.score(evaluation.texts, progress.advance)
-        log_probs = np.concatenate([piece.log_probs for piece in pieces])
-    temperature = choose_temperature(log_probs, eval_truth)
-    calibrated = Calibrated(
-        temperature,
-        len(evaluation),
-        measure_fully(at_temperature(test_log_probs, temperature.value), truth),
-    )
+        eval_log_probs = np.concatenate([piece.log_probs for piece in pieces])
+    truth = numbers_of(rows, classifier.labels)
+    temperature = choose_temperature(eval_log_probs, eval_truth)
+    metrics = measure_fully(at_temperature(log_probs, temperature.value), truth)
+    scaling = TemperatureScaling(temperature, len(evaluation), metrics)
     if target_accuracy is None:
-        return calibrated, None, []
+        return scaling, None, []
     threshold = choose_threshold(
-        at_temperature(log_probs, temperature.used), eval_truth, target_accuracy
+        at_temperature(eval_log_probs, temperature.divisor), eval_truth, target_accuracy
     )
-    probabilities = at_temperature(test_log_probs, temperature.used)
-    covered = probabilities.max(-1) >= threshold.confidence
-    right = probabilities.argmax(-1) == truth
-    abstention = Abstention(
-        threshold,
-        int(covered.sum()),
-        float(right[covered].mean()) if covered.any() else None,
-    )
-    return calibrated, abstention, []
+    probabilities = at_temperature(log_probs, temperature.divisor)
+    is_covered = probabilities.max(-1) >= threshold.confidence
+    correct = probabilities.argmax(-1) == truth
+    accuracy = float(correct[is_covered].mean()) if is_covered.any() else None
+    return scaling, Abstention(threshold, int(is_covered.sum()), accuracy), []
 
 
-def look_for_leakage(
-    rows: Rows,
-    known: tuple[Rows, Rows],
-    probabilities: np.ndarray,
-    truth: np.ndarray,
-    near_duplicates: bool,
-) -> Leakage:
-    """Twins of the test rows among the rows trained and chosen on, and the score without them."""
-    train, evaluation = known
-    total = len(train) + len(evaluation) + len(rows)
-    near = near_duplicates or total <= MAX_ROWS_NEAR
-    if not near:
-        say(
-            f"near-duplicates are not looked for among more than {MAX_ROWS_NEAR:,} rows (here "
-            f"{total:,}): minutes, and 6 KiB of memory a training row; `near_duplicates` does"
+def _obstacle_to_calibration(
+    evaluation: Rows, rows: Rows, target_accuracy: float | None
+) -> str | None:
+    num_shared = len(set(evaluation.hashes()).intersection(rows.hashes()))
+    num_rows = counted(len(evaluation), "evaluation row")
+    if num_shared > len(evaluation) / 2:
+        return f"no calibration: {num_shared:,} of the {num_rows} are also test rows"
+    if len(evaluation) < MIN_ROWS:
+        return (
+            f"no calibration{' and no threshold' if target_accuracy else ''}: {num_rows}, at least "
+            f"{MIN_ROWS} are needed; raise data.num_evaluation"
         )
-    with Progress("looking for duplicates", total + len(evaluation)) as progress:
-        index = TwinIndex(near, progress.advance)
-        index.add("train", train.texts)
-        of_evaluation = index.twins_of(evaluation.texts)
-        index.add("evaluation", evaluation.texts)
-        twins = index.twins_of(rows.texts)
-    alone = np.ones(len(rows), bool)
-    alone[[twin.number for twin in twins]] = False
-    num_exact = sum(twin.is_exact for twin in twins)
-    numbers = {"train": train.numbers, "evaluation": evaluation.numbers}
-    return Leakage(
-        twins=[
-            replace(t, number=rows.numbers[t.number], other=numbers[t.split][t.other])
-            for t in twins
-        ],
-        num_exact=num_exact,
-        num_near=len(twins) - num_exact,
-        near_looked_for=near,
-        without=measure_fully(probabilities[alone], truth[alone]) if alone.any() else None,
-        num_evaluation_twins=len(of_evaluation),
-        num_evaluation_exact=sum(twin.is_exact for twin in of_evaluation),
+    return None
+
+
+# --- on request ----------------------------------------------------------------------------------
+
+
+def label_issues_of(measurement: Measurement) -> LabelIssues | str:
+    """Probable label errors of the test rows, or why none can be listed."""
+    seen: set[int] | None = None
+    if measurement.leakage is not None:
+        seen = {twin.number for twin in measurement.leakage.twins}
+    elif measurement.adapter_path is None:
+        seen = set()  # a base was trained on none of our rows
+    scores = measurement.scores
+    return look_for_label_issues(
+        scores.best, scores.truth, measurement.labels, measurement.rows, seen
     )
 
 
-def with_label_issues(result: Evaluation, scores: RowScores, rows: Rows) -> Evaluation:
-    """The evaluation with its probable label errors, or with why none can be told."""
-    seen: set[int] | None = None
-    if result.leakage is not None:
-        seen = {twin.number for twin in result.leakage.twins}
-    elif result.adapter is None:
-        seen = set()  # a base was trained on none of our rows
-    found = look_for_label_issues(scores.best, scores.truth, result.labels, rows, seen)
-    if isinstance(found, str):
-        return replace(result, missing=[*result.missing, f"no label issues: {found}"])
-    return replace(result, label_issues=found)
-
-
-def with_behaviour(result: Evaluation, classifier: Classifier, suite: Suite) -> Evaluation:
-    """The evaluation with what the suite finds: of the adapter and its base, or of a base alone."""
+def run_suite(classifier: Classifier, suite: Suite, has_adapter: bool) -> Behaviour:
+    """Pass rates of a suite's tests: of the adapter and its base, or of a base alone."""
     started = time.perf_counter()
-    rows = Rows(suite.source, suite.texts, [])  # what is right is the cases' business
-    scores = score(classifier, rows, "behaviour suite", result.adapter is not None)
+    scores = score_texts(classifier, suite.texts, "behavior suite", has_adapter)
     seconds = time.perf_counter() - started
-    if scores.truncated.any():
+    if num := int(scores.truncated.sum()):
         say(
-            f"warning: texts of the suite {suite.source} that were cut to fit prompt.max_length, "
-            f"perhaps where they matter: {int(scores.truncated.sum()):,}; shorten them"
+            f"warning: {counted(num, 'text')} of the suite {suite.source} truncated to fit "
+            "prompt.max_length, perhaps where it matters; shorten them"
         )
     models = [scores.base] if scores.adapter is None else [scores.adapter, scores.base]
     probabilities = [at_temperature(log_probs, 1.0) for log_probs in models]
-    return replace(result, behaviour=judge(suite, result.labels, seconds, *probabilities))
+    return judge(suite, classifier.labels, seconds, *probabilities)
 
 
-def with_explanations(
-    result: Evaluation, classifier: Classifier, rows: Rows, scores: RowScores
-) -> Evaluation:
-    """The evaluation with the words that moved the surest errors, and their deletion test."""
+def explain_errors(classifier: Classifier, measurement: Measurement) -> ErrorExplanations:
+    """The words that moved the surest errors, and a deletion test of these explanations."""
+    rows, scores = measurement.rows, measurement.scores
     errors = surest_errors(scores)
-    chosen = [int(i) for i in errors[:MAX_EXPLAINED]]
-    texts = [rows.texts[i] for i in chosen]
-    answered = scores.best[chosen].argmax(-1).tolist()
-    asked = classifier.scorer, classifier.prompter, texts
+    indices = [int(i) for i in errors[:MAX_EXPLAINED]]
+    texts = [rows.texts[i] for i in indices]
+    answers = scores.best[indices].argmax(-1).tolist()
+    model = classifier.scorer, classifier.prompter, texts
     started = time.perf_counter()
-    explanations = explain_each(*asked, answered, "explaining errors")
-    deletion = deletion_test(*asked, explanations)
+    explanations = explain_each(*model, answers, "explaining errors")
+    deletion = deletion_test(*model, explanations)
     seconds = time.perf_counter() - started
-    of_rows = {
-        rows.numbers[i]: replace(
-            found, words=[w for w in found.words if w.contribution is not None]
-        )
-        for i, found in zip(chosen, explanations, strict=True)
-    }
-    return replace(result, explained=Explained(of_rows, len(errors), deletion, seconds))
+    of_rows = {}
+    for i, explanation in zip(indices, explanations, strict=True):
+        words = [word for word in explanation.words if word.contribution is not None]
+        of_rows[rows.numbers[i]] = replace(explanation, words=words)
+    return ErrorExplanations(of_rows, len(errors), deletion, seconds)

@@ -49,5 +49,5 @@ def demo(config: Config) -> Demo:
     train(config)
     classifier = Classifier.load(folder)
     test = load_test_of(config, classifier.labels)
-    evaluation, _ = measure_rows(classifier, test, str(folder), load_rows_of(config))
-    return Demo(evaluation, classifier.classify(REVIEWS), str(folder))
+    measurement = measure_rows(classifier, test, str(folder), load_rows_of(config))
+    return Demo(measurement.as_evaluation(), classifier.classify(REVIEWS), str(folder))

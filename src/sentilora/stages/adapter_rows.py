@@ -1,0 +1,124 @@
+"""Settings and rows that belong to an adapter: its test rows, and the rows it was trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sentilora.config import CONFIG_FILE, Config, load_config, read_config
+from sentilora.data.rows import Rows
+from sentilora.errors import DataError, UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.folders.classifier_file import ClassifierFile
+from sentilora.folders.run_folder import DataRecord, SplitRecord, require_same_rows, seen_rows
+from sentilora.progress import say
+from sentilora.prompt import PromptFormat
+from sentilora.shipped import EMBEDDED, adapter_name
+from sentilora.stages.from_config import load_rows_of, load_test_of, prompt_format_of
+from sentilora.wording import counted
+
+
+def settings_of(
+    folder: AdapterFolder | None, overrides: Mapping[str, Any]
+) -> tuple[Config, PromptFormat]:
+    """Configuration and prompt of an adapter folder, or the defaults for a base."""
+    others = [key for key in overrides if not key.startswith("data.")]
+    if others:
+        raise UsageError(
+            f"evaluate takes only data.* settings, not {others[0]!r}",
+            setting=others[0],
+            seen=overrides[others[0]],
+            remedy="leave it out: prompt and base belong to the adapter",
+        )
+    if folder is None:
+        config = load_config(values=overrides)
+        return config, prompt_format_of(config)
+    stored = folder.classifier
+    if stored is None:
+        raise UsageError(
+            f"{folder.path} has no {ClassifierFile.FILE}: evaluate knows neither its labels nor "
+            "its prompt",
+            setting="adapter",
+            seen=str(folder.path),
+            remedy="give an adapter that sentilora trained",
+        )
+    run = folder.run
+    if (run / CONFIG_FILE).is_file():
+        config = read_config(run / CONFIG_FILE)
+    elif "data.test" in overrides:
+        config = load_config()
+    else:
+        raise UsageError(
+            f"{folder.path} has no {CONFIG_FILE} that names test rows",
+            setting="data.test",
+            remedy="give data.test=…",
+        )
+    return config.with_values(overrides), stored.prompt
+
+
+def load_test(config: Config, labels: Sequence[str], is_override: bool) -> Rows:
+    """The test rows. is_override: `data.test` is named now, not from when the adapter was trained.
+
+    Warns of labels that no row has.
+    """
+    try:
+        rows = load_test_of(config, labels)
+    except DataError as error:
+        if is_override or Path(config.data.test).is_absolute() or config.data.test == EMBEDDED:
+            raise
+        raise DataError(
+            f"{error} (the adapter's {CONFIG_FILE} names it, as seen from the folder that it was "
+            "trained in)",
+            setting="data.test",
+            seen=config.data.test,
+            remedy="say where it is: data.test=…",
+        ) from error
+    absent = [label for label in labels if label not in rows.labels]
+    if absent:
+        say(
+            f"warning: no test row is {', '.join(absent)}; macro-F1 is the mean over the labels "
+            "that occur in rows or answers"
+        )
+    return rows
+
+
+def known_rows(
+    folder: AdapterFolder | None, config: Config, rows: Rows, labels: Sequence[str]
+) -> tuple[tuple[Rows, Rows] | None, list[str]]:
+    """Training and evaluation rows of the adapter's run, None when they are unavailable.
+
+    The notes say why, and how many test rows are among them; the latter is a warning too.
+    """
+    if folder is None:
+        return None, []
+    notes = []
+    if warning := overlap_warning(folder, rows, labels):
+        say(f"warning: {warning}")
+        notes.append(warning)
+    unmeasured = "no baseline, no calibration, no threshold, no search for duplicates"
+    run = folder.run
+    if not (run / CONFIG_FILE).is_file() or not (run / DataRecord.FILE).is_file():
+        reason = f"{adapter_name(run)} does not say which rows it was trained on"
+        return None, [*notes, f"{unmeasured}: {reason}"]
+    try:
+        train, evaluation = load_rows_of(config)
+        record = DataRecord(train=SplitRecord.of(train), evaluation=SplitRecord.of(evaluation))
+        require_same_rows(run, record)
+    except (DataError, UsageError) as error:
+        return None, [*notes, f"{unmeasured}: {error}"]
+    return (train, evaluation), notes
+
+
+def overlap_warning(folder: AdapterFolder, rows: Rows, labels: Sequence[str]) -> str:
+    """How many test rows the adapter was trained or chosen on; empty for none."""
+    splits = {"train": "training", "evaluation": "evaluation"}
+    parts = [
+        f"{count:,} among its {splits[name]} rows"
+        for name, count in seen_rows(folder.run, rows, labels).items()
+        if count
+    ]
+    if not parts:
+        return ""
+    return (
+        f"of the {counted(len(rows), 'test row')}, the adapter has seen {' and '.join(parts)}: "
+        "its accuracy there says little about unseen text; give other rows with data.test=…"
+    )
