@@ -140,7 +140,7 @@ def test_what_is_printed_of_each_kind():
     found = judged(suite_of(*cases), probability.__getitem__, lambda text: 1.0)
     lines = as_lines(found, LABELS)
     assert lines[0].startswith(
-        "behaviour suite own.toml: 3 cases, 5 texts scored in 0.0 s with the"
+        "behavior suite own.toml: 3 cases, 5 texts scored in 0.0 s with and without the"
     )
     for said in (
         "  ✗ positive 0.90 → negative 0.80: [Ida|Bo] ate the pie.",
@@ -148,7 +148,7 @@ def test_what_is_printed_of_each_kind():
         "  ✗ positive 0.80, not negative: Not good.",
     ):
         assert said in lines
-    assert "100.0%" in lines[3] and lines[-1].startswith("(always the same answer would pass")
+    assert "100.0%" in lines[3] and lines[-1].startswith("(a model that always gives the same answer passes")
     alone = as_lines(judged(suite_of(cases[2]), lambda text: 0.1), LABELS)
     assert "base" not in alone[2] and not alone[-1].startswith("(")  # nothing of pairs
 
@@ -207,7 +207,7 @@ def test_evaluate_runs_the_suite_of_the_adapter_and_of_its_base(toy_run, tmp_pat
     assert code == 0, stderr
     suite = load_suite()
     assert (
-        f"behaviour suite sentiment: {len(suite.cases)} cases, {len(suite.texts)} texts" in stdout
+        f"behavior suite sentiment: {len(suite.cases)} cases, {len(suite.texts)} texts" in stdout
     )
     for finding in ("negation ", "contrast ", "intensifiers ", "named entities ", "typos ",
                     "irrelevant sentence ", "sarcasm "):  # fmt: skip
@@ -241,11 +241,11 @@ texts = ["A lovely film."]
 def test_a_suite_of_ones_own_is_refused_before_anything_is_loaded(toy_run, tmp_path):
     path = tmp_path / "own.toml"
     ask = ("evaluate", "--adapter", toy_run, "--suite-file", path)
-    failed(3, f"there is no suite {path}; --suite takes the one that ships", *ask)
+    failed(3, f"there is no suite {path}; give a TOML file, or take the shipped suite with --suite", *ask)
     path.write_text("tests = [", encoding="utf-8")
     failed(3, f"cannot read the suite {path}", *ask)
     path.write_text(OWN.format(label="lobend"), encoding="utf-8")
-    failed(2, "expects lobend, the classifier answers positive, negative; copy ", *ask)
+    failed(2, "expects lobend, the classifier answers positive, negative; write your own labels and texts in ", *ask)
     with pytest.raises(UsageError):
         evaluate(toy_run, suite=path)
     path.write_text(OWN.format(label="positive"), encoding="utf-8")
@@ -259,4 +259,4 @@ def test_a_text_that_is_cut_is_told_of(toy_base, tmp_path, capsys):
     path.write_text(text, encoding="utf-8")
     evaluate(base=str(toy_base), overrides={"data.num_test": 4}, suite=path)
     said = capsys.readouterr().err
-    assert f"texts of the suite {path} that were cut to fit" in said and "matter: 1; " in said
+    assert f"warning: 1 text of the suite {path} truncated to fit" in said and "shorten" in said

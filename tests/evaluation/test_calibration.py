@@ -52,10 +52,10 @@ def test_a_fit_that_runs_into_its_bound_says_what_that_means():
     found = choose_temperature(right, [0] * 50)  # never wrong
     assert found.value == 0.05 and not found.helps  # nothing says how far down it would go
     assert found.log_loss_after < found.log_loss_before
-    assert "into its lower bound, 0.05: the answers are right far more often" in found.caution
+    assert "at its lower bound, 0.05: the answers are right far more often" in found.caution
     found = choose_temperature(right, [1] * 50)  # never right
     assert found.value == 20 and not found.helps
-    assert "into its upper bound, 20: the probabilities say almost nothing" in found.caution
+    assert "at its upper bound, 20: the probabilities say almost nothing" in found.caution
 
 
 @pytest.mark.parametrize("scores", [[-0.7, -0.7], [0.0, -1e4]])

@@ -56,7 +56,7 @@ def test_right_labels_are_left_alone():
     found = look(probabilities, given, names(2), rows_of(["text"] * 1000), set())
     assert found == LabelIssues([], 1000, 0)
     assert as_lines(found) == [
-        "labels to look at: 0 of 1,000 rows; left out, as trained or chosen on: 0"
+        "probable label errors: 0 of 1,000 rows; left out as seen in training or model selection: 0"
     ]
 
 
@@ -64,7 +64,7 @@ def test_rows_that_were_seen_are_left_out_and_numbers_stay():
     given, probabilities, _ = make_rows(400)
     rows = rows_of(f"text {i}" for i in range(400))
     whole = look(probabilities, given, names(2), rows, None)
-    assert whole.num_seen is None and "is not known" in as_lines(whole)[0]
+    assert whole.num_seen is None and "trained on is unknown" in as_lines(whole)[0]
     seen = {whole.issues[0].number, 3}
     rest = look(probabilities, given, names(2), rows, seen)
     assert (rest.num_rows, rest.num_seen) == (398, 2) and len(rest.issues) > 10
@@ -80,7 +80,7 @@ def test_one_label_or_no_row_has_nothing_to_be_confused_with():
     probabilities = np.full((4, 3), 1 / 3)
     for truth, seen in (([0, 0, 0, 0], set()), ([0, 0, 0, 1], {3}), ([0, 1, 2, 0], {0, 1, 2, 3})):
         found = look(probabilities, np.array(truth), names(3), rows_of(["x"] * 4), seen)
-        assert found == "the rows that were not trained on have one label, or are none"
+        assert found == "the rows that the model was not trained on have fewer than two labels"
 
 
 @pytest.mark.parametrize("num_labels", [2, 20])
@@ -92,8 +92,8 @@ def test_a_model_with_one_answer_has_errors_of_its_own_and_no_list(num_labels):
     others = np.flatnonzero(given != 1)
     told = look(probabilities, given, names(num_labels), rows, set())
     assert told == (
-        f"the model nearly always answers label1, on {len(others)} of the {len(others)} rows with "
-        "another label too; the list would be its own errors"
+        f"the model nearly always answers label1, also on {len(others)} of the {len(others)} rows "
+        "with another label; a list would show its own errors"
     )
     few, more = len(others) // 25, len(others) // 15
     probabilities[others[:few]] = np.eye(num_labels)[given[others[:few]]]
@@ -131,7 +131,10 @@ def test_the_list_is_short_and_a_terminal_obeys_no_text():
     assert beginning(" " * 300 + "end", 60) == "…"
     issues = [LabelIssue(i, "positive", "negative", 0.1, 0.9, "A film") for i in range(1233, 1258)]
     lines = as_lines(LabelIssues(issues, 5000, 1))
-    assert lines[0] == ("labels to look at: 25 of 5,000 rows; left out, as trained or chosen on: 1")
-    assert "a place to look, not a verdict" in lines[1]
+    assert lines[0] == (
+        "probable label errors: 25 of 5,000 rows; left out as seen in training or model selection: "
+        "1"
+    )
+    assert "worth a look, not a verdict" in lines[1]
     assert lines[3] == "    1,233  positive  negative    0.9000  A film"
-    assert len(lines) == 24 and lines[-1] == "… and 5 more: --report and --output list"
+    assert len(lines) == 24 and lines[-1] == "… and 5 more, listed by `report` and `output`"

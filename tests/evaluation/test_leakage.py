@@ -2,17 +2,25 @@
 
 import pytest
 
-from sentilora.evaluation.leakage import NEAR, TwinIndex, find_twins
+from sentilora.evaluation.leakage import NEAR, TwinIndex
 
 
 def review(number, words=40):
     return " ".join(f"w{number}x{i}" for i in range(words))
 
 
+def twins_among(texts, earlier, **options):
+    """The twins of `texts` in earlier splits: {name: texts}."""
+    index = TwinIndex(**{"near": True, **options})
+    for split, others in earlier.items():
+        index.add(split, others)
+    return index.twins_of(texts)
+
+
 def test_exact_duplicates_are_the_same_to_spaces_case_and_line_breaks():
     earlier = {"train": ["A lovely film.", review(1)], "evaluation": [review(2)]}
     texts = ["a  LOVELY<br />film.", review(3), review(2).upper(), "A lovely film!"]
-    twins = find_twins(texts, earlier)
+    twins = twins_among(texts, earlier)
     assert [(t.number, t.split, t.other, t.similarity, t.is_exact) for t in twins] == [
         (0, "train", 0, 1.0, True),
         (2, "evaluation", 0, 1.0, True),
@@ -24,7 +32,7 @@ def test_near_duplicates_share_most_runs_of_words(changed, found):
     words = review(5, 100).split()
     for i in range(changed):
         words[i] = f"other{i}"
-    twins = find_twins([" ".join(words)], {"train": [review(4, 100), review(5, 100)]})
+    twins = twins_among([" ".join(words)], {"train": [review(4, 100), review(5, 100)]})
     assert bool(twins) == found
     for twin in twins:
         assert (twin.other, twin.is_exact) == (1, False) and NEAR <= twin.similarity < 1
@@ -35,30 +43,30 @@ def test_near_duplicates_share_most_runs_of_words(changed, found):
 def test_an_insertion_in_the_middle_is_seen():
     words = review(6, 120).split()
     text = " ".join([*words[:60], "something", "new", *words[60:]])
-    (twin,) = find_twins([text], {"train": [review(6, 120)]})
+    (twin,) = twins_among([text], {"train": [review(6, 120)]})
     # 116 runs before, 118 now; the four across the gap are gone, six are new.
     assert twin.similarity == pytest.approx(112 / (116 + 118 - 112))
 
 
 def test_near_duplicates_are_looked_for_only_when_asked():
     text = review(7) + " end"
-    assert find_twins([text], {"train": [review(7)]})
-    assert not find_twins([text], {"train": [review(7)]}, near=False)
-    assert find_twins([review(7)], {"train": [review(7)]}, near=False)
+    assert twins_among([text], {"train": [review(7)]})
+    assert not twins_among([text], {"train": [review(7)]}, near=False)
+    assert twins_among([review(7)], {"train": [review(7)]}, near=False)
 
 
 def test_short_and_strange_texts():
     earlier = {"train": ["x", "two words", "中文 评论", "…"]}
-    assert [t.other for t in find_twins(["two  words", "…", "y", "two words more"], earlier)] == [
+    assert [t.other for t in twins_among(["two  words", "…", "y", "two words more"], earlier)] == [
         1,
         3,
     ]
-    assert find_twins([], earlier) == [] and find_twins(["a"], {}) == []
+    assert twins_among([], earlier) == [] and twins_among(["a"], {}) == []
 
 
 def test_progress_counts_every_text():
     seen = []
-    find_twins([review(1)] * 3, {"train": [review(2)] * 2}, progress=seen.append)
+    twins_among([review(1)] * 3, {"train": [review(2)] * 2}, progress=seen.append)
     assert sum(seen) == 5
 
 

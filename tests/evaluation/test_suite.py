@@ -186,9 +186,9 @@ def test_labels_that_the_classifier_lacks_are_named_with_what_to_do(shipped):
     with pytest.raises(UsageError) as caught:
         shipped.require_labels(("positivo", "negativo"))
     said = str(caught.value)
-    assert "expects negative, positive, the classifier answers positivo, negativo; copy /" in said
-    assert said.endswith("/assets/suites/sentiment.toml, write your own labels and texts in it, "
-                         "and give it with --suite-file")  # fmt: skip
+    assert "expects negative, positive, the classifier answers positivo, negativo; write " in said
+    assert "your own labels and texts in a copy of /" in said
+    assert said.endswith("/assets/suites/sentiment.toml, and give that file")
 
 
 def test_invariances_alone_fit_every_classifier(suite_of):
@@ -206,26 +206,26 @@ MFT, X = FUNCTIONALITY, 'label = "x"'
     [
         (b"\xff", "cannot read the suite"),
         ("tests = [", "cannot read the suite"),
-        ("", "it has no [[tests]]; the shipped suite shows how they look: /"),
-        ("tests = []", "tests is empty; fill it or take it out"),
+        ("", "it has no [[tests]]; for an example see the shipped suite: /"),
+        ("tests = []", "tests is empty; fill it or remove it"),
         ("tests = 3", "tests is 3; it should be a valid list"),
         ("[[tests]]\n", "test 1 capability is missing"),
         (source_of("minimal", '["x"]', X), "test 1 kind is 'minimal'; it must be 'minimum functio"),
         (source_of(MFT, "[]", X), "test 1 texts is empty"),
         (source_of(MFT, "[3]", X), "test 1 text 1 is 3; it should be a valid string"),
-        (source_of(MFT, '["x"]', X + "\nlable = 1"), "test 1 lable is no key of a suite"),
+        (source_of(MFT, '["x"]', X + "\nlable = 1"), "test 1 lable is not a key of a suite"),
         (source_of(MFT, '["x"]', "label = 1"), "test 1 label is 1; it should be a valid string"),
         (source_of(MFT, '["x"]'), "c: a minimum functionality test needs a label"),
         (source_of(DIRECTIONAL, '["[a|b]"]'), "c: a directional test needs a label"),
-        (source_of(INVARIANCE, '["[a|b]"]', X), "c: an invariance expects no label; remove it"),
-        (source_of(MFT, '["[a|b]"]', X), "is of one text, without [before|after]"),
-        (source_of(INVARIANCE, '["x"]'), "write what changes as [before|after], or set typos"),
-        (source_of(INVARIANCE, '["[a|b]"]', "typos = 1"), "write what changes as [before|after], "),
+        (source_of(INVARIANCE, '["[a|b]"]', X), "c: an invariance test takes no label; remove it"),
+        (source_of(MFT, '["[a|b]"]', X), "has single texts; remove [before|after] or typos"),
+        (source_of(INVARIANCE, '["x"]'), "write the change as [before|after], or set typos"),
+        (source_of(INVARIANCE, '["[a|b]"]', "typos = 1"), "write the change as [before|after], "),
         (source_of(INVARIANCE, '["[a|a]"]'), "nothing changes in 'a'"),
         (source_of(INVARIANCE, '["a b"]', "typos = 1"), "nothing changes in 'a b': no word has 6"),
         (source_of(INVARIANCE, '["[|b]"]'), "a text is empty"),
         (source_of(MFT, '["{w}"]', X), "{w} needs a list 'w' of 1 or more entries under [lists], "
-         "where there are none"),
+         "which has none"),
         (source_of(MFT, '["{w2}"]', X, 'w = ["a", "a"]'), "{w2} needs a list 'w' of 2 or more ent"),
         (source_of(MFT, '["{a b}"]', X), "'{' is left over in '{a b}'"),
         (source_of(INVARIANCE, '["[a|b] [c"]'), "'[' is left over in 'a [c'"),
@@ -238,7 +238,7 @@ def test_what_is_wrong_is_said(suite_of, text, said):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"there is no suite .*; --suite takes the one that ships"):
+    with pytest.raises(DataError, match=r"there is no suite .*; give a TOML file, or take the "):
         load_suite(tmp_path / "none.toml")
     with pytest.raises(DataError, match="cannot read the suite"):
         load_suite(tmp_path)

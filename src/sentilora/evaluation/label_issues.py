@@ -1,10 +1,9 @@
-"""Rows whose label is probably wrong: confident learning, through cleanlab.
+"""Rows whose label is probably wrong: confident learning, by cleanlab.
 
 (Northcutt, Jiang & Chuang 2021, JAIR 70, section 3.) A label's threshold is the mean probability
-that rows of this label give it; a row is an issue when the likeliest label among those whose
-threshold it reaches is another than its own.
-The probabilities must be of rows that the model was not trained on: such a model has learned the
-errors too.
+that rows with this label give it. A row is an issue when, among the labels whose threshold it
+reaches, the likeliest is not its own. The model must not have been trained on the rows: it would
+have learned their errors too.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,15 +16,15 @@ from sentilora.data.text import beginning
 from sentilora.wording import as_probability, counted
 
 NUM_PRINTED = 20
-NEARLY = 0.95  # of the other labels' rows that get one answer: the model knows little else
-CAUTION = "A probable label error is a place to look, not a verdict: the model may be what is wrong"
+NEARLY = 0.95  # share of the other labels' rows with one answer: the model knows little else
+CAUTION = "A listed row is worth a look, not a verdict: the model may be wrong, not the label"
 
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A row: the label it has, the likelier one, and what the model gives both.
+    """A row with its label, the label suggested instead, and the model's probabilities of both.
 
-    number: its place in the source, see `Rows`. begin: of its text, on one line.
+    number: its position in the source, see `Rows`. begin: of its text, on one line.
     """
 
     number: int
@@ -40,8 +39,8 @@ class LabelIssue:
 class LabelIssues:
     """Probable label errors, the likeliest first, among `num_rows` rows.
 
-    num_seen: rows left out, as they stand among those trained or chosen on; None when it is not
-    known which do.
+    num_seen: rows left out because training or evaluation rows have the same text; None when it is
+    unknown which do.
     """
 
     issues: list[LabelIssue]
@@ -56,27 +55,27 @@ def look_for_label_issues(
     rows: Rows,
     seen: Collection[int] | None,
 ) -> LabelIssues | str:
-    """Probable label errors of rows with probabilities (rows, labels) and label numbers `truth`.
+    """Probable label errors, or why there is no list.
 
-    Ranked by normalized margin: the given label's probability less that of the likeliest other.
-    seen: numbers of the rows to leave out. Or why none can be told: those that are left have fewer
-    than two labels, and there is nothing to confuse one with, or the model has one answer for
-    nearly all.
+    probabilities: (rows, labels). truth: label numbers. seen: numbers of the rows to leave out. The
+    list is ranked by normalized margin: the probability of the row's label less that of the
+    likeliest other. There is none when fewer than two labels are left, and when the model has one
+    answer for nearly all rows.
     """
     left = np.flatnonzero(~np.isin(rows.numbers, list(seen or ())))
     if len(np.unique(truth[left])) < 2:
-        return "the rows that were not trained on have one label, or are none"
+        return "the rows that the model was not trained on have fewer than two labels"
     answers = probabilities[left].argmax(-1)
     usual = int(np.bincount(answers).argmax())
     others = answers[truth[left] != usual]
     if (num := int((others == usual).sum())) >= NEARLY * len(others):
         return (
-            f"the model nearly always answers {labels[usual]}, on {num:,} of the {len(others):,} "
-            "rows with another label too; the list would be its own errors"
+            f"the model nearly always answers {labels[usual]}, also on {num:,} of the "
+            f"{len(others):,} rows with another label; a list would show its own errors"
         )
     from cleanlab.filter import find_label_issues
 
-    found = find_label_issues(
+    ranked = find_label_issues(
         truth[left],
         probabilities[left],
         filter_by="confident_learning",
@@ -84,7 +83,7 @@ def look_for_label_issues(
         n_jobs=1,  # 0.1 s for 100,000 rows; processes of its own would take longer to start
     )
     issues = []
-    for i in left[found]:
+    for i in left[ranked]:
         suggested = int(probabilities[i].argmax())
         issues.append(
             LabelIssue(
@@ -99,25 +98,25 @@ def look_for_label_issues(
     return LabelIssues(issues, len(left), None if seen is None else len(truth) - len(left))
 
 
-def as_lines(found: LabelIssues) -> list[str]:
+def as_lines(issues: LabelIssues) -> list[str]:
     """How many there are, what that means, and the likeliest of them."""
-    if found.num_seen is None:
-        seen = "; which rows were trained on is not known, and errors among those are not seen"
+    if issues.num_seen is None:
+        seen = "; which rows were trained on is unknown, and label errors in those go unnoticed"
     else:
-        seen = f"; left out, as trained or chosen on: {found.num_seen:,}"
-    rows = counted(found.num_rows, "row")
-    lines = [f"labels to look at: {len(found.issues):,} of {rows}{seen}"]
-    if not found.issues:
+        seen = f"; left out as seen in training or model selection: {issues.num_seen:,}"
+    rows = counted(issues.num_rows, "row")
+    lines = [f"probable label errors: {len(issues.issues):,} of {rows}{seen}"]
+    if not issues.issues:
         return lines
-    shown = found.issues[:NUM_PRINTED]
-    lines.append(f"{CAUTION}. Rows are numbered as their source has them, from 0")
-    width = max(8, *(len(label) + 2 for x in shown for label in (x.given, x.suggested)))
-    lines.append(f"{'row':>9}  {'label':<{width}}{'likelier':<{width + 2}}{'p':<8}text")
+    first = issues.issues[:NUM_PRINTED]
+    lines.append(f"{CAUTION}. Rows are numbered from 0, as in their source")
+    width = max(8, *(len(label) + 2 for x in first for label in (x.given, x.suggested)))
+    lines.append(f"{'row':>9}  {'label':<{width}}{'suggested':<{width + 2}}{'p':<8}text")
     lines += [
         f"{x.number:>9,}  {x.given:<{width}}{x.suggested:<{width + 2}}"
         f"{as_probability(x.probability_suggested):<8}{x.begin}"
-        for x in shown
+        for x in first
     ]
-    if len(found.issues) > NUM_PRINTED:
-        lines.append(f"… and {len(found.issues) - NUM_PRINTED:,} more: `report` and `output` list")
+    if (num_more := len(issues.issues) - len(first)) > 0:
+        lines.append(f"… and {num_more:,} more, listed by `report` and `output`")
     return lines

@@ -1,4 +1,4 @@
-"""Behaviour tests in a file, and the cases that its texts stand for.
+"""Behavior tests: a TOML file of templates, and the cases that they expand to.
 
     [lists]
     dish = ["soup", "bread"]
@@ -22,11 +22,11 @@
     texts = ["The {dish} was [|really ]good."]
 
 `{dish}` is filled from a list, `{name2}` with another entry of the same list. `[before|after]` is
-what changes: the case is the pair of both texts. With `typos = N` the changed text is the first one
-with N of its words misspelt instead.
+the change: the case is the pair of both texts. With `typos = N` the changed text is instead the
+first one with N of its words misspelled.
 
-Nothing is drawn at random: the order in which a text takes a list's entries follows from the text
-itself, so that a new text or test leaves all other cases as they were.
+Nothing is random: the order in which a template takes a list's entries follows from the template
+itself, so a new template or test leaves all other cases unchanged.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ from sentilora.data.text import fault_of
 from sentilora.errors import DataError, UsageError
 from sentilora.shipped import SENTIMENT_SUITE, suite_path
 
-MAX_FILLINGS = 3  # of one text: more of them say little that is new
-MIN_LETTERS = 6  # of a word to misspell: shorter ones become other words too easily
+MAX_FILLINGS = 3  # per template: more of them add little
+MIN_LETTERS = 6  # of a word to misspell: shorter ones easily become other words
 FUNCTIONALITY, INVARIANCE, DIRECTIONAL = "minimum functionality", "invariance", "directional"
 PLACE = re.compile(r"\{([^\W\d]+)([2-9]?)\}")
 CHANGE = re.compile(r"\[([^\[\]|]*)\|([^\[\]|]*)\]")
@@ -55,8 +55,8 @@ WORD = re.compile(rf"[^\W\d_]{{{MIN_LETTERS},}}")
 class Case:
     """A text, or a pair of texts, and what is expected of a classifier.
 
-    template: the text as the file has it. label: None for an invariance. changed: the second text,
-    None for minimum functionality.
+    template: the text in the file. label: None for an invariance. changed: the second text; None
+    for minimum functionality.
     """
 
     capability: str
@@ -69,26 +69,29 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """The cases of a file, in its order, none of them twice."""
+    """The distinct cases of a file, in its order."""
 
     source: str
     cases: tuple[Case, ...]
 
     @property
     def texts(self) -> list[str]:
-        """Every text once: the original of several changed ones is scored once."""
+        """Every text once, also where several cases change the same one."""
         pairs = ((case.text, case.changed) for case in self.cases)
         return list(dict.fromkeys(text for pair in pairs for text in pair if text is not None))
 
     def require_labels(self, labels: Sequence[str]) -> None:
-        """Raise `UsageError` when a case expects a label that the classifier does not have."""
+        """Raises `UsageError` when a case expects a label that the classifier does not have."""
         expected = list(dict.fromkeys(case.label for case in self.cases if case.label is not None))
         unknown = [label for label in expected if label not in labels]
         if unknown:
             raise UsageError(
                 f"the suite {self.source} expects {', '.join(expected)}, the classifier answers "
-                f"{', '.join(labels)}; copy {suite_path()}, write your own labels and texts in "
-                "it, and give it with `suite_file`"
+                f"{', '.join(labels)}",
+                setting="suite",
+                seen=self.source,
+                remedy=f"write your own labels and texts in a copy of {suite_path()}, and give "
+                "that file",
             )
 
 
@@ -110,32 +113,36 @@ class _File(_Strict):
 
 
 def load_suite(source: str | Path = SENTIMENT_SUITE) -> Suite:
-    """The suite in a file, or the one that ships, under its name.
+    """The suite in a TOML file, or the shipped one: "sentiment".
 
-    Raises `DataError`, with the test and the text that are wrong, when it cannot be read or used.
+    Raises `DataError` that names the test and the text at fault when the suite cannot be used.
     """
     path = suite_path() if source == SENTIMENT_SUITE else Path(source)
+
+    def refusal(problem: str, remedy: str = "") -> DataError:
+        return DataError(problem, setting="suite", seen=str(source), remedy=remedy)
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(
-            f"there is no suite {path}; `suite` takes the one that ships, `suite_file` a TOML file"
-        ) from error
+        remedy = "give a TOML file, or take the shipped suite with `suite`"
+        raise refusal(f"there is no suite {path}", remedy) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the suite {path}, a TOML file in UTF-8: {error}") from error
+        remedy = "it must be a TOML file in UTF-8"
+        raise refusal(f"cannot read the suite {path}: {error}", remedy) from error
     try:
         file = _File.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"the suite {path}: {_what_is_wrong(error)}") from error
+        raise refusal(f"the suite {path}: {_fault(error)}") from error
     try:
         cases = [case for test in file.tests for case in _cases(test, file.lists)]
     except ValueError as error:
-        raise DataError(f"the suite {path}: {error}") from error
+        raise refusal(f"the suite {path}: {error}") from error
     return Suite(str(source), tuple(dict.fromkeys(cases)))
 
 
-def _what_is_wrong(error: ValidationError) -> str:
-    """The first fault, counted as a reader counts: test 1 is the first."""
+def _fault(error: ValidationError) -> str:
+    """What is wrong and what to do, with tests and texts counted from 1."""
     fault: Any = error.errors(include_url=False)[0]
     where = ""
     for part in fault["loc"]:
@@ -143,57 +150,66 @@ def _what_is_wrong(error: ValidationError) -> str:
     where = where.strip().replace("tests ", "test ").replace("texts ", "text ")
     match fault["type"]:
         case "missing" if fault["loc"] == ("tests",):
-            return "it has no [[tests]]; the shipped suite shows how they look: " + str(
-                suite_path()
-            )
+            return f"it has no [[tests]]; for an example see the shipped suite: {suite_path()}"
         case "missing":
             return f"{where} is missing"
         case "too_short" | "string_too_short":
-            return f"{where} is empty; fill it or take it out"
+            return f"{where} is empty; fill it or remove it"
         case "extra_forbidden":
-            return f"{where} is no key of a suite; remove it or correct its spelling"
+            return f"{where} is not a key of a suite; remove it or correct its spelling"
         case "literal_error":
             return f"{where} is {fault['input']!r:.60}; it must be {fault['ctx']['expected']}"
         case _:
-            said = fault["msg"].removeprefix("Input ")
-            return f"{where} is {fault['input']!r:.60}; it {said}"
+            rule = fault["msg"].removeprefix("Input ")
+            return f"{where} is {fault['input']!r:.60}; it {rule}"
 
 
-# --- from texts to cases -------------------------------------------------------------------------
+# --- from templates to cases ---------------------------------------------------------------------
 
 
 def _cases(test: _Test, lists: Mapping[str, Sequence[str]]) -> Iterator[Case]:
-    """The cases of one test. Raises `ValueError` that names the text."""
+    """The cases of one test. Raises `ValueError` that names the template."""
     if test.kind == INVARIANCE and test.label is not None:
-        raise ValueError(f"{test.capability}: an invariance expects no label; remove it")
+        raise ValueError(f"{test.capability}: an invariance test takes no label; remove it")
     if test.kind != INVARIANCE and not test.label:
         raise ValueError(f"{test.capability}: a {test.kind} test needs a label")
     for template in test.texts:
         where = f"{test.capability}, {template!r:.80}:"
         has_change = CHANGE.search(template) is not None
         if test.kind == FUNCTIONALITY and (has_change or test.typos):
-            raise ValueError(f"{where} {FUNCTIONALITY} is of one text, without [before|after]")
+            raise ValueError(
+                f"{where} a {FUNCTIONALITY} test has single texts; remove [before|after] or typos"
+            )
         if test.kind != FUNCTIONALITY and has_change == bool(test.typos):
-            raise ValueError(f"{where} write what changes as [before|after], or set typos")
-        for filled in _fillings(template, lists, where):
-            text, changed = CHANGE.sub(r"\1", filled), None
-            if test.kind != FUNCTIONALITY:
-                changed = misspell(text, test.typos) if test.typos else CHANGE.sub(r"\2", filled)
-                if changed == text:
-                    raise ValueError(
-                        f"{where} nothing changes in {text!r:.80}"
-                        + (f": no word has {MIN_LETTERS} letters" if test.typos else "")
-                    )
-            for one in (text, changed):
-                if one is not None and (fault := fault_of(one)):
-                    raise ValueError(f"{where} a text is {fault}")
-                if one is not None and (fault := _left_over(one)):
-                    raise ValueError(f"{where} {fault}")
+            raise ValueError(f"{where} write the change as [before|after], or set typos")
+        for filling in _fillings(template, lists, where):
+            text, changed = _texts(test, filling, where)
             yield Case(test.capability, test.kind, template, test.label, text, changed)
 
 
+def _texts(test: _Test, filling: str, where: str) -> tuple[str, str | None]:
+    """The text, and the changed one of a pair, each of them usable."""
+    text, changed = CHANGE.sub(r"\1", filling), None
+    if test.kind != FUNCTIONALITY:
+        changed = misspell(text, test.typos) if test.typos else CHANGE.sub(r"\2", filling)
+        if changed == text:
+            raise ValueError(
+                f"{where} nothing changes in {text!r:.80}"
+                + (f": no word has {MIN_LETTERS} letters" if test.typos else "")
+            )
+    for one in (text, changed):
+        if one is not None and (fault := fault_of(one)):
+            raise ValueError(f"{where} a text is {fault}")
+        if one is not None and (rest := re.search(r"[][{}|]", one)):
+            raise ValueError(
+                f"{where} {rest[0]!r} is left over in {one!r:.80}; write {{list}} and "
+                "[before|after]"
+            )
+    return text, changed
+
+
 def _fillings(template: str, lists: Mapping[str, Sequence[str]], where: str) -> list[str]:
-    """The text filled up to `MAX_FILLINGS` times: as often as its longest list has entries."""
+    """The filled template: a text per entry of its longest list, at most `MAX_FILLINGS`."""
     entries: dict[str, list[str]] = {}
     for place in PLACE.finditer(template):
         name, ahead = place[1], int(place[2] or 1) - 1  # {name2} is one entry ahead of {name}
@@ -201,7 +217,7 @@ def _fillings(template: str, lists: Mapping[str, Sequence[str]], where: str) -> 
         if len(unique) <= ahead:
             raise ValueError(
                 f"{where} {place[0]} needs a list {name!r} of {ahead + 1} or more entries under "
-                f"[lists], where there are {', '.join(lists) or 'none'}"
+                f"[lists], which has {', '.join(lists) or 'none'}"
             )
         ordered = sorted(unique, key=lambda entry: _number(f"{template}\0{entry}"))
         entries[place[0]] = ordered[ahead:] + ordered[:ahead]
@@ -217,18 +233,11 @@ def _fillings(template: str, lists: Mapping[str, Sequence[str]], where: str) -> 
     return [fill(number) for number in range(min(MAX_FILLINGS, longest))]
 
 
-def _left_over(text: str) -> str | None:
-    found = re.search(r"[][{}|]", text)
-    if found is None:
-        return None
-    return f"{found[0]!r} is left over in {text!r:.80}; write {{list}} and [before|after]"
-
-
 def misspell(text: str, num_words: int) -> str:
-    """The text with a typo in `num_words` of its words of six letters and more.
+    """The text with a typo in `num_words` of its words of six letters or more.
 
-    A typo swaps two neighbouring letters or leaves one out, never the first or the last: a reader
-    still knows the word. Words that carry the verdict are misspelt like any other.
+    A typo swaps two neighboring letters or drops one, never the first or the last, so that a reader
+    still recognizes the word. Words that carry the sentiment are misspelled like any other.
     """
     words = sorted(WORD.finditer(text), key=lambda word: _number(f"{text}\0{word.start()}"))
     for word in sorted(words[:num_words], key=lambda word: -word.start()):
@@ -243,5 +252,5 @@ def misspell(text: str, num_words: int) -> str:
 
 
 def _number(text: str) -> int:
-    """A number that follows from a text, on every machine and in every version of Python."""
+    """A number derived from a text, the same on every machine and in every version of Python."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
