@@ -148,7 +148,9 @@ def test_what_is_printed_of_each_kind():
         "  ✗ positive 0.80, not negative: Not good.",
     ):
         assert said in lines
-    assert "100.0%" in lines[3] and lines[-1].startswith("(a model that always gives the same answer passes")
+    assert "100.0%" in lines[3] and lines[-1].startswith(
+        "(a model that always gives the same answer passes"
+    )
     alone = as_lines(judged(suite_of(cases[2]), lambda text: 0.1), LABELS)
     assert "base" not in alone[2] and not alone[-1].startswith("(")  # nothing of pairs
 
@@ -206,9 +208,7 @@ def test_evaluate_runs_the_suite_of_the_adapter_and_of_its_base(toy_run, tmp_pat
     )
     assert code == 0, stderr
     suite = load_suite()
-    assert (
-        f"behavior suite sentiment: {len(suite.cases)} cases, {len(suite.texts)} texts" in stdout
-    )
+    assert f"behavior suite sentiment: {len(suite.cases)} cases, {len(suite.texts)} texts" in stdout
     for finding in ("negation ", "contrast ", "intensifiers ", "named entities ", "typos ",
                     "irrelevant sentence ", "sarcasm "):  # fmt: skip
         assert f"\n{finding}" in stdout
@@ -241,11 +241,19 @@ texts = ["A lovely film."]
 def test_a_suite_of_ones_own_is_refused_before_anything_is_loaded(toy_run, tmp_path):
     path = tmp_path / "own.toml"
     ask = ("evaluate", "--adapter", toy_run, "--suite-file", path)
-    failed(3, f"there is no suite {path}; give a TOML file, or take the shipped suite with --suite", *ask)
+    failed(
+        3,
+        f"there is no suite {path}; give a TOML file, or take the shipped suite with --suite",
+        *ask,
+    )
     path.write_text("tests = [", encoding="utf-8")
     failed(3, f"cannot read the suite {path}", *ask)
     path.write_text(OWN.format(label="lobend"), encoding="utf-8")
-    failed(2, "expects lobend, the classifier answers positive, negative; write your own labels and texts in ", *ask)
+    failed(
+        2,
+        "expects lobend, the classifier answers positive, negative; write your own labels ",
+        *ask,
+    )
     with pytest.raises(UsageError):
         evaluate(toy_run, suite=path)
     path.write_text(OWN.format(label="positive"), encoding="utf-8")
