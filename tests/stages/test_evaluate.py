@@ -163,7 +163,8 @@ def test_rows_named_from_another_folder_say_so(run_copy):
 def test_below_its_threshold_it_abstains(run_copy):
     stored = ClassifierFile.load(run_copy).calibration
     file = ClassifierFile.load(run_copy)
-    replace(file, calibration=replace(stored, abstain_below=0.999999)).save(run_copy)
+    calibration = replace(stored, abstain_below=0.999999)
+    file.model_copy(update={"calibration": calibration}).save(run_copy)
     classifier = Classifier.load(run_copy)
     (prediction,) = classifier.classify(["A lovely film."])
     assert prediction.label == "abstain" and sum(
