@@ -128,7 +128,7 @@ def choose_dtype(
 
 
 def available_memory(max_memory_gib: float = 0.0) -> float:
-    """Bytes of GPU memory that are free now, or `max_memory_gib` if that is less; 0 is no limit."""
+    """Bytes of GPU memory that can be had now, or the limit set when that is less."""
     import torch
 
     free = float(torch.cuda.mem_get_info()[0])
