@@ -242,8 +242,8 @@ def test_the_heaviest_words_of_the_oracle_move_it_more_than_random_ones(prompter
     sigmoid = [1 / (1 + np.exp(-x)) for x in (4.125, 0.125)]
     assert found.top == pytest.approx(sigmoid[0] - sigmoid[1])  # both words of each text
     assert 0 <= found.random < found.top / 2 and found.interval[0] > 0 and found.num_texts == 12
-    assert found.sentence.startswith("deletion test on 12 texts: the 10 % of words that weigh most")
-    assert found.sentence.endswith("the explanations point at what the model uses")
+    assert found.sentence.startswith("deletion test on 12 texts: deleting the 10 % of words ")
+    assert found.sentence.endswith("the explanations point to what the model uses")
     assert deletion_test(oracle, prompter, texts, explanations) == found  # the same draws
 
 
@@ -253,7 +253,7 @@ def test_a_model_that_does_not_read_is_told_of(prompter):
     found = deletion_test(oracle, prompter, texts, explanations)
     assert (found.top, found.random, found.interval) == (0, 0, (0, 0))
     assert found.sentence.endswith(
-        "that cannot be told from chance; do not rely on the explanations"
+        "not distinguishable from chance; do not rely on the explanations"
     )
 
 
@@ -286,7 +286,7 @@ def test_a_small_effect_is_not_praised(prompter):
     )
     assert difference in found.sentence
     assert found.sentence.endswith(
-        "better than chance, but little of the answers rests on these words"
+        "better than chance, but the answers depend little on these words"
     )
 
 
