@@ -156,8 +156,8 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
     if untrained:
         names = ", ".join(untrained)
         say(f"warning: no training row is labeled {names}, so that label is not learned")
-    if warning := shipped_test_warning(config):
-        say(f"warning: {warning}")
+    if shipped := shipped_test_warning(config):
+        say(f"warning: {shipped}")
 
 
 def check_recipe(config: Config) -> None:
