@@ -30,7 +30,8 @@ def test_a_damaged_adapter(tmp_path, toy_run):
         save_file(
             {**some, "x": tensors[next(iter(tensors))].clone()}, weights, metadata={"format": "pt"}
         )
-        message = f"{weights} lacks some of the adapter's weights ({len(tensors) - num_left} "
+        num_lost = len(tensors) - num_left
+        message = f"{weights} lacks some of the adapter's weights ({num_lost} tensors)"
         failed(3, message, "predict", "x", "--adapter", folder)
     weights.write_bytes((toy_run / weights.name).read_bytes())
     (folder / "classifier.json").write_text('{"format_version": 99}')
