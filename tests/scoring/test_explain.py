@@ -188,7 +188,7 @@ def test_words_that_were_cut_off_have_no_contribution(toy_tokenizer, truncation)
     text = " ".join(["lovely"] + [f"word{i}" for i in range(150)] + ["dull"])
     prompt = prompter.encode(text)
     assert prompt.truncated
-    parts = [text[start:end] for start, end in prompt.kept]
+    parts = [text[start:end] for start, end in prompt.spans]
     assert prompter.encode_parts(parts) == prompt.input_ids
     oracle = Oracle(prompter, WEIGHTS)
     result = explain(oracle, prompter, text)
@@ -219,7 +219,7 @@ def test_a_text_too_long_for_any_of_it_to_fit(toy_tokenizer):
 def test_parts_of_a_text_are_encoded_as_the_text_is(prompter):
     for text in ("A film.", " <br />Two\r\nlines ", "word " * 900):
         clean, prompt = clean_text(text), prompter.encode(text)
-        assert prompter.encode_parts([clean[a:b] for a, b in prompt.kept]) == prompt.input_ids
+        assert prompter.encode_parts([clean[a:b] for a, b in prompt.spans]) == prompt.input_ids
 
 
 # --- deletion test -------------------------------------------------------------------------------
