@@ -22,9 +22,10 @@ from sentilora.errors import SentiloraError
 from sentilora.models.runtime import Runtime
 from sentilora.scoring.answers import TEXTS_AT_ONCE
 from sentilora.scoring.batching import last_logits, plan_passes, takes
+from sentilora.wording import counted
 
 logger = logging.getLogger(__name__)
-MANY = 200  # from this many prompts on, decoded weights of the base are kept; in 8 bits always
+MANY_PROMPTS = 200  # from here on, the base's decoded weights are kept; in 8 bits always
 
 
 class LabelScorer:
@@ -111,10 +112,10 @@ class LabelScorer:
                 finish(0)
                 if self.engine is not None and score == self._packed and len(rows) > 1:
                     self.engine.limit_scoring(sum(len(prompts[i]) for i in rows) // 2)
-                    logger.warning("out of GPU memory: scoring goes on in smaller passes")
-                    return [pending[i] for left in passes[number:] for i in left]
+                    logger.warning("out of GPU memory: scoring continues in smaller passes")
+                    return [pending[i] for row_numbers in passes[number:] for i in row_numbers]
                 raise SentiloraError(
-                    f"out of GPU memory while scoring {len(rows)} texts at once",
+                    f"out of GPU memory while scoring {counted(len(rows), 'text')} at once",
                     setting="batch_size",
                     seen=len(rows),
                     remedy="lower training.per_device_eval_batch_size (or `batch_size`), or "
@@ -131,7 +132,7 @@ class LabelScorer:
         if self.engine is None or not self.engine.is_usable():
             return self._choose(prompts), plan_passes(lengths, self.runtime.batch_size)
         self.engine.refresh()
-        if len(prompts) >= MANY or self.engine.uses_8_bits:
+        if len(prompts) >= MANY_PROMPTS or self.engine.uses_8_bits:
             self.engine.keep_weights(self.runtime.max_memory_gib)
         order = plan_passes(lengths, len(lengths) or 1)[0] if lengths else []
         num_label_tokens = sum(len(ids) - 1 for ids in self.label_ids)
