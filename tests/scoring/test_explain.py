@@ -188,7 +188,7 @@ def test_words_that_were_cut_are_not_seen(toy_tokenizer, truncation):
     text = " ".join(["lovely"] + [f"word{i}" for i in range(150)] + ["dull"])
     prompt = prompter.encode(text)
     assert prompt.truncated
-    parts = [text[start:end] for start, end in prompt.kept]
+    parts = [text[start:end] for start, end in prompt.spans]
     assert prompter.encode_parts(parts) == prompt.input_ids
     oracle = Oracle(prompter, WEIGHTS)
     found = explain(oracle, prompter, text)
@@ -217,7 +217,7 @@ def test_a_text_of_which_nothing_fits(toy_tokenizer):
 def test_parts_of_a_text_are_encoded_as_the_text_is(prompter):
     for text in ("A film.", " <br />Two\r\nlines ", "word " * 900):
         clean, prompt = clean_text(text), prompter.encode(text)
-        assert prompter.encode_parts([clean[a:b] for a, b in prompt.kept]) == prompt.input_ids
+        assert prompter.encode_parts([clean[a:b] for a, b in prompt.spans]) == prompt.input_ids
 
 
 # --- deletion test -------------------------------------------------------------------------------
