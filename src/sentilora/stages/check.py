@@ -2,8 +2,7 @@
 
 sentilora check --preset mistral-7b
 
-A `look_at_…` function yields findings and returns what later ones need; None where it found a
-problem.
+Each `look_at_…` yields its findings and returns what later ones need, None after a problem.
 """
 
 import shutil
@@ -64,7 +63,7 @@ class Finding:
     exit_code: int = 0
 
 
-Findings = Generator[Finding, None, T]
+Findings = Generator[Finding, None, T]  # yields findings, returns a T
 
 
 def check(config: Config) -> list[Finding]:
