@@ -83,9 +83,9 @@ test-lowest: $(READY)  ## run much of the tests on the lowest versions that pypr
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 130' INT TERM && \
 	$(BIN)/python tools/lowest_versions.py > "$$folder/lowest.txt" && \
 	"$(PYTHON)" -m venv "$$folder/env" && \
-	pip="$$folder/env/bin/python -m pip install -q -c $$folder/lowest.txt" && \
-	$$pip $(if $(TORCH_INDEX),--no-deps --index-url '$(TORCH_INDEX)') torch && \
-	$$pip -e . pytest pytest-xdist hypothesis && \
+	install() { "$$folder/env/bin/python" -m pip install -q -c "$$folder/lowest.txt" "$$@"; } && \
+	install $(if $(TORCH_INDEX),--no-deps --index-url '$(TORCH_INDEX)') torch && \
+	install -e . pytest pytest-xdist hypothesis && \
 	"$$folder/env/bin/python" -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
 	    -m "not slow" -W default $(LOWEST)
 

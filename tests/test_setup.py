@@ -4,9 +4,11 @@ make runs with a stand-in for Python here, so nothing is downloaded and no envir
 """
 
 import itertools
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -87,6 +89,74 @@ def test_env_installs_once_in_a_path_with_a_space(project):
     assert (status, errors, calls) == (0, [], ["--version"])
     (project / "constraints.txt").touch()
     assert " install " in "\n".join(make(project, "env")[3])
+
+
+def test_the_slow_tests_bring_triton_once(project):
+    status, _, errors, calls = make(project, "test-slow")
+    assert (status, errors) == (0, [])
+    assert calls[-2].endswith(" -c constraints.txt -e .[kernels]")
+    assert calls[-1].startswith("-m pytest ") and " -m slow " in calls[-1]
+    calls = make(project, "test-slow")[3]
+    assert len(calls) == 1 and calls[0].startswith("-m pytest ")
+    assert " -m not slow " in make(project, "test")[3][0]
+
+
+STOPS = """
+import pytest
+
+@pytest.mark.gpu
+def test_needs_one():
+    pytest.skip("no GPU here")
+
+def test_needs_something():
+    {skip}
+"""
+
+
+@pytest.mark.parametrize(("skip", "status"), [("pytest.skip('no browser')", 1), ("pass", 0)])
+def test_a_skip_fails_the_run_unless_it_is_for_want_of_a_gpu(tmp_path, skip, status):
+    (tmp_path / "test_stops.py").write_text(STOPS.format(skip=skip))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", "-c",
+         ROOT / "pyproject.toml", "--only-gpu-skips", tmp_path],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    assert f"skipped: 1 for want of a GPU, {status} others" in done.stdout
+    assert ("must not be skipped" in done.stdout) == bool(status)
+
+
+def run_ci(folder, *programs, **environment):
+    """.ci/run in a folder where only some programs are; each writes its arguments into calls."""
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", folder / ".ci")
+    (folder / "bin").mkdir()
+    for name in ("bash", "dirname"):
+        (folder / "bin" / name).symlink_to(shutil.which(name))
+    for name in ("id", "make", *programs):
+        stand_in = folder / "bin" / name
+        stand_in.write_text(f'#!/bin/sh\necho "{name} $* $PYTEST_ADDOPTS" >> "{folder}/calls"\n')
+        stand_in.chmod(0o755)
+    environment["PATH"] = str(folder / "bin")
+    done = subprocess.run(
+        [folder / ".ci/run"], env=environment, capture_output=True, text=True, timeout=30
+    )
+    return done, (folder / "calls").read_text().splitlines()
+
+
+def test_ci_runs_all_tests_and_forbids_skips(tmp_path):
+    done, calls = run_ci(tmp_path, "chromium")
+    assert done.returncode == 0, done.stderr
+    called = [call.split()[2:] for call in calls if call.startswith("make ")]
+    assert ["test", "--only-gpu-skips"] in called and ["test-slow", "--only-gpu-skips"] in called
+    assert len(called) == 7
+
+
+def test_ci_without_chromium_says_what_to_install(tmp_path):
+    done, calls = run_ci(tmp_path)
+    assert done.returncode == 1 and "apt-get install chromium" in done.stderr
+    assert not any(call.startswith("make ") for call in calls)
 
 
 def test_torch_index_is_for_torch_only(project):
