@@ -271,7 +271,7 @@ def test_axes_have_round_numbers_and_names(chromium, tmp_path):
     for figure, names in {
         "reliability": ["probability of the answer", "accuracy"],
         "coverage": ["coverage (share of rows answered)", "accuracy of these answers"],
-        "training": ["optimizer step", "accuracy; loss as share of its maximum"],
+        "training": ["optimizer step", "accuracy; relative loss"],
         "confusion": ["predicted label", "true label"],
     }.items():
         texts = page.locator(f"#{figure} svg text").all_text_contents()
@@ -411,9 +411,9 @@ def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, tmp_path
     page.locator("#leakage summary").click()
     pairs = page.locator("#leakage p").all_inner_texts()
     assert len(pairs) == 3
-    assert pairs[0].startswith("75 % row 5, similar to row 7 of train:\nreview number 5 ")
-    assert pairs[2].startswith("73 % row 3, similar to row 7 of train:\nnear </script><script>")
-    assert all("\ntrain: known 7 </script><script>" in pair for pair in pairs)
+    assert pairs[0].startswith("75 % row 5, similar to training row 7:\nreview number 5 ")
+    assert pairs[2].startswith("73 % row 3, similar to training row 7:\nnear </script><script>")
+    assert all("\ntraining row 7: known 7 </script><script>" in pair for pair in pairs)
     begins = page.evaluate("data.begins")  # of those that are listed only
     assert [sorted(begins[split]) for split in ("test", "train")] == [["3", "4", "5"], ["7"]]
     assert page.evaluate("document.documentElement.scrollWidth") == 390 and said == []
