@@ -1,7 +1,7 @@
 """Memory and time of `evaluate` without the model: a stand-in answers at random, at once.
 
 python bench/evaluation.py --rows 200000
-python bench/evaluation.py --words 240 --read parquet     of reading the rows, which is all it does
+python bench/evaluation.py --words 240 --read parquet     only reads the rows, from such a file
 """
 
 import argparse
@@ -11,67 +11,74 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import torch
 
 from sentilora.data.rows import Rows
 from sentilora.data.tables import write_table
-from sentilora.evaluation.measuring import measure_rows, with_label_issues
-from sentilora.evaluation.page import write_report
+from sentilora.evaluation.measuring import label_issues_of, measure_rows
+from sentilora.evaluation.page import Provenance, write_report
+from sentilora.scoring.answers import TEXTS_AT_ONCE
+from sentilora.scoring.classifier import Scores
 
 LABELS = ("positive", "negative")
 WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]
 
 
-class AtRandom:
-    """Stands for a classifier and for its prompter and scorer."""
+class RandomClassifier:
+    """Stands in for a classifier: random scores, and no text truncated."""
 
     labels = LABELS
     reference = SimpleNamespace(name="at random")
-    adapter_disabled = nullcontext
 
     def __init__(self) -> None:
-        self.prompter = self.scorer = self
         self.source = np.random.default_rng(0)
 
-    def encode(self, text: str) -> SimpleNamespace:
-        return SimpleNamespace(input_ids=[1] * 40, truncated=False)
-
-    def log_probs(self, ids: list[list[int]], advance: Callable[[int], None]) -> torch.Tensor:
-        advance(len(ids))
-        return torch.log_softmax(torch.from_numpy(self.source.normal(size=(len(ids), 2))), -1)
+    def score(
+        self,
+        texts: Sequence[str],
+        progress: Callable[[int], object],
+        *,
+        with_base: bool = False,
+    ) -> Iterator[Scores]:
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            num = len(texts[start : start + TEXTS_AT_ONCE])
+            log_probs, of_base = (
+                np.log(self.source.dirichlet(np.ones(len(LABELS)), num)) for _ in range(2)
+            )
+            progress(num * (1 + with_base))
+            yield Scores(log_probs, of_base if with_base else None, np.zeros(num, bool))
 
 
 def make_rows(num_rows: int, num_words: int, seed: int) -> Rows:
-    """Texts of different words, labels at random."""
+    """Distinct texts with random labels."""
     source = random.Random(seed)
     texts = [
         " ".join([*source.choices(WORDS, k=num_words - 1), f"n{seed}x{i}"]) for i in range(num_rows)
     ]
-    return Rows("made up", texts, source.choices(LABELS, k=num_rows))
+    return Rows("random", texts, source.choices(LABELS, k=num_rows))
 
 
-def tell(what: str, started: float) -> None:
-    """What is held now, the most that was held so far, and the time."""
+def report_usage(stage: str, started: float) -> None:
+    """Prints memory now, its peak so far, and the time since `started`."""
     now = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{what:<14}{now:6.0f} MiB, peak {peak:6.0f} MiB, {time.monotonic() - started:6.1f} s")
+    print(f"{stage:<14}{now:6.0f} MiB, peak {peak:6.0f} MiB, {time.monotonic() - started:6.1f} s")
 
 
-# Alone in a process: what made the file is not to count. VmHWM is the peak of this one, while
-# ru_maxrss begins with what the parent held.
+# In a process of its own, so that creating the file does not count. VmHWM is the peak of this
+# process, while ru_maxrss starts at its parent's.
 READING = """
 import sys, time
 from pathlib import Path
 import numpy, pandas, pyarrow.parquet
-from sentilora.data import Columns, load_rows
+from sentilora.data.rows import Columns
+from sentilora.data.sources import load_rows
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -86,7 +93,7 @@ print(f"{len(rows):,} rows, {size:.0f} MiB of text: peak {peak():.0f} MiB, {impo
 
 
 def read(num_rows: int, num_words: int, form: str) -> None:
-    """Peak of a process that reads a file with texts, labels and another column as large."""
+    """Prints the peak of a process that reads a file of texts, labels and another large column."""
     rows, more = (make_rows(num_rows, num_words, seed) for seed in (1, 2))
     frame = pd.DataFrame({"text": rows.texts, "label": rows.labels, "page": more.texts})
     with tempfile.TemporaryDirectory() as folder:
@@ -100,33 +107,41 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--words", type=int, default=15)
     parser.add_argument("--near-duplicates", action="store_true")
-    parser.add_argument("--read", choices=("parquet", "jsonl", "csv"), help="only read such a file")
+    parser.add_argument(
+        "--read", choices=("parquet", "jsonl", "csv"), help="only read a file of this format"
+    )
     options = parser.parse_args()
     if options.read:
         return read(options.rows, options.words, options.read)
-    # Heavy imports first: they are no part of it.
+    # Heavy imports first, so that they do not count.
     for name in ("cleanlab.filter", "datasketch", "pyarrow.parquet", "sklearn.linear_model"):
         import_module(name)
 
     started = time.monotonic()
-    tell("imports", started)
+    report_usage("imports", started)
     rows = make_rows(options.rows, options.words, 1)
     known = make_rows(2000, options.words, 2), make_rows(400, options.words, 3)
-    tell("rows", started)
-    result, scores = measure_rows(
-        AtRandom(), rows, "at random", known, near_duplicates=options.near_duplicates
+    report_usage("rows", started)
+    measurement = measure_rows(
+        RandomClassifier(), rows, "random", known, near_duplicates=options.near_duplicates
     )
-    tell("measured", started)
-    result = with_label_issues(result, scores, rows)
-    tell("label issues", started)
+    report_usage("measured", started)
+    issues = label_issues_of(measurement)
+    result = measurement.as_evaluation(label_issues=issues)
+    report_usage("label issues", started)
     with tempfile.TemporaryDirectory() as folder:
-        splits = {"train": known[0], "evaluation": known[1]}
         write_report(
-            Path(folder), result, scores, rows, [], "", {}, lambda text: [(0, len(text))], splits
+            Path(folder),
+            result,
+            measurement.scores,
+            rows,
+            Provenance([], "", {}),
+            lambda text: [(0, len(text))],
+            {"train": known[0], "evaluation": known[1]},
         )
-    tell("report", started)
+    report_usage("report", started)
     result.to_json()
-    tell("JSON", started)
+    report_usage("JSON", started)
     print(f"{len(result.label_issues.issues):,} label issues")
 
 

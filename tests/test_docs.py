@@ -29,7 +29,7 @@ FIRST = "docs/guide/own-data.md"
 PAGES = {
     "README.md": (2, 2),
     FIRST: (9, 0),
-    "docs/guide/mistral-7b.md": (1, 4),
+    "docs/guide/mistral-7b.md": (2, 4),
     "docs/guide/evaluate.md": (6, 1),
     "docs/guide/calibration.md": (4, 0),
     "docs/guide/several-gpus.md": (0, 3),

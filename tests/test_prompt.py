@@ -1,4 +1,4 @@
-"""prompt.py: whatever the text, only it is cut, none of it is special, and the frame stands."""
+"""prompt.py: only the text is cut, none of it becomes a special token, the frame stays whole."""
 
 import importlib.util
 import time
@@ -64,16 +64,16 @@ def tokens(tokenizer, text):
 
 
 def shown_text(prompt, format):
-    """The part of a prompt's string between what stands before and after the text."""
+    """The part of a prompt's string between the frame before the text and after it."""
     before, after = format.around_text
     assert prompt.string.startswith(before) and prompt.string.endswith(after)
     return prompt.string[len(before) : len(prompt.string) - len(after)]
 
 
-# --- the prompt as the specification has it
+# --- the prompt
 
 
-def test_the_prompt_is_the_one_that_was_asked_for(toy_tokenizer):
+def test_the_prompt_is_exactly_this_one(toy_tokenizer):
     prompt = Prompter(toy_tokenizer, PromptFormat()).encode("  A lovely film.<br /><br />Go!\n")
     assert prompt.string == (
         "### Instruction:\n"
@@ -277,7 +277,7 @@ def mistral_tokenizer(tmp_path_factory):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def test_mistral_labels_are_the_tokens_behind_a_newline(mistral_tokenizer):
+def test_mistral_labels_are_the_tokens_after_a_newline(mistral_tokenizer):
     prompter = Prompter(mistral_tokenizer, PromptFormat())
     assert prompter.label_ids == [[1065, 2468, 2], [23238, 2]]
     assert mistral_tokenizer("positive").input_ids == [1, 5278]  # what must never be used

@@ -1,16 +1,16 @@
 """Makes a base with the shape of Mistral-7B-v0.1, its real tokenizer, and random weights.
 
-For trying memory, speed and file formats where the real weights cannot be had. What it writes is an
-ordinary Hugging Face model folder; what such a model answers means nothing.
+For measuring memory and speed and for testing file formats where the real weights are unavailable.
+The output is an ordinary Hugging Face model folder. The answers of such a model mean nothing.
 
     python tools/random_base.py base                                # 14.5 GB; on a GPU in seconds
     python tools/random_base.py base --tiny                         # hidden size 64, for tests
-    python tools/random_base.py tokenizer --tokenizer-only          # where mistral-common is ...
-    python tools/random_base.py base --tokenizer tokenizer          # ... and where it is not
+    python tools/random_base.py tokenizer --tokenizer-only          # with mistral-common installed
+    python tools/random_base.py base --tokenizer tokenizer          # without mistral-common
 
-The tokenizer comes out of the package mistral-common, which ships Mistral's SentencePiece model;
-reading it takes `pip install mistral-common sentencepiece`. The same seed gives the same weights on
-the same kind of device.
+The tokenizer comes from the package mistral-common, which ships Mistral's SentencePiece model;
+`pip install mistral-common sentencepiece` installs what reads it. The same seed gives the same
+weights on the same kind of device.
 """
 
 import argparse
@@ -55,28 +55,28 @@ SENTENCEPIECE_SHA256 = "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef
 
 
 def read_sentencepiece():
-    """Mistral-7B-v0.1's own SentencePiece model, checked by its hash."""
+    """The SentencePiece model of Mistral-7B-v0.1, verified by its hash."""
     try:
         from sentencepiece import SentencePieceProcessor
 
         path = files("mistral_common") / "data" / SENTENCEPIECE_MODEL
     except ModuleNotFoundError as error:
         raise SystemExit(
-            f"{error.name} is not installed; pip install mistral-common sentencepiece, or give a "
-            "folder made by --tokenizer-only with --tokenizer"
+            f"{error.name} is not installed; pip install mistral-common sentencepiece, or pass a "
+            "folder made with --tokenizer-only to --tokenizer"
         ) from None
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != SENTENCEPIECE_SHA256:
         raise SystemExit(
-            f"mistral-common holds no {SENTENCEPIECE_MODEL}, or another one; install version 1.13.1"
+            f"mistral-common has no {SENTENCEPIECE_MODEL} or another one; install version 1.13.1"
         )
     return SentencePieceProcessor(model_proto=content)
 
 
 def list_merges(sp, vocab):
-    """All ways to join two pieces to a third, best first: BPE's form of SentencePiece's scores.
+    """Every merge of two pieces into a third, best first: SentencePiece's scores as BPE merges.
 
-    Control tokens and bytes are never joined: "</s>" in a text does not become EOS here."""
+    Control tokens and bytes take no part, so that "</s>" in a text does not become EOS."""
     special = {p for p, i in vocab.items() if sp.is_control(i) or sp.is_unknown(i) or sp.is_byte(i)}
     joinable = vocab.keys() - special
     merges = []
@@ -88,7 +88,7 @@ def list_merges(sp, vocab):
 
 
 def convert_tokenizer(out):
-    """Writes the fast tokenizer, which encodes every text as SentencePiece does, behind one BOS."""
+    """Writes the fast tokenizer: it encodes every text as SentencePiece does, after one BOS."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
@@ -97,15 +97,15 @@ def convert_tokenizer(out):
     tokenizer = Tokenizer(
         models.BPE(vocab, list_merges(sp, vocab), unk_token=UNK, fuse_unk=True, byte_fallback=True)
     )
-    # Every text gets a "▁" in front, even one that begins with a space. The Metaspace
-    # pre-tokenizer would not put it there.
+    # Every text gets a "▁" in front, even one that starts with a space. The Metaspace pre-tokenizer
+    # does not add it there.
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", left=1)])
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (UNK, BOS, EOS)])
-    # Not LlamaTokenizer: on loading, that class builds itself anew and drops the normalizer.
+    # Not LlamaTokenizer: when loaded, that class rebuilds itself and drops the normalizer.
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=UNK,
@@ -123,15 +123,16 @@ def convert_tokenizer(out):
 
 
 def copy_tokenizer(folder, out):
+    """Copies the tokenizer that `convert_tokenizer` wrote."""
     missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
     if missing:
-        raise SystemExit(f"{folder} holds no {missing[0]}; make it with --tokenizer-only")
+        raise SystemExit(f"{folder} has no {missing[0]}; make it with --tokenizer-only")
     for name in TOKENIZER_FILES:
         shutil.copy(folder / name, out / name)
 
 
 def make_model(out, shape, seed):
-    """Writes random weights in bfloat16, drawn on the GPU if there is one."""
+    """Writes random weights in bfloat16, drawn on the GPU if there is one. Returns their number."""
     import torch
     from transformers import AutoModelForCausalLM, MistralConfig
 
@@ -154,7 +155,7 @@ def main(argv=None):
     tokenizer.add_argument("--tokenizer", type=Path, metavar="DIR", help="copy this tokenizer")
     args = parser.parse_args(argv)
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise SystemExit(f"{args.out} is there and not empty; choose another folder or delete it")
+        raise SystemExit(f"{args.out} exists and is not empty; choose another folder or delete it")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -62,7 +62,8 @@ class Interrupted(SentiloraError, KeyboardInterrupt):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has no message."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    # Backticks are for our own keywords; the command line would show another's as an option.
+    return lines[0].replace("`", "'") if lines else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -30,8 +30,8 @@ def test_evaluate_hands_on_what_is_asked_for(monkeypatch):
     "arguments, said",
     [
         (("--suite", "--suite-file", "own.toml"), "give one"),
-        (("--base", "embedded", "--near-duplicates"), "goes with an adapter"),
-        (("--base", "embedded", "--target-accuracy", "0.9"), "goes with an adapter"),
+        (("--base", "embedded", "--near-duplicates"), "needs an adapter"),
+        (("--base", "embedded", "--target-accuracy", "0.9"), "needs an adapter"),
     ],
 )
 def test_options_of_evaluate_that_do_not_go_together(arguments, said):
@@ -62,7 +62,7 @@ def test_evaluate_reports_adapter_and_base(toy_run, tmp_path):
     ("part", "error", "code", "said"),
     [
         ("write_report", OSError(28, "No space left"), 1, "error: cannot write the report to {}: "),
-        ("with_explanations", KeyboardInterrupt(), 130, "interrupted; there is no report in {}"),
+        ("explain_errors", KeyboardInterrupt(), 130, "interrupted: there is no report in {}"),
     ],
 )
 def test_the_figures_are_printed_when_only_the_report_failed(
@@ -110,7 +110,8 @@ def test_evaluate_warns_of_rows_that_were_trained_on(toy_run, tmp_path):
         code, _, stderr = run("evaluate", "--adapter", adapter, f"data.test={source}")
         assert code == 0
         assert (
-            "warning: of the 6 test rows 3 among its train rows and 1 among its evaluation rows "
+            "warning: of the 6 test rows, the adapter has seen 3 among its training rows and "
+            "1 among its evaluation rows: "
         ) in stderr
     pd.DataFrame(rows[4:]).to_csv(source, index=False)
     assert "test rows" not in run("evaluate", "--adapter", toy_run, f"data.test={source}")[2]

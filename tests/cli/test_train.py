@@ -120,4 +120,4 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
         2, "training.seed was 42", "train", "--resume", "--output-dir", folder, "training.seed=1"
     )
     source.write_text("\n".join(lines[1:]), encoding="utf-8")
-    failed(2, "the rows of data.train changed", "train", "--resume", "--output-dir", folder)
+    failed(2, "the rows of data.train have changed", "train", "--resume", "--output-dir", folder)

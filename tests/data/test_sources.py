@@ -12,7 +12,7 @@ from sentilora.hub import looks_like_hub_id
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
-def test_other_columns_can_be_named(tmp_path, suffix):
+def test_columns_can_have_other_names(tmp_path, suffix):
     path = write(tmp_path / f"x.{suffix}", text="review", label="sentiment", text2=["x"] * 14)
     columns = Columns("review", "sentiment", MAP, ("positive", "negative"))
     assert load_rows(path, "test", columns).texts == TEXTS
@@ -58,12 +58,12 @@ def test_the_acl_imdb_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     for split in ("train", "test"):
         rows = load_rows(str(tmp_path), split, COLUMNS)
         order = [f"{split} {label} {i}" for label in ("neg", "pos") for i in range(12)]
-        assert rows.texts == order  # 2 stands before 10
+        assert rows.texts == order  # 2 comes before 10
         assert Counter(rows.labels) == {"negative": 12, "positive": 12}
     assert len(read_table(str(tmp_path), "train", "text")) == 24
 
 
-def test_an_acl_imdb_review_that_is_no_utf_8_is_named(tmp_path):
+def test_an_acl_imdb_review_that_is_not_utf_8_is_named(tmp_path):
     write_reviews(tmp_path / "train", "pos", ["fine"])
     (tmp_path / "train" / "pos" / "3_1.txt").write_bytes(b"caf\xe9")
     refused(r"cannot read .*3_1\.txt: .*0xe9", tmp_path)

@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_place(tmp_path, name, content,
     assert name in refused(pattern, tmp_path / name)
 
 
-def test_a_folder_in_the_place_of_a_file_or_one_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_without_read_permission_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "x.parquet"
     write(path)
 
@@ -232,7 +232,7 @@ def test_a_folder_in_the_place_of_a_file_or_one_that_may_not_be_read(tmp_path, m
     refused("cannot read .*x.parquet: .*Permission denied", path)
 
 
-def test_a_parquet_column_that_stands_twice_is_refused(tmp_path):
+def test_a_parquet_column_that_occurs_twice_is_refused(tmp_path):
     table = pa.table([["a", "b"], ["c", "d"], ["positive"] * 2], names=["text", "text", "label"])
     pq.write_table(table, tmp_path / "twice.parquet")
     with pytest.raises(DataError, match="more than one column 'text'"):
@@ -240,7 +240,7 @@ def test_a_parquet_column_that_stands_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv"])
-def test_a_column_of_a_table_that_stands_twice_is_refused_when_it_is_used(tmp_path, form):
+def test_a_needed_column_that_occurs_twice_is_refused(tmp_path, form):
     path, comma = tmp_path / f"twice.{form}", "," if form == "csv" else "\t"
     for header in (["label", "text", "label"], ["\ufeff\n\ntext", '"label"', "label"]):
         path.write_text(f"{comma.join(header)}\n{comma.join(['positive'] * 3)}\n", encoding="utf-8")

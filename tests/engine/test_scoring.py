@@ -5,7 +5,7 @@ import torch
 from tiny_models import KINDS, add_lora, installed, make_base, make_model, make_rows, plain_logits
 
 from sentilora.errors import SentiloraError
-from sentilora.scoring.labels import MANY, LabelScorer
+from sentilora.scoring.labels import MANY_PROMPTS, LabelScorer
 
 EOS = 2
 PROMPTS = make_rows([14, 9, 30, 9, 22], [1] * 5, shared=6)[0]
@@ -117,7 +117,7 @@ def test_branches_in_a_sliding_window():
 def test_many_prompts_keep_the_weights_and_score_the_same_bits():
     model = make_model("mistral", nf4=True).eval()
     labels = make_labels(2)
-    prompts = [PROMPTS[i % 5][: 5 + i % 4] for i in range(MANY)]
+    prompts = [PROMPTS[i % 5][: 5 + i % 4] for i in range(MANY_PROMPTS)]
     few = LabelScorer(model, labels, 0, engine=installed(model))
     expected = torch.cat([few.log_probs(prompts[:100]), few.log_probs(prompts[100:])])
     few.engine.remove()

@@ -249,8 +249,11 @@ def test_a_suite_of_ones_own_is_refused_before_anything_is_loaded(toy_run, tmp_p
     path.write_text("tests = [", encoding="utf-8")
     failed(3, f"cannot read the suite {path}", *ask)
     path.write_text(OWN.format(label="lobend"), encoding="utf-8")
-    answers = "expects lobend, the classifier answers positive, negative; "
-    failed(2, f"{answers}write your own labels and texts in ", *ask)
+    failed(
+        2,
+        "expects lobend, the classifier answers positive, negative; write your own labels ",
+        *ask,
+    )
     with pytest.raises(UsageError):
         evaluate(toy_run, suite=path)
     path.write_text(OWN.format(label="positive"), encoding="utf-8")

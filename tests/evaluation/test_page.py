@@ -18,17 +18,24 @@ from sentilora.evaluation.behaviour import judge
 from sentilora.evaluation.calibration import Temperature, Threshold
 from sentilora.evaluation.findings import (
     Abstention,
-    Calibrated,
+    ErrorExplanations,
     Evaluation,
-    Explained,
     Leakage,
     RowScores,
+    TemperatureScaling,
     by_rating,
     surest_errors,
 )
 from sentilora.evaluation.label_issues import LabelIssue, LabelIssues
 from sentilora.evaluation.leakage import Twin
-from sentilora.evaluation.page import MAX_ROWS, coverage_points, embedded_rows, groups, write_report
+from sentilora.evaluation.page import (
+    MAX_ROWS,
+    Provenance,
+    coverage_points,
+    embedded_rows,
+    groups,
+    write_report,
+)
 from sentilora.evaluation.suite import DIRECTIONAL, FUNCTIONALITY, INVARIANCE, Case, Suite
 from sentilora.folders.run_folder import require_unused
 from sentilora.metrics import compare, measure_fully
@@ -92,7 +99,7 @@ def make_report(
         baseline=measure_fully(scores.baseline, scores.truth),
         comparisons={"base": compare(right[0], right[1]), "baseline": compare(right[0], right[2])},
         verdict="It was worth it.",
-        calibrated=Calibrated(Temperature(1.2, 0.3, 0.29, caution), 400, metrics),
+        calibrated=TemperatureScaling(Temperature(1.2, 0.3, 0.29, caution), 400, metrics),
         abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
         leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5, 2),
         missing=["nothing of note"],
@@ -102,21 +109,14 @@ def make_report(
     history = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5},
                {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
                {"step": 30, "loss": float("nan")}]  # fmt: skip
-    made = {"sentilora": "0.1.0"}
     known = {"train": Rows("train.csv", [f"known {i} {ATTACK}" for i in range(300)], [])}
-    recipe = "[lora]\nr = 16\n"
-    page = write_report(folder, result, scores, rows, history, recipe, made, kept, known)
+    provenance = Provenance(history, "[lora]\nr = 16\n", {"sentilora": "0.1.0"})
+    page = write_report(folder, result, scores, rows, provenance, kept, known)
     return page, scores, rows
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The usual page with its scores and rows, to look at and not to change."""
-    return make_report(tmp_path_factory.mktemp("page") / "report")
-
-
-def test_the_figures_and_the_predictions_are_complete(report):
-    page, scores, rows = report
+def test_the_figures_and_the_predictions_are_complete(tmp_path):
+    page, scores, rows = make_report(tmp_path / "report")
     assert sorted(path.name for path in page.parent.iterdir()) == [
         "predictions.parquet", "report.html", "report.json",
     ]  # fmt: skip
@@ -175,13 +175,13 @@ def test_a_folder_in_use_is_refused(tmp_path):
     require_unused(tmp_path / "new", "report", "")
     (tmp_path / "file").write_text("")
     for used in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="is in use; choose another with --report, or remove"):
+        with pytest.raises(UsageError, match="is in use; choose another `report`, or remove"):
             require_unused(used, "report", "")
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(UsageError, match=f"^{tmp_path} may not be written to; choose another --re"):
+    with pytest.raises(UsageError, match=f"^{tmp_path} may not be written to; choose another `re"):
         require_unused(tmp_path, "report", "")
 
 
@@ -242,7 +242,7 @@ def test_uncertain_is_what_is_hardly_ahead_of_the_next_label(chromium, tmp_path,
     else:
         assert count < (first < 0.75).sum()
     page.locator("#sort").select_option("unsure")
-    leads = page.evaluate("chosen().map(lead)")
+    leads = page.evaluate("matchingRows().map(lead)")
     assert leads == sorted(leads) and leads[0] == pytest.approx((first - second).min(), abs=1e-5)
     assert said == []
 
@@ -264,15 +264,15 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert (said, asked) == ([], [path.as_uri()])
 
 
-def test_axes_have_round_numbers_and_names(chromium, report):
-    path, _, _ = report
+def test_axes_have_round_numbers_and_names(chromium, tmp_path):
+    path, _, _ = make_report(tmp_path / "report")
     page, said, _ = opened(chromium, path)
     percents = [f"{n} %" for n in range(0, 101, 20)]
     for figure, names in {
-        "reliability": ["probability of the answer", "share right"],
-        "coverage": ["share of the rows answered", "share right of those"],
-        "training": ["optimizer step", "accuracy; share of the largest loss"],
-        "confusion": ["answer", "true label"],
+        "reliability": ["probability of the answer", "accuracy"],
+        "coverage": ["coverage (share of rows answered)", "accuracy of these answers"],
+        "training": ["optimizer step", "accuracy; relative loss"],
+        "confusion": ["predicted label", "true label"],
     }.items():
         texts = page.locator(f"#{figure} svg text").all_text_contents()
         assert texts[-2:] == names
@@ -323,8 +323,8 @@ def test_a_few_rows_with_long_labels_have_their_figures(chromium, tmp_path):
     assert shown == ["a complaint ab…", "a complaint…", "🎬" * 11 + "…"] and said == []
 
 
-def test_errors_are_searched_filtered_sorted_and_expanded(chromium, report):
-    path, _, rows = report
+def test_errors_are_searched_filtered_sorted_and_expanded(chromium, tmp_path):
+    path, _, rows = make_report(tmp_path / "report")
     page, said, _ = opened(chromium, path)
 
     def num_found():
@@ -352,21 +352,21 @@ def test_errors_are_searched_filtered_sorted_and_expanded(chromium, report):
     page.locator(".row > summary").click()
     assert rows.texts[wanted].strip() == page.locator(".row p").first.inner_text().strip()
     assert (
-        f"Row {wanted:,}, truly {rows.labels[wanted]}."
+        f"Row {wanted:,}, true label {rows.labels[wanted]}."
         in page.locator(".row p").nth(1).inner_text()
     )
     page.locator("#search").fill("no such text")
     assert num_found() == 0 and page.locator(".row").count() == 0
     page.locator("#search").fill("")
     page.locator("#sort").select_option("long")
-    lengths = page.evaluate("chosen().map((row) => row.num_words)")
+    lengths = page.evaluate("matchingRows().map((row) => row.num_words)")
     assert lengths == sorted(lengths, reverse=True)
     page.locator("#twin").check()
     assert num_found() == page.evaluate("data.rows.filter((row) => row.twin).length")
     assert said == []
 
 
-def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path, report):
+def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path):
     cases = [Case("attack", FUNCTIONALITY, f"t{i}", "positive", f"{i} {ATTACK}", None)
              for i in range(12)]  # fmt: skip
     cases += [Case("names " * 9, INVARIANCE, "t", None, "Ida ate.", "Bo ate."),
@@ -382,9 +382,7 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path, r
     assert cells == ["attack", "0.0 %", "", "0 of 12", "0.0 % – 24.2 %", FUNCTIONALITY]
     assert rows.count() == 4 and page.locator("#failures .failed").count() == 3
     page.locator("#failures .failed summary").nth(0).click()
-    assert (
-        "12 failed, 10 are shown" in page.locator("#failures .failed summary").nth(0).inner_text()
-    )
+    assert "12 failed, 10 shown" in page.locator("#failures .failed summary").nth(0).inner_text()
     assert page.locator("#failures .failed").nth(0).locator("p").count() == 10
     text = page.locator("#failures .failed p").nth(0).inner_text()
     assert text.startswith("negative 90.0 %, not positive 0 </script>")
@@ -399,45 +397,44 @@ def test_the_suite_stands_in_the_page_only_when_it_was_run(chromium, tmp_path, r
     note = page.locator("#behaviour-note").inner_text()
     assert note.startswith("Suite own <b>.toml: 15 cases, 17 texts, scored in 1.3 s.")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    path, _, _ = report  # without
+    path, _, _ = make_report(tmp_path / "without")
     page, said_without, _ = opened(chromium, path)
     assert page.locator("#behaviour-section").count() == 0 and said == said_without == []
 
 
-def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, report):
-    path, _, _ = report
+def test_near_duplicates_are_listed_beside_what_they_are_like(chromium, tmp_path):
+    path, _, _ = make_report(tmp_path / "report")
     page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
     text = page.locator("#leakage").inner_text()
-    assert "rows trained or chosen on: 290 exact, 3 near." in text
-    assert "Evaluation rows that are duplicates of training rows: 2 exact, 3 near." in text
+    assert "that duplicate training or evaluation rows: 290 exact, 3 near." in text
+    assert "Evaluation rows that duplicate training rows: 2 exact, 3 near." in text
     page.locator("#leakage summary").click()
     pairs = page.locator("#leakage p").all_inner_texts()
     assert len(pairs) == 3
-    assert pairs[0].startswith("75 % row 5 is like row 7 of train:\nreview number 5 ")
-    assert pairs[2].startswith("73 % row 3 is like row 7 of train:\nnear </script><script>")
-    assert all("\ntrain: known 7 </script><script>" in pair for pair in pairs)
+    assert pairs[0].startswith("75 % row 5, similar to training row 7:\nreview number 5 ")
+    assert pairs[2].startswith("73 % row 3, similar to training row 7:\nnear </script><script>")
+    assert all("\ntraining row 7: known 7 </script><script>" in pair for pair in pairs)
     begins = page.evaluate("data.begins")  # of those that are listed only
     assert [sorted(begins[split]) for split in ("test", "train")] == [["3", "4", "5"], ["7"]]
     assert page.evaluate("document.documentElement.scrollWidth") == 390 and said == []
 
 
-def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(
-    chromium, tmp_path, report
-):
+def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(chromium, tmp_path):
     scores = make_scores(2600)
     ratings = by_rating("a <b>", [1.0, 2.5, None, 10.0] * 650, scores.truth == 0)
     issues = [LabelIssue(i, "positive", "negative <b>", 0.1, 0.95, "begin") for i in range(3, 253)]
     more = {"ratings": ratings, "label_issues": LabelIssues(issues, 2590, 10)}
     path, _, _ = make_report(tmp_path / "with", **more)
     page, said, _ = opened(chromium, path, viewport={"width": 390, "height": 844})
-    assert page.locator("#ratings-title").inner_text() == "By the data's own a <b>"
+    assert page.locator("#ratings-title").inner_text() == "Accuracy by a <b>"
     cells = page.locator("#ratings tbody td:first-child").all_inner_texts()
     assert [cell.strip() for cell in cells] == ["1", "2.5", "10"]
-    assert page.locator("#ratings-note").inner_text() == "Rows without: 650."
+    assert page.locator("#ratings-note").inner_text() == "Rows without a rating: 650."
     note = page.locator("#issues-note").inner_text()
-    assert note.startswith("250 of 2,590 rows to look at")
+    assert note.startswith("250 of 2,590 rows, by confident learning.")
     assert "not a verdict" in note and note.endswith(
-        "Left out, as trained or chosen on: 10. Rows are numbered as their source has them, from 0."
+        "Left out as seen in training or model selection: 10. Rows are numbered from 0, as in "
+        "their source."
     )
     page.locator("#issues summary").click()
     shown = page.locator("#issues p").all_inner_texts()
@@ -449,7 +446,7 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(
     assert listed["num_issues"] == 250 and "begin" not in listed["issues"][0]
     suggested = pd.read_parquet(path.with_name("predictions.parquet"))["suggested_label"]
     assert suggested.notna().sum() == 250 and suggested[3] == "negative <b>"
-    path, _, _ = report  # without
+    path, _, _ = make_report(tmp_path / "without")
     page, said_without, _ = opened(chromium, path)
     assert page.locator("#ratings-section, #issues-section").count() == 0
     assert said == said_without == []
@@ -458,20 +455,20 @@ def test_ratings_and_labels_to_look_at_stand_in_the_page_where_there_are_any(
 @pytest.mark.parametrize(
     ("kept", "expected"),
     [
-        ([(9, 14)], ["8 characters were cut", "seen\n", "4 characters were cut"]),
-        ([(0, 4), (10, 18)], ["head", "5 characters were cut", "een\ntail"]),
-        ([(0, 12)], ["head\ncut\nsee", "6 characters were cut"]),
-        ([(0, 17)], ["head\ncut\nseen\ntai", "1 character was cut"]),
-        ([], ["18 characters were cut"]),
+        ([(9, 14)], ["8 characters were truncated", "seen\n", "4 characters were truncated"]),
+        ([(0, 4), (10, 18)], ["head", "5 characters were truncated", "een\ntail"]),
+        ([(0, 12)], ["head\ncut\nsee", "6 characters were truncated"]),
+        ([(0, 17)], ["head\ncut\nseen\ntai", "1 character was truncated"]),
+        ([], ["18 characters were truncated"]),
     ],
 )
-def test_line_breaks_are_shown_and_what_was_cut_is_folded_away(chromium, report, kept, expected):
+def test_line_breaks_are_shown_and_what_was_cut_is_folded_away(chromium, tmp_path, kept, expected):
     scores = make_scores(40)
     scores.truncated[:] = True
     text = "head<br />cut<BR>seen<br/>tail"
     found = embedded_rows(scores, Rows("a", [text] * 40, []), {}, lambda text: kept)
     assert {row["text"] for row in found} == {"head\ncut\nseen\ntail"}
-    path, _, _ = report
+    path, _, _ = make_report(tmp_path / "report")
     page, said, _ = opened(chromium, path)
     page.evaluate("row => at('rows').replaceChildren(entry(row))", found[0])
     page.locator(".row > summary").click()
@@ -501,7 +498,7 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
             int(second): Explanation("positive", 0.98, still),
         }
         deletion = DeletionTest(2, 0.3, 0.1, (0.1, 0.3), "deletion test on 2 texts: <b> so and so")
-        return Explained(rows, len(surest_errors(scores)), deletion, 12.34)
+        return ErrorExplanations(rows, len(surest_errors(scores)), deletion, 12.34)
 
     path, scores, _ = make_report(
         tmp_path / "with",
@@ -512,7 +509,7 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
         chromium, path, color_scheme=scheme, viewport={"width": 390, "height": 844}
     )
     told = page.locator("#explained").inner_text()
-    assert f"Open one of the 2 surest of {len(surest_errors(scores)):,} errors: words that" in told
+    assert f"The 2 surest of {len(surest_errors(scores)):,} errors are explained." in told
     assert "Deletion test on 2 texts: <b> so and so. Explaining took 12.3 s" in told
     assert page.locator("#explained mark").count() == 2
     for number in range(3):
@@ -525,7 +522,7 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
     assert shown[0] == (words[1], "−2.00") and shown[-1] == ("seen,", "+1.00")
     assert [word for word, _ in shown] == words[1:-1]  # the emoji moved too little
     cut = page.locator(".row").nth(0).locator(".cut")
-    assert cut.inner_text() == "6 characters were cut: the model did not see them"
+    assert cut.inner_text() == "6 characters were truncated: the model did not see them"
     cut.locator("summary").click()
     assert cut.locator("p").inner_text() == "unseen"
     assert text.locator("mark.against").count() == 1
@@ -539,19 +536,19 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
     assert (said, asked) == ([], [path.as_uri()])
 
 
-def test_a_report_without_errors_says_that_there_are_none(chromium, tmp_path, report):
+def test_a_report_without_errors_says_that_there_are_none(chromium, tmp_path):
     path, _, _ = make_report(
-        tmp_path / "none", explain=lambda scores, texts: Explained({}, 0, None, 0.0)
+        tmp_path / "none", explain=lambda scores, texts: ErrorExplanations({}, 0, None, 0.0)
     )
     page, said, _ = opened(chromium, path)
-    assert page.locator("#explained").inner_text() == "No error to explain." and said == []
-    path, _, _ = report  # without
+    assert page.locator("#explained").inner_text() == "No errors to explain." and said == []
+    path, _, _ = make_report(tmp_path / "without")
     page, said, _ = opened(chromium, path)
     assert page.locator("#explained").inner_text() == "" and said == []
 
 
-def test_both_themes_and_a_phone(chromium, report):
-    path, _, _ = report
+def test_both_themes_and_a_phone(chromium, tmp_path):
+    path, _, _ = make_report(tmp_path / "report")
     backs = {}
     for scheme in ("light", "dark"):
         page, said, _ = opened(

@@ -1,4 +1,4 @@
-"""Folders that hold an adapter, half of one or none, and their damaged files, each named."""
+"""Adapter folders that are missing, incomplete, damaged or of another base, each reported."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import pytest
 from commands import failed, predicted, run
 
 
-def test_a_folder_that_is_no_adapter(tmp_path, toy_run):
+def test_a_folder_without_a_complete_adapter(tmp_path, toy_run):
     for verb in (["predict", "x"], ["evaluate"]):
         failed(3, "there is no adapter folder", *verb, "--adapter", tmp_path / "none")
         failed(3, "holds no adapter: adapter_config.json is missing", *verb, "--adapter", tmp_path)
@@ -24,24 +24,19 @@ def test_a_damaged_adapter(tmp_path, toy_run):
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     failed(3, "adapter_model.safetensors is damaged", "predict", "x", "--adapter", folder)
-    stored = load_file(toy_run / weights.name)
-    for kept in (5, 0):
-        some = {name: stored[name] for name in list(stored)[:kept]}
+    tensors = load_file(toy_run / weights.name)
+    for num_left in (5, 0):
+        some = {name: tensors[name] for name in list(tensors)[:num_left]}
         save_file(
-            {**some, "x": stored[next(iter(stored))].clone()}, weights, metadata={"format": "pt"}
+            {**some, "x": tensors[next(iter(tensors))].clone()}, weights, metadata={"format": "pt"}
         )
-        said = f"{weights} lacks some of the adapter's weights ({len(stored) - kept} tensors)"
-        failed(3, said, "predict", "x", "--adapter", folder)
+        num_lost = len(tensors) - num_left
+        message = f"{weights} lacks some of the adapter's weights ({num_lost} tensors)"
+        failed(3, message, "predict", "x", "--adapter", folder)
     weights.write_bytes((toy_run / weights.name).read_bytes())
     (folder / "classifier.json").write_text('{"format_version": 99}')
-    failed(
-        3,
-        "has format 99, but this sentilora reads formats up to",
-        "predict",
-        "x",
-        "--adapter",
-        folder,
-    )
+    message = "has format 99, but this sentilora reads formats up to"
+    failed(3, message, "predict", "x", "--adapter", folder)
 
 
 @pytest.mark.parametrize(
@@ -60,15 +55,15 @@ def test_a_damaged_adapter(tmp_path, toy_run):
         (lambda text: b"\xff\xfe", "it is not UTF-8 text"),
     ],
 )
-def test_a_damaged_classifier_json_is_named_in_plain_words(tmp_path, toy_run, change, reason):
+def test_the_damage_of_classifier_json_is_described(tmp_path, toy_run, change, reason):
     ignore = shutil.ignore_patterns("checkpoint*")
     folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
     path = folder / "classifier.json"
     content = change(path.read_text(encoding="utf-8"))
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    said = failed(3, f"{path} is damaged: ", "predict", "x", "--adapter", folder)
-    assert reason in said and "; restore it" in said
-    assert failed(3, f"{path} is damaged: ", "evaluate", "--adapter", folder) == said
+    message = failed(3, f"{path} is damaged: ", "predict", "x", "--adapter", folder)
+    assert reason in message and "; restore it" in message
+    assert failed(3, f"{path} is damaged: ", "evaluate", "--adapter", folder) == message
 
 
 @pytest.mark.parametrize(
@@ -84,7 +79,7 @@ def test_a_damaged_classifier_json_is_named_in_plain_words(tmp_path, toy_run, ch
         (lambda text: text.replace('"r": 16', '"r": "x"'), "adapter_config.json"),
     ],
 )
-def test_a_damaged_adapter_config_is_named(tmp_path, toy_run, change, reason):
+def test_the_damage_of_adapter_config_is_described(tmp_path, toy_run, change, reason):
     ignore = shutil.ignore_patterns("checkpoint*")
     folder = shutil.copytree(toy_run, tmp_path / "damaged", ignore=ignore)
     path = folder / "adapter_config.json"
@@ -113,14 +108,14 @@ def test_an_adapter_of_another_base(tmp_path, toy_base, toy_run):
            "--output-dir", tmp_path / "new")  # fmt: skip
 
 
-def test_an_unfinished_run_is_no_adapter_yet(toy_run, tmp_path):
+def test_an_unfinished_run_is_reported_with_its_last_checkpoint(toy_run, tmp_path):
     folder = tmp_path / "unfinished"
     shutil.copytree(toy_run / "checkpoint-4", folder / "checkpoint-4")
-    said = "is not finished; resume it with --resume and the same --output-dir, or use "
-    failed(3, said + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
+    message = "is not finished; resume it with --resume and the same --output-dir, or use "
+    failed(3, message + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
 
 
-def test_a_checkpoint_is_an_adapter_too(toy_run):
+def test_a_checkpoint_can_be_used_as_an_adapter(toy_run):
     stdout, _ = predicted("A film.", "--adapter", toy_run / "checkpoint-4")
     assert len(stdout.splitlines()) == 1
     code, stdout, stderr = run(

@@ -1,4 +1,4 @@
-"""A base that is kept in NF4: the same numbers, found again, and never half."""
+"""The cache of bases in NF4: equal to a fresh base, used again, and never incomplete."""
 
 import shutil
 
@@ -18,7 +18,7 @@ CPU = Runtime(device="cpu")
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """The hub's cache folder of this test."""
+    """A hub cache folder of this test's own."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -27,12 +27,12 @@ def tensors(base):
     return base.model.state_dict()
 
 
-def test_what_is_kept_is_what_was_quantised(toy_base, home):
+def test_the_cached_base_equals_the_quantized_one(toy_base, home):
     plain = load_base(BaseReference(str(toy_base)), CPU)
     assert plain.cached_in is None
     assert not home.exists()
     first = load_base(BaseReference(str(toy_base)), CPU, cache_quantized=True)
-    again = load_base(BaseReference(str(toy_base)), CPU)  # as predict asks
+    again = load_base(BaseReference(str(toy_base)), CPU)  # as in predict
     assert first.cached_in == again.cached_in
     assert (first.from_cache, again.from_cache) == (False, True)
     assert again.cached_in.parent == home / "sentilora"
@@ -44,11 +44,11 @@ def test_what_is_kept_is_what_was_quantised(toy_base, home):
     assert again.cached_in.stat().st_mode == (home / "sentilora").stat().st_mode
 
 
-def test_another_base_and_another_form_are_not_taken_for_it(toy_base, home, tmp_path):
+def test_another_base_or_form_does_not_use_the_cached_one(toy_base, home, tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(toy_base, folder)
-    kept = load_base(BaseReference(str(folder)), CPU, cache_quantized=True).cached_in
-    assert kept is not None
+    cached_in = load_base(BaseReference(str(folder)), CPU, cache_quantized=True).cached_in
+    assert cached_in is not None
     single = BaseReference(str(folder), double_quantization=False)
     assert load_base(single, CPU).cached_in is None
     other = Runtime(device="cpu", compute_dtype="bfloat16")
@@ -74,7 +74,7 @@ def test_training_names_the_base_not_the_cache(toy_base, home, tmp_path, capsys)
         assert str(home) not in text
 
 
-def test_a_disk_that_is_full_leaves_nothing_behind(toy_base, home, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_copy(toy_base, home, monkeypatch):
     def full(self, folder, **kwargs):
         (folder / "half").write_text("of it")
         raise OSError(28, "No space left on device")
@@ -86,13 +86,14 @@ def test_a_disk_that_is_full_leaves_nothing_behind(toy_base, home, monkeypatch):
 
 
 def test_a_damaged_copy_is_named(toy_base, home):
-    kept = load_base(BaseReference(str(toy_base)), CPU, cache_quantized=True).cached_in
-    (kept / "model.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(DataError, match=rf"{kept} \(remove that folder to read .*base again\)"):
+    cached_in = load_base(BaseReference(str(toy_base)), CPU, cache_quantized=True).cached_in
+    (cached_in / "model.safetensors").write_bytes(b"\0" * 100)
+    remedy = r"\(remove that folder to read .*base again\)"
+    with pytest.raises(DataError, match=rf"{cached_in} {remedy}"):
         load_base(BaseReference(str(toy_base)), CPU)
 
 
-def test_who_comes_second_keeps_what_is_there(tmp_path):
+def test_the_second_process_leaves_the_first_ones_copy(tmp_path):
     class Model:
         def save_pretrained(self, folder):
             (folder / "weights").write_text("second")

@@ -1,4 +1,4 @@
-"""Explanations: words and where they stand, occlusion on oracles, deletion test, what is shown."""
+"""Explanations: words and their positions, occlusion on oracles, deletion test, output."""
 
 import json
 from itertools import pairwise
@@ -83,8 +83,8 @@ def test_words_ascend_and_leave_out_white_space_only(text):
 def test_cleaning_a_text_leaves_its_words_as_they_are(text):
     blank = blank_line_breaks(text)
     assert len(blank) == len(text)
-    found = [text[start:end] for start, end in words_of(blank)]
-    assert found == words_in(clean_text(text))
+    result = [text[start:end] for start, end in words_of(blank)]
+    assert result == words_in(clean_text(text))
 
 
 def test_words_of_scripts_with_and_without_spaces():
@@ -108,38 +108,38 @@ def test_words_of_scripts_with_and_without_spaces():
 def test_contributions_are_the_oracles_weights(prompter, label):
     text = "  A lovely<br />film 😀, fine\r\nand never   dull lovely "
     oracle = Oracle(prompter, WEIGHTS)
-    found = explain(oracle, prompter, text, label=label)
+    result = explain(oracle, prompter, text, label=label)
     total, sign = 0.125 + 2 + 0.5 - 0.25 - 3 + 2, -1 if label == 1 else 1
-    assert found.label == ("negative" if label == 1 else "positive")
-    assert found.probability == pytest.approx(1 / (1 + np.exp(-sign * total)))
-    said = [(text[word.start : word.end], word.contribution) for word in found.words]
+    assert result.label == ("negative" if label == 1 else "positive")
+    assert result.probability == pytest.approx(1 / (1 + np.exp(-sign * total)))
+    contributions = [(text[word.start : word.end], word.contribution) for word in result.words]
     expected = ["A", "lovely", "film", "😀,", "fine", "and", "never", "dull", "lovely"]
-    assert [word for word, _ in said] == expected
-    for word, contribution in said:
+    assert [word for word, _ in contributions] == expected
+    for word, contribution in contributions:
         assert contribution == pytest.approx(sign * WEIGHTS.get(word, 0.0))
-    assert all(word.alone for word in found.words)
+    assert all(word.alone for word in result.words)
     assert oracle.calls == [10]  # one call: the text and each word
 
 
-def test_a_temperature_divides_what_words_contribute(prompter):
+def test_contributions_are_divided_by_the_temperature(prompter):
     cold = explain(Oracle(prompter, WEIGHTS), prompter, "lovely film", temperature=4.0)
     assert cold.words[0].contribution == pytest.approx(0.5)
     assert cold.probability == pytest.approx(1 / (1 + np.exp(-2.125 / 4)))
 
 
-def test_of_several_labels_the_others_are_summed(toy_tokenizer):
+def test_the_other_labels_of_several_are_summed(toy_tokenizer):
     prompter = Prompter(toy_tokenizer, PromptFormat(labels=("good", "bad", "mixed")))
 
     class OfThree(Oracle):
         def log_probs(self, prompts):
             return [[1.0, 0.5, 2.0 * ("but" in text)] for text in self.texts(prompts)]
 
-    found = explain(OfThree(prompter, {}), prompter, "fine but long")
+    result = explain(OfThree(prompter, {}), prompter, "fine but long")
     others = np.log(np.exp(1.0) + np.exp(0.5))
-    assert found.label == "mixed" and found.words[1].contribution == pytest.approx(2.0)
-    assert found.probability == pytest.approx(np.exp(2) / np.exp([1.0, 0.5, 2.0]).sum())
-    assert found.probability == pytest.approx(1 / (1 + np.exp(others - 2)))
-    assert [word.contribution for word in found.words[::2]] == [0, 0]
+    assert result.label == "mixed" and result.words[1].contribution == pytest.approx(2.0)
+    assert result.probability == pytest.approx(np.exp(2) / np.exp([1.0, 0.5, 2.0]).sum())
+    assert result.probability == pytest.approx(1 / (1 + np.exp(others - 2)))
+    assert [word.contribution for word in result.words[::2]] == [0, 0]
 
 
 def test_a_long_text_keeps_the_budget_and_finds_the_words(prompter):
@@ -147,32 +147,32 @@ def test_a_long_text_keeps_the_budget_and_finds_the_words(prompter):
         words = ["a"] * num_words
         words[7], words[num_words - 9] = "lovely", "dull"
         oracle = Oracle(prompter, WEIGHTS)
-        found = explain(oracle, prompter, " ".join(words), label=0)
-        assert len(found.words) == num_words and None not in [w.contribution for w in found.words]
-        assert found.words[7][2:] == (pytest.approx(2.0), True)
-        assert found.words[num_words - 9][2:] == (pytest.approx(-3.0), True)
+        result = explain(oracle, prompter, " ".join(words), label=0)
+        assert len(result.words) == num_words and None not in [w.contribution for w in result.words]
+        assert result.words[7][2:] == (pytest.approx(2.0), True)
+        assert result.words[num_words - 9][2:] == (pytest.approx(-3.0), True)
         assert sum(oracle.calls) <= NUM_VARIANTS
         assert len(oracle.calls) == (1 if num_words < NUM_VARIANTS else 2)
-        others = [w for at, w in enumerate(found.words) if at not in (7, num_words - 9)]
+        others = [w for at, w in enumerate(result.words) if at not in (7, num_words - 9)]
         assert all(word.contribution == pytest.approx(0) for word in others)
-    assert not all(word.alone for word in found.words)
+    assert not all(word.alone for word in result.words)
 
 
-def test_words_that_are_not_asked_about_alone_share_their_stretch(prompter):
+def test_words_that_are_not_scored_alone_share_their_stretch(prompter):
     text = " ".join(["dull"] * 4 + ["lovely"] + ["a"] * 3 + ["fine"] * 4)
-    found = explain(Oracle(prompter, WEIGHTS), prompter, text, label=0, num_variants=9)
-    # Three stretches of four words; five questions are left: one stretch.
-    assert [word.alone for word in found.words] == [True] * 4 + [False] * 8
-    assert [word.contribution for word in found.words] == pytest.approx([-3] * 4 + [0.5] * 8)
+    result = explain(Oracle(prompter, WEIGHTS), prompter, text, label=0, num_variants=9)
+    # Three stretches of four words; five more prompts may be scored: one stretch.
+    assert [word.alone for word in result.words] == [True] * 4 + [False] * 8
+    assert [word.contribution for word in result.words] == pytest.approx([-3] * 4 + [0.5] * 8)
 
 
 @pytest.mark.parametrize("text", ["lovely", " lovely\n", "<br>lovely", "。"])
 def test_a_text_of_one_word(prompter, text):
     oracle = Oracle(prompter, WEIGHTS)
-    found = explain(oracle, prompter, text)
-    assert len(found.words) == 1 and oracle.calls == [2]
-    assert found.words[0].contribution == pytest.approx(2.0 if "lovely" in text else 0.0)
-    assert deletion_test(oracle, prompter, [text], [found]) is None
+    result = explain(oracle, prompter, text)
+    assert len(result.words) == 1 and oracle.calls == [2]
+    assert result.words[0].contribution == pytest.approx(2.0 if "lovely" in text else 0.0)
+    assert deletion_test(oracle, prompter, [text], [result]) is None
 
 
 @pytest.mark.parametrize("text", ["", " \n", "<br />"])
@@ -183,42 +183,43 @@ def test_a_text_without_a_word_is_refused_as_everywhere(prompter, text):
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head+tail"])
-def test_words_that_were_cut_are_not_seen(toy_tokenizer, truncation):
+def test_words_that_were_cut_off_have_no_contribution(toy_tokenizer, truncation):
     prompter = Prompter(toy_tokenizer, PromptFormat(max_length=120, truncation=truncation))
     text = " ".join(["lovely"] + [f"word{i}" for i in range(150)] + ["dull"])
     prompt = prompter.encode(text)
     assert prompt.truncated
-    parts = [text[start:end] for start, end in prompt.kept]
+    parts = [text[start:end] for start, end in prompt.spans]
     assert prompter.encode_parts(parts) == prompt.input_ids
     oracle = Oracle(prompter, WEIGHTS)
-    found = explain(oracle, prompter, text)
-    seen = [word for word in found.words if word.contribution is not None]
+    result = explain(oracle, prompter, text)
+    in_prompt = [word for word in result.words if word.contribution is not None]
     (shown,) = oracle.texts([prompt.input_ids])
-    # A word that was cut in the middle was seen.
-    assert len(seen) == len(shown.replace(ELLIPSIS, " ").split())
-    assert (found.words[0].contribution is not None) == (truncation != "tail")
-    assert (found.words[-1].contribution is not None) == (truncation != "head")
+    # A word that was cut in the middle is still in the prompt.
+    assert len(in_prompt) == len(shown.replace(ELLIPSIS, " ").split())
+    assert (result.words[0].contribution is not None) == (truncation != "tail")
+    assert (result.words[-1].contribution is not None) == (truncation != "head")
     if truncation != "head":
-        assert found.words[-1].contribution == pytest.approx(3 if found.label == "negative" else -3)
-    num_unseen = len(found.words) - len(seen)
-    assert f"truncated: {num_unseen} of 152 words not scored" in as_words(text, found)
+        sign = 1 if result.label == "negative" else -1
+        assert result.words[-1].contribution == pytest.approx(3 * sign)
+    num_unseen = len(result.words) - len(in_prompt)
+    assert f"truncated: {num_unseen} of 152 words not scored" in as_words(text, result)
 
 
-def test_a_text_of_which_nothing_fits(toy_tokenizer):
+def test_a_text_too_long_for_any_of_it_to_fit(toy_tokenizer):
     overhead = len(Prompter(toy_tokenizer, PromptFormat()).encode_parts([]))
     longest = max(map(len, Prompter(toy_tokenizer, PromptFormat()).label_ids))
     format = PromptFormat(max_length=overhead + longest + 1)
     prompter = Prompter(toy_tokenizer, format)
     text = "𓀀𓀁𓀂𓀃" * 30  # several tokens a character
-    found = explain(Oracle(prompter, WEIGHTS), prompter, text)
-    assert len(found.words) == 1
-    assert deletion_test(Oracle(prompter, WEIGHTS), prompter, [text], [found]) is None
+    result = explain(Oracle(prompter, WEIGHTS), prompter, text)
+    assert len(result.words) == 1
+    assert deletion_test(Oracle(prompter, WEIGHTS), prompter, [text], [result]) is None
 
 
 def test_parts_of_a_text_are_encoded_as_the_text_is(prompter):
     for text in ("A film.", " <br />Two\r\nlines ", "word " * 900):
         clean, prompt = clean_text(text), prompter.encode(text)
-        assert prompter.encode_parts([clean[a:b] for a, b in prompt.kept]) == prompt.input_ids
+        assert prompter.encode_parts([clean[a:b] for a, b in prompt.spans]) == prompt.input_ids
 
 
 # --- deletion test -------------------------------------------------------------------------------
@@ -235,58 +236,58 @@ def sample_texts():
     return texts
 
 
-def test_the_heaviest_words_of_the_oracle_move_it_more_than_random_ones(prompter):
+def test_the_oracles_most_important_words_lower_its_answer_more_than_random_ones(prompter):
     oracle, texts = Oracle(prompter, WEIGHTS), sample_texts()
     explanations = [explain(oracle, prompter, text) for text in texts]
-    found = deletion_test(oracle, prompter, texts, explanations)
+    result = deletion_test(oracle, prompter, texts, explanations)
     sigmoid = [1 / (1 + np.exp(-x)) for x in (4.125, 0.125)]
-    assert found.top == pytest.approx(sigmoid[0] - sigmoid[1])  # both words of each text
-    assert 0 <= found.random < found.top / 2 and found.interval[0] > 0 and found.num_texts == 12
-    assert found.sentence.startswith("deletion test on 12 texts: the 10 % of words that weigh most")
-    assert found.sentence.endswith("the explanations point at what the model uses")
-    assert deletion_test(oracle, prompter, texts, explanations) == found  # the same draws
+    assert result.top == pytest.approx(sigmoid[0] - sigmoid[1])  # both words of each text
+    assert 0 <= result.random < result.top / 2 and result.interval[0] > 0 and result.num_texts == 12
+    assert result.sentence.startswith("deletion test on 12 texts: deleting the 10 % of words ")
+    assert result.sentence.endswith("the explanations point to what the model uses")
+    assert deletion_test(oracle, prompter, texts, explanations) == result  # the same draws
 
 
-def test_a_model_that_does_not_read_is_told_of(prompter):
+def test_a_model_that_ignores_the_text_is_reported(prompter):
     oracle, texts = Oracle(prompter, {}), sample_texts()
     explanations = [explain(oracle, prompter, text) for text in texts]
-    found = deletion_test(oracle, prompter, texts, explanations)
-    assert (found.top, found.random, found.interval) == (0, 0, (0, 0))
-    assert found.sentence.endswith(
-        "that cannot be told from chance; do not rely on the explanations"
+    result = deletion_test(oracle, prompter, texts, explanations)
+    assert (result.top, result.random, result.interval) == (0, 0, (0, 0))
+    assert result.sentence.endswith(
+        "not distinguishable from chance; do not rely on the explanations"
     )
 
 
-def test_explanations_that_are_wrong_are_told_of(prompter):
+def test_wrong_explanations_are_reported(prompter):
     oracle, texts = Oracle(prompter, WEIGHTS), sample_texts()
     wrong = []
     for text in texts:
         right = explain(oracle, prompter, text)
         words = [word._replace(contribution=-word.contribution) for word in right.words]
         wrong.append(Explanation(right.label, right.probability, words))
-    found = deletion_test(oracle, prompter, texts, wrong)
-    assert found.top == pytest.approx(0) and found.interval[1] < 0
-    assert "point away from what the model uses" in found.sentence
+    result = deletion_test(oracle, prompter, texts, wrong)
+    assert result.top == pytest.approx(0) and result.interval[1] < 0
+    assert "point away from what the model uses" in result.sentence
 
 
 def test_one_text_proves_nothing(prompter):
     oracle, texts = Oracle(prompter, WEIGHTS), sample_texts()[:1]
-    found = deletion_test(oracle, prompter, texts, [explain(oracle, prompter, texts[0])])
-    assert found.interval == (-1, 1) and "deletion test on 1 text:" in found.sentence
-    assert "interval" not in found.sentence and "too few texts to tell" in found.sentence
+    result = deletion_test(oracle, prompter, texts, [explain(oracle, prompter, texts[0])])
+    assert result.interval == (-1, 1) and "deletion test on 1 text:" in result.sentence
+    assert "interval" not in result.sentence and "too few texts to tell" in result.sentence
 
 
 def test_a_small_effect_is_not_praised(prompter):
     oracle, texts = Oracle(prompter, {"lovely": 0.1}), sample_texts()
     explanations = [explain(oracle, prompter, text) for text in texts]
-    found = deletion_test(oracle, prompter, texts, explanations)
-    assert found.interval[0] > 0 and found.top < 0.05
+    result = deletion_test(oracle, prompter, texts, explanations)
+    assert result.interval[0] > 0 and result.top < 0.05
     difference = (
-        f"the difference is +{100 * (found.top - found.random):.1f} points (95 % interval +"
+        f"the difference is +{100 * (result.top - result.random):.1f} points (95 % interval +"
     )
-    assert difference in found.sentence
-    assert found.sentence.endswith(
-        "better than chance, but little of the answers rests on these words"
+    assert difference in result.sentence
+    assert result.sentence.endswith(
+        "better than chance, but the answers depend little on these words"
     )
 
 
@@ -327,9 +328,9 @@ def test_predict_explains(toy_run):
     code, plain, _ = run("predict", *texts, "--adapter", toy_run)
     assert plain.splitlines() == lines[::3]
     code, stdout, _ = run("predict", *texts, "--adapter", toy_run, "--explain", "--json")
-    found = [json.loads(line) for line in stdout.splitlines()]
-    assert [one["text"] for one in found] == texts
-    for one in found:
+    entries = [json.loads(line) for line in stdout.splitlines()]
+    assert [one["text"] for one in entries] == texts
+    for one in entries:
         words = one["explanation"]["words"]
         assert one["explanation"]["label"] == one["label"]
         assert [one["text"][word["start"] : word["end"]] for word in words] == one["text"].split()
@@ -352,14 +353,14 @@ def test_the_surest_errors_of_a_report_are_explained(toy_run, tmp_path, monkeypa
     report = tmp_path / "report"
     result = stage.evaluate(toy_run, overrides={"data.num_test": 20}, report=report)
     num_errors = round(20 * (1 - result.adapter.accuracy))
-    found = result.explained
-    assert len(found.rows) == 3 and found.num_errors == num_errors and found.seconds > 0
-    assert found.deletion.num_texts == 3
+    explained = result.explained
+    assert len(explained.rows) == 3 and explained.num_errors == num_errors and explained.seconds > 0
+    assert explained.deletion.num_texts == 3
     assert f"explained the 3 surest of {num_errors} errors in " in as_table(result)
-    assert found.deletion.sentence in as_table(result)
+    assert explained.deletion.sentence in as_table(result)
     figures = json.loads((report / "report.json").read_text(encoding="utf-8"))
-    stored = figures["evaluation"]["explained"]
-    assert {int(number) for number in stored["rows"]} == set(found.rows)
-    for number, explanation in found.rows.items():
-        assert stored["rows"][str(number)]["words"] == [list(word) for word in explanation.words]
+    rows = figures["evaluation"]["explained"]["rows"]
+    assert {int(number) for number in rows} == set(explained.rows)
+    for number, explanation in explained.rows.items():
+        assert rows[str(number)]["words"] == [list(word) for word in explanation.words]
     assert stage.evaluate(toy_run, overrides={"data.num_test": 20}).explained is None

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import sentilora
 from sentilora.cli.app import app
 from sentilora.data.sources import read_table
+from sentilora.stages.demo import REVIEWS
 
 FEW_STEPS = [
     "training.max_steps=4", "training.eval_steps=2", "training.save_steps=2",
@@ -25,8 +26,10 @@ def test_demo_ends_with_its_tables_and_replaces_its_own_folder(tmp_path, monkeyp
     outcome = CliRunner().invoke(app, ["demo", *FEW_STEPS], catch_exceptions=False)
     assert outcome.exit_code == 0
     for expected in ("20 test reviews", "fine-tuned", "TF-IDF", "untouched base", "McNemar",
-                     "probability", "./sentilora-demo", "sentilora predict"):  # fmt: skip
+                     "probability", "./sentilora-demo",
+                     "sentilora predict --adapter sentilora-demo"):  # fmt: skip
         assert expected in outcome.stdout
+    assert outcome.stdout.count("positive") + outcome.stdout.count("negative") >= len(REVIEWS)
     assert "replacing the previous demo" in outcome.stderr
     assert (tmp_path / "sentilora-demo/training_curve.png").stat().st_size > 10_000
 
@@ -59,7 +62,7 @@ def test_shipped_adapter_can_be_evaluated(tmp_path):
     assert "the adapter that ships does not say which rows" in page
 
 
-def test_shipped_folders_name_no_place_of_the_machine_they_were_made_on():
+def test_shipped_folders_contain_no_path_of_the_machine_that_made_them():
     files = [
         path
         for folder in (sentilora.shipped_adapter(), sentilora.embedded_base())

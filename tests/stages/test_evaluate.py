@@ -14,7 +14,7 @@ from sentilora.data.rows import Columns
 from sentilora.data.sources import load_rows
 from sentilora.errors import DataError, UsageError
 from sentilora.evaluation.calibration import Temperature, Threshold
-from sentilora.evaluation.measuring import look_for_leakage
+from sentilora.evaluation.leakage import look_for_leakage
 from sentilora.evaluation.table import as_table
 from sentilora.folders.classifier_file import Calibration, ClassifierFile
 from sentilora.folders.run_folder import read_metrics
@@ -124,9 +124,9 @@ def test_a_temperature_at_its_bound_is_told_and_never_stored(run_copy, monkeypat
 def test_a_target_that_all_answers_reach_leaves_none_out(run_copy):
     result = evaluate(run_copy, target_accuracy=0.3)
     threshold = result.abstention.threshold
-    assert result.abstention.reached and threshold.bound >= 0.3
+    assert result.abstention.is_reached and threshold.bound >= 0.3
     assert result.abstention.num_covered == result.num_rows == 60
-    assert "answers of any confidence are 30.0% accurate" in as_table(result)
+    assert "answers of any confidence are at least 30.0% accurate" in as_table(result)
     stored = ClassifierFile.load(run_copy).calibration
     assert stored.abstain_below == threshold.confidence == 0
 
@@ -136,9 +136,10 @@ def test_every_row_is_told_as_predict_tells_it(run_copy, monkeypatch):
     monkeypatch.setattr("sentilora.evaluation.measuring.choose_temperature", lambda *rows: found)
     monkeypatch.setattr("sentilora.evaluation.measuring.choose_threshold", lambda *rows: threshold)
     result = evaluate(run_copy, target_accuracy=0.7, report=run_copy / "report")
-    assert "answers of at least 0.6000 at temperature 2.500, as predict has them, are" in as_table(
-        result
-    )
+    assert (
+        "answers with a probability of at least 0.6000 at temperature 2.500, as predict gives "
+        "them, are at least 70.0% accurate"
+    ) in as_table(result)
     frame = pd.read_parquet(run_copy / "report/predictions.parquet")
     predicted = Classifier.load(run_copy).classify(frame["text"].tolist())
     for label in result.labels:
@@ -153,7 +154,7 @@ def test_rows_named_from_another_folder_say_so(run_copy):
     config = read_config(path)
     path.write_text(path.read_text().replace(f'"{config.data.test}"', '"mine/test.csv"'))
     assert read_config(path).data.test == "mine/test.csv"
-    with pytest.raises(DataError, match="from another folder than it was trained in"):
+    with pytest.raises(DataError, match="from the folder that it was trained in"):
         evaluate(run_copy)
     with pytest.raises(DataError, match=r"test\.csv$"):
         evaluate(run_copy, overrides={"data.test": "mine/test.csv"})
@@ -162,7 +163,8 @@ def test_rows_named_from_another_folder_say_so(run_copy):
 def test_below_its_threshold_it_abstains(run_copy):
     stored = ClassifierFile.load(run_copy).calibration
     file = ClassifierFile.load(run_copy)
-    replace(file, calibration=replace(stored, abstain_below=0.999999)).save(run_copy)
+    calibration = replace(stored, abstain_below=0.999999)
+    file.model_copy(update={"calibration": calibration}).save(run_copy)
     classifier = Classifier.load(run_copy)
     (prediction,) = classifier.classify(["A lovely film."])
     assert prediction.label == "abstain" and sum(
@@ -173,9 +175,12 @@ def test_below_its_threshold_it_abstains(run_copy):
 
 def test_a_target_out_of_reach_says_what_is_and_stores_nothing(run_copy):
     result = evaluate(run_copy, target_accuracy=0.98)
-    assert not result.abstention.reached and result.abstention.threshold.bound < 0.98
+    assert not result.abstention.is_reached and result.abstention.threshold.bound < 0.98
     assert ClassifierFile.load(run_copy).calibration.abstain_below == 0.0
-    assert "no threshold makes 98.0% certain: the highest bound is" in as_table(result)
+    assert (
+        "no threshold is certain to reach 98.0%: the highest 95 % lower bound on accuracy is"
+        in as_table(result)
+    )
 
 
 @pytest.mark.parametrize("target", [0, 1, 1.5, -0.2, float("nan")])
@@ -207,7 +212,7 @@ def test_near_duplicates_of_many_rows_are_looked_for_only_when_asked(tmp_path, m
     longer.to_csv(tmp_path / "longer.csv", index=False)
     test = longer.iloc[:5].assign(text=longer["text"].iloc[:5] + " now")
     test.to_csv(tmp_path / "test.csv", index=False)
-    monkeypatch.setattr("sentilora.evaluation.measuring.MAX_ROWS_NEAR", 400)
+    monkeypatch.setattr("sentilora.evaluation.leakage.MAX_ROWS_NEAR", 400)
     rows = load_rows(str(tmp_path / "test.csv"), "test", COLUMNS)
     splits = load_rows(str(tmp_path / "longer.csv"), "train", COLUMNS)
     known = (splits, splits.take([0, 1, 2]))
@@ -217,7 +222,7 @@ def test_near_duplicates_of_many_rows_are_looked_for_only_when_asked(tmp_path, m
     assert (leak.num_near, leak.near_looked_for) == (0, False)
     assert leak.num_evaluation_twins == leak.num_evaluation_exact == 3
     said = capsys.readouterr().err
-    assert "more than 400 rows (here 428)" in said and "--near-duplicates does" in said
+    assert "more than 400 rows (here 428)" in said and "near_duplicates` does so" in said
     leak = look_for_leakage(rows, known, probabilities, truth, near_duplicates=True)
     assert (leak.num_near, leak.near_looked_for) == (5, True) and not capsys.readouterr().err
 
@@ -235,7 +240,7 @@ def test_probable_label_errors_are_listed(run_copy, one_answer_is_enough):
     result = evaluate(run_copy, label_issues=True, report=run_copy / "report")
     found = result.label_issues
     assert (found.num_rows, found.num_seen) == (60, 0)
-    assert "labels to look at: " in as_table(result)
+    assert "probable label errors: " in as_table(result)
     assert json.loads(result.to_json())["label_issues"]["num_rows"] == 60
     frame = pd.read_parquet(run_copy / "report/predictions.parquet")
     marked = frame[frame["suggested_label"].notna()]
@@ -253,7 +258,7 @@ def test_a_report_says_which_rows_were_evaluated_and_how(run_copy, tmp_path):
     assert (plain["data.test"], plain["data.num_test"]) == (test, "0: all, in the source's order")
     assert plain["data.text_column"] == "text" and plain["batch size"] == "16"
     for name in ("target accuracy", "behaviour suite", "label issues"):
-        assert plain[name] == "not asked for"
+        assert plain[name] == "not requested"
     make_table(30, 3).rename(columns={"text": "body"}).to_csv(tmp_path / "test.csv", index=False)
     overrides = {
         "data.test": str(tmp_path),
@@ -270,7 +275,7 @@ def test_a_report_says_which_rows_were_evaluated_and_how(run_copy, tmp_path):
     assert other["data.num_test"] == "20, of the shuffle with data.shuffle_seed=7"
     assert (other["data.text_column"], other["data.label_map"]) == ("body", "1 = positive")
     assert (other["batch size"], other["target accuracy"]) == ("4", "0.9")
-    assert (other["behaviour suite"], other["label issues"]) == ("sentiment", "looked for")
+    assert (other["behaviour suite"], other["label issues"]) == ("sentiment", "requested")
 
 
 def test_words_that_were_cut_off_take_no_place_in_a_report(run_copy, tmp_path):
@@ -412,7 +417,7 @@ def test_few_evaluation_rows_are_no_ground_for_calibration(toy_run):
     result = evaluate(toy_run, overrides={"data.num_test": 12}, target_accuracy=0.9)
     assert result.calibrated is None and result.abstention is None
     assert (
-        "no calibration and no threshold: 16 evaluation rows, and fewer than" in result.missing[0]
+        "no calibration and no threshold: 16 evaluation rows, at least 300 are" in result.missing[0]
     )
     assert result.baseline is not None and result.leakage is not None
 
@@ -425,10 +430,11 @@ def test_evaluation_rows_that_are_test_rows_calibrate_nothing(run_copy):
     )
     result = evaluate(run_copy, overrides={"data.test": str(path)})
     assert result.calibrated is None and len(result.leakage.twins) == 320
-    assert "of the 320 test rows 320 among its evaluation rows are known to it" in result.missing[0]
+    seen = "of the 320 test rows, the adapter has seen 320 among its evaluation rows"
+    assert seen in result.missing[0]
     assert result.verdict.startswith("No verdict: 320 of the 320 test rows are duplicates of rows")
     assert (
-        "the test rows hold 320 of 320 evaluation rows" in result.missing[1]
+        "320 of the 320 evaluation rows are also test rows" in result.missing[1]
         and result.leakage.without is None
     )
 

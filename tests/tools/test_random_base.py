@@ -1,4 +1,4 @@
-"""tools/random_base.py: its tokenizer is SentencePiece's equal, its model an ordinary one."""
+"""tools/random_base.py: the tokenizer encodes as SentencePiece does, the model loads anywhere."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ def base(tool, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=["as made", "saved again", "without config.json"])
 def tokenizer(request, base, tmp_path_factory):
-    """The tokenizer of the folder, of one that `save_pretrained` made of it, and of a bare one."""
+    """The tokenizer of the folder, of a copy by `save_pretrained`, and of one without a config."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     if request.param == "as made":
         return tokenizer
@@ -72,7 +72,7 @@ def random_texts(count):
     return ["".join(rng.choices(pieces, k=rng.randrange(1, 60))) for _ in range(count)]
 
 
-def test_ids_are_those_of_sentencepiece_behind_one_bos(tokenizer, sentencepiece):
+def test_ids_are_those_of_sentencepiece_after_one_bos(tokenizer, sentencepiece):
     for text in (*TEXTS, *random_texts(400)):
         assert tokenizer(text).input_ids == [1, *sentencepiece.encode(text)], repr(text)
 
@@ -172,12 +172,12 @@ def test_errors_are_one_line(tool, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     monkeypatch.chdir(tmp_path)
-    for arguments, said in (
-        (["full"], "full is there and not empty"),
+    for arguments, pattern in (
+        (["full"], "full exists and is not empty"),
         (["full/file/base"], "cannot make the folder"),
-        (["new", "--tokenizer", "full"], "full holds no tokenizer.json"),
+        (["new", "--tokenizer", "full"], "full has no tokenizer.json"),
         (["new"], "is not installed; pip install mistral-common"),
     ):
-        with pytest.raises(SystemExit, match=said) as error:
+        with pytest.raises(SystemExit, match=pattern) as error:
             tool.main(arguments)
         assert "\n" not in str(error.value)

@@ -515,7 +515,7 @@ def test_no_kernel_is_fetched_from_the_hub(toy_base, toy_run, tmp_path, verb):
     assert done.returncode == (0 if verb == "predict" else 2), done.stderr
 
 
-def test_scoring_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, monkeypatch, caplog):
+def test_scoring_continues_in_smaller_passes_when_memory_runs_out(toy_base, monkeypatch, caplog):
     classifier = Classifier.from_base(str(toy_base))
     texts = ["word " * n for n in (3, 40, 1, 17, 90, 17, 8)]
     expected = classifier.predict_proba(texts)
@@ -532,7 +532,7 @@ def test_scoring_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, monkey
     np.testing.assert_allclose(classifier.predict_proba(texts, seen.append), expected, atol=2e-6)
     assert sum(seen) == 7 and sizes[0] == 7 and "smaller passes" in caplog.text
     monkeypatch.setattr(classifier.scorer, "_packed", lambda prompts: limited([1, 2, 3]))
-    with pytest.raises(SentiloraError, match="out of GPU memory while scoring 1 texts"):
+    with pytest.raises(SentiloraError, match="out of GPU memory while scoring 1 text at once"):
         classifier.predict_proba(texts[:1])
 
 

@@ -18,34 +18,42 @@ from sentilora.cli.options import (
 )
 from sentilora.errors import SentiloraError, UsageError
 
+Base = Annotated[str | None, typer.Option(help="Measure this base, without an adapter.")]
+Output = Annotated[Path | None, typer.Option(help="New file for the result, as JSON.")]
+TargetAccuracy = Annotated[
+    float | None,
+    typer.Option(help="Choose an abstention threshold that reaches this accuracy, such as 0.98."),
+]
+Report = Annotated[Path | None, typer.Option(help="New folder for a report to open in a browser.")]
+Suite = Annotated[
+    bool,
+    typer.Option("--suite", help="Run the shipped behavior tests: negation, sarcasm, typos …"),
+]
+SuiteFile = Annotated[Path | None, typer.Option(help="Run the behavior tests of this TOML file.")]
+LabelIssues = Annotated[
+    bool, typer.Option("--label-issues", help="List test rows whose label is probably wrong.")
+]
+NearDuplicates = Annotated[
+    bool,
+    typer.Option(
+        "--near-duplicates",
+        help="Search for near-duplicates beyond 200,000 rows too (takes minutes).",
+    ),
+]
+
 
 @with_runtime_options
 def evaluate(
     overrides: Overrides = None,
     adapter: Adapter = None,
-    base: Annotated[str | None, typer.Option(help="Score this base, without adapter.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the result there, as JSON.")] = None,
-    target_accuracy: Annotated[
-        float | None, typer.Option(help="Abstain below the confidence that reaches it, e.g. 0.98.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="New folder for a report to open in a browser.")
-    ] = None,
-    suite: Annotated[
-        bool, typer.Option("--suite", help="Test its behaviour too: negation, sarcasm, typos …")
-    ] = False,
-    suite_file: Annotated[
-        Path | None, typer.Option(help="Test its behaviour with this TOML file.")
-    ] = None,
-    label_issues: Annotated[
-        bool, typer.Option("--label-issues", help="List probable label errors of the test rows.")
-    ] = False,
-    near_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--near-duplicates", help="Look for them among more than 200,000 rows too: minutes."
-        ),
-    ] = False,
+    base: Base = None,
+    output: Output = None,
+    target_accuracy: TargetAccuracy = None,
+    report: Report = None,
+    suite: Suite = False,
+    suite_file: SuiteFile = None,
+    label_issues: LabelIssues = False,
+    near_duplicates: NearDuplicates = False,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -61,11 +69,16 @@ def evaluate(
     values = dict(parse_override(item) for item in overrides or ())
     values |= named_values(None, text_column, label_column)
     if suite and suite_file is not None:
-        raise UsageError("--suite runs the suite that ships, --suite-file another; give one")
+        raise UsageError(
+            "--suite runs the shipped behavior tests and --suite-file those of a file",
+            setting="suite_file",
+            seen=str(suite_file),
+            remedy="give one of the two",
+        )
     if output is not None:
         check_output(output)
     quiet()
-    failed = None
+    failure = None
     try:
         result = run(
             adapter,
@@ -81,16 +94,18 @@ def evaluate(
     except SentiloraError as error:
         if error.evaluation is None:
             raise
-        result, failed = error.evaluation, error
+        result, failure = error.evaluation, error
     print(result.to_json() if json else in_options(as_table(result)), flush=True)
     if output is not None:
         _write(output, result.to_json() + "\n")
-    if failed is not None:
-        raise failed
+    if failure is not None:
+        raise failure
 
 
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SentiloraError(f"cannot write {path}: {error}") from error
+        raise SentiloraError(
+            f"cannot write {path}: {error}", setting="output", seen=str(path)
+        ) from error

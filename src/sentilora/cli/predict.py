@@ -18,28 +18,34 @@ if TYPE_CHECKING:
 NUM_WORDS = 5  # words shown for the predicted label, and as many against it
 
 
+Texts = Annotated[
+    list[str] | None, typer.Argument(help="Texts to classify; - reads one per line from stdin.")
+]
+Input = Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file to classify.")]
+Output = Annotated[
+    Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
+]
+Labels = Annotated[
+    str | None, typer.Option(help="Labels of a plain PEFT adapter, separated by commas.")
+]
+Template = Annotated[
+    str | None, typer.Option(help="Prompt of a plain PEFT adapter with {text}, or its file.")
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Show the words that moved each prediction.")
+]
+
+
 @with_runtime_options
 def predict(
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts to classify; - reads one per line from stdin.")
-    ] = None,
+    texts: Texts = None,
     adapter: Adapter = None,
-    input: Annotated[
-        Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file to classify.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
-    ] = None,
+    input: Input = None,
+    output: Output = None,
     text_column: TextColumn = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Labels of a plain PEFT adapter, separated by commas.")
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option(help="Prompt of a plain PEFT adapter with {text}, or its file.")
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show the words that moved each prediction.")
-    ] = False,
+    labels: Labels = None,
+    template: Template = None,
+    explain: Explain = False,
     json: AsJson = False,
     **runtime: Any,
 ) -> None:

@@ -26,23 +26,26 @@ if TYPE_CHECKING:
     from sentilora.folders.run_folder import TrainingResult
 
 
+Resume = Annotated[bool, typer.Option(help="Resume from the last checkpoint.")]
+StartAdapter = Annotated[Path | None, typer.Option(help="Start from this adapter's weights.")]
+Seeds = Annotated[
+    int | None, typer.Option(help="Train with this many seeds and report mean and spread.")
+]
+Sizes = Annotated[
+    str | None,
+    typer.Option(help="Train once per number of rows, e.g. 100,400,2000: would more labels help?"),
+]
+
+
 def train(
     overrides: Overrides = None,
     preset: Preset = None,
     config: ConfigFile = None,
     output_dir: OutputDir = None,
-    resume: Annotated[bool, typer.Option(help="Resume from the last checkpoint.")] = False,
-    adapter: Annotated[Path | None, typer.Option(help="Start from this adapter's weights.")] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(help="Train with this many seeds and report mean and spread."),
-    ] = None,
-    sizes: Annotated[
-        str | None,
-        typer.Option(
-            help="Train once per number of rows, e.g. 100,400,2000: would more labels help?"
-        ),
-    ] = None,
+    resume: Resume = False,
+    adapter: StartAdapter = None,
+    seeds: Seeds = None,
+    sizes: Sizes = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
 ) -> None:

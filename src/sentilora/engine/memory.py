@@ -213,7 +213,7 @@ class Refusal:
 
     def __str__(self) -> str:
         return (
-            f"{self.free_bytes / GIB:.1f} GiB of GPU memory are free beside base and adapter: too "
+            f"{self.free_bytes / GIB:.1f} GiB of GPU memory are free after base and adapter: too "
             f"little for one text of {self.longest} tokens"
         )
 

@@ -61,7 +61,7 @@ def write_report(
     """Write the three files, or none of them; returns the page's path.
 
     visible_parts: (start, end) of the parts of a clean text that the model sees, see
-    `Prompt.kept`. known: the splits that were searched for duplicates, by name.
+    `Prompt.spans`. known: the splits that were searched for duplicates, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     twins = {twin.number: twin for twin in result.leakage.twins} if result.leakage else {}

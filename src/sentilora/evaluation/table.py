@@ -136,7 +136,7 @@ def _leakage_lines(leakage: Leakage | None) -> list[str]:
     text += (
         f"{leakage.num_near:,} near"
         if leakage.near_looked_for
-        else "near-duplicates not searched for (`near_duplicates` does it)"
+        else "near-duplicates not searched for (`near_duplicates` does so)"
     )
     if leakage.twins and leakage.without is not None:
         text += f"; accuracy without them {percent(leakage.without.accuracy, 2)}"

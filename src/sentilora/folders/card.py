@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
+from sentilora.metrics import Metrics
 from sentilora.shipped import EMBEDDED, card_template
 from sentilora.wording import counted, percent, percent_interval
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 
 def write_model_card(
@@ -24,31 +28,13 @@ def write_model_card(
     lora: LoRA settings. source: where the training rows come from. num_rows: {split: number of its
     rows}.
     """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     metrics, base = result.metrics, classifier.base
     embedded = base.name == EMBEDDED
-    figures = {"accuracy": metrics.accuracy, "f1": metrics.macro_f1}
-    card_data = ModelCardData(
-        base_model=None if embedded else base.name,
-        library_name="peft",
-        pipeline_tag="text-classification",
-        tags=["lora", "qlora", "text-classification", "sentilora"],
-        model_name=folder.name,
-        eval_results=[
-            EvalResult(
-                task_type="text-classification",
-                dataset_type=source,
-                dataset_name=f"{source}, {counted(metrics.num_rows, 'evaluation row')}",
-                metric_type=name,
-                metric_value=round(value, 4),
-            )
-            for name, value in figures.items()
-        ],
-    )
     interval = percent_interval(metrics.accuracy_interval, 2)
     card = ModelCard.from_template(
-        card_data,
+        _metadata(folder.name, None if embedded else base.name, metrics, source),
         template_str=card_template(),
         base=base.name,
         base_in_python="sentilora.embedded_base()" if embedded else f'"{base.name}"',
@@ -69,3 +55,27 @@ def write_model_card(
         folder=result.output_dir,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _metadata(name: str, base_model: str | None, metrics: Metrics, source: str) -> "ModelCardData":
+    """The card's metadata, which the hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    figures = {"accuracy": metrics.accuracy, "f1": metrics.macro_f1}
+    return ModelCardData(
+        base_model=base_model,
+        library_name="peft",
+        pipeline_tag="text-classification",
+        tags=["lora", "qlora", "text-classification", "sentilora"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=source,
+                dataset_name=f"{source}, {counted(metrics.num_rows, 'evaluation row')}",
+                metric_type=metric,
+                metric_value=round(value, 4),
+            )
+            for metric, value in figures.items()
+        ],
+    )

@@ -194,10 +194,10 @@ class ParameterCount:
 
 def count_parameters(model: "torch.nn.Module") -> ParameterCount:
     """The parameter counts of a model, with 4-bit weights counted unpacked and as stored."""
-    trainable = total = stored = 0
+    num_trainable = num_total = num_stored = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
-        stored += parameter.numel()
-        total += state.shape.numel() if state is not None else parameter.numel()
-        trainable += parameter.numel() if parameter.requires_grad else 0
-    return ParameterCount(trainable, total, stored)
+        num_stored += parameter.numel()
+        num_total += state.shape.numel() if state is not None else parameter.numel()
+        num_trainable += parameter.numel() if parameter.requires_grad else 0
+    return ParameterCount(num_trainable, num_total, num_stored)

@@ -105,10 +105,10 @@ def load_base(reference: BaseReference, runtime: Runtime, *, cache_quantized: bo
     dtype, reason = choose_dtype(runtime.compute_dtype, device, runtime.assume_capability)
     with _readable(name):
         config = AutoConfig.from_pretrained(source, revision=revision)
-        stored = _stored_quantization(config, name, reference.quantization)
+        is_quantized = _is_stored_quantized(config, name, reference.quantization)
     commit = getattr(config, "_commit_hash", None)
     cache = None
-    if reference.quantization == "nf4" and not stored:
+    if reference.quantization == "nf4" and not is_quantized:
         double = reference.double_quantization
         cache = cache_folder(source, commit, device, dtype, double)
     from_cache = cache is not None and cache.is_dir()
@@ -194,14 +194,14 @@ def load_structure(
 
     with _readable(name):
         config = AutoConfig.from_pretrained(source, revision=revision)
-        stored = _stored_quantization(config, name, quantization)
-        if stored:
+        is_quantized = _is_stored_quantized(config, name, quantization)
+        if is_quantized:
             del config.quantization_config
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 config, attn_implementation=attn_implementation
             )
-    return model.requires_grad_(False), stored
+    return model.requires_grad_(False), is_quantized
 
 
 def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
@@ -215,17 +215,17 @@ def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
     )
 
 
-def _stored_quantization(config: Any, name: str, quantization: str) -> bool:
+def _is_stored_quantized(config: Any, name: str, quantization: str) -> bool:
     """Whether a base is stored quantized. Raises `UsageError` when it should not be."""
-    stored = getattr(config, "quantization_config", None) is not None
-    if stored and quantization == "none":
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    if is_quantized and quantization == "none":
         raise UsageError(
             f"{name} is stored quantized, so base.quantization=none is impossible",
             setting="base.quantization",
             seen=quantization,
             remedy="leave it at nf4",
         )
-    return stored
+    return is_quantized
 
 
 def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBase":

@@ -1,4 +1,4 @@
-"""Choose the device and the dtype to compute with; read what the GPU can do and has free."""
+"""Choose the device and the dtype to compute with, by what this machine has."""
 
 import ctypes
 import os

@@ -1,1 +1,1 @@
-"""Texts in, answers out: the one door that everything scores through."""
+"""Texts in, answers out: all scoring goes through this package."""

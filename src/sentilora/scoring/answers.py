@@ -1,4 +1,4 @@
-"""From log-probabilities of labels to answers: temperature, threshold, prediction."""
+"""Turn log-probabilities of labels into answers: temperature, threshold, prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,17 @@ if TYPE_CHECKING:
     from sentilora.scoring.explain import Explanation
 
 ABSTAIN = "abstain"
-TEXTS_AT_ONCE = 4096  # encoded and scored together: memory does not grow with their number
+TEXTS_AT_ONCE = 4096  # are encoded and scored together; a limit, so that memory stays bounded
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier answers to one text.
+    """A classifier's answer to one text.
 
-    label: the likeliest, or "abstain" below the classifier's threshold. probabilities: per label,
-    in the classifier's order, summing to 1. truncated: whether part of the text was left out to fit
-    `max_length`. explanation: which words moved the answer, when that was asked for.
+    label: the most probable label, or "abstain" if its probability is below the classifier's
+    threshold. probabilities: {label: probability}, in the classifier's order, with sum 1.
+    truncated: whether part of the text was left out to fit `max_length`. explanation: contribution
+    of each word, if requested.
     """
 
     text: str
@@ -30,9 +31,9 @@ class Prediction:
 
 
 def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities over labels from log-probabilities (rows, labels), divided by a temperature.
+    """Probabilities of labels: softmax of log-probabilities (rows, labels) over a temperature.
 
-    The one place where scores become probabilities.
+    Scores become probabilities nowhere else.
     """
     from scipy.special import softmax
 
@@ -40,6 +41,6 @@ def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def answer(probabilities: np.ndarray, labels: Sequence[str], abstain_below: float) -> str:
-    """The likeliest label of one row of probabilities, or "abstain" below the threshold."""
+    """The most probable label of one row of probabilities, or "abstain" below the threshold."""
     best = int(probabilities.argmax())
     return labels[best] if probabilities[best] >= abstain_below else ABSTAIN

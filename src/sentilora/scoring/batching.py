@@ -1,12 +1,12 @@
 """Which rows share a pass, and how rows of different lengths enter the model together.
 
-The loader delivers the examples of a whole optimizer step; `plan_passes` cuts them into passes of
-similar length. Since the loss is a sum over answer tokens divided by their number in the step,
+The loader delivers the examples of a whole optimizer step. `plan_passes` groups rows of similar
+length into passes. The loss is a sum over answer tokens divided by their number in the step, so
 every plan gives the same gradient.
 
-Rows are padded on the right and need no attention mask: no token sees one behind it. (Padded on the
-left, the first query rows see nothing at all; trained so in bfloat16 on a GPU, the embedded base
-ended in NaN within 200 steps, whatever the seed: docs/results.md.)
+Rows are padded on the right. No token attends to a later one, so no attention mask is needed. (With
+padding on the left, the first query rows attend to nothing. Trained that way in bfloat16 on a GPU,
+the embedded base reached NaN within 200 steps with every seed: docs/results.md.)
 """
 
 import inspect
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 
 
 def plan_passes(lengths: Sequence[int], max_rows: int) -> list[list[int]]:
-    """Row numbers per pass: longest first, at most `max_rows` rows each, every row once."""
+    """Row numbers of each pass: at most `max_rows` rows per pass, the longest rows first."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[start : start + max_rows] for start in range(0, len(order), max_rows)]
 
 
 def plan_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Row numbers per pass: as few passes as `max_tokens` tokens each allow, evenly filled.
+    """Row numbers of each pass: evenly filled passes of at most `max_tokens` tokens.
 
-    A row longer than that has a pass to itself. Longest first into the emptiest pass.
+    Rows are assigned longest first, each to the pass with the fewest tokens. The number of passes
+    is the lowest at which all of them fit. A row longer than `max_tokens` has a pass of its own.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     num_passes = max(1, -(-sum(lengths) // max_tokens))
     while True:
         passes: list[list[int]] = [[] for _ in range(num_passes)]
-        filled = [0] * num_passes
+        sizes = [0] * num_passes
         for row in order:
-            emptiest = filled.index(min(filled))
+            emptiest = sizes.index(min(sizes))
             passes[emptiest].append(row)
-            filled[emptiest] += lengths[row]
+            sizes[emptiest] += lengths[row]
         fits = all(
-            total <= max_tokens or len(rows) == 1
-            for rows, total in zip(passes, filled, strict=True)
+            size <= max_tokens or len(rows) == 1 for rows, size in zip(passes, sizes, strict=True)
         )
         if fits:
             return [sorted(rows) for rows in passes if rows]
@@ -54,14 +54,14 @@ def plan_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 class Step:
-    """The examples of an optimizer step, as they are: nothing of them is copied to a device."""
+    """The examples of an optimizer step, wrapped so that nothing copies them to a device."""
 
     def __init__(self, examples: Sequence["Example"]) -> None:
         self.examples = list(examples)
 
 
 def collate(examples: Sequence["Example"]) -> dict[str, Any]:
-    """A `Step`, and its `labels` of shape (tokens,), of which transformers counts the answers."""
+    """A batch: a `Step`, and all `labels` (tokens,), in which transformers counts the answers."""
     return {
         "step": Step(examples),
         "labels": torch.tensor([label for example in examples for label in example.labels]),
@@ -69,14 +69,14 @@ def collate(examples: Sequence["Example"]) -> dict[str, Any]:
 
 
 def takes(model: torch.nn.Module, *names: str) -> bool:
-    """Whether the model's forward (a PEFT wrapper's base's) has all these parameters."""
+    """Whether the forward of a model, or of the base under PEFT, has all these parameters."""
     get_base = getattr(model, "get_base_model", None)
     forward = (get_base() if get_base else model).forward
     return set(names) <= set(inspect.signature(forward).parameters)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """Rows of token ids as one tensor (rows, longest), filled up with `value` behind each row."""
+    """Rows of token ids as a tensor (rows, longest row), padded with `value` on the right."""
     width = max(map(len, rows))
     return torch.tensor([list(row) + [value] * (width - len(row)) for row in rows])
 
@@ -93,7 +93,7 @@ def last_logits(
     lengths = torch.tensor([len(row) for row in rows])
     at = lengths[:, None] - num_last + torch.arange(num_last)
     if takes(model, "logits_to_keep"):
-        # The head computes the columns that any row asks for, and no others.
+        # The head computes only the columns that some row needs.
         columns, at = at.unique(return_inverse=True)
         logits = model(**inputs, logits_to_keep=columns.to(device)).logits
     else:
@@ -109,10 +109,10 @@ def answer_loss(
     weights: Sequence[float],
     pad_token_id: int,
 ) -> torch.Tensor:
-    """Sum over the answer tokens of cross-entropy in float32, each row times its weight.
+    """The sum of the answer tokens' cross-entropy in float32, each row times its weight.
 
-    rows: token ids of prompt, label and EOS. labels: the same, `IGNORE_INDEX` over the prompt; the
-    answer is the end of the row.
+    rows: token ids of prompt, label and EOS. labels: the same ids, but `IGNORE_INDEX` for the
+    prompt; the answer is at the end of the row.
     """
     num_answer = [sum(i != IGNORE_INDEX for i in row) for row in labels]
     longest = max(num_answer)
@@ -130,7 +130,7 @@ def answer_loss(
 
 @dataclass(frozen=True)
 class PackedAnswers:
-    """A pass for fast layers, and what its answer rows (A) should say: tokens and weights."""
+    """A pass for fast layers, with the target token and the weight of each answer row (A)."""
 
     packed: Pass
     targets_A: torch.Tensor
@@ -147,24 +147,24 @@ def pack_answers(
     checkpoint_layers: int = 0,
     round_up: bool = False,
 ) -> PackedAnswers:
-    """Rows as for `answer_loss`, end to end, their common beginning once. See `lay_out`."""
+    """The rows of `answer_loss` laid end to end, their common prefix only once. See `lay_out`."""
     num_answer = [sum(i != IGNORE_INDEX for i in row) for row in labels]
     segments = share_prefix([row[:-1] for row in rows], num_answer)
     packed = lay_out(segments, device, dropout_seed, checkpoint_layers, round_up)
     targets = [token for row, num in zip(labels, num_answer, strict=True) for token in row[-num:]]
-    spread = [w for w, num in zip(weights, num_answer, strict=True) for _ in range(num)]
-    spare = len(packed.answer_rows_A) - len(targets)  # of no weight
+    row_weights = [w for w, num in zip(weights, num_answer, strict=True) for _ in range(num)]
+    spare = len(packed.answer_rows_A) - len(targets)  # with weight 0
     return PackedAnswers(
         packed,
         to_device(targets + [0] * spare, device),
-        to_device(spread + [0.0] * spare, device),
+        to_device(row_weights + [0.0] * spare, device),
     )
 
 
 def packed_answer_loss(
     model: torch.nn.Module, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
 ) -> torch.Tensor:
-    """`answer_loss` on a model with fast layers."""
+    """`answer_loss` of a pass on a model with fast layers."""
     logits_AV = packed_logits(model, packed).float()
     losses_A = torch.nn.functional.cross_entropy(logits_AV, targets_A, reduction="none")
     return (losses_A * weights_A).sum()

@@ -1,10 +1,10 @@
-"""A trained classifier: an adapter on its base, asked for labels and probabilities.
+"""A trained classifier: an adapter on its base that gives labels and probabilities.
 
     classifier = Classifier.load("./mistral-sentiment-ita")
     classifier.predict(["A lovely film."])          # ["positive"]
     classifier.predict_proba(["A lovely film."])    # array of shape (1, labels)
 
-The one door from texts to answers: whoever scores texts does it through `Classifier.score`.
+All scoring of texts goes through `Classifier.score`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of consecutive texts. log_probs: of the labels, float64 (texts, labels), before any
-    temperature; base_log_probs: of the base without its adapter, None where not asked for.
-    truncated: bool (texts,), whether part of a text was left out to fit `max_length`.
+    """Scores of consecutive texts.
+
+    log_probs: log-probabilities of the labels, float64 (texts, labels), before any temperature.
+    base_log_probs: the same of the base without its adapter; None if not requested. truncated: bool
+    (texts,), whether part of a text was left out to fit `max_length`.
     """
 
     log_probs: "np.ndarray"
@@ -44,9 +46,9 @@ class Scores:
 
 
 class Classifier:
-    """A base, with or without an adapter, that answers with one of its labels, or abstains.
+    """A base, with or without an adapter, that answers with one of its labels or abstains.
 
-    One thread owns a classifier: it must not be asked from two threads at once.
+    It is not thread-safe: call it from one thread at a time.
     """
 
     def __init__(
@@ -84,13 +86,14 @@ class Classifier:
         template: str | None = None,
         **overrides: Unpack[RuntimeOverrides],
     ) -> Self:
-        """The adapter in `path` on its base; without `path` the one that ships with the package.
+        """The classifier of an adapter, loaded on its base.
 
-        A plain PEFT adapter, without `classifier.json`, needs `labels` and `template` as it was
-        trained with; in `template`, `{text}` stands for the text. overrides: keywords of
-        `Runtime`; what is None or left out is as in training, where that was recorded, else as
-        `Runtime` has it. Raises `DataError` when adapter or base cannot be read, `UsageError` when
-        they do not fit each other or this machine cannot do what is asked for.
+        path: the adapter's folder; None loads the adapter that ships with the package. labels,
+        template: what a plain PEFT adapter, which has no `classifier.json`, was trained with;
+        `{text}` in the template stands for the text. overrides: keywords of `Runtime`. One that is
+        None or missing has the value recorded in training, or else the default. Raises `DataError`
+        when adapter or base cannot be read, `UsageError` when they do not fit each other or this
+        machine lacks what they need.
         """
         Runtime().override(**overrides).require_possible()  # before anything is read
         folder = (
@@ -98,23 +101,31 @@ class Classifier:
             if isinstance(path, AdapterFolder)
             else AdapterFolder.open(path if path is not None else shipped_adapter())
         )
-        stored = folder.classifier
+        record = folder.classifier
         format = _format_of(folder, labels, template)
-        if stored is None:
+        if record is None:
             reference = BaseReference(folder.peft.base_model_name_or_path)
         else:
-            reference = stored.base
-        runtime = Runtime.for_scoring(stored.runtime if stored else None, overrides)
+            reference = record.base
+        runtime = Runtime.for_scoring(record.runtime if record else None, overrides)
         base = load_base(reference, runtime)
         return cls._on_base(folder, base, format, reference, runtime)
 
     @classmethod
     def on_base(cls, folder: AdapterFolder, base: Base, runtime: Runtime) -> Self:
-        """The adapter of a folder with `classifier.json` on its base, which is loaded already."""
-        stored = folder.classifier
-        if stored is None:
-            raise UsageError(f"{folder.path} has no {ClassifierFile.FILE}")
-        return cls._on_base(folder, base, stored.prompt, stored.base, runtime)
+        """The classifier of an adapter, on its base that is already loaded.
+
+        Raises `UsageError` when the folder has no `classifier.json`, or the base is another one.
+        """
+        record = folder.classifier
+        if record is None:
+            raise UsageError(
+                f"{folder.path} has no {ClassifierFile.FILE}",
+                setting="adapter",
+                seen=str(folder.path),
+                remedy="load it with `labels` and `template`",
+            )
+        return cls._on_base(folder, base, record.prompt, record.base, runtime)
 
     @classmethod
     def _on_base(
@@ -125,17 +136,18 @@ class Classifier:
         reference: BaseReference,
         runtime: Runtime,
     ) -> Self:
-        stored = folder.classifier
+        record = folder.classifier
         model = load_adapter(base.model, folder)
-        calibration = stored.calibration if stored is not None else None
+        calibration = record.calibration if record is not None else None
         classifier = cls(base, model, format, reference, runtime, calibration)
-        if stored is not None and stored.label_ids != classifier.prompter.label_ids:
+        if record is not None and record.label_ids != classifier.prompter.label_ids:
             raise UsageError(
-                f"the adapter in {folder.path} was trained with label tokens {stored.label_ids}, "
-                f"the tokenizer of {reference.name!r} gives {classifier.prompter.label_ids}",
+                f"the adapter in {folder.path} was trained with label tokens {record.label_ids}, "
+                f"but the tokenizer of {reference.name!r} gives {classifier.prompter.label_ids}; "
+                "it is another base or revision",
                 setting="base.name",
                 seen=reference.name,
-                remedy="it is another base or revision",
+                remedy="use the base and revision that it was trained with",
             )
         return classifier
 
@@ -143,7 +155,7 @@ class Classifier:
     def from_base(
         cls, name: str, format: PromptFormat | None = None, runtime: Runtime | None = None
     ) -> Self:
-        """A base without adapter, in NF4: what it knows before any training."""
+        """The classifier of a base without an adapter, in NF4: the baseline before training."""
         reference, runtime = BaseReference(name), runtime or Runtime()
         runtime.require_possible()
         base = load_base(reference, runtime)
@@ -151,13 +163,14 @@ class Classifier:
 
     @property
     def computed_on(self) -> str:
-        """Device and dtype, and how many products were in 8 bits when it last scored."""
+        """Device, dtype, and the number of products in 8 bits when it last scored."""
         parts = [self.base.device, str(self.base.dtype).removeprefix("torch.")]
         engine = self.scorer.engine
         if engine is not None and engine.is_usable():
-            rounded, every = engine.products_in_8_bits()
-            if rounded:
-                parts.append("8-bit products" + (f" ({rounded} of {every})" * (rounded < every)))
+            in_8_bits, num_products = engine.products_in_8_bits()
+            if in_8_bits:
+                share = f" ({in_8_bits} of {num_products})" if in_8_bits < num_products else ""
+                parts.append(f"8-bit products{share}")
         return ", ".join(parts)
 
     @property
@@ -166,16 +179,16 @@ class Classifier:
         return self.prompter.format.labels
 
     def predict(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest label of each text, or "abstain": see `Prediction`."""
+        """The most probable label of each text, or "abstain". See `Prediction`."""
         return [prediction.label for prediction in self.classify(texts)]
 
     def predict_proba(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> "np.ndarray":
-        """Probabilities of the labels, normalized over them: float64 of shape (texts, labels).
+        """Probabilities of the labels, which sum to 1 for each text: float64 (texts, labels).
 
-        Raises `DataError` for an empty text or one that is not valid Unicode, `UsageError` for a
-        single string in the place of a list.
+        Raises `DataError` for a text that is empty or not valid Unicode, `UsageError` for a single
+        string instead of a list.
         """
         import numpy as np
 
@@ -185,17 +198,17 @@ class Classifier:
     def classify(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> list[Prediction]:
-        """Label, probabilities and truncation of each text."""
-        texts = _checked(texts)
+        """The prediction for each text: label, probabilities, and whether it was truncated."""
+        texts = _require_texts(texts)
         predictions: list[Prediction] = []
         for piece in self._pieces(texts, progress):
-            for row, cut in zip(self._probabilities(piece), piece.truncated, strict=True):
+            for row, truncated in zip(self._probabilities(piece), piece.truncated, strict=True):
                 predictions.append(
                     Prediction(
                         text=texts[len(predictions)],
                         label=answer(row, self.labels, self.calibration.abstain_below),
                         probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
-                        truncated=bool(cut),
+                        truncated=bool(truncated),
                     )
                 )
         return predictions
@@ -209,10 +222,10 @@ class Classifier:
     ) -> Iterator[Scores]:
         """Scores of the texts in order, in pieces of at most `TEXTS_AT_ONCE` texts.
 
-        Prompts exist for one piece at a time. `progress` is called with the number of texts after
-        each batch of each model. with_base: score the base without its adapter, too.
+        Only one piece's prompts are in memory at a time. progress: function called after each batch
+        of each model with its number of texts. with_base: also score the base without its adapter.
         """
-        return self._pieces(_checked(texts), progress, with_base)
+        return self._pieces(_require_texts(texts), progress, with_base)
 
     def _pieces(
         self,
@@ -225,23 +238,25 @@ class Classifier:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             prompts = [self.prompter.encode(text) for text in texts[start : start + TEXTS_AT_ONCE]]
             ids = [prompt.input_ids for prompt in prompts]
-            log_probs, of_base = self.scorer.log_probs(ids, progress).numpy(), None
+            log_probs, base_log_probs = self.scorer.log_probs(ids, progress).numpy(), None
             if with_base:
                 with self.adapter_disabled():
-                    of_base = self.scorer.log_probs(ids, progress).numpy()
+                    base_log_probs = self.scorer.log_probs(ids, progress).numpy()
             truncated = np.array([prompt.truncated for prompt in prompts])
-            yield Scores(log_probs, of_base, truncated)
+            yield Scores(log_probs, base_log_probs, truncated)
 
     def _probabilities(self, scores: Scores) -> "np.ndarray":
         return at_temperature(scores.log_probs, self.calibration.temperature)
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
-        """Within, the classifier is its base with the adapter switched off."""
+        """Switch the adapter off within a `with` block: the classifier is its base there."""
         from peft import PeftModel
 
         if not isinstance(self.model, PeftModel):
-            raise UsageError("this classifier is a base without adapter")
+            raise UsageError(
+                "this classifier is a base without an adapter", remedy="load one with an adapter"
+            )
         with self.model.disable_adapter():
             yield
 
@@ -249,7 +264,7 @@ class Classifier:
 def _format_of(
     folder: AdapterFolder, labels: Sequence[str] | None, template: str | None
 ) -> PromptFormat:
-    """The prompt that an adapter was trained with, from its folder or as it is given."""
+    """The prompt that an adapter was trained with, from its folder or from the arguments."""
     name = ClassifierFile.FILE
     if folder.classifier is not None:
         if labels is not None or template is not None:
@@ -269,12 +284,22 @@ def _format_of(
     return PromptFormat(template=template, labels=tuple(labels))
 
 
-def _checked(texts: object) -> list[str]:
-    """The texts as a list, each one usable."""
+def _require_texts(texts: object) -> list[str]:
+    """The texts as a list. Raises an error about the first one that cannot be classified."""
     if isinstance(texts, str):
-        raise UsageError("a list of texts is expected, not one string; write [text]")
+        raise UsageError(
+            "a list of texts is expected, not one string",
+            setting="texts",
+            seen=texts,
+            remedy="write [text]",
+        )
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
-        raise UsageError(f"a list of texts is expected, not {type(texts).__name__}")
+        raise UsageError(
+            f"a list of texts is expected, not {type(texts).__name__}",
+            setting="texts",
+            seen=type(texts).__name__,
+            remedy="pass a list of strings",
+        )
     texts = list(texts)
     for number, text in enumerate(texts):
         require_text(text, f"texts[{number}]")

@@ -1,21 +1,21 @@
-"""Which words moved an answer: each is left out, and the model asked again.
+"""Explain an answer by its words: leave each one out and score the text again.
 
-explanation = explain(classifier.scorer, classifier.prompter, "A lovely film.")
-explanation.words       # where each word stands, and what it contributes
+    explanation = explain(classifier.scorer, classifier.prompter, "A lovely film.")
+    explanation.words       # where each word is in the text, and what it contributes
 
 Occlusion (Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section
 4.2; for words Li, Monroe & Jurafsky 2016, "Understanding Neural Networks through Representation
-Erasure"). A word's contribution is what the log-odds of the answer, log p − log (1 − p), lose when
-it is left out: positive, it spoke for the answer. No gradients: it serves any model that a label
-can be scored with, in 4 bits and under the engine too.
+Erasure"). A word's contribution is the drop in the answer's log-odds, log p − log (1 − p), when the
+word is left out. A positive contribution speaks for the answer. No gradients are needed, so this
+works with any model that scores labels, also in 4 bits and with the fast engine.
 
-A text of more words than `NUM_VARIANTS` allows is asked about twice: first without each of some
-twenty stretches of equally many words, then without single words of the stretches that moved the
-answer most. The other words share their stretch's contribution equally. What truncation cut off
-was not seen, and contributes nothing that could be known.
+A text with more words than `NUM_VARIANTS` allows is scored in two rounds: first without each of
+about twenty stretches of equal length, then without each single word of the stretches that changed
+the answer most. In all other stretches, the words share the stretch's contribution equally. Words
+that truncation cut off have no contribution.
 
-Whether that is true of the model is measured by `deletion_test`: comprehensiveness (DeYoung et al.
-2020, "ERASER", section 4.2), against words drawn at random.
+`deletion_test` measures whether explanations are faithful to the model: comprehensiveness (DeYoung
+et al. 2020, "ERASER", section 4.2), compared with words drawn at random.
 """
 
 import re
@@ -32,33 +32,36 @@ from sentilora.progress import Progress
 from sentilora.prompt import Prompter
 from sentilora.wording import counted, signed
 
-# On two CPU cores and the embedded base a text of 512 tokens then takes 2.5 s (docs/results.md).
+# With the embedded base on two CPU cores, a text of 512 tokens then takes 2.5 s (docs/results.md).
 NUM_VARIANTS = 64
-SHARE_DELETED = 0.1
-NUM_DRAWS = 5  # of random words, averaged
-# Of the answer's probability: a point can be significant, and yet nearly all of it rests elsewhere.
-LITTLE = 0.1
-FEWEST_TEXTS = 5  # of which a deletion test says something
+SHARE_TO_DELETE = 0.1
+NUM_DRAWS = 5  # of random words; their mean is compared
+# A drop in probability: a smaller one can be significant, yet the answer depends on other things.
+SMALL_DROP = 0.1
+MIN_TEXTS = 5  # a deletion test of fewer texts has no verdict
 _WORD = re.compile(r"\S+")
 # Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]+"
 )
-_PIECE = 2  # characters of them that count as a word, their marks aside
+_PIECE = 2  # characters of these scripts that count as a word, not counting marks
 
 
 class Scorer(Protocol):
-    """What is asked of `scoring.LabelScorer`."""
+    """What an explanation needs of a `LabelScorer`."""
 
-    def log_probs(self, prompts: Sequence[list[int]]) -> "np.typing.ArrayLike": ...
+    def log_probs(self, prompts: Sequence[list[int]]) -> "np.typing.ArrayLike":
+        """Log-probabilities of the labels after each prompt: (prompts, labels)."""
+        ...
 
 
 class Word(NamedTuple):
-    """A word, where it stands in the text, in characters, and its contribution in log-odds.
+    """A word of a text, with its contribution to the answer.
 
-    contribution: None when the word was cut off. alone: whether it was left out by itself; if not,
-    it has its share of its stretch's contribution.
+    start, end: position in the text, in characters. contribution: in log-odds; None if truncation
+    cut the word off. alone: whether the word was left out by itself; if not, its contribution is
+    its share of its stretch's.
     """
 
     start: int
@@ -69,7 +72,10 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """label: the answer that is explained. probability: of that label, for the whole text."""
+    """The contribution of each word of a text to an answer.
+
+    label: the answer. probability: of that label, for the whole text.
+    """
 
     label: str
     probability: float
@@ -78,10 +84,11 @@ class Explanation:
 
 @dataclass(frozen=True)
 class DeletionTest:
-    """What the answer's probability loses, on average over texts, without some of their words.
+    """Mean drop in the answer's probability when words are deleted from texts.
 
-    top: without the tenth that weighs most for it. random: without as many, drawn at random.
-    interval: 95 %, of the difference (paired, t). sentence: what follows.
+    top: drop without the tenth of the words with the largest contributions. random: drop without as
+    many random words. interval: 95 % interval of the difference (paired t). sentence: the result in
+    words.
     """
 
     num_texts: int
@@ -91,45 +98,48 @@ class DeletionTest:
     sentence: str
 
 
-class _Seen:
-    """A text's words, those that the model sees, and the prompt without some of them."""
+class _TextWords:
+    """The words of a text, and its prompts without some of them.
+
+    spans: position of each word. numbers: numbers of the words that are in the truncated prompt.
+    """
 
     def __init__(self, prompter: Prompter, text: str) -> None:
         self.prompter = prompter
         self.spans = list(words_of(blank_line_breaks(text)))
         self._clean = clean_text(text)
-        # The words of both are the same, in the same order: only what separates them differs.
+        # Both texts have the same words in the same order. Only the characters between them differ.
         clean_spans = list(words_of(self._clean))
-        self._kept = prompter.encode(text).spans
+        self._parts = prompter.encode(text).spans
         self.numbers = [
             number
             for number, (start, end) in enumerate(clean_spans)
-            if any(max(start, first) < min(end, last) for first, last in self._kept)
+            if any(max(start, first) < min(end, last) for first, last in self._parts)
         ]
         starts = [start for start, _ in clean_spans]
-        # A word goes with the space behind it, so that no two spaces are left.
+        # A word is deleted together with the space after it, so that no double space remains.
         self._units = list(zip(starts, [*starts[1:], len(self._clean)], strict=True))
 
     def without(self, numbers: Collection[int]) -> list[int]:
-        """The prompt's tokens with these words left out of the text."""
+        """The prompt's tokens when the words with these numbers are left out of the text."""
         parts = []
-        for first, last in self._kept:
-            kept = [
+        for first, last in self._parts:
+            words = [
                 self._clean[max(start, first) : min(end, last)]
                 for number, (start, end) in enumerate(self._units)
                 if number not in numbers and max(start, first) < min(end, last)
             ]
-            parts.append("".join(kept))
+            parts.append("".join(words))
         return self.prompter.encode_parts(parts)
 
 
 def words_of(text: str) -> Iterator[tuple[int, int]]:
-    """Where the words of a text stand: what is between white space.
+    """The positions (start, end) of a text's words, which white space separates.
 
-    Within it, scripts that put no spaces between words are taken two characters at a time.
+    In scripts without spaces between words, two characters count as a word.
     """
-    for found in _WORD.finditer(text):
-        start, end = found.span()
+    for match in _WORD.finditer(text):
+        start, end = match.span()
         for stretch in _UNSPACED.finditer(text, start, end):
             if start < stretch.start():
                 yield start, stretch.start()
@@ -156,41 +166,42 @@ def explain(
     temperature: float = 1.0,
     num_variants: int = NUM_VARIANTS,
 ) -> Explanation:
-    """What each word of a text contributes to a label: its number; None takes the likeliest.
+    """The contribution of each word of a text to a label.
 
-    temperature: the classifier's, by which scores are divided. num_variants: so many prompts are
-    scored at most, the whole text among them; 4 or more. Raises `DataError` for a text that cannot
-    be encoded.
+    label: number of the label; None explains the most probable one. temperature: the classifier's.
+    num_variants: largest number of prompts to score, the whole text included; at least 4. Raises
+    `DataError` for a text that cannot be encoded.
     """
-    seen = _Seen(prompter, text)
+    source = _TextWords(prompter, text)
     size = 1
-    if len(seen.numbers) > num_variants - 1:
-        size = -(-len(seen.numbers) // (num_variants // 3))
-    stretches = [seen.numbers[at : at + size] for at in range(0, len(seen.numbers), size)]
-    scores = _scores(scorer, [seen.without(left_out) for left_out in ([], *stretches)], temperature)
+    if len(source.numbers) > num_variants - 1:
+        size = -(-len(source.numbers) // (num_variants // 3))
+    stretches = [source.numbers[at : at + size] for at in range(0, len(source.numbers), size)]
+    prompts = [source.without(stretch) for stretch in ([], *stretches)]
+    scores = _scores(scorer, prompts, temperature)
     if label is None:
         label = int(scores[0].argmax())
     whole, *rest = _log_odds(scores, label)
-    moved = whole - np.array(rest)
+    drops = whole - np.array(rest)
     contribution = {
-        number: float(change / len(stretch))
-        for stretch, change in zip(stretches, moved, strict=True)
+        number: float(drop / len(stretch))
+        for stretch, drop in zip(stretches, drops, strict=True)
         for number in stretch
     }
     alone = {stretch[0] for stretch in stretches if len(stretch) == 1}
     singles: list[int] = []
-    for at in np.argsort(-np.abs(moved), kind="stable"):
+    for at in np.argsort(-np.abs(drops), kind="stable"):
         stretch = stretches[at]
         if len(stretch) > 1 and 1 + len(stretches) + len(singles) + len(stretch) <= num_variants:
             singles += stretch
     if singles:
-        scores = _scores(scorer, [seen.without([number]) for number in singles], temperature)
-        changes = whole - _log_odds(scores, label)
-        contribution |= dict(zip(singles, map(float, changes), strict=True))
+        scores = _scores(scorer, [source.without([number]) for number in singles], temperature)
+        drops = whole - _log_odds(scores, label)
+        contribution |= dict(zip(singles, map(float, drops), strict=True))
         alone |= set(singles)
     words = [
         Word(start, end, contribution.get(number), number in alone)
-        for number, (start, end) in enumerate(seen.spans)
+        for number, (start, end) in enumerate(source.spans)
     ]
     return Explanation(prompter.format.labels[label], float(expit(whole)), words)
 
@@ -203,13 +214,14 @@ def explain_each(
     description: str,
     temperature: float = 1.0,
 ) -> list[Explanation]:
-    """`explain` text by text, with progress on stderr."""
-    found = []
+    """The explanation of each text's label, with progress on stderr. See `explain`."""
+    explanations = []
     with Progress(description, len(texts)) as progress:
         for text, label in zip(texts, labels, strict=True):
-            found.append(explain(scorer, prompter, text, label=label, temperature=temperature))
+            explanation = explain(scorer, prompter, text, label=label, temperature=temperature)
+            explanations.append(explanation)
             progress.advance()
-    return found
+    return explanations
 
 
 def deletion_test(
@@ -221,23 +233,28 @@ def deletion_test(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> DeletionTest | None:
-    """Whether the words that are said to weigh most do; None without a text of two seen words."""
-    drawn = np.random.default_rng(seed)
+    """The result of deleting each text's most important words, compared with random ones.
+
+    explanations: one per text, for the same model. Texts of fewer than two words in the prompt are
+    left out; None if none is left.
+    """
+    generator = np.random.default_rng(seed)
     top, random = [], []
     for text, explanation in zip(texts, explanations, strict=True):
-        seen = _Seen(prompter, text)
-        if len(seen.numbers) < 2:
+        source = _TextWords(prompter, text)
+        if len(source.numbers) < 2:
             continue
-        num_deleted = max(1, round(SHARE_DELETED * len(seen.numbers)))
-        weighs = [explanation.words[number].contribution or 0.0 for number in seen.numbers]
-        heaviest = np.argsort(-np.array(weighs), kind="stable")[:num_deleted]
-        chosen = [[seen.numbers[at] for at in heaviest]]
+        num_deleted = max(1, round(SHARE_TO_DELETE * len(source.numbers)))
+        weights = [explanation.words[number].contribution or 0.0 for number in source.numbers]
+        largest = np.argsort(-np.array(weights), kind="stable")[:num_deleted]
+        deletions = [[source.numbers[at] for at in largest]]
         for _ in range(NUM_DRAWS):
-            chosen.append(drawn.choice(seen.numbers, num_deleted, replace=False).tolist())
-        scores = _scores(scorer, [seen.without(set(numbers)) for numbers in chosen], temperature)
-        left = expit(_log_odds(scores, prompter.format.labels.index(explanation.label)))
-        top.append(explanation.probability - float(left[0]))
-        random.append(explanation.probability - float(left[1:].mean()))
+            deletions.append(generator.choice(source.numbers, num_deleted, replace=False).tolist())
+        prompts = [source.without(set(numbers)) for numbers in deletions]
+        scores = _scores(scorer, prompts, temperature)
+        probabilities = expit(_log_odds(scores, prompter.format.labels.index(explanation.label)))
+        top.append(explanation.probability - float(probabilities[0]))
+        random.append(explanation.probability - float(probabilities[1:].mean()))
     if not top:
         return None
     interval = _interval(np.array(top) - np.array(random))
@@ -246,16 +263,17 @@ def deletion_test(
 
 
 def _scores(scorer: Scorer, prompts: Sequence[list[int]], temperature: float) -> np.ndarray:
+    """Scores (prompts, labels), divided by a temperature."""
     return np.asarray(scorer.log_probs(prompts), dtype=np.float64) / temperature
 
 
 def _log_odds(scores: np.ndarray, label: int) -> np.ndarray:
-    """log p − log (1 − p) of a label, from scores (texts, labels): exact where p rounds to 1."""
+    """log p − log (1 − p) of a label, from scores (texts, labels); exact even if p rounds to 1."""
     return scores[:, label] - logsumexp(np.delete(scores, label, axis=1), axis=1)
 
 
 def _interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % of a mean (Student's t); of one text anything is possible."""
+    """The 95 % interval of a mean (Student's t); the full range for a single value."""
     from scipy.stats import ttest_1samp
 
     if len(differences) < 2:
@@ -267,23 +285,25 @@ def _interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _sentence(num_texts: int, top: float, random: float, interval: tuple[float, float]) -> str:
+    """The result of a deletion test in words: its figures, then a verdict."""
     low, high = (signed(100 * bound) for bound in interval)
-    lost = [signed(100 * mean).removeprefix("+") for mean in (top, random)]
+    drops = [signed(100 * mean).removeprefix("+") for mean in (top, random)]
     difference = top - random
-    is_few = num_texts < FEWEST_TEXTS
-    said = (
-        f"deletion test on {counted(num_texts, 'text')}: the {100 * SHARE_DELETED:.0f} % of words "
-        f"that weigh most take {lost[0]} points of the answer's probability with them, as many "
-        f"random words {lost[1]}; the difference is {signed(100 * difference)} points"
+    is_few = num_texts < MIN_TEXTS
+    figures = (
+        f"deletion test on {counted(num_texts, 'text')}: "
+        f"deleting the {100 * SHARE_TO_DELETE:.0f} % of words with the largest weight lowers the "
+        f"answer's probability by {drops[0]} points, deleting as many random words by {drops[1]}; "
+        f"the difference is {signed(100 * difference)} points"
         + ("" if is_few else f" (95 % interval {low} to {high})")
         + ": "
     )
     if is_few:
-        return said + "too few texts to tell how far the explanations can be relied on"
+        return figures + "too few texts to tell whether the explanations are reliable"
     if interval[1] < 0:
-        return said + "the explanations point away from what the model uses; do not rely on them"
+        return figures + "the explanations point away from what the model uses; do not rely on them"
     if interval[0] <= 0:
-        return said + "that cannot be told from chance; do not rely on the explanations"
-    if difference < LITTLE:
-        return said + "better than chance, but little of the answers rests on these words"
-    return said + "the explanations point at what the model uses"
+        return figures + "not distinguishable from chance; do not rely on the explanations"
+    if difference < SMALL_DROP:
+        return figures + "better than chance, but the answers depend little on these words"
+    return figures + "the explanations point to what the model uses"

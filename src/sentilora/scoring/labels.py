@@ -1,13 +1,13 @@
-"""The log-probability of labels behind a prompt. The one place where a model's answer is read.
+"""The log-probability of each label after a prompt. A model's answer is read nowhere else.
 
-Each label is scored whole: all its tokens and EOS. All labels of a prompt are scored in one
-forward pass, as branches behind the prompt that do not see each other:
+A label is scored as a whole: all its tokens and EOS. All labels of a prompt are scored in one
+forward pass, as branches after the prompt that do not attend to each other:
 
     prompt ─┬─ positive </s>
             └─ negative </s>
 
-A model on which that trick gives other numbers (checked once on a short prompt) is scored with one
-row per label instead, and says so.
+Each model is checked once on a short prompt. If its branches give other numbers than separate rows
+do, it is scored with one row per label instead, and a warning says so.
 """
 
 import logging
@@ -22,17 +22,18 @@ from sentilora.errors import SentiloraError
 from sentilora.models.runtime import Runtime
 from sentilora.scoring.answers import TEXTS_AT_ONCE
 from sentilora.scoring.batching import last_logits, plan_passes, takes
+from sentilora.wording import counted
 
 logger = logging.getLogger(__name__)
-MANY = 200  # prompts for which it pays to keep the base's weights decoded; in 8 bits they must be
+MANY_PROMPTS = 200  # from here on, the base's decoded weights are kept; in 8 bits always
 
 
 class LabelScorer:
-    """Scores the labels of one classifier with one model.
+    """Scores a classifier's labels with a model.
 
-    model: a causal LM, with or without adapter; left in eval mode.
-    label_ids: per label its tokens and EOS, from `Prompter.label_ids`.
-    dtype: float16 or bfloat16 are computed under autocast, as in training.
+    model: a causal LM, with or without an adapter. Scoring leaves it in eval mode. label_ids: each
+    label's tokens and EOS, from `Prompter.label_ids`. dtype: float16 and bfloat16 compute under
+    autocast, as in training.
     """
 
     def __init__(
@@ -55,15 +56,15 @@ class LabelScorer:
     def log_probs(
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
     ) -> torch.Tensor:
-        """Log-probability of each label behind each prompt: shape (prompts, labels), float64, CPU.
+        """Log-probabilities of the labels after each prompt: float64 (prompts, labels) on the CPU.
 
-        `progress` is called with the number of prompts after each batch. Raises `SentiloraError`
-        when memory runs out.
+        progress: function called after each batch with its number of prompts. Raises
+        `SentiloraError` when memory runs out or a score is NaN.
         """
         self.model.eval()
         scores = torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64)
         with torch.inference_mode(), self._autocast():
-            # In pieces as `Classifier.score` has them, so that the same rows share a batch.
+            # The same pieces as in `Classifier.score`, so that the same rows share a batch.
             for start in range(0, len(prompts), TEXTS_AT_ONCE):
                 pending = list(range(start, min(start + TEXTS_AT_ONCE, len(prompts))))
                 while pending:
@@ -71,7 +72,11 @@ class LabelScorer:
         if scores.isnan().any():
             raise SentiloraError(
                 "the model's scores are NaN: the adapter or the base is damaged, or float16 "
-                "overflows (base.compute_dtype=bfloat16 or float32)"
+                "overflows",
+                setting="base.compute_dtype",
+                seen=str(self.dtype).removeprefix("torch."),
+                remedy="try base.compute_dtype=bfloat16 or float32 (predict and evaluate: "
+                "`compute_dtype`)",
             )
         return scores
 
@@ -87,14 +92,14 @@ class LabelScorer:
         scores: torch.Tensor,
         progress: Callable[[int], object] | None,
     ) -> list[int]:
-        """Fill in the scores of `pending` prompts; returns those for which memory did not do."""
+        """The prompts of `pending` that memory did not suffice for; fills in the others' scores."""
         score, passes = self._plan([prompts[i] for i in pending])
         running: list[tuple[list[int], Callable[[], torch.Tensor]]] = []
 
         def finish(num_left: int) -> None:
             while len(running) > num_left:
-                rows, found = running.pop(0)
-                scores[rows] = found()
+                rows, fetch = running.pop(0)
+                scores[rows] = fetch()
                 if progress:
                     progress(len(rows))
 
@@ -102,15 +107,15 @@ class LabelScorer:
             rows = [pending[i] for i in numbers]
             try:
                 running.append((rows, to_host(score([prompts[i] for i in rows]).double())))
-                finish(1)  # the device has the next batch before it is asked for the last one's
+                finish(1)  # fetch a batch's scores once the device has the next batch
             except torch.OutOfMemoryError as error:
                 finish(0)
                 if self.engine is not None and score == self._packed and len(rows) > 1:
                     self.engine.limit_scoring(sum(len(prompts[i]) for i in rows) // 2)
-                    logger.warning("out of GPU memory: scoring goes on in smaller passes")
-                    return [pending[i] for left in passes[number:] for i in left]
+                    logger.warning("out of GPU memory: scoring continues in smaller passes")
+                    return [pending[i] for row_numbers in passes[number:] for i in row_numbers]
                 raise SentiloraError(
-                    f"out of GPU memory while scoring {len(rows)} texts at once",
+                    f"out of GPU memory while scoring {counted(len(rows), 'text')} at once",
                     setting="batch_size",
                     seen=len(rows),
                     remedy="lower training.per_device_eval_batch_size (or `batch_size`), or "
@@ -122,28 +127,31 @@ class LabelScorer:
     def _plan(
         self, prompts: Sequence[list[int]]
     ) -> tuple[Callable[[list[list[int]]], torch.Tensor], list[list[int]]]:
-        """How a batch is scored, and which rows are in which."""
+        """The function that scores a batch, and the row numbers of each batch."""
         lengths = [len(prompt) for prompt in prompts]
         if self.engine is None or not self.engine.is_usable():
             return self._choose(prompts), plan_passes(lengths, self.runtime.batch_size)
         self.engine.refresh()
-        if len(prompts) >= MANY or self.engine.uses_8_bits:
+        if len(prompts) >= MANY_PROMPTS or self.engine.uses_8_bits:
             self.engine.keep_weights(self.runtime.max_memory_gib)
         order = plan_passes(lengths, len(lengths) or 1)[0] if lengths else []
-        behind = sum(len(ids) - 1 for ids in self.label_ids)
+        num_label_tokens = sum(len(ids) - 1 for ids in self.label_ids)
         passes: list[list[int]] = []
         room = 0
         for row in order:
-            needed = lengths[row] + behind
-            if needed > room:
+            size = lengths[row] + num_label_tokens
+            if size > room:
                 passes.append([])
                 room = self.engine.max_score_tokens
             passes[-1].append(row)
-            room -= needed
+            room -= size
         return self._packed, passes
 
     def _packed(self, prompts: list[list[int]]) -> torch.Tensor:
-        """Prompts end to end, their common beginning once, all labels' tokens behind each."""
+        """Scores of one packed pass: prompts end to end, each followed by all labels.
+
+        The prompts' common prefix is computed once.
+        """
         shared = share_prefix(prompts, [1] * len(prompts))
         segments = shared[: len(shared) - len(prompts)]
         num_rows, at = 0, []
@@ -157,16 +165,16 @@ class LabelScorer:
                     segments.append(Segment(ids[:-1], parent, len(ids) - 1))
                 num_rows += len(ids) - 1
         device = next(self.model.parameters()).device
-        found = packed_logits(self.model, lay_out(segments, device)).float().log_softmax(-1)
-        picked = [ids for _ in prompts for ids in self.label_ids]
+        log_probs = packed_logits(self.model, lay_out(segments, device)).float().log_softmax(-1)
+        answers = [ids for _ in prompts for ids in self.label_ids]
         flat = to_device([row for rows in at for row in rows], device)
-        tokens = to_device([token for ids in picked for token in ids], device)
-        label = to_device([i for i, ids in enumerate(picked) for _ in ids], device)
-        scores = found.new_zeros(len(picked)).index_add_(0, label, found[flat, tokens])
+        tokens = to_device([token for ids in answers for token in ids], device)
+        answer = to_device([i for i, ids in enumerate(answers) for _ in ids], device)
+        scores = log_probs.new_zeros(len(answers)).index_add_(0, answer, log_probs[flat, tokens])
         return scores.view(len(prompts), -1)
 
     def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
-        """Branches where the model gets them right (asked once) and sees far enough, else rows."""
+        """`_branches` if the model supports them and its window is wide enough, else `_rows`."""
         if not prompts:
             return self._rows
         if self._branches_work is None:
@@ -178,24 +186,24 @@ class LabelScorer:
         )
 
     def _try_branches(self, prompt: list[int]) -> bool:
-        """Whether branches give the numbers that rows give, on two beginnings of a prompt."""
+        """Whether branches and rows give the same scores, tried on two beginnings of a prompt."""
         sample = [prompt[:16], prompt[:11]]
-        reason = "it takes no position_ids"
+        reason = "its forward has no position_ids or logits_to_keep"
         if takes(self.model, "position_ids", "logits_to_keep"):
             try:
                 difference = (self._branches(sample) - self._rows(sample)).abs().max().item()
             except (RuntimeError, ValueError, IndexError) as error:
-                reason = f"it refuses a mask of four dimensions ({type(error).__name__})"
+                reason = f"it rejects a mask of four dimensions ({type(error).__name__})"
             else:
-                # Half precision: log-probabilities of about −10 in steps of 2⁻⁵, summed.
+                # Half precision adds up log-probabilities near −10, which have steps of 2⁻⁵.
                 if difference <= (1e-3 if self.dtype == torch.float32 else 0.25):
                     return True
                 reason = f"branches and rows differ by {difference:.3g} on a short prompt"
-        logger.warning("labels are scored with one row each on this model: %s", reason)
+        logger.warning("this model scores labels with one row each: %s", reason)
         return False
 
     def _rows(self, prompts: list[list[int]]) -> torch.Tensor:
-        """One row per prompt and label."""
+        """Scores of prompts, with one row per prompt and label."""
         columns = []
         for ids in self.label_ids:
             rows = [prompt + ids[:-1] for prompt in prompts]
@@ -204,7 +212,7 @@ class LabelScorer:
         return torch.stack(columns, -1)
 
     def _branches(self, prompts: list[list[int]]) -> torch.Tensor:
-        """One row per prompt: prompts padded on the left, all labels' tokens behind them."""
+        """Scores of prompts, with one row per prompt: padding, the prompt, then all labels."""
         device = next(self.model.parameters()).device
         branches = [ids[:-1] for ids in self.label_ids]
         width, extra = max(map(len, prompts)), sum(map(len, branches))
@@ -213,7 +221,7 @@ class LabelScorer:
         input_ids = torch.tensor(
             [[self.pad_token_id] * (width - len(p)) + p + tail for p in prompts]
         )
-        # Branch of each column (-1: the prompt) and its place behind the prompt.
+        # The branch of each column (-1 for the prompt), and its place within the branch.
         branch = torch.tensor([-1] * width + [c for c, ids in enumerate(branches) for _ in ids])
         place = torch.tensor([0] * width + [i for ids in branches for i in range(len(ids))])
         column = torch.arange(width + extra)
@@ -247,5 +255,5 @@ def _sum_log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Log-probability of the token sequence `ids` under logits (rows, len(ids), vocabulary)."""
     logits = logits.float()
     ids = ids.to(logits.device).expand(logits.shape[:-1])
-    picked = logits.gather(-1, ids[..., None])[..., 0]
-    return (picked - logits.logsumexp(-1)).sum(-1)
+    token_logits = logits.gather(-1, ids[..., None])[..., 0]
+    return (token_logits - logits.logsumexp(-1)).sum(-1)

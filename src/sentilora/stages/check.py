@@ -2,8 +2,7 @@
 
 sentilora check --preset mistral-7b
 
-A `look_at_…` function yields findings and returns what later ones need; None where it found a
-problem.
+Each `look_at_…` yields its findings and returns what later ones need, None after a problem.
 """
 
 import shutil
@@ -31,10 +30,10 @@ from sentilora.stages.from_config import (
     count_steps,
     load_rows_of,
     load_test_of,
-    others_test,
     prompt_format_of,
     rows_per_step,
     runtime_of,
+    shipped_test_warning,
 )
 from sentilora.training.estimate import Run, training_memory, training_time
 from sentilora.training.lengths import look_over_lengths
@@ -64,7 +63,7 @@ class Finding:
     exit_code: int = 0
 
 
-Findings = Generator[Finding, None, T]
+Findings = Generator[Finding, None, T]  # yields findings, returns a T
 
 
 def check(config: Config) -> list[Finding]:
@@ -87,7 +86,7 @@ def look_at_run(config: Config) -> Findings[None]:
     yield from look_at_recipe(config, device)
     num_steps = count_steps(config, len(splits["train"])) if "train" in splits else 0
     yield from look_at_warmup(config, num_steps)
-    if warning := others_test(config):
+    if warning := shipped_test_warning(config):
         yield Finding("note", "test data", warning)
     yield from look_at_base(config, lengths, num_steps, device, dtype)
     yield look_at_download(config)
@@ -219,7 +218,7 @@ def look_at_recipe(config: Config, device: str | None) -> Findings[None]:
         device=device or "cpu",
     )
     for setting, fault in faults.items():
-        yield Finding("problem", setting.rpartition(".")[2], fault, UsageError.exit_code)
+        yield Finding("problem", setting.rpartition(".")[2], str(fault), fault.exit_code)
 
 
 def look_at_warmup(config: Config, num_steps: int) -> Findings[None]:

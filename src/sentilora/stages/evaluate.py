@@ -30,6 +30,7 @@ from sentilora.folders.run_folder import (
 )
 from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.progress import say
+from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import ABSTAIN
 from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import shipped_adapter
@@ -53,16 +54,14 @@ def evaluate(
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
     adapter: a run folder; None takes the shipped adapter. base: score this base, without any
-    adapter. overrides: {"section.key": value} laid over the configuration the adapter was trained
-    with; `data.test` names other rows. target_accuracy: choose a threshold on the evaluation rows
-    above which the classifier is that accurate. report: a new folder for the files of
-    `evaluation.page`. suite: "sentiment", or a file of behavior tests, see `evaluation.suite`.
-    label_issues: look for probable label errors. near_duplicates: search for them among more than
-    200,000 rows too. runtime: keywords of `Runtime`.
+    adapter. overrides: {"section.key": value} of the configuration the adapter was trained with;
+    `data.test` names other rows. target_accuracy: choose a threshold on the evaluation rows above
+    which the classifier is that accurate; it is stored in the adapter's `classifier.json`, like a
+    temperature that helps. report: a new folder for the files of `evaluation.page`. suite:
+    "sentiment", or a file of behavior tests. label_issues: look for probable label errors.
+    near_duplicates: search for them beyond 200,000 rows too. runtime: keywords of `Runtime`.
 
-    A temperature that helps and a threshold that reaches its target are written to the adapter's
-    `classifier.json`, unless it is the shipped adapter. Raises `DataError` and `UsageError`; an
-    error that stops only the report carries the `evaluation`.
+    Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
     """
     requested = check_request(adapter, base, target_accuracy, near_duplicates, report, runtime)
     folder = None if base is not None else AdapterFolder.open(adapter or shipped_adapter())
@@ -71,10 +70,7 @@ def evaluate(
     history = read_metrics(folder.run) if folder is not None and report is not None else []
     rows = load_test(config, format.labels, "data.test" in (overrides or {}))
     known, notes = known_rows(folder, config, rows, format.labels)
-    if base is not None:
-        classifier = Classifier.from_base(base, format, requested)
-    else:
-        classifier = Classifier.load(folder, **runtime)
+    classifier = load_classifier(folder, base, format, runtime)
     path = None if folder is None else str(folder.path)
     measurement = measure_rows(classifier, rows, path, known, target_accuracy, near_duplicates)
     result = measurement.as_evaluation(
@@ -84,13 +80,13 @@ def evaluate(
     )
     if folder is not None and adapter is not None and requested.base_matmul == "exact":
         store_calibration(folder, result)
-    if report is not None:
-        settings = rows_settings(config)
-        settings |= request_settings(classifier, target_accuracy, tests, label_issues)
-        with report_errors(report, result):
-            result = replace(result, explained=explain_errors(classifier, measurement))
-            provenance = provenance_of(folder, classifier, rows, history, settings)
-            report_on(report, result, measurement, classifier, provenance, known)
+    if report is None:
+        return result
+    settings = settings_of_report(config, classifier, target_accuracy, tests, label_issues)
+    with report_errors(report, result):
+        result = replace(result, explained=explain_errors(classifier, measurement))
+        provenance = provenance_of(folder, classifier, rows, history, settings)
+        report_on(report, result, measurement, classifier, provenance, known)
     return result
 
 
@@ -102,7 +98,7 @@ def check_request(
     report: str | Path | None,
     runtime: RuntimeOverrides,
 ) -> Runtime:
-    """The runtime as requested. Raises `UsageError` before anything is read when it cannot be."""
+    """The requested runtime. Raises `UsageError`, before anything is read, for what cannot be."""
     if base is not None and adapter is not None:
         raise UsageError(
             f"`base` scores {base} without an adapter, and `adapter` is {adapter}",
@@ -135,6 +131,15 @@ def check_request(
     return requested
 
 
+def load_classifier(
+    folder: AdapterFolder | None, base: str | None, format: PromptFormat, runtime: RuntimeOverrides
+) -> Classifier:
+    """The adapter in a folder on its base, or the base alone."""
+    if base is not None:
+        return Classifier.from_base(base, format, Runtime().override(**runtime))
+    return Classifier.load(folder, **runtime)
+
+
 def suite_for(source: str | Path, labels: Sequence[str]) -> Suite:
     """The suite of behavior tests, which must expect no other labels."""
     suite = load_suite(source)
@@ -143,7 +148,7 @@ def suite_for(source: str | Path, labels: Sequence[str]) -> Suite:
 
 
 def runtime_notes(classifier: Classifier, measurement: Measurement) -> list[str]:
-    """What a reader must know of figures that were not computed exactly; empty if they were."""
+    """Notes on figures that were not computed exactly; empty when they were."""
     if classifier.runtime.base_matmul == "exact":
         return []
     notes = [f"computed on {classifier.computed_on}"]
@@ -180,25 +185,22 @@ def store_calibration(folder: AdapterFolder, result: Evaluation) -> None:
 # --- report --------------------------------------------------------------------------------------
 
 
-def rows_settings(config: Config) -> dict[str, str]:
-    """Which rows were evaluated, for the reader of a report."""
-    data = config.data
-    drawn = f"{data.num_test:,}, of the shuffle with data.shuffle_seed={data.shuffle_seed}"
+def settings_of_report(
+    config: Config,
+    classifier: Classifier,
+    target_accuracy: float | None,
+    suite: Suite | None,
+    label_issues: bool,
+) -> dict[str, str]:
+    """Which rows were evaluated and what was requested, for the reader of a report."""
+    data, absent = config.data, "not requested"
+    sample = f"{data.num_test:,}, of the shuffle with data.shuffle_seed={data.shuffle_seed}"
     return {
         "data.test": data.test if Path(data.test).is_file() else f"{data.test}, its test split",
-        "data.num_test": drawn if data.num_test else "0: all, in the source's order",
+        "data.num_test": sample if data.num_test else "0: all, in the source's order",
         "data.text_column": data.text_column,
         "data.label_column": data.label_column,
         "data.label_map": ", ".join(f"{k} = {v}" for k, v in data.label_map.items()) or "none",
-    }
-
-
-def request_settings(
-    classifier: Classifier, target_accuracy: float | None, suite: Suite | None, label_issues: bool
-) -> dict[str, str]:
-    """What `evaluate` was asked for, for the reader of a report."""
-    absent = "not requested"
-    return {
         "batch size": f"{classifier.runtime.batch_size}",
         "target accuracy": absent if target_accuracy is None else f"{target_accuracy}",
         "behaviour suite": absent if suite is None else suite.source,

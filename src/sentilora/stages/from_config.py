@@ -53,7 +53,7 @@ def load_test_of(config: "Config", labels: Sequence[str]) -> Rows:
     return load_test(data.test, columns_of(config, labels), data.num_test, data.shuffle_seed)
 
 
-def others_test(config: "Config") -> str | None:
+def shipped_test_warning(config: "Config") -> str | None:
     """A warning when training uses other rows but the test rows are the reviews that ship."""
     if config.data.train == EMBEDDED or config.data.test != EMBEDDED:
         return None

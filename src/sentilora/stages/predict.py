@@ -161,13 +161,13 @@ def check_texts(texts: Sequence[str]) -> None:
 
 def check_columns(table: "pd.DataFrame", labels: Sequence[str]) -> None:
     """Raise `DataError` if the table already has a column that predictions would be written to."""
-    added = ["prediction", *(f"probability_{label}" for label in labels), "truncated"]
-    taken = [name for name in added if name in table.columns]
-    if taken:
+    columns = ["prediction", *(f"probability_{label}" for label in labels), "truncated"]
+    conflicts = [name for name in columns if name in table.columns]
+    if conflicts:
         raise DataError(
-            f"the input already has a column {taken[0]!r}, which `output` would add",
+            f"the input already has a column {conflicts[0]!r}, which `output` would add",
             setting="input",
-            seen=taken[0],
+            seen=conflicts[0],
             remedy="rename that column",
         )
 
@@ -194,10 +194,10 @@ def with_explanations(
 
 def add_predictions(table: "pd.DataFrame", predictions: Sequence[Prediction]) -> "pd.DataFrame":
     """The table with the columns `prediction`, `probability_<label>` and `truncated` added."""
-    added: dict[str, list[Any]] = {"prediction": [p.label for p in predictions]}
+    columns: dict[str, list[Any]] = {"prediction": [p.label for p in predictions]}
     labels = list(predictions[0].probabilities) if predictions else []
-    added |= {
+    columns |= {
         f"probability_{name}": [p.probabilities[name] for p in predictions] for name in labels
     }
-    added["truncated"] = [p.truncated for p in predictions]
-    return table.assign(**added)
+    columns["truncated"] = [p.truncated for p in predictions]
+    return table.assign(**columns)

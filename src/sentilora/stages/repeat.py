@@ -113,12 +113,12 @@ def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:
 
 def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
     """Raise `UsageError` for sizes, in rising order, that make no learning curve."""
-    twice = [size for size, following in pairwise(sizes) if size == following]
+    duplicates = [size for size, following in pairwise(sizes) if size == following]
     if len(sizes) < 2:
         problem = "`sizes` needs at least two numbers of rows"
         remedy = "add another, e.g. 100,400,2000"
-    elif twice:
-        problem, remedy = f"`sizes` has {twice[0]:,} twice", "remove one of them"
+    elif duplicates:
+        problem, remedy = f"`sizes` has {duplicates[0]:,} twice", "remove one of them"
     elif sizes[0] < num_labels:
         problem = f"`sizes` has {sizes[0]}, fewer rows than there are labels ({num_labels})"
         remedy = "remove it"

@@ -44,10 +44,10 @@ from sentilora.stages.from_config import (
     count_steps,
     load_base_of,
     load_rows_of,
-    others_test,
     prompt_format_of,
     rows_per_step,
     runtime_of,
+    shipped_test_warning,
     training_arguments_of,
 )
 from sentilora.training.faults import refused_settings, training_errors
@@ -154,9 +154,10 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
         say(f"warning: {warning}")
     untrained = [label for label in config.prompt.labels if label not in rows.labels]
     if untrained:
-        say(f"warning: no training row is labeled {', '.join(untrained)}: it is not learned")
-    if other := others_test(config):
-        say(f"warning: {other}")
+        names = ", ".join(untrained)
+        say(f"warning: no training row is labeled {names}, so that label is not learned")
+    if test_warning := shipped_test_warning(config):
+        say(f"warning: {test_warning}")
 
 
 def check_recipe(config: Config) -> None:
@@ -168,8 +169,8 @@ def check_recipe(config: Config) -> None:
         report_to=recipe.report_to,
         device=choose_device(config.base.device),
     )
-    for setting, fault in faults.items():
-        raise UsageError(fault, setting=setting)
+    for fault in faults.values():
+        raise fault
 
 
 # --- before training -----------------------------------------------------------------------------
@@ -240,22 +241,13 @@ def build_trainer(
         graphs, optimizer = prepare_fast_steps(
             model, engine, lengths, rows_per_step(config), runtime.max_memory_gib, arguments
         )
-    reference = BaseReference(
-        config.base.name, base.revision, config.base.quantization, config.base.double_quantization
-    )
     labels = prompter.format.labels
     trainer = ClassifierTrainer(
         model=model,
         args=arguments,
         train_dataset=list(examples),
         callbacks=callbacks_of(config),
-        classifier=ClassifierFile(
-            format_version=FORMAT_VERSION,
-            prompt=prompter.format,
-            base=reference,
-            label_ids=prompter.label_ids,
-            runtime=runtime.record(base.dtype),
-        ),
+        classifier=classifier_file_of(config, base, prompter),
         tokenizer=base.tokenizer,
         scorer=LabelScorer(
             model, prompter.label_ids, base.pad_token_id, base.dtype, runtime, engine
@@ -268,6 +260,20 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def classifier_file_of(config: Config, base: "Base", prompter: Prompter) -> ClassifierFile:
+    """The `classifier.json` of every checkpoint of this run."""
+    settings = config.base
+    return ClassifierFile(
+        format_version=FORMAT_VERSION,
+        prompt=prompter.format,
+        base=BaseReference(
+            settings.name, base.revision, settings.quantization, settings.double_quantization
+        ),
+        label_ids=prompter.label_ids,
+        runtime=runtime_of(config).record(base.dtype),
+    )
 
 
 def callbacks_of(config: Config) -> "list[object]":

@@ -133,8 +133,8 @@ class Report(TrainerCallback):
     ) -> None:
         last = state.log_history[-1]
         if self.progress is not None:
-            shown = {"loss": "loss", "eval_accuracy": "accuracy", "eval_log_loss": "log-loss"}
-            parts = [f"{name} {last[key]:.3f}" for key, name in shown.items() if key in last]
+            names = {"loss": "loss", "eval_accuracy": "accuracy", "eval_log_loss": "log-loss"}
+            parts = [f"{name} {last[key]:.3f}" for key, name in names.items() if key in last]
             if parts:
                 self.progress.advance(0, " ".join(parts))
         if is_main_process():

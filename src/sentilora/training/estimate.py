@@ -122,16 +122,29 @@ def _fixed(weights: int, trained: int) -> str:
 
 
 def training_memory(model: "torch.nn.Module", run: Run) -> FastMemory | PaddedMemory:
-    """What the run takes next to what the GPU's other users take now.
+    """What the run takes, next to what others use of the GPU now.
 
     model: with its adapter; torch's meta device is enough.
     """
     from sentilora.engine.structure import shape_of
 
+    if run.device == "cuda":
+        _load_cublas(run.dtype)
     shape = shape_of(model)
     if run.is_fast and run.device == "cuda":
         return _fast_memory(shape, run)
     return _padded_memory(shape, run)
+
+
+def _load_cublas(dtype: "torch.dtype") -> None:
+    """Load what is loaded by the time training plans: the CUDA context, cuBLAS, its workspace.
+
+    They use GPU memory, which would otherwise look free.
+    """
+    import torch
+
+    a = torch.ones(64, 64, device=place_of_process("cuda"), dtype=dtype)
+    torch.mm(a, a)
 
 
 def _fast_memory(shape: "ModelShape", run: Run) -> FastMemory:

@@ -9,14 +9,17 @@ Runs before a base is loaded, which takes minutes for a large one.
 import difflib
 from collections.abc import Callable, Iterable
 
-from sentilora.errors import first_line
+from sentilora.errors import UsageError, first_line
 from sentilora.models.four_bits import import_bitsandbytes
 
 
 def recipe_faults(
     *, optim: str, lr_scheduler_type: str, report_to: str, device: str
-) -> dict[str, str]:
-    """{setting: what is wrong with it}; empty when all are available. device: "cuda" or "cpu"."""
+) -> dict[str, UsageError]:
+    """{setting: the error of training with it}, empty if all are available.
+
+    device: "cuda" or "cpu".
+    """
     import_bitsandbytes()  # before transformers does
     from transformers import SchedulerType
     from transformers.integrations import integration_utils
@@ -33,14 +36,16 @@ def recipe_faults(
         ),
         ("report_to", report_to, trackers, lambda: _tracker(report_to)),
     ]
-    faults = {}
+    faults: dict[str, UsageError] = {}
     for setting, value, choices, attempt in attempts:
         key = f"training.{setting}"
         if value not in choices:
             near = difflib.get_close_matches(value, choices, 1, 0.0)[0]
-            faults[key] = (
-                f"{key} is {value!r}, which transformers does not know; did you mean {near!r}? "
-                f"({', '.join(choices)})"
+            faults[key] = UsageError(
+                f"{key} is {value!r}, which transformers does not know",
+                setting=key,
+                seen=value,
+                remedy=f"did you mean {near!r}? ({', '.join(choices)})",
             )
             continue
         try:
@@ -50,7 +55,8 @@ def recipe_faults(
             if isinstance(error, ImportError | RuntimeError):
                 remedy = "install the missing package, or choose another"
             reason = first_line(error).rstrip(".")
-            faults[key] = f"{key}={value} is unavailable here: {reason}; {remedy}"
+            problem = f"{key}={value} is unavailable here: {reason}"
+            faults[key] = UsageError(problem, setting=key, seen=value, remedy=remedy)
     return faults
 
 
