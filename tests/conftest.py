@@ -17,7 +17,9 @@ os.environ["TQDM_DISABLE"] = "1"
 # Toy models have nothing for a second thread, and the workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SOURCE = Path(__file__).resolve().parents[1] / "src"
-os.environ["PYTHONPATH"] = str(SOURCE)  # for the commands that tests start in other folders
+# For the commands that tests start in other folders; what else is on the path stays there.
+paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

@@ -66,7 +66,7 @@ def test_check_ends_with_the_code_of_what_is_wrong(toy_base, tmp_path):
     assert code == 2 and "error: 2 problems, marked" in stderr
     for name, package in (("optim", "lomo"), ("report_to", "neptune")):
         assert f"training.{name}={package} is unavailable here" in problems(stdout)[name]
-        assert "install what is missing, or choose another" in problems(stdout)[name]
+        assert "install the missing package, or choose another" in problems(stdout)[name]
     assert "--lomo" not in stdout and "'lomo_optim'" in problems(stdout)["optim"]
     code, stdout, stderr = run("check", f"base.name={tmp_path}", "prompt.template=x")
     assert code == 3 and list(problems(stdout)) == ["base", "prompt"]
