@@ -153,10 +153,16 @@ class Classifier:
 
     @classmethod
     def from_base(
-        cls, name: str, format: PromptFormat | None = None, runtime: Runtime | None = None
+        cls,
+        name: str,
+        format: PromptFormat | None = None,
+        **overrides: Unpack[RuntimeOverrides],
     ) -> Self:
-        """The classifier of a base without an adapter, in NF4: the baseline before training."""
-        reference, runtime = BaseReference(name), runtime or Runtime()
+        """The classifier of a base without an adapter, in NF4: the baseline before training.
+
+        overrides: keywords of `Runtime`.
+        """
+        reference, runtime = BaseReference(name), Runtime().override(**overrides)
         runtime.require_possible()
         base = load_base(reference, runtime)
         return cls(base, base.model, format or PromptFormat(), reference, runtime)

@@ -136,7 +136,7 @@ def load_classifier(
 ) -> Classifier:
     """The adapter in a folder on its base, or the base alone."""
     if base is not None:
-        return Classifier.from_base(base, format, Runtime().override(**runtime))
+        return Classifier.from_base(base, format, **runtime)
     return Classifier.load(folder, **runtime)
 
 
