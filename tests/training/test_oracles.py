@@ -23,7 +23,6 @@ from sentilora.folders.classifier_file import BaseReference
 from sentilora.models.bases import load_base
 from sentilora.models.four_bits import linear_4bit_modules
 from sentilora.models.runtime import Runtime
-from sentilora.models.runtime import Runtime
 from sentilora.prompt import Prompter
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages.from_config import load_rows_of, prompt_format_of
