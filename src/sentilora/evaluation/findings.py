@@ -165,7 +165,7 @@ def verdict(
     if num_twins > base.num_rows / 2:  # TF-IDF was trained on them too
         return (
             f"No verdict: {num_twins:,} of the {counted(base.num_rows, 'test row')} are "
-            "duplicates of rows trained or chosen on."
+            "duplicates of rows that the adapter was trained or selected on."
         )
     against = comparisons.get("baseline")
     name = "TF-IDF + logistic regression on the same labels"
@@ -178,10 +178,10 @@ def verdict(
     interval = " to ".join(map(signed, bounds))
     figures = f"(95 % interval {interval}, exact McNemar {as_p(against.p)})"
     if against.clear > 0:
-        return f"It was worth it: {points:.1f} points more are right than with {name} {figures}."
+        return f"It was worth it: {points:.1f} points more accurate than {name} {figures}."
     if against.clear < 0:
-        return f"It was not worth it: {name} has {points:.1f} points more {figures}."
-    return f"It cannot be told from {name} {rows} {figures}."
+        return f"It was not worth it: {name} is {points:.1f} points more accurate {figures}."
+    return f"No difference from {name} can be shown {rows} {figures}."
 
 
 def temperature_of(result: Evaluation) -> float | None:
