@@ -155,6 +155,15 @@ def test_a_run_without_a_checkpoint_starts_again(seeds_run, tmp_path):
     assert list(series.runs) == [42, 43, 44]
 
 
+def test_a_finished_run_whose_result_is_damaged_is_named(seeds_run, toy_base, tmp_path):
+    folder = shutil.copytree(seeds_run[0], tmp_path / "series")
+    path = folder / "seed-42" / "train_results.json"
+    path.write_text("{")
+    failed(3, f"{path} is damaged: it is not JSON (line 1)", "train", "--seeds", 3, *FOUR_STEPS,
+           f"base.name={toy_base}", "--output-dir", folder, "--resume")  # fmt: skip
+
+
+
 def test_a_finished_run_holds_no_memory(seeds_run, tmp_path, monkeypatch):
     """The next one needs what it had on the GPU."""
     folder, alive = tmp_path / "copy", []
