@@ -68,7 +68,7 @@ def test_an_error_that_needs_no_model_comes_within_a_second(
     assert said in errors[0] and stderr.endswith(errors[0]) and "Traceback" not in stderr
     assert seconds < 1.5  # 0.7 alone on a core with pandas, 0.3 without; 1.0 is promised
     # The hub is waited for, at most 3 seconds; the rest is for what else the machine does.
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 6
 
 
 def test_the_shape_of_a_request(tmp_path):
