@@ -163,7 +163,6 @@ def test_a_finished_run_whose_result_is_damaged_is_named(seeds_run, toy_base, tm
            f"base.name={toy_base}", "--output-dir", folder, "--resume")  # fmt: skip
 
 
-
 def test_a_finished_run_holds_no_memory(seeds_run, tmp_path, monkeypatch):
     """The next one needs what it had on the GPU."""
     folder, alive = tmp_path / "copy", []

@@ -1,0 +1,55 @@
+"""`sentilora.predict` from Python: texts or a file in, predictions and a file out."""
+
+import pandas as pd
+import pytest
+
+import sentilora
+from sentilora.errors import DataError, UsageError
+
+TEXTS = ["A lovely film.", "Dull and far too long."]
+
+
+def test_texts_are_answered_in_order(toy_run):
+    predictions = sentilora.predict(TEXTS, adapter=toy_run)
+    assert [prediction.text for prediction in predictions] == TEXTS
+    classifier = sentilora.Classifier.load(toy_run)
+    assert predictions == classifier.classify(TEXTS)
+    assert all(prediction.explanation is None for prediction in predictions)
+
+
+def test_a_file_is_classified_and_written(toy_run, tmp_path):
+    source, output = tmp_path / "in.csv", tmp_path / "out.parquet"
+    pd.DataFrame({"id": ["007", "8"], "review": TEXTS}).to_csv(source, index=False)
+    predictions = sentilora.predict(
+        input=source, output=output, text_column="review", adapter=toy_run, batch_size=1
+    )
+    table = pd.read_parquet(output)
+    assert list(table) == ["id", "review", "prediction", "probability_positive",
+                           "probability_negative", "truncated"]  # fmt: skip
+    assert table["id"].tolist() == ["007", "8"]
+    assert table["prediction"].tolist() == [prediction.label for prediction in predictions]
+
+
+def test_explanations_come_with_the_predictions(toy_run):
+    (prediction,) = sentilora.predict(TEXTS[:1], adapter=toy_run, explain=True)
+    words = prediction.explanation.words
+    assert [prediction.text[word.start : word.end] for word in words] == TEXTS[0].split()
+
+
+def test_what_does_not_go_together_names_the_keyword(tmp_path):
+    refused = [
+        ({}, "input"),
+        ({"texts": TEXTS, "input": "x.csv"}, "input"),
+        ({"texts": TEXTS, "output": "y.csv"}, "output"),
+        ({"texts": TEXTS, "text_column": "text"}, "text_column"),
+        ({"input": "x.csv", "output": "y.csv", "explain": True}, "explain"),
+    ]
+    for keywords, setting in refused:
+        with pytest.raises(UsageError) as error:
+            sentilora.predict(**keywords)
+        assert error.value.setting == setting, keywords
+    with pytest.raises(DataError, match="there is no file") as error:
+        sentilora.predict(input=tmp_path / "none.csv")
+    assert error.value.setting == "input" and error.value.seen == str(tmp_path / "none.csv")
+    with pytest.raises(TypeError, match="bach_size"):
+        sentilora.predict(TEXTS, bach_size=3)
