@@ -223,8 +223,7 @@ def test_label_scores_equal_a_naive_forward_per_label(toy_base, labels, path):
 def test_batch_size_does_not_change_the_answer(toy_base):
     texts = ["word " * n for n in (3, 40, 1, 17, 90, 17, 8)]
     one, seven = (
-        Classifier.from_base(str(toy_base), runtime=Runtime(batch_size=size)).predict_proba(texts)
-        for size in (1, 7)
+        Classifier.from_base(str(toy_base), batch_size=size).predict_proba(texts) for size in (1, 7)
     )
     np.testing.assert_allclose(one, seven, atol=2e-6)
 
