@@ -48,7 +48,7 @@ def test_check_lists_every_problem(toy_base, tmp_path):
         "test data": Contains(f"{tmp_path} has no test data"),
         "steps": Contains("training.save_steps=7 is not a multiple of training.eval_steps=50"),
         "prompt": Contains("prompt.max_length is 9, but template, label and EOS alone need"),
-        "dtype": Contains("base.compute_dtype=float16 needs a GPU"),
+        "dtype": Contains("compute_dtype=float16 needs a GPU"),
         "optim": Contains("does not know; did you mean 'adamw_8bit'?"),
         "lr_scheduler_type": Contains("does not know; did you mean 'linear'?"),
         "report_to": Contains("does not know; did you mean 'wandb'?"),

@@ -509,7 +509,7 @@ def test_the_words_that_moved_an_error_are_marked(chromium, tmp_path, scheme):
         chromium, path, color_scheme=scheme, viewport={"width": 390, "height": 844}
     )
     told = page.locator("#explained").inner_text()
-    assert f"The 2 surest of {len(surest_errors(scores)):,} errors are explained." in told
+    assert f"The 2 most confident of {len(surest_errors(scores)):,} errors are explained." in told
     assert "Deletion test on 2 texts: <b> so and so. Explaining took 12.3 s" in told
     assert page.locator("#explained mark").count() == 2
     for number in range(3):

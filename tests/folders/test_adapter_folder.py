@@ -111,7 +111,7 @@ def test_an_adapter_of_another_base(tmp_path, toy_base, toy_run):
 def test_an_unfinished_run_is_reported_with_its_last_checkpoint(toy_run, tmp_path):
     folder = tmp_path / "unfinished"
     shutil.copytree(toy_run / "checkpoint-4", folder / "checkpoint-4")
-    message = "is not finished; resume it with --resume and the same --output-dir, or use "
+    message = "is not finished; finish it (train with --resume and this --output-dir), or use "
     failed(3, message + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
 
 

@@ -2,13 +2,19 @@
 
 import json
 import os
+import shutil
 import stat
 
 import pytest
 
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError
-from sentilora.folders.checkpoints import checkpoint_folder, checkpoints, run_of
+from sentilora.folders.checkpoints import (
+    checkpoint_folder,
+    checkpoints,
+    last_checkpoint,
+    run_of,
+)
 from sentilora.folders.records import write_atomically
 from sentilora.folders.run_folder import DataRecord, SplitRecord, TrainingResult, require_same_rows
 from sentilora.metrics import Metrics
@@ -96,3 +102,19 @@ def test_checkpoints_are_known_by_their_step(tmp_path):
     assert list(checkpoints(tmp_path)) == [3, 20, 100]
     assert run_of(checkpoint_folder(tmp_path, 20)) == tmp_path
     assert run_of(tmp_path) == tmp_path
+    assert run_of(tmp_path / "checkpoint-run") == tmp_path / "checkpoint-run"
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "adapter_model.safetensors", "optimizer.pt, cut off"]
+)
+def test_a_checkpoint_that_lacks_a_part_is_not_resumed_from(toy_run, tmp_path, name):
+    checkpoint = shutil.copytree(toy_run / "checkpoint-2", tmp_path / "checkpoint-2")
+    assert last_checkpoint(tmp_path, 4, 0) == checkpoint
+    path = checkpoint / name.partition(",")[0]
+    if "cut off" in name:
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        path.unlink()
+    with pytest.raises(DataError, match=f"{path.name} is (missing|damaged); remove .*checkpoint-2"):
+        last_checkpoint(tmp_path, 4, 0)

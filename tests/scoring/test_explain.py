@@ -356,7 +356,7 @@ def test_the_surest_errors_of_a_report_are_explained(toy_run, tmp_path, monkeypa
     explained = result.explained
     assert len(explained.rows) == 3 and explained.num_errors == num_errors and explained.seconds > 0
     assert explained.deletion.num_texts == 3
-    assert f"explained the 3 surest of {num_errors} errors in " in as_table(result)
+    assert f"explained the 3 most confident of {num_errors} errors in " in as_table(result)
     assert explained.deletion.sentence in as_table(result)
     figures = json.loads((report / "report.json").read_text(encoding="utf-8"))
     rows = figures["evaluation"]["explained"]["rows"]

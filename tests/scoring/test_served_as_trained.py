@@ -111,6 +111,16 @@ def test_what_this_machine_can_do_is_left_alone(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("attention", ["flex_attention", "flash_attention_2"])
+def test_attention_that_needs_a_gpu_is_refused_on_a_cpu(attention, toy_run, capsys):
+    with pytest.raises(UsageError, match=f"{attention} needs a GPU") as refused:
+        Classifier.load(toy_run, attn_implementation=attention, device="cpu")
+    assert refused.value.setting == "attn_implementation"
+    recorded = RecordedRuntime("float32", attention, "auto", 16)
+    assert Runtime.for_scoring(recorded, {"device": "cpu"}).attn_implementation == "sdpa"
+    assert attention in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [

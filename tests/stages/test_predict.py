@@ -53,3 +53,15 @@ def test_what_does_not_go_together_names_the_keyword(tmp_path):
     assert error.value.setting == "input" and error.value.seen == str(tmp_path / "none.csv")
     with pytest.raises(TypeError, match="bach_size"):
         sentilora.predict(TEXTS, bach_size=3)
+
+
+def test_one_string_is_not_taken_for_its_letters(toy_run):
+    for texts in ("Great", {"a": 1}, 3):
+        with pytest.raises(UsageError, match="a list of texts is expected"):
+            sentilora.predict(texts, adapter=toy_run)
+
+
+def test_a_column_of_a_table_is_a_list_of_texts(toy_run):
+    column = pd.Series(TEXTS)
+    assert sentilora.predict(column, adapter=toy_run) == sentilora.predict(TEXTS, adapter=toy_run)
+    assert sentilora.predict([], adapter=toy_run) == []

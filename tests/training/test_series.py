@@ -155,6 +155,25 @@ def test_a_run_without_a_checkpoint_starts_again(seeds_run, tmp_path):
     assert list(series.runs) == [42, 43, 44]
 
 
+def test_a_series_resumes_only_a_series_of_its_kind(seeds_run, toy_base, toy_run, tmp_path):
+    folder = shutil.copytree(seeds_run[0], tmp_path / "series")
+    again = [*FOUR_STEPS, f"base.name={toy_base}", "--resume", "--output-dir"]
+    failed(2, "holds a series of seeds; choose another --output-dir for a series of sizes",
+           "train", "--sizes", "12,24", *again, folder)  # fmt: skip
+    failed(2, "holds a single run; choose another --output-dir for a series of seeds",
+           "train", "--seeds", 2, *again, shutil.copytree(toy_run, tmp_path / "run"))  # fmt: skip
+
+
+def test_a_folder_in_a_series_that_is_not_a_runs_is_left_alone(seeds_run, toy_base, tmp_path):
+    folder = shutil.copytree(seeds_run[0], tmp_path / "series")
+    shutil.rmtree(folder / "seed-43")
+    (folder / "seed-43").mkdir()
+    (folder / "seed-43" / "notes.txt").write_text("mine")
+    failed(2, f"{folder / 'seed-43'} is in use, and not by a run", "train", "--seeds", 3,
+           *FOUR_STEPS, f"base.name={toy_base}", "--output-dir", folder, "--resume")  # fmt: skip
+    assert (folder / "seed-43" / "notes.txt").read_text() == "mine"
+
+
 def test_a_finished_run_whose_result_is_damaged_is_named(seeds_run, toy_base, tmp_path):
     folder = shutil.copytree(seeds_run[0], tmp_path / "series")
     path = folder / "seed-42" / "train_results.json"

@@ -54,7 +54,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing Rich would double the time of --help
     pretty_exceptions_enable=False,
     help="Fine-tune a causal language model in 4 bits with LoRA to classify text.",
-    epilog="Settings are written section.key=value; presets/defaults.toml explains all of them.",
+    epilog="Settings are written section.key=value; docs/reference/settings.md has all of them.",
 )
 for verb in (train, evaluate, predict, check, demo, env):
     app.command()(verb)

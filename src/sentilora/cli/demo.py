@@ -21,7 +21,10 @@ NEXT = """The adapter and its training curve are in ./{folder}. Next:
 
 
 def demo(
-    overrides: Overrides = None, output_dir: Annotated[str, typer.Option()] = "sentilora-demo"
+    overrides: Overrides = None,
+    output_dir: Annotated[
+        str, typer.Option(help="Folder for the adapter; a previous demo there is replaced.")
+    ] = "sentilora-demo",
 ) -> None:
     """Train, compare and classify on what ships with sentilora: minutes on two CPU cores."""
     from sentilora.config import load_config
@@ -42,7 +45,7 @@ def demo(
         answers(result.predictions),
         NEXT.format(folder=result.output_dir),
     ):
-        console.print(part, highlight=False, markup=False)
+        console.print(part, highlight=False, markup=False, soft_wrap=True)
 
 
 def accuracies(evaluation: "Evaluation") -> "Table":

@@ -38,8 +38,8 @@ Adapter = Annotated[
         help="Folder of the adapter.", show_default="the one that ships, for English film reviews"
     ),
 ]
-TextColumn = Annotated[str | None, typer.Option(help="Column with the text.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column with the label.")]
+TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # The keywords of `RuntimeOverrides` as options, in the order of --help.
 RUNTIME: dict[str, Any] = {
@@ -49,7 +49,7 @@ RUNTIME: dict[str, Any] = {
     ],
     "compute_dtype": Annotated[
         Literal["auto", "float16", "bfloat16", "float32"] | None,
-        typer.Option(help="Dtype to compute in.", show_default=AS_TRAINED),
+        typer.Option(help="Compute dtype.", show_default=AS_TRAINED),
     ],
     "attn_implementation": Annotated[
         str | None,
@@ -95,9 +95,18 @@ def with_runtime_options(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
+# The keywords of library functions that are options of a verb.
+KEYWORDS = (
+    *("adapter", "base", "output_dir", "preset", "resume", "seeds", "sizes"),
+    *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
+    *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
+    *("config", *RUNTIME),
+)
+
+
 def in_options(message: str) -> str:
     """The message, with each library keyword in backticks as its option: `num_x` as --num-x."""
-    return re.sub(r"`([a-z]+(?:_[a-z]+)*)`", lambda word: _as_option(word[1]), message)
+    return re.sub(f"`({'|'.join(KEYWORDS)})`", lambda word: _as_option(word[1]), message)
 
 
 def _as_option(keyword: str) -> str:

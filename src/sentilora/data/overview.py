@@ -64,9 +64,10 @@ def _warnings(
     for name, counts in balance.items():
         largest, smallest = max(counts.values()), min(counts.values())
         if largest > IMBALANCE_LIMIT * smallest:
+            remedy = "; data.balance=weights or sample evens it out" if name == "train" else ""
             warnings.append(
                 f"{name}: {largest} to {smallest} rows per label, more uneven than "
-                f"{IMBALANCE_LIMIT}:1; data.balance=weights or sample evens it out"
+                f"{IMBALANCE_LIMIT}:1{remedy}"
             )
     for pair, count in shared.items():
         first, _, second = pair.partition(" / ")

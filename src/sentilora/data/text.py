@@ -21,9 +21,7 @@ def blank_line_breaks(text: str) -> str:
 def require_text(text: object, name: str = "the text") -> None:
     """Raise `DataError` if a value cannot be classified. name: what the message calls the value."""
     if fault := fault_of(text):
-        raise DataError(
-            f"{name} is {fault}", seen=text, remedy="give UTF-8 text of at least one character"
-        )
+        raise DataError(f"{name} is {fault}", seen=text, remedy="give a non-empty string")
 
 
 def fault_of(text: object) -> str | None:

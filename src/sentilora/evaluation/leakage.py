@@ -129,8 +129,7 @@ def look_for_leakage(
     if not is_near:
         say(
             f"near-duplicates are not searched for among more than {MAX_ROWS_NEAR:,} rows (here "
-            f"{total:,}); `near_duplicates` does so, in minutes and with 6 KiB of memory per "
-            "training row"
+            f"{total:,}) unless requested: it takes minutes, and 6 KiB of memory per training row"
         )
     with Progress("searching for duplicates", total + len(evaluation)) as progress:
         index = TwinIndex(is_near, progress.advance)

@@ -113,7 +113,7 @@ def _abstention_lines(abstention: Abstention | None, result: Evaluation) -> list
     if not abstention.is_reached:
         return [
             f"no threshold is certain to reach {target}: the highest 95 % lower bound on accuracy "
-            f"is {bound}, for the surest {rows}; no threshold was stored"
+            f"is {bound}, for the most confident {rows}; no threshold was stored"
         ]
     which = "answers of any confidence"
     if threshold.confidence:
@@ -164,9 +164,10 @@ def _rating_lines(ratings: Ratings) -> list[str]:
 def _explanation_lines(explained: ErrorExplanations) -> list[str]:
     if not explained.rows:
         return ["no errors to explain"]
+    num_errors = counted(explained.num_errors, "error")
     lines = [
-        f"explained the {len(explained.rows):,} surest of {counted(explained.num_errors, 'error')} "
-        f"in {explained.seconds:.1f} s, on top of the evaluation; the report marks the words that "
+        f"explained the {len(explained.rows):,} most confident of {num_errors} in "
+        f"{explained.seconds:.1f} s, on top of the evaluation; the report marks the words that "
         "moved them"
     ]
     return lines if explained.deletion is None else [*lines, explained.deletion.sentence]

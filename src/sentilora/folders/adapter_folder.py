@@ -118,7 +118,7 @@ def _incomplete(path: Path, name: str) -> DataError:
             f"the run in {path} is not finished",
             setting="adapter",
             seen=str(path),
-            remedy=f"resume it with `resume` and the same `output_dir`, or use {last}",
+            remedy=f"finish it (train with `resume` and this `output_dir`), or use {last}",
         )
     return DataError(
         f"{path} holds no adapter: {name} is missing",

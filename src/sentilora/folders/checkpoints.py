@@ -31,7 +31,9 @@ def _number(step: str) -> tuple[int, str]:
 
 def run_of(folder: Path) -> Path:
     """The run folder of an adapter: the adapter's own folder, or for a checkpoint its parent."""
-    return folder.absolute().parent if folder.name.startswith(PREFIX) else folder
+    step = folder.name.removeprefix(PREFIX)
+    is_checkpoint = folder.name.startswith(PREFIX) and step.isdecimal()
+    return folder.absolute().parent if is_checkpoint else folder
 
 
 def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
@@ -58,6 +60,14 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
             remedy="remove it and train again",
         )
     checkpoint = usable[max(usable)]
+    for name in ("optimizer.pt", "scheduler.pt", "adapter_model.safetensors"):
+        if not (checkpoint / name).is_file():  # resumed without it, the run would be another one
+            raise DataError(
+                f"{checkpoint / name} is missing",
+                setting="output_dir",
+                seen=str(checkpoint),
+                remedy=f"remove {checkpoint} to resume from the checkpoint before it",
+            )
     for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
         if not zipfile.is_zipfile(path):  # torch writes zip files; a truncated one is none
             raise _damaged(path, checkpoint)

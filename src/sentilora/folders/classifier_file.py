@@ -40,7 +40,7 @@ class Calibration:
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    abstain_below: float = 0.0
+    abstain_below: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -64,8 +64,8 @@ class ClassifierFile(Record):
 
     FILE: ClassVar[str] = "classifier.json"
     REMEDY: ClassVar[str] = (
-        "restore it (each checkpoint-N folder of the run has a copy), or remove it and give "
-        "`labels` and `template`"
+        "restore it (each checkpoint-N folder of the run has a copy), or remove it and "
+        "give `labels` and `template` to predict"
     )
 
     format_version: int

@@ -49,7 +49,7 @@ class DataRecord(Record):
     """The rows that a run is trained and evaluated on. A split is None if it is not recorded."""
 
     FILE: ClassVar[str] = "data.json"
-    REMEDY: ClassVar[str] = "restore it, or remove it and start again"
+    REMEDY: ClassVar[str] = "restore it, or remove it"
 
     train: SplitRecord | None = None
     evaluation: SplitRecord | None = None
@@ -98,12 +98,13 @@ def hash_of(hashes: Iterable[str]) -> str:
 
 
 def require_unused(
-    folder: Path, keyword: str = "output_dir", alternative: str = "resume the run with `resume`, "
+    folder: Path,
+    keyword: str = "output_dir",
+    alternative: str = ", resume training there with `resume`, or remove it",
 ) -> None:
     """Raise `UsageError` when a folder is in use or cannot be written to.
 
-    keyword: the keyword that sets the folder. alternative: another remedy, with a comma and a space
-    after it.
+    keyword: the keyword that sets the folder. alternative: other remedies.
     """
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -121,7 +122,7 @@ def require_unused(
             f"{folder} is in use",
             setting=keyword,
             seen=str(folder),
-            remedy=f"choose another `{keyword}`, {alternative}or remove it",
+            remedy=f"choose another `{keyword}`{alternative}",
         )
 
 
@@ -152,7 +153,7 @@ def require_same_rows(folder: Path, record: DataRecord) -> None:
                 f"the rows of data.{name} have changed since the run in {folder} was started "
                 f"({before[name].num_rows:,} rows then, {split.num_rows:,} now; hashes differ)",
                 setting=f"data.{name}",
-                remedy="restore them, or choose a new `output_dir`",
+                remedy="restore them, or train anew in another `output_dir`",
             )
 
 

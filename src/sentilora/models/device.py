@@ -110,7 +110,7 @@ def choose_dtype(
     if dtype != "auto":
         if device == "cpu" and dtype == "float16":
             raise UsageError(
-                "base.compute_dtype=float16 needs a GPU",
+                "compute_dtype=float16 needs a GPU",
                 setting="compute_dtype",
                 seen=dtype,
                 remedy="use float32 on the CPU",

@@ -116,10 +116,11 @@ class Runtime:
         """
         runtime = cls.from_record(record).override(**overrides)
         device = choose_device(runtime.device)
+        place = "GPU" if device == "cuda" else "CPU"
         dtype, attention = runtime.compute_dtype, runtime.attn_implementation
         if device == "cpu":
             nearest_dtype = "float32" if dtype == "float16" else dtype
-            nearest_attention = "sdpa" if "flash" in attention else attention
+            nearest_attention = "sdpa" if _needs_gpu(attention) else attention
         else:
             native = compute_capability(runtime.assume_capability) >= 8
             nearest_dtype = dtype if native or dtype != "bfloat16" else "float16"
@@ -132,18 +133,26 @@ class Runtime:
             in_training = getattr(runtime, name)
             if value != in_training and overrides.get(name) is None:
                 say(
-                    f"{name}: trained with {in_training}, which is unavailable on this {device}; "
+                    f"{name}: trained with {in_training}, which is unavailable on this {place}; "
                     f"scoring with {value}, the nearest alternative"
                 )
                 runtime = replace(runtime, **{name: value})
         return runtime
 
     def require_possible(self) -> None:
-        """Raise `UsageError` when this machine lacks the device or cannot compute 8-bit products.
+        """Raise `UsageError` when this machine cannot compute as requested.
 
-        Imports torch only if 8-bit products are requested.
+        Imports torch only for attention or products that need a GPU.
         """
         require_device(self.device)
+        if _needs_gpu(self.attn_implementation) and choose_device(self.device) == "cpu":
+            raise UsageError(
+                f"attn_implementation={self.attn_implementation} needs a GPU, and this run is on "
+                "the CPU",
+                setting="attn_implementation",
+                seen=self.attn_implementation,
+                remedy="choose sdpa or eager",
+            )
         if self.base_matmul == "exact":
             return
         if self.engine == "reference":
@@ -169,3 +178,8 @@ class Runtime:
                 seen="fp8",
                 remedy="leave it at exact",
             )
+
+
+def _needs_gpu(attn_implementation: str) -> bool:
+    """Whether an attention implementation has no CPU path; flex_attention crashes there."""
+    return any(name in attn_implementation for name in ("flash", "flex"))

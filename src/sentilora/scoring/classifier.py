@@ -143,11 +143,10 @@ class Classifier:
         if record is not None and record.label_ids != classifier.prompter.label_ids:
             raise UsageError(
                 f"the adapter in {folder.path} was trained with label tokens {record.label_ids}, "
-                f"but the tokenizer of {reference.name!r} gives {classifier.prompter.label_ids}; "
-                "it is another base or revision",
+                f"but the tokenizer of {reference.name!r} gives {classifier.prompter.label_ids}",
                 setting="base.name",
                 seen=reference.name,
-                remedy="use the base and revision that it was trained with",
+                remedy="use the base, revision and labels that it was trained with",
             )
         return classifier
 
@@ -292,6 +291,14 @@ def _format_of(
 
 def _require_texts(texts: object) -> list[str]:
     """The texts as a list. Raises an error about the first one that cannot be classified."""
+    texts = list_of_texts(texts)
+    for number, text in enumerate(texts):
+        require_text(text, f"texts[{number}]")
+    return texts
+
+
+def list_of_texts(texts: object) -> list[str]:
+    """The texts as a list. Raises `UsageError` for one string, a mapping, and what is no series."""
     if isinstance(texts, str):
         raise UsageError(
             "a list of texts is expected, not one string",
@@ -306,7 +313,4 @@ def _require_texts(texts: object) -> list[str]:
             seen=type(texts).__name__,
             remedy="pass a list of strings",
         )
-    texts = list(texts)
-    for number, text in enumerate(texts):
-        require_text(text, f"texts[{number}]")
-    return texts
+    return list(texts)

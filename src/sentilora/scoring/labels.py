@@ -71,8 +71,8 @@ class LabelScorer:
                     pending = self._score_some(prompts, pending, scores, progress)
         if scores.isnan().any():
             raise SentiloraError(
-                "the model's scores are NaN: the adapter or the base is damaged, or float16 "
-                "overflows",
+                "the model's scores are NaN: training diverged, the adapter or the base is "
+                "damaged, or float16 overflows",
                 setting="base.compute_dtype",
                 seen=str(self.dtype).removeprefix("torch."),
                 remedy="try base.compute_dtype=bfloat16 or float32 (predict and evaluate: "

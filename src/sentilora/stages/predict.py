@@ -19,7 +19,7 @@ from sentilora.errors import DataError, UsageError
 from sentilora.models.runtime import RuntimeOverrides
 from sentilora.progress import Progress, say
 from sentilora.scoring.answers import Prediction
-from sentilora.scoring.classifier import Classifier
+from sentilora.scoring.classifier import Classifier, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.wording import counted
 
@@ -56,7 +56,7 @@ def predict(
         table = read_input(Path(input), column)
         texts = table[column].tolist()
     else:
-        texts = list(texts or ())
+        texts = list_of_texts(texts)
         check_texts(texts)
     classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
     if table is not None and output is not None:
@@ -82,8 +82,8 @@ def check_request(
     explain: bool,
 ) -> None:
     """Raise `UsageError` for keywords that exclude or require each other."""
-    if (input is None) == (not texts):
-        both = "both texts and `input`" if texts else "neither texts nor `input`"
+    if (input is None) == (texts is None):
+        both = "neither texts nor `input`" if texts is None else "both texts and `input`"
         raise UsageError(
             f"the request has {both}",
             setting="input",
@@ -151,7 +151,7 @@ def read_input(source: Path, text_column: str) -> "pd.DataFrame":
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Raise `DataError` for the first text that cannot be classified."""
+    """Raise `DataError` for the first text that cannot be classified, counting from 1."""
     for number, text in enumerate(texts, 1):
         require_text(text, f"text {number}")
 

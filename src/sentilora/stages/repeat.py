@@ -157,6 +157,7 @@ def _train_each(
                 seen=str(folder),
                 remedy="name the folder of a series with `output_dir`, or train without `resume`",
             )
+        require_same_series(folder, configs)
         require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     else:
         require_unused(folder)
@@ -167,6 +168,24 @@ def _train_each(
             runs[key] = _train_one(part, resume)
         _free_memory()
     return runs
+
+
+def require_same_series(folder: Path, configs: Mapping[int, Config]) -> None:
+    """Raise `UsageError` when a folder holds a single run, or a series of another kind."""
+    kind = Path(next(iter(configs.values())).output_dir).name.partition("-")[0]
+    other = {"seed": "size", "size": "seed"}[kind]
+    if (folder / DataRecord.FILE).is_file():
+        problem = f"{folder} holds a single run"
+    elif any(folder.glob(f"{other}-*/{CONFIG_FILE}")):
+        problem = f"{folder} holds a series of {other}s"
+    else:
+        return
+    raise UsageError(
+        problem,
+        setting="output_dir",
+        seen=str(folder),
+        remedy=f"choose another `output_dir` for a series of {kind}s",
+    )
 
 
 def _train_one(config: Config, resume: bool) -> TrainingResult:
@@ -183,6 +202,13 @@ def _train_one(config: Config, resume: bool) -> TrainingResult:
         return TrainingResult.load(folder)
     if checkpoints(folder):
         return train(config, resume=True)
+    if any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+        raise UsageError(
+            f"{folder} is in use, and not by a run",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="remove it, or choose another `output_dir`",
+        )
     say("no checkpoint to resume from: training from the start")
     if is_main_process():
         shutil.rmtree(folder)
@@ -237,12 +263,15 @@ def _correct_rows(folder: Path, evaluation: Rows, labels: Sequence[str]) -> list
 
     require_same_rows(folder, DataRecord(evaluation=SplitRecord.of(evaluation)))
     try:
-        predicted = np.load(folder / PROBABILITIES_FILE).argmax(-1)
-    except (OSError, ValueError) as error:
+        probabilities = np.load(folder / PROBABILITIES_FILE)
+        if probabilities.shape != (len(evaluation), len(labels)):
+            raise ValueError(f"its shape is {probabilities.shape}")
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{folder / PROBABILITIES_FILE} is missing or damaged",
             setting="output_dir",
             seen=str(folder),
             remedy=f"remove {folder} and continue with `resume`",
         ) from error
+    predicted = probabilities.argmax(-1)
     return [labels[i] == label for i, label in zip(predicted, evaluation.labels, strict=True)]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sentilora.errors import SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def refused_settings() -> Iterator[None]:
         raise UsageError(
             f"transformers refuses a training.* setting: {first_line(error).rstrip('.')}",
             setting="training",
-            remedy="choose another value; every setting is explained in presets/defaults.toml",
+            remedy="choose another value; every setting is explained in docs/reference/settings.md",
         ) from error
 
 
@@ -47,6 +47,13 @@ def training_errors(folder: Path) -> Iterator[None]:
         # A full disk: safetensors raises its own error, torch.save a RuntimeError.
         if type(error).__name__ != "SafetensorError" and "PytorchStreamWriter" not in str(error):
             raise
+        if "deserializing" in str(error):
+            raise DataError(
+                f"a checkpoint in {folder} is damaged: {first_line(error)}",
+                setting="output_dir",
+                seen=str(folder),
+                remedy="remove it to resume from the checkpoint before it",
+            ) from error
         raise _write_error(folder, error) from error
 
 
