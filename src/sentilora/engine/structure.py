@@ -60,11 +60,15 @@ def find_rotary(model: torch.nn.Module) -> Any:
     )
 
 
-def why_not(layers: Sequence[Any]) -> str | None:
-    """Why the engine does not support these layers, None if it does."""
+def why_not(model: torch.nn.Module) -> str | None:
+    """Why the engine does not support this model's structure, None if it does."""
+    layers = find_layers(model)
     if not layers:
         return "its layers are of another structure"
-    return next((reason for layer in layers if (reason := _why_not(layer))), None)
+    reason = next((reason for layer in layers if (reason := _why_not(layer))), None)
+    if reason is None and find_rotary(model) is None:
+        return "it has no rotary embedding of its own"
+    return reason
 
 
 def _why_not(layer: Any) -> str | None:
@@ -137,7 +141,7 @@ def shape_of(model: torch.nn.Module) -> ModelShape:
     ]
     layers = find_layers(model)
     return ModelShape(
-        groups={} if why_not(layers) else group_shapes(layers),
+        groups={} if why_not(model) else group_shapes(layers),
         num_layers=len(layers) or config.num_hidden_layers,
         hidden=config.hidden_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,

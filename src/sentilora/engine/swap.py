@@ -222,13 +222,11 @@ def install(model: torch.nn.Module, capability: float | None = None) -> Engine |
 
     capability: the GPU's compute capability as a number (7.5), to run as such a GPU would.
     """
-    layers, rotary = find_layers(model), find_rotary(model)
-    reason = why_not(layers)
-    if reason is None and rotary is None:
-        reason = "it has no rotary embedding of its own"
+    reason = why_not(model)
     if reason is None:
+        layers = find_layers(model)
         engine = Engine(model, layers, _capability(model) if capability is None else capability)
-        reason = try_layers(layers, rotary)
+        reason = try_layers(layers, find_rotary(model))
         if reason is None:
             return engine
         engine.remove()

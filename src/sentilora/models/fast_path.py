@@ -40,8 +40,6 @@ def why_not_fast(model: "torch.nn.Module") -> str | None:
 
     Works on torch's meta device. `install_engine` also tries two layers once it has their weights.
     """
-    from sentilora.engine.structure import find_layers, find_rotary, why_not
+    from sentilora.engine.structure import why_not
 
-    if reason := why_not(find_layers(model)):
-        return reason
-    return None if find_rotary(model) else "it has no rotary embedding of its own"
+    return why_not(model)
