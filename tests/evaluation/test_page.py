@@ -175,7 +175,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     require_unused(tmp_path / "new", "report", "")
     (tmp_path / "file").write_text("")
     for used in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="is in use; choose another `report`$"):
+        with pytest.raises(UsageError, match=r"is in use; choose another `report`$"):
             require_unused(used, "report", "")
 
 
