@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from pydantic import ConfigDict
 
 from sentilora.errors import DataError, UsageError
-from sentilora.folders.checkpoints import checkpoints, run_of
+from sentilora.folders.checkpoints import WEIGHTS_FILE, checkpoints, run_of
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.records import Record
 from sentilora.progress import say
@@ -40,7 +40,7 @@ class PeftConfig(Record):
 class AdapterFolder:
     """A folder that holds an adapter. classifier: None for an adapter of plain PEFT."""
 
-    WEIGHTS_FILE: ClassVar[str] = "adapter_model.safetensors"
+    WEIGHTS_FILE: ClassVar[str] = WEIGHTS_FILE
 
     path: Path
     peft: PeftConfig

@@ -9,6 +9,7 @@ from sentilora.errors import DataError, UsageError
 from sentilora.progress import num_processes
 
 PREFIX = "checkpoint-"
+WEIGHTS_FILE = "adapter_model.safetensors"  # of an adapter, in a run folder and a checkpoint
 STATE_FILE = (
     "trainer_state.json"  # transformers writes it last, so a checkpoint with it is complete
 )
@@ -60,7 +61,7 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
             remedy="remove it and train again",
         )
     checkpoint = usable[max(usable)]
-    for name in ("optimizer.pt", "scheduler.pt", "adapter_model.safetensors"):
+    for name in ("optimizer.pt", "scheduler.pt", WEIGHTS_FILE):
         if not (checkpoint / name).is_file():  # resumed without it, the run would be another one
             raise DataError(
                 f"{checkpoint / name} is missing",

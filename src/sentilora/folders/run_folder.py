@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic.dataclasses import dataclass
 
@@ -53,6 +53,11 @@ class DataRecord(Record):
 
     train: SplitRecord | None = None
     evaluation: SplitRecord | None = None
+
+    @classmethod
+    def of(cls, train: Rows, evaluation: Rows) -> Self:
+        """The record of a run on these rows."""
+        return cls(train=SplitRecord.of(train), evaluation=SplitRecord.of(evaluation))
 
     def content(self) -> dict[str, Any]:
         """The values to write, without splits that are not recorded."""

@@ -9,7 +9,7 @@ from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
-from sentilora.folders.run_folder import DataRecord, SplitRecord, require_same_rows, seen_rows
+from sentilora.folders.run_folder import DataRecord, require_same_rows, seen_rows
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED, adapter_name
@@ -101,7 +101,7 @@ def known_rows(
         return None, [*notes, f"{unmeasured}: {reason}"]
     try:
         train, evaluation = load_rows_of(config)
-        record = DataRecord(train=SplitRecord.of(train), evaluation=SplitRecord.of(evaluation))
+        record = DataRecord.of(train, evaluation)
         require_same_rows(run, record)
     except (DataError, UsageError) as error:
         return None, [*notes, f"{unmeasured}: {error}"]

@@ -196,7 +196,7 @@ def _train_one(config: Config, resume: bool) -> TrainingResult:
     if (folder / TrainingResult.FILE).is_file():
         require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
         rows, evaluation = load_rows_of(config)
-        record = DataRecord(train=SplitRecord.of(rows), evaluation=SplitRecord.of(evaluation))
+        record = DataRecord.of(rows, evaluation)
         require_same_rows(folder, record)
         say("already finished")
         return TrainingResult.load(folder)

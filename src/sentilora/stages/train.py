@@ -21,7 +21,6 @@ from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, Cla
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     DataRecord,
-    SplitRecord,
     TrainingResult,
     require_same_rows,
     require_same_settings,
@@ -84,7 +83,7 @@ def train(
     if start is not None:
         config = with_lora_of(start, config, format)
     rows, evaluation = load_rows_of(config)
-    record = DataRecord(train=SplitRecord.of(rows), evaluation=SplitRecord.of(evaluation))
+    record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record) if resume else None
     if not resume:
         require_unused(folder)
