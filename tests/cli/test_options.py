@@ -92,7 +92,9 @@ def test_every_keyword_becomes_its_option(verb):
     for keyword, opts in options.items():
         assert in_options(f"choose another `{keyword}`") == f"choose another {opts[0]}"
     function = getattr(sentilora, verb)
-    keywords = set(inspect.signature(function).parameters) - {"config", "runtime"} - POSITIONAL
+    keywords = (
+        set(inspect.signature(function).parameters) - {"config", "runtime", "data"} - POSITIONAL
+    )
     assert keywords <= options.keys()
     if "runtime" in inspect.signature(function).parameters:
         assert get_type_hints(RuntimeOverrides).keys() <= options.keys()

@@ -133,9 +133,9 @@ def test_predict_refuses_files_before_it_works(toy_run, tmp_path):
     failed(3, "has no column 'review'; it has text, prediction", *ask, "--text-column", "review")
     failed(3, "the input already has a column 'prediction'", *ask, "--output", tmp_path / "o.csv")
     failed(3, "there is no file", "predict", "--input", tmp_path / "none.csv")
-    failed(3, "there is no file", "predict", "--input", tmp_path)
-    source.write_text('text\nGood.\n" "\n')
-    failed(3, "row 1 (counted from 0): text is empty", *ask)
+    failed(3, "is a folder; name a file as --input", "predict", "--input", tmp_path)
+    source.write_text('text\n<br>\n" "\n')
+    failed(3, "row 0 (counted from 0): text is empty (and 1 more unusable row)", *ask)
 
 
 def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expected):

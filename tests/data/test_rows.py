@@ -94,7 +94,7 @@ def test_a_column_of_few_numbers_rates_the_rows(tmp_path, suffix):
 def test_what_is_no_rating_is_left_alone(tmp_path, values):
     path = write(tmp_path / "a.jsonl", score=list(values))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sentilora.data.rows.MAX_RATINGS", 13)
+        patch.setattr("sentilora.data.columns.MAX_RATINGS", 13)
         rows = load_rows(path, "train", COLUMNS)
     assert (rows.rating_column, rows.ratings) == (None, [])
     assert rows.take([1]).ratings == []

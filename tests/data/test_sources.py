@@ -60,7 +60,7 @@ def test_the_acl_imdb_folder_is_read_in_the_order_of_its_numbers(tmp_path):
         order = [f"{split} {label} {i}" for label in ("neg", "pos") for i in range(12)]
         assert rows.texts == order  # 2 comes before 10
         assert Counter(rows.labels) == {"negative": 12, "positive": 12}
-    assert len(read_table(str(tmp_path), "train", "text")) == 24
+    assert len(read_table(str(tmp_path), "train")) == 24
 
 
 def test_an_acl_imdb_review_that_is_not_utf_8_is_named(tmp_path):

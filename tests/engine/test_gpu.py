@@ -337,7 +337,7 @@ def test_a_classifier_in_8_bits_is_near_the_exact_one():
 
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("8-bit products need compute capability 8.9")
-    texts = read_table("embedded", "train", "text")["text"].tolist()[:200]
+    texts = read_table("embedded", "train")["text"].to_pylist()[:200]
     exact, rounded = Classifier.load(), Classifier.load(base_matmul="fp8")
 
     def base_alone(classifier):

@@ -32,7 +32,7 @@ RECIPE = {
     "data.test": "stanfordnlp/imdb",
     "data.text_column": "text",
     "data.label_column": "label",
-    "data.label_map": {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"},
+    "data.label_map": {"neg": "negative", "pos": "positive"},
     "data.num_train": 2000,
     "data.num_train_subset": 0,
     "data.num_evaluation": 400,

@@ -39,9 +39,9 @@ def test_shipped_adapter_answers_right_after_installation():
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == "embedded"
     classifier = sentilora.Classifier.load()
-    frame = read_table("embedded", "test", "text")
-    predicted = classifier.predict(frame["text"].tolist())
-    right = np.mean([a == b for a, b in zip(predicted, frame["label"], strict=True)])
+    frame = read_table("embedded", "test")
+    predicted = classifier.predict(frame["text"].to_pylist())
+    right = np.mean([a == b for a, b in zip(predicted, frame["label"].to_pylist(), strict=True)])
     assert len(predicted) == 100
     assert right >= 0.7
 

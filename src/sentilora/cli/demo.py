@@ -75,6 +75,6 @@ def answers(predictions: "list[Prediction]") -> "Table":
     for column in ("label", "probability", "review"):
         table.add_column(column)
     for prediction in predictions:
-        probability = as_probability(prediction.probabilities[prediction.label], 3)
+        probability = as_probability(max(prediction.probabilities.values()), 3)
         table.add_row(prediction.label, probability, prediction.text)
     return table

@@ -84,7 +84,7 @@ def predict(
 
 
 def as_json(prediction: "Prediction") -> str:
-    """One line of JSON: text, label, probabilities, truncated, and the explanation, if any."""
+    """One line of JSON: text, label, probabilities, truncated; explanation and fault, if any."""
     text, explanation = prediction.text, prediction.explanation
     import json
 
@@ -94,6 +94,8 @@ def as_json(prediction: "Prediction") -> str:
         "probabilities": prediction.probabilities,
         "truncated": prediction.truncated,
     }
+    if prediction.fault is not None:
+        content["fault"] = prediction.fault
     if explanation is not None:
         content["explanation"] = {
             "label": explanation.label,
@@ -107,6 +109,8 @@ def as_json(prediction: "Prediction") -> str:
 
 def as_line(prediction: "Prediction", width: int = 60) -> str:
     """One line for the terminal: the label, its probability and the beginning of the text."""
+    if prediction.label is None:
+        return f"no answer: the text is {prediction.fault}"
     begin = " ".join(prediction.text.split())
     begin = begin if len(begin) <= width else begin[: width - 1] + "…"
     cut = "  (truncated)" if prediction.truncated else ""

@@ -22,6 +22,7 @@ class Overview:
     shared: dict[str, int]  # between splits: rows of the second whose text is in the first
     conflicts: int  # texts that occur with more than one label
     warnings: list[str]
+    meanings: list[str]  # per source, what its labels that are no label words stand for
 
     def describe(self, name: str) -> str:
         """A split in one line: "9 rows of a.csv: 5 negative, 4 positive; 0 exact duplicates"."""
@@ -54,7 +55,18 @@ def look_over(splits: Mapping[str, Rows]) -> Overview:
         shared=shared,
         conflicts=conflicts,
         warnings=_warnings(balance, shared, conflicts),
+        meanings=_meanings(splits),
     )
+
+
+def _meanings(splits: Mapping[str, Rows]) -> list[str]:
+    lines = {}
+    for rows in splits.values():
+        pairs = sorted(rows.meanings.items())
+        if pairs:
+            words = [f"{stored} → {word} ({counted(n, 'row')})" for stored, (word, n) in pairs]
+            lines[rows.source] = f"{', '.join(words)} of {rows.source}"
+    return list(lines.values())
 
 
 def _warnings(

@@ -2,158 +2,168 @@
 
     rows = load_rows("reviews.csv", "train", columns)
 
-A source is a hub id, the `aclImdb/` folder, a folder with files named train, test or validation,
-a CSV, TSV, JSONL or Parquet file, or `embedded`: the reviews that ship with the package. Nothing
-here imports torch, so that a fault in the data is reported within a second.
+A source is a hub id, a folder (see `layouts`), a CSV, TSV, JSON, JSONL, Parquet or Excel file,
+`embedded`, which are the reviews that ship with the package, or a table in memory. Nothing here
+imports torch, so that a fault in the data is reported within a second.
 """
 
+import json
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentilora.data.rows import (
-    Columns,
-    Rows,
-    labels_of,
+from sentilora.data.columns import (
     may_rate,
     missing_column,
     ratings_of,
     texts_of,
 )
+from sentilora.data.label_words import labels_of
+from sentilora.data.layouts import info_folders, is_saved, paths_of_split, read_class_folders
+from sentilora.data.memory import InMemory, require_passed
+from sentilora.data.rows import Columns, Rows
 from sentilora.data.tables import SUFFIXES, read_file
 from sentilora.errors import DataError, first_line
 from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.shipped import EMBEDDED, reviews_path
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
+
+Source = str | InMemory
 
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "test": ("test", "testing"),
-    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
-}
-
-
-def load_rows(source: str, split: str, columns: Columns) -> Rows:
+def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     """The labeled rows of one split of a source. `split`: "train", "test" or "validation".
 
     Raises `DataError` if the source is missing, unreadable or unreachable, lacks a column, or
     holds an empty text or an unknown label.
     """
-    names = {columns.text, columns.label}
-    frame = read_table(source, split, columns.text, lambda name: name in names or may_rate(name))
-    if columns.label not in frame.columns:
-        frame = read_table(source, split, columns.text)  # with every column, for the message
-        raise missing_column(source, frame, columns.label, "label_column")
-    if not len(frame):
-        raise DataError(f"{source} has no rows", seen=source)
-    texts, labels = texts_of(source, frame, columns.text), labels_of(source, frame, columns)
-    return Rows(source, texts, labels, *ratings_of(frame, columns))
+    name, required = str(source), (columns.text, columns.label)
+    table = read_table(source, split, lambda column: column in required or may_rate(column))
+    for column, keyword in zip(required, ("text_column", "label_column"), strict=True):
+        if column not in table.column_names:
+            every = read_table(source, split)  # with every column, for the message
+            if not every.column_names and not len(every):
+                break
+            raise missing_column(name, every.column_names, column, keyword)
+    if not len(table):
+        raise DataError(f"{name} has no rows", seen=name)
+    texts = texts_of(name, table, columns.text)
+    labels, meanings = labels_of(name, table, columns)
+    return Rows(name, texts, labels, *ratings_of(table, columns), meanings=meanings)
 
 
 def read_table(
-    source: str, split: str, text_column: str, is_needed: Callable[[str], bool] | None = None
-) -> "pd.DataFrame":
-    """One split of a source as a table that has the text column.
+    source: Source, split: str, is_needed: Callable[[str], bool] | None = None
+) -> "pa.Table":
+    """One split of a source as a table.
 
     is_needed: whether a column of this name is needed; None keeps every column. The other columns
-        of a Parquet or JSONL file are never held in memory: they may be larger than the texts.
+        are not held in memory: they may be larger than the texts.
 
-    Raises `DataError` if the source is missing, unreadable or unreachable, or has no such column.
+    Raises `DataError` if the source is missing, unreadable or unreachable.
     """
-    path = _local_path(source, split)
-    if path is None:
-        frame = _read_hub(source, split)
-    elif path.is_dir():
-        frame = _read_class_folders(path)
-    else:
-        frame = read_file(path, is_needed, text_column)
-    if text_column not in frame.columns:
-        if is_needed is not None:
-            return read_table(source, split, text_column)  # with every column, for the message
-        if not len(frame):
-            raise DataError(f"{source} has no rows", seen=source)
-        raise missing_column(source, frame, text_column, "text_column")
-    return frame
+    if isinstance(source, InMemory):
+        return source.table
+    paths = _local_paths(source, split)
+    if paths is None:
+        return _read_hub(source, split)
+    if len(paths) == 1 and paths[0].is_dir():
+        return _read_saved(paths[0]) if is_saved(paths[0]) else read_class_folders(paths[0])
+    tables = [read_file(path, is_needed) for path in paths]
+    return _described(_joined(source, paths, tables), paths[0])
 
 
-# --- sources -------------------------------------------------------------------------------------
-
-
-def _local_path(source: str, split: str) -> Path | None:
-    """The file or class folder of a split on this machine, or None for a hub id."""
+def _local_paths(source: str, split: str) -> list[Path] | None:
+    """The files or the folder of a split on this machine, or None for a hub id."""
     if source == EMBEDDED:
         # The embedded reviews have no validation file: validation rows come out of train.
-        return reviews_path("test" if split == "test" else "train")
+        return [reviews_path("test" if split == "test" else "train")]
+    require_passed(source)
     path = Path(os.path.expanduser(source))
     if os.path.isfile(path):  # not Path.is_file: it raises for a name that no file can have
-        return path
+        return [path]
     if os.path.isdir(path):
-        return _split_in_folder(path, split)
+        return paths_of_split(path, split)
     if looks_like_hub_id(source) and not source.endswith(SUFFIXES):
         return None
     raise DataError(f"there is no file or folder {source}", seen=source)
 
 
-def _split_in_folder(folder: Path, split: str) -> Path:
-    """The file or class folder of one split in a folder of splits."""
-    names = SPLIT_NAMES[split]
-    for name in names:
-        for suffix in SUFFIXES:
-            if (folder / f"{name}{suffix}").is_file():
-                return folder / f"{name}{suffix}"
-        # aclImdb/train/pos/0_9.txt: a folder for each label
-        if (folder / name).is_dir() and _class_folders(folder / name):
-            return folder / name
-    content = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise DataError(
-        f"{folder} has no {split} data; it holds {content}",
-        seen=str(folder),
-        remedy=f"add {names[0]}.csv, .tsv, .jsonl or .parquet, or {names[0]}/ with a folder of "
-        ".txt files for each label",
+def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> "pa.Table":
+    """The tables one after the other. Raises `DataError` if their columns differ."""
+    import pyarrow as pa
+
+    for path, table in zip(paths, tables, strict=True):
+        if not table.schema.equals(tables[0].schema):
+            raise DataError(
+                f"{path.name} has other columns than {paths[0].name} in {source}: "
+                f"{_columns(table)}; {_columns(tables[0])}",
+                seen=source,
+                remedy="give the files of a split the same columns, with the same types",
+            )
+    return pa.concat_tables(tables)
+
+
+def _columns(table: "pa.Table") -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+
+
+# --- what `datasets` knows of the data -----------------------------------------------------------
+
+
+def _described(table: "pa.Table", path: Path) -> "pa.Table":
+    """The table with the names of its labels, if a file beside it, as the hub has it, names them.
+
+    The names go where `datasets` puts them in a Parquet file, unless they are there already.
+    """
+    if b"huggingface" in (table.schema.metadata or {}):
+        return table
+    for folder in info_folders(path):
+        info, card = folder / "dataset_info.json", folder / "README.md"
+        if info.is_file() and "ClassLabel" in info.read_text(encoding="utf-8", errors="replace"):
+            features = json.loads(info.read_text(encoding="utf-8")).get("features")
+            return _with_features(table, features)
+        if card.is_file() and "class_label" in card.read_text(encoding="utf-8", errors="replace"):
+            from datasets.info import DatasetInfosDict
+
+            infos = list(DatasetInfosDict.from_directory(str(folder)).values())
+            if len(infos) == 1 and infos[0].features is not None:
+                return _with_features(table, infos[0].features.to_dict())
+    return table
+
+
+def _with_features(table: "pa.Table", features: object) -> "pa.Table":
+    description = json.dumps({"info": {"features": features}}).encode()
+    return table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), b"huggingface": description}
     )
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    # aclImdb/train/unsup has no labels.
-    return sorted(p for p in folder.iterdir() if p.name != "unsup" and any(p.glob("*.txt")))
+def _read_saved(folder: Path) -> "pa.Table":
+    """A folder that `datasets.Dataset.save_to_disk` wrote."""
+    import datasets
+
+    from sentilora.data.memory import table_of
+
+    try:
+        return table_of(datasets.load_from_disk(str(folder)))
+    except Exception as error:
+        # datasets raises a dozen unrelated types here; the user needs the message of each.
+        raise DataError(f"cannot read {folder}: {first_line(error)}", seen=str(folder)) from error
 
 
-def _read_class_folders(folder: Path) -> "pd.DataFrame":
-    """The .txt files of a folder per label, in the order of their numbers."""
-    import pandas as pd
-
-    records = []
-    for label in _class_folders(folder):
-        for file in sorted(label.glob("*.txt"), key=_review_number):
-            try:
-                text = file.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"cannot read {file}: {error}", seen=str(file)) from error
-            record = {"text": text, "label": label.name, "file": file.name}
-            if rating := re.fullmatch(r"\d+_(\d+)", file.stem):  # IMDB's: number_rating.txt
-                record["rating"] = rating[1]
-            records.append(record)
-    return pd.DataFrame(records)
-
-
-def _review_number(file: Path) -> tuple[int, str]:
-    number = file.stem.split("_")[0]
-    return (int(number) if number.isdecimal() else 0, file.name)
-
-
-def _read_hub(source: str, split: str) -> "pd.DataFrame":
+def _read_hub(source: str, split: str) -> "pa.Table":
     require_hub(source, "name a folder or a file to read local data")
     import datasets
 
+    from sentilora.data.memory import table_of
+
     try:
-        return datasets.load_dataset(source, split=split).to_pandas()
+        return table_of(datasets.load_dataset(source, split=split))
     except Exception as error:
-        # datasets raises a dozen unrelated types here; the user needs the message of each.
         raise DataError(
             f"cannot load {source!r} ({split}) from the hub: {first_line(error)}", seen=source
         ) from error

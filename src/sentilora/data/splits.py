@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sentilora.data.rows import Columns, Rows
-from sentilora.data.sources import load_rows
+from sentilora.data.sources import Source, load_rows
 from sentilora.data.text import digest, normalized
 from sentilora.errors import DataError
 from sentilora.wording import counted
@@ -17,9 +17,9 @@ from sentilora.wording import counted
 
 def load_splits(
     *,
-    train: str,
-    evaluation: str,
-    test: str,
+    train: Source,
+    evaluation: Source,
+    test: Source,
     columns: Columns,
     num_train: int,
     num_evaluation: int,
@@ -49,7 +49,7 @@ def load_splits(
     return train_rows, evaluation_rows
 
 
-def load_test(test: str, columns: Columns, num_test: int, seed: int) -> Rows:
+def load_test(test: Source, columns: Columns, num_test: int, seed: int) -> Rows:
     """The test rows: all in the source's order, or the first `num_test` of the shuffle."""
     rows = load_rows(test, "test", columns)
     return sample(rows, num_test, seed, "data.num_test") if num_test else rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -18,16 +18,23 @@ class Prediction:
     """A classifier's answer to one text.
 
     label: the most probable label, or "abstain" if its probability is below the classifier's
-    threshold. probabilities: {label: probability}, in the classifier's order, with sum 1.
-    truncated: whether part of the text was left out to fit `max_length`. explanation: contribution
-    of each word, if requested.
+    threshold; None if the text cannot be classified, and `fault` says why. probabilities:
+    {label: probability}, in the classifier's order, with sum 1; empty without a label. truncated:
+    whether part of the text was left out to fit `max_length`. explanation: contribution of each
+    word, if requested.
     """
 
     text: str
-    label: str
+    label: str | None
     probabilities: dict[str, float]
     truncated: bool
     explanation: "Explanation | None" = None
+    fault: str | None = None
+
+    @classmethod
+    def without_answer(cls, cell: object, fault: str) -> Self:
+        """The prediction for a cell that has no usable text. fault: why, worded to follow "is"."""
+        return cls("" if cell is None else str(cell), None, {}, truncated=False, fault=fault)
 
 
 def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
+from sentilora.data.memory import column_names, is_table
 from sentilora.data.text import require_text
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -185,7 +186,8 @@ class Classifier:
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The most probable label of each text, or "abstain". See `Prediction`."""
-        return [prediction.label for prediction in self.classify(texts)]
+        threshold = self.calibration.abstain_below
+        return [answer(row, self.labels, threshold) for row in self.predict_proba(texts)]
 
     def predict_proba(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
@@ -306,6 +308,16 @@ def list_of_texts(texts: object) -> list[str]:
             seen=texts,
             remedy="write [text]",
         )
+    if is_table(texts):
+        names = column_names(texts)
+        column = next((name for name in names if name == "text"), names[0] if names else "text")
+        raise UsageError(
+            f"a list of texts is expected, not a {type(texts).__name__} with the columns "
+            f"{', '.join(names)}",
+            setting="texts",
+            seen=type(texts).__name__,
+            remedy=f"pass its column of texts, e.g. data[{column!r}]",
+        )
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
         raise UsageError(
             f"a list of texts is expected, not {type(texts).__name__}",
@@ -313,4 +325,4 @@ def list_of_texts(texts: object) -> list[str]:
             seen=type(texts).__name__,
             remedy="pass a list of strings",
         )
-    return list(texts)
+    return texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # Arrow's, or any

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
+from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -55,13 +56,15 @@ def settings_of(
     return config.with_values(overrides), stored.prompt
 
 
-def load_test(config: Config, labels: Sequence[str], is_override: bool) -> Rows:
+def load_test(
+    config: Config, labels: Sequence[str], tables: Mapping[str, InMemory], is_override: bool
+) -> Rows:
     """The test rows. is_override: `data.test` is named now, not from when the adapter was trained.
 
     Warns of labels that no row has.
     """
     try:
-        rows = load_test_of(config, labels)
+        rows = load_test_of(config, labels, tables)
     except DataError as error:
         if is_override or Path(config.data.test).is_absolute() or config.data.test == EMBEDDED:
             raise
@@ -82,7 +85,11 @@ def load_test(config: Config, labels: Sequence[str], is_override: bool) -> Rows:
 
 
 def known_rows(
-    folder: AdapterFolder | None, config: Config, rows: Rows, labels: Sequence[str]
+    folder: AdapterFolder | None,
+    config: Config,
+    rows: Rows,
+    labels: Sequence[str],
+    tables: Mapping[str, InMemory],
 ) -> tuple[tuple[Rows, Rows] | None, list[str]]:
     """Training and evaluation rows of the adapter's run, None when they are unavailable.
 
@@ -100,7 +107,7 @@ def known_rows(
         reason = f"{adapter_name(run)} does not say which rows it was trained on"
         return None, [*notes, f"{unmeasured}: {reason}"]
     try:
-        train, evaluation = load_rows_of(config)
+        train, evaluation = load_rows_of(config, tables)
         record = DataRecord.of(train, evaluation)
         require_same_rows(run, record)
     except (DataError, UsageError) as error:

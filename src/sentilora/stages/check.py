@@ -6,12 +6,13 @@ Each `look_at_…` yields its findings and returns what later ones need, None af
 """
 
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sentilora.config import Config
+from sentilora.data.memory import InMemory
 from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
@@ -34,6 +35,8 @@ from sentilora.stages.from_config import (
     rows_per_step,
     runtime_of,
     shipped_test_warning,
+    tables_of,
+    with_tables,
 )
 from sentilora.training.estimate import Run, training_memory, training_time
 from sentilora.training.lengths import look_over_lengths
@@ -66,17 +69,19 @@ class Finding:
 Findings = Generator[Finding, None, T]  # yields findings, returns a T
 
 
-def check(config: Config) -> list[Finding]:
+def check(config: Config, *, data: object = None) -> list[Finding]:
     """Findings about everything `train` would choose or fail on; loads no weights.
 
-    A problem (a source, a setting, a device, the hub) is a finding, and the check continues.
+    data: rows in memory, as in `train`. A problem (a source, a setting, a device, the hub) is a
+    finding, and the check continues.
     """
-    return without_repetitions(look_at_run(config))
+    tables = tables_of(data, "train")
+    return without_repetitions(look_at_run(with_tables(config, tables), tables))
 
 
-def look_at_run(config: Config) -> Findings[None]:
+def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None]:
     """The whole check, in the order in which `train` would meet each problem."""
-    splits = yield from look_at_data(config)
+    splits = yield from look_at_data(config, tables)
     yield from attempt("steps", lambda: check_steps(config))
     prompter = yield from look_at_prompt(config)
     lengths: list[int] = []
@@ -113,22 +118,26 @@ def without_repetitions(findings: Iterable[Finding]) -> list[Finding]:
 # --- data and prompt -----------------------------------------------------------------------------
 
 
-def look_at_data(config: Config) -> Findings[dict[str, Rows]]:
+def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dict[str, Rows]]:
     """Counts, balance and duplicates; returns the splits that can be loaded."""
     splits: dict[str, Rows] = {}
-    if rows := (yield from attempt("data", lambda: load_rows_of(config))):
+    if rows := (yield from attempt("data", lambda: load_rows_of(config, tables))):
         splits["train"], splits["evaluation"] = rows
     evaluation = config.data.evaluation
     if not splits and evaluation not in ("train", "test"):
         columns = columns_of(config, config.prompt.labels)
         yield from attempt("evaluation data", lambda: load_rows(evaluation, "validation", columns))
-    test = yield from attempt("test data", lambda: load_test_of(config, config.prompt.labels))
+    test = yield from attempt(
+        "test data", lambda: load_test_of(config, config.prompt.labels, tables)
+    )
     if test is not None:
         splits["test"] = test
     if splits:
         overview = look_over(splits)
         for name in splits:
             yield Finding("ok", name, overview.describe(name))
+        for line in overview.meanings:
+            yield Finding("ok", "labels", line)
         if overview.shared:
             shared = ", ".join(f"{pair}: {count}" for pair, count in overview.shared.items())
             yield Finding("ok", "leakage", f"exact duplicates between splits: {shared}")

@@ -36,6 +36,7 @@ from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import known_rows, load_test, settings_of
 from sentilora.stages.env import versions
+from sentilora.stages.from_config import tables_of, with_tables
 from sentilora.wording import as_probability
 
 
@@ -43,6 +44,7 @@ def evaluate(
     adapter: str | Path | None = None,
     *,
     base: str | None = None,
+    data: object = None,
     overrides: Mapping[str, Any] | None = None,
     target_accuracy: float | None = None,
     report: str | Path | None = None,
@@ -54,12 +56,13 @@ def evaluate(
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
     adapter: a run folder; None takes the shipped adapter. base: score this base, without any
-    adapter. overrides: {"section.key": value} of the configuration the adapter was trained with;
-    `data.test` names other rows. target_accuracy: choose a threshold on the evaluation rows above
-    which the classifier is that accurate; it is stored in the adapter's `classifier.json`, like a
-    temperature that helps. report: a new folder for the files of `evaluation.page`. suite:
-    "sentiment", or a file of behavior tests. label_issues: look for probable label errors.
-    near_duplicates: search for them beyond 200,000 rows too. runtime: keywords of `Runtime`.
+    adapter. data: test rows in memory, a table or a mapping of splits as in `train`. overrides:
+    {"section.key": value} of the configuration the adapter was trained with; `data.test` names
+    other rows. target_accuracy: choose a threshold on the evaluation rows above which the
+    classifier is that accurate; it is stored in the adapter's `classifier.json`, like a temperature
+    that helps. report: a new folder for the files of `evaluation.page`. suite: "sentiment", or a
+    file of behavior tests. label_issues: look for probable label errors. near_duplicates: search
+    for them beyond 200,000 rows too. runtime: keywords of `Runtime`.
 
     Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
     """
@@ -68,8 +71,10 @@ def evaluate(
     config, format = settings_of(folder, overrides or {})
     tests = None if suite is None else suite_for(suite, format.labels)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
-    rows = load_test(config, format.labels, "data.test" in (overrides or {}))
-    known, notes = known_rows(folder, config, rows, format.labels)
+    tables = tables_of(data, "test")
+    config = with_tables(config, tables)
+    rows = load_test(config, format.labels, tables, "data.test" in (overrides or {}))
+    known, notes = known_rows(folder, config, rows, format.labels, tables)
     classifier = load_classifier(folder, base, format, runtime)
     path = None if folder is None else str(folder.path)
     measurement = measure_rows(classifier, rows, path, known, target_accuracy, near_duplicates)

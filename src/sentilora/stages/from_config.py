@@ -1,9 +1,12 @@
 """Turns a configuration into the arguments of the packages below, which do not know it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from sentilora.data.layouts import SPLIT_NAMES
+from sentilora.data.memory import InMemory, in_memory
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.splits import load_splits, load_test
 from sentilora.errors import UsageError
@@ -31,13 +34,47 @@ def columns_of(config: "Config", labels: Sequence[str]) -> Columns:
     return Columns(data.text_column, data.label_column, data.label_map, tuple(labels))
 
 
-def load_rows_of(config: "Config") -> tuple[Rows, Rows]:
-    """Training and evaluation rows of a configuration."""
+def tables_of(data: object, split: str) -> dict[str, InMemory]:
+    """Tables that a program passed, by the setting each one stands in for: "data.train" and so on.
+
+    data: None for no table, one table for `split`, or a mapping from the names of splits to tables,
+        such as a `datasets.DatasetDict`.
+
+    Raises `UsageError` for another value or name.
+    """
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        return {f"data.{split}": in_memory(data, "data")}
+    settings = {
+        name: f"data.{'evaluation' if split == 'validation' else split}"
+        for split, names in SPLIT_NAMES.items()
+        for name in names
+    }
+    if unknown := [name for name in data if name not in settings]:
+        raise UsageError(
+            f"`data` has a split {unknown[0]!r}",
+            setting="data",
+            seen=list(data),
+            remedy="name the splits train, validation and test",
+        )
+    return {settings[name]: in_memory(table, "data") for name, table in data.items()}
+
+
+def with_tables(config: "Config", tables: Mapping[str, InMemory]) -> "Config":
+    """The configuration, which records that these rows were passed in memory."""
+    return config.with_values({setting: str(table) for setting, table in tables.items()})
+
+
+def load_rows_of(
+    config: "Config", tables: Mapping[str, InMemory] = MappingProxyType({})
+) -> tuple[Rows, Rows]:
+    """Training and evaluation rows of a configuration. tables: see `tables_of`."""
     data = config.data
     return load_splits(
-        train=data.train,
-        evaluation=data.evaluation,
-        test=data.test,
+        train=tables.get("data.train", data.train),
+        evaluation=tables.get("data.evaluation", data.evaluation),
+        test=tables.get("data.test", data.test),
         columns=columns_of(config, config.prompt.labels),
         num_train=data.num_train,
         num_train_subset=data.num_train_subset,
@@ -47,10 +84,15 @@ def load_rows_of(config: "Config") -> tuple[Rows, Rows]:
     )
 
 
-def load_test_of(config: "Config", labels: Sequence[str]) -> Rows:
+def load_test_of(
+    config: "Config",
+    labels: Sequence[str],
+    tables: Mapping[str, InMemory] = MappingProxyType({}),
+) -> Rows:
     """The test rows of a configuration. labels: the adapter's, which may differ from its own."""
     data = config.data
-    return load_test(data.test, columns_of(config, labels), data.num_test, data.shuffle_seed)
+    test = tables.get("data.test", data.test)
+    return load_test(test, columns_of(config, labels), data.num_test, data.shuffle_seed)
 
 
 def shipped_test_warning(config: "Config") -> str | None:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from sentilora.data.rows import texts_of
+from sentilora.data.columns import missing_column, text_fault, texts_of
+from sentilora.data.output import encode_table, write_encoded
+from sentilora.data.rows import row_place
 from sentilora.data.sources import read_table
-from sentilora.data.tables import SUFFIXES, write_table
+from sentilora.data.tables import OUTPUT_SUFFIXES, python_values, suffix_of
 from sentilora.data.text import require_text
 from sentilora.errors import DataError, UsageError
 from sentilora.models.runtime import RuntimeOverrides
@@ -24,7 +26,7 @@ from sentilora.scoring.explain import explain_each
 from sentilora.wording import counted
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 
 def predict(
@@ -41,33 +43,35 @@ def predict(
 ) -> list[Prediction]:
     """The predictions for texts, or for the rows of a file, in their order.
 
-    input: CSV, TSV, JSONL or Parquet file to classify instead of `texts`. text_column: its column
-    of texts, "text" by default. output: new file for its rows, with the columns `prediction`,
-    `probability_<label>` and `truncated` added. adapter: folder of an adapter; None for the one
-    that ships. explain: whether to find the words that moved each prediction. labels, template and
-    the keywords of `Runtime`: as in `Classifier.load`. Raises `DataError` and `UsageError`; see
-    `errors`.
+    input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`. A row
+    without a usable text gets a prediction without a label, with the reason as its `fault`.
+    text_column: its column of texts, "text" by default. output: new file for its rows, unchanged,
+    with the columns `prediction`, `probability_<label>`, `truncated`, and, if a row has one,
+    `fault` added. adapter: folder of an adapter; None for the one that ships. explain: whether to
+    find the words that moved each prediction. labels, template and the keywords of `Runtime`: as
+    in `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
     """
     check_request(texts, input, output, text_column, explain)
-    table = None
-    if input is not None:
-        check_files(Path(input), None if output is None else Path(output))
-        column = text_column or "text"
-        table = read_input(Path(input), column)
-        texts = table[column].tolist()
-    else:
+    if input is None:
         texts = list_of_texts(texts)
         check_texts(texts)
+        classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
+        return classify_all(classifier, texts, explain)
+    path = None if output is None else Path(output)
+    check_files(Path(input), path)
+    table = read_input(Path(input), text_column or "text", every_column=path is not None)
+    encoded = None if path is None else encode_table(table, path)
+    cells = python_values(table[text_column or "text"])
     classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
-    if table is not None and output is not None:
+    if path is not None:
         check_columns(table, classifier.labels)
-    with Progress("classifying", len(texts)) as progress:
-        predictions = classifier.classify(texts, progress.advance)
-    if explain:
-        predictions = with_explanations(classifier, predictions)
-    if table is not None and output is not None:
-        write_table(add_predictions(table, predictions), Path(output))
-        say(f"{counted(len(predictions), 'row')} written to {output}")
+    predictions = classify_usable(classifier, cells, explain)
+    if encoded is not None and path is not None:
+        columns = encode_table(prediction_columns(predictions, classifier.labels), path)
+        for name in columns.column_names:
+            encoded = encoded.append_column(name, columns[name])
+        write_encoded(encoded, path)
+        say(f"{counted(len(predictions), 'row')} written to {path}")
     return predictions
 
 
@@ -111,19 +115,19 @@ def check_files(source: Path, output: Path | None) -> None:
     """Raise `DataError` for an input file, `UsageError` for an output file that cannot be used."""
     if not source.is_file():
         raise DataError(
-            f"there is no file {source}",
+            f"{source} is a folder" if source.is_dir() else f"there is no file {source}",
             setting="input",
             seen=str(source),
-            remedy="check the path in `input`",
+            remedy="name a file as `input`",
         )
     if output is None:
         return
-    if output.suffix.lower() not in SUFFIXES:
+    if suffix_of(output) not in OUTPUT_SUFFIXES:
         raise UsageError(
             f"cannot tell the format of {output.name} from its name",
             setting="output",
             seen=str(output),
-            remedy=f"use one of {', '.join(SUFFIXES)}",
+            remedy=f"use one of {', '.join(OUTPUT_SUFFIXES)}",
         )
     check_output(output)
 
@@ -143,10 +147,26 @@ def check_output(output: Path) -> None:
     raise UsageError(problem, setting="output", seen=str(output), remedy=remedy)
 
 
-def read_input(source: Path, text_column: str) -> "pd.DataFrame":
-    """The table to classify, with all columns in the file's order. Its texts are checked."""
-    table = read_table(str(source), "test", text_column)
-    texts_of(str(source), table, text_column)
+def read_input(source: Path, text_column: str, every_column: bool) -> "pa.Table":
+    """The table to classify. every_column: whether to keep columns other than that of the texts.
+
+    Raises `DataError` if the file has no such column, or no usable text in any of its rows.
+    """
+    table = read_table(str(source), "test", None if every_column else text_column.__eq__)
+    if text_column not in table.column_names:
+        names = table.column_names or read_table(str(source), "test").column_names
+        raise missing_column(str(source), names, text_column, "text_column")
+    if table.column_names.count(text_column) > 1:
+        raise DataError(
+            f"{source} has more than one column {text_column!r}",
+            setting="text_column",
+            seen=text_column,
+            remedy="rename or remove all but one",
+        )
+    if not len(table):
+        say(f"{source} has no rows")
+    elif all(map(text_fault, python_values(table[text_column]))):
+        texts_of(str(source), table, text_column)
     return table
 
 
@@ -159,10 +179,10 @@ def check_texts(texts: Sequence[str]) -> None:
 # --- with a model --------------------------------------------------------------------------------
 
 
-def check_columns(table: "pd.DataFrame", labels: Sequence[str]) -> None:
+def check_columns(table: "pa.Table", labels: Sequence[str]) -> None:
     """Raise `DataError` if the table already has a column that predictions would be written to."""
-    columns = ["prediction", *(f"probability_{label}" for label in labels), "truncated"]
-    conflicts = [name for name in columns if name in table.columns]
+    columns = [*prediction_columns([], labels).column_names, "fault"]
+    conflicts = [name for name in columns if name in table.column_names]
     if conflicts:
         raise DataError(
             f"the input already has a column {conflicts[0]!r}, which `output` would add",
@@ -170,6 +190,35 @@ def check_columns(table: "pd.DataFrame", labels: Sequence[str]) -> None:
             seen=conflicts[0],
             remedy="rename that column",
         )
+
+
+def classify_all(classifier: Classifier, texts: Sequence[str], explain: bool) -> list[Prediction]:
+    """The predictions for usable texts, with explanations if requested."""
+    with Progress("classifying", len(texts)) as progress:
+        predictions = classifier.classify(texts, progress.advance)
+    return with_explanations(classifier, predictions) if explain else predictions
+
+
+def classify_usable(
+    classifier: Classifier, cells: Sequence[object], explain: bool
+) -> list[Prediction]:
+    """The predictions for cells of a table; one without a label where a cell has no usable text.
+
+    Prints how many those are.
+    """
+    faults = [text_fault(cell) for cell in cells]
+    usable = [str(cell) for cell, fault in zip(cells, faults, strict=True) if fault is None]
+    predictions = iter(classify_all(classifier, usable, explain))
+    if len(usable) < len(cells):
+        first = next(row for row, fault in enumerate(faults) if fault)
+        say(
+            f"{counted(len(cells) - len(usable), 'row')} without an answer, the first of them "
+            f"{row_place(first)}: its text is {faults[first]}"
+        )
+    return [
+        next(predictions) if fault is None else Prediction.without_answer(cell, fault)
+        for cell, fault in zip(cells, faults, strict=True)
+    ]
 
 
 def with_explanations(
@@ -192,12 +241,25 @@ def with_explanations(
     return [replace(prediction, explanation=explanation) for prediction, explanation in pairs]
 
 
-def add_predictions(table: "pd.DataFrame", predictions: Sequence[Prediction]) -> "pd.DataFrame":
-    """The table with the columns `prediction`, `probability_<label>` and `truncated` added."""
-    columns: dict[str, list[Any]] = {"prediction": [p.label for p in predictions]}
-    labels = list(predictions[0].probabilities) if predictions else []
-    columns |= {
-        f"probability_{name}": [p.probabilities[name] for p in predictions] for name in labels
+def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> "pa.Table":
+    """The columns `prediction`, `probability_<label>`, `truncated`, and `fault` if a row has one.
+
+    All but `fault` are null in a row without an answer.
+    """
+    import pyarrow as pa
+
+    columns = {
+        "prediction": pa.array([p.label for p in predictions], pa.string()),
+        **{
+            f"probability_{label}": pa.array(
+                [p.probabilities.get(label) for p in predictions], pa.float64()
+            )
+            for label in labels
+        },
+        "truncated": pa.array(
+            [None if p.label is None else p.truncated for p in predictions], pa.bool_()
+        ),
     }
-    columns["truncated"] = [p.truncated for p in predictions]
-    return table.assign(**columns)
+    if any(p.fault for p in predictions):
+        columns["fault"] = pa.array([p.fault for p in predictions], pa.string())
+    return pa.table(columns)

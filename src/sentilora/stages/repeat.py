@@ -29,7 +29,7 @@ from sentilora.folders.run_folder import (
 )
 from sentilora.metrics import compare
 from sentilora.progress import is_main_process, say
-from sentilora.stages.from_config import count_steps, load_rows_of
+from sentilora.stages.from_config import count_steps, load_rows_of, tables_of, with_tables
 from sentilora.stages.train import train
 from sentilora.training.curves import learning_curve
 from sentilora.training.faults import training_errors
@@ -39,12 +39,14 @@ LEARNING_CURVE_FILE = "learning_curve.png"
 MAX_SEEDS = 100
 
 
-def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> SeedSeries:
+def train_seeds(
+    config: Config, num_seeds: int, *, data: object = None, resume: bool = False
+) -> SeedSeries:
     """Train with the seeds `training.seed`, `training.seed` + 1, … on the same rows.
 
     Each run is in a folder `seed-N` of `config.output_dir`, exactly as `train` writes it with that
-    seed. The figures are in `seeds.json`. resume: whether to keep finished runs and do the rest.
-    Raises the same errors as `train`.
+    seed. The figures are in `seeds.json`. data: rows in memory, as in `train`. resume: whether to
+    keep finished runs and do the rest. Raises the same errors as `train`.
     """
     if not 2 <= num_seeds <= MAX_SEEDS:
         raise UsageError(
@@ -53,10 +55,11 @@ def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> Seed
             seen=num_seeds,
             remedy=f"a spread needs at least 2 seeds, and {MAX_SEEDS} are plenty",
         )
+    config = with_tables(config, tables_of(data, "train"))
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
-    runs = _train_each(config, configs, resume)
+    runs = _train_each(config, configs, data, resume)
     series = seed_series(runs)
     folder = Path(config.output_dir)
     if is_main_process():
@@ -65,7 +68,9 @@ def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> Seed
     return series
 
 
-def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -> SizeSeries:
+def train_sizes(
+    config: Config, sizes: Sequence[int], *, data: object = None, resume: bool = False
+) -> SizeSeries:
     """Train once per size, on nested subsets of the training rows that keep the label shares.
 
     Every size has the same evaluation rows and the same number of optimizer steps: those that the
@@ -75,13 +80,16 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
     steps, the number for 800 rows. Only the best checkpoint counts, so later overfitting does not.
 
     Each run is in a folder `size-N` of `config.output_dir`, exactly as `train` writes it with
-    `data.num_train_subset=N`. The figures are in `sizes.json` and `learning_curve.png`. resume:
-    whether to keep finished runs and do the rest. Raises the same errors as `train`.
+    `data.num_train_subset=N`. The figures are in `sizes.json` and `learning_curve.png`. data: rows
+    in memory, as in `train`. resume: whether to keep finished runs and do the rest. Raises the same
+    errors as `train`.
     """
     sizes = sorted(sizes)
     labels = config.prompt.labels
     _check_sizes(sizes, len(labels))
-    rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}))
+    tables = tables_of(data, "train")
+    config = with_tables(config, tables)
+    rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}), tables)
     _check_subsets(config, rows, sizes)
     num_steps = count_steps(config, sizes[-1])
     values = {"training.max_steps": num_steps}
@@ -89,7 +97,7 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
         size: _part(config, f"size-{size}", {**values, "data.num_train_subset": size})
         for size in sizes
     }
-    runs = _train_each(config, configs, resume)
+    runs = _train_each(config, configs, data, resume)
     before, largest = (
         _correct_rows(Path(configs[size].output_dir), evaluation, labels) for size in sizes[-2:]
     )
@@ -145,7 +153,7 @@ def _check_subsets(config: Config, rows: Rows, sizes: Sequence[int]) -> None:
 
 
 def _train_each(
-    config: Config, configs: Mapping[int, Config], resume: bool
+    config: Config, configs: Mapping[int, Config], data: object, resume: bool
 ) -> dict[int, TrainingResult]:
     """The results of all runs. Those that are not finished yet are trained."""
     folder = Path(config.output_dir)
@@ -165,7 +173,7 @@ def _train_each(
     for number, (key, part) in enumerate(configs.items(), 1):
         say(f"run {number} of {len(configs)}: {part.output_dir}")
         with _series_folder(config, part, len(runs), len(configs)):
-            runs[key] = _train_one(part, resume)
+            runs[key] = _train_one(part, data, resume)
         _free_memory()
     return runs
 
@@ -188,20 +196,20 @@ def require_same_series(folder: Path, configs: Mapping[int, Config]) -> None:
     )
 
 
-def _train_one(config: Config, resume: bool) -> TrainingResult:
+def _train_one(config: Config, data: object, resume: bool) -> TrainingResult:
     """The result of one run: finished before, resumed, or trained from the start."""
     folder = Path(config.output_dir)
     if not resume or not folder.exists():
-        return train(config)
+        return train(config, data=data)
     if (folder / TrainingResult.FILE).is_file():
         require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
-        rows, evaluation = load_rows_of(config)
+        rows, evaluation = load_rows_of(config, tables_of(data, "train"))
         record = DataRecord.of(rows, evaluation)
         require_same_rows(folder, record)
         say("already finished")
         return TrainingResult.load(folder)
     if checkpoints(folder):
-        return train(config, resume=True)
+        return train(config, data=data, resume=True)
     if any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
         raise UsageError(
             f"{folder} is in use, and not by a run",
@@ -212,7 +220,7 @@ def _train_one(config: Config, resume: bool) -> TrainingResult:
     say("no checkpoint to resume from: training from the start")
     if is_main_process():
         shutil.rmtree(folder)
-    return train(config)
+    return train(config, data=data)
 
 
 @contextmanager

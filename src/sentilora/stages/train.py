@@ -47,7 +47,9 @@ from sentilora.stages.from_config import (
     rows_per_step,
     runtime_of,
     shipped_test_warning,
+    tables_of,
     training_arguments_of,
+    with_tables,
 )
 from sentilora.training.faults import refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
@@ -65,16 +67,24 @@ CURVE_FILE = "training_curve.png"
 
 
 def train(
-    config: Config, *, resume: bool = False, adapter: str | Path | None = None
+    config: Config,
+    *,
+    data: object = None,
+    resume: bool = False,
+    adapter: str | Path | None = None,
 ) -> TrainingResult:
     """Fine-tune a base, save the best adapter in `config.output_dir` and return its result.
 
+    data: rows in memory instead of the configuration's sources: a table (pandas, `datasets`,
+    pyarrow, polars) to train on, or a mapping with the splits "train", "validation" and "test".
     resume: whether to resume from the last checkpoint there. adapter: folder of an adapter whose
     weights to start from. Raises `UsageError`, `DataError`, `Interrupted` or `SentiloraError`; see
     `errors`.
     """
     # Errors that need no model are raised before torch is imported.
     folder = Path(config.output_dir)
+    tables = tables_of(data, "train")
+    config = with_tables(config, tables)
     format = prompt_format_of(config)
     check_steps(config)
     require_device(config.base.device)
@@ -82,7 +92,7 @@ def train(
     start = None if adapter is None else AdapterFolder.open(adapter)
     if start is not None:
         config = with_lora_of(start, config, format)
-    rows, evaluation = load_rows_of(config)
+    rows, evaluation = load_rows_of(config, tables)
     record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record) if resume else None
     if not resume:
@@ -149,6 +159,8 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
     overview = look_over({"train": rows, "evaluation": evaluation})
     for name in overview.num_rows:
         say(f"{name}: {overview.describe(name)}")
+    for line in overview.meanings:
+        say(f"labels: {line}")
     for warning in overview.warnings:
         say(f"warning: {warning}")
     untrained = [label for label in config.prompt.labels if label not in rows.labels]

@@ -1,0 +1,229 @@
+"""CSV and TSV files: read strictly, because a stray quote must not join rows, and written.
+
+Cells stay as they are written: "007" is not 7. Only an empty cell is missing, because "None" and
+"NA" are words that a text may consist of.
+"""
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from sentilora.data.rows import row_place
+from sentilora.errors import DataError
+from sentilora.progress import say
+from sentilora.wording import counted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+_ROWS_AT_ONCE = 8192  # become Arrow arrays together
+_OTHER_SEPARATORS = ";\t|"
+
+
+def read_delimited(
+    path: Path,
+    open_text: Callable[[], TextIO],
+    separator: str,
+    is_needed: Callable[[str], bool] | None,
+) -> "pa.Table":
+    """The needed columns of a CSV or TSV file, every cell as a string.
+
+    open_text: opens the file without translating line ends. separator: a header without it may
+    show another one, which is then used and reported.
+
+    Raises `DataError` for a quote out of place and for a row with more or fewer cells than the
+    header. A TSV file with a quote out of place is read without quoting, and that is reported, if
+    every line of it has the header's number of cells.
+    """
+    reader = _Reader(path, open_text, separator)
+    header = reader.header()
+    if len(header) == 1 and (other := re.search(f"[{_OTHER_SEPARATORS}]", header[0])):
+        reader = _Reader(path, open_text, other[0])
+        say(f"{path.name}: its separator is {other[0]!r}")
+    if reader.separator != "\t":
+        return reader.table(is_needed)
+    try:
+        table = reader.table(is_needed)
+    except _Malformed:
+        if not reader.is_plain():
+            raise
+        say(f"{path.name}: read without quoting, because its quotes are part of the texts")
+        return _Reader(path, open_text, reader.separator, is_quoted=False).table(is_needed)
+    if reader.joins_lines and reader.is_plain():
+        raise DataError(
+            f"{path} can be read in two ways: {row_place(reader.joins_lines[0])} is one quoted row "
+            "of several lines, or its quotes are part of the texts and every line is a row",
+            seen=str(path),
+            remedy='save it as CSV or JSONL, or write "" for each quote within a text',
+        )
+    return table
+
+
+class _Malformed(DataError):
+    """A quote out of place, or a row with another number of cells than the header."""
+
+
+class _Reader:
+    """Reads one file with one separator. `joins_lines`: rows of several lines, after `table`."""
+
+    def __init__(
+        self,
+        path: Path,
+        open_text: Callable[[], TextIO],
+        separator: str,
+        is_quoted: bool = True,
+    ) -> None:
+        self.path = path
+        self.open_text = open_text
+        self.separator = separator
+        self.is_quoted = is_quoted
+        self.joins_lines: list[int] = []
+
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        with self.open_text() as file, _cells_of_any_length():
+            return self._next_header(self._rows(file))
+
+    def table(self, is_needed: Callable[[str], bool] | None) -> "pa.Table":
+        """The columns that are needed. One of them must not occur twice."""
+        import pyarrow as pa
+
+        with self.open_text() as file, _cells_of_any_length():
+            rows = self._rows(file)
+            header = self._next_header(rows)
+            places = [i for i, name in enumerate(header) if is_needed is None or is_needed(name)]
+            names = [header[i] for i in places]
+            if is_needed is not None:
+                require_unique(self.path, names)
+            chunks: list[list[pa.Array]] = [[] for _ in places]
+            for block in _blocks(self._checked(rows, len(header))):
+                for chunk, place in zip(chunks, places, strict=True):
+                    chunk.append(pa.array([row[place] or None for row in block], pa.string()))
+        arrays = [pa.chunked_array(chunk, pa.string()) for chunk in chunks]
+        return pa.Table.from_arrays(arrays, names=names)
+
+    def is_plain(self) -> bool:
+        """Whether every line has the header's number of cells, two or more, read unquoted."""
+        with self.open_text() as file:
+            counts = {line.count(self.separator) for line in file if line.strip("\r\n")}
+        return len(counts) == 1 and counts != {0}
+
+    def _rows(self, file: TextIO) -> Iterator[list[str]]:
+        """The rows, header included. A blank line is none. A fault has the number of its row."""
+        rows = csv.reader(
+            file,
+            delimiter=self.separator,
+            quoting=csv.QUOTE_MINIMAL if self.is_quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
+        number, line = -1, 0  # of the next row and of the last line; the header is row -1
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise self._quote_fault(error, number) from error
+            if row:
+                if rows.line_num > line + 1 and number >= 0:
+                    self.joins_lines.append(number)
+                number += 1
+                yield row
+            line = rows.line_num
+
+    def _next_header(self, rows: Iterator[list[str]]) -> list[str]:
+        header = next(rows, None)
+        if header is None:
+            raise DataError(
+                f"{self.path} is empty",
+                seen=str(self.path),
+                remedy="a header and rows are expected",
+            )
+        return header
+
+    def _checked(self, rows: Iterable[list[str]], num_cells: int) -> Iterator[list[str]]:
+        for number, row in enumerate(rows):
+            if len(row) != num_cells:
+                raise self._count_fault(number, len(row), num_cells)
+            yield row
+
+    def _count_fault(self, number: int, num_cells: int, num_expected: int) -> DataError:
+        if num_cells > num_expected:
+            remedy = f"put texts that hold a {self.separator!r} in double quotes"
+        else:
+            remedy = "put texts that hold a line break in double quotes, and write empty cells too"
+        return _Malformed(
+            f"{self.path}, {row_place(number)}: {counted(num_cells, 'cell')}, but the header has "
+            f"{num_expected}",
+            seen=str(self.path),
+            remedy=remedy,
+        )
+
+    def _quote_fault(self, error: csv.Error, number: int) -> DataError:
+        place = row_place(number) if number >= 0 else "header"
+        if "end of data" in str(error):
+            problem = f"{self.path}, {place}: a cell opens a double quote and never closes it"
+        elif "expected after" in str(error):
+            problem = f"{self.path}, {place}: a quoted cell goes on after its closing quote"
+        else:
+            return DataError(f"{self.path}, {place}: {error}", seen=str(self.path))
+        return _Malformed(
+            problem,
+            seen=str(self.path),
+            remedy='put a text that holds a quote in double quotes, and write "" for that quote',
+        )
+
+
+def _blocks(rows: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+    block = []
+    for row in rows:
+        block.append(row)
+        if len(block) == _ROWS_AT_ONCE:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """The csv module refuses cells of more than 131,072 characters by default."""
+    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long, also on Windows
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def require_unique(path: Path, names: Sequence[str]) -> None:
+    """Raise `DataError` if a name of a column occurs twice."""
+    if repeats := [name for name in names if names.count(name) > 1]:
+        raise DataError(
+            f"{path} has more than one column {repeats[0]!r}",
+            seen=str(path),
+            remedy="rename or remove all but one",
+        )
+
+
+def write_delimited(
+    file: TextIO, names: Sequence[str], rows: Iterable[Sequence[str]], separator: str
+) -> None:
+    """Write a header and rows of cells. A cell is quoted only where it must be."""
+    must_quote = re.compile(f'["\\r\\n{re.escape(separator)}]')
+
+    def line(cells: Sequence[str]) -> str:
+        if len(cells) == 1 and not cells[0]:
+            return '""\n'  # a blank line would be no row
+        quoted = [
+            '"' + cell.replace('"', '""') + '"' if must_quote.search(cell) else cell
+            for cell in cells
+        ]
+        return separator.join(quoted) + "\n"
+
+    file.write(line(names))
+    file.writelines(map(line, rows))

@@ -1,0 +1,154 @@
+"""JSON and JSONL files: objects read as a table, values kept as they are, and written.
+
+A column of strings is one of Arrow strings. Any other column has Arrow's type for JSON: each cell
+is the text of its value, and a key that an object lacks is a null.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, time
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class _Absent:
+    """Stands for the value of a key that an object lacks."""
+
+
+_ABSENT = _Absent()
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_json(
+    file: TextIO, may_be_list: bool, is_needed: Callable[[str], bool] | None
+) -> "pa.Table":
+    """The needed keys of objects, as columns in the order in which they first occur.
+
+    may_be_list: whether the file may hold a list of objects instead of one in each line.
+
+    Raises `ValueError`, with the place of the fault, for what is no list or sequence of objects.
+    """
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {}
+    number = 0
+    for place, item in _items(file, may_be_list):
+        if not isinstance(item, dict):
+            raise ValueError(f"{place} is {item!r:.60}; an object is expected")
+        for name, value in item.items():
+            if is_needed is None or is_needed(name):
+                column = columns.setdefault(name, [])
+                column += [_ABSENT] * (number - len(column))
+                column.append(value)
+        number += 1
+    for column in columns.values():
+        column += [_ABSENT] * (number - len(column))
+    if number and not columns and is_needed is None:
+        raise ValueError("its objects have no keys")
+    arrays = [_to_arrow(columns[name]) for name in columns]
+    return pa.Table.from_arrays(arrays, names=list(columns))
+
+
+def _items(file: TextIO, may_be_list: bool) -> Iterator[tuple[str, Any]]:
+    """Each value with its place: "line 3", or "item 3" of a list."""
+    if may_be_list and _starts_list(file):
+        yield from ((f"item {number}", item) for number, item in enumerate(json.load(file), 1))
+        return
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == 1 and line.strip() in ("{", "["):
+                raise ValueError(
+                    "it is one object over several lines; a list of objects, or one object in each "
+                    "line, is expected"
+                ) from error
+            raise ValueError(f"line {number}: {error.msg}") from error
+
+
+def _starts_list(file: TextIO) -> bool:
+    while (character := file.read(1)).isspace():
+        pass
+    file.seek(0)
+    return character == "["
+
+
+def _to_arrow(values: Sequence[Any]) -> "pa.Array":
+    import pyarrow as pa
+
+    if all(type(value) is str for value in values):
+        try:
+            return pa.array(values, pa.string())
+        except UnicodeEncodeError:
+            pass  # a half of a surrogate pair, which JSON can write and UTF-8 cannot
+    texts = [None if value is _ABSENT else _encodable(value) for value in values]
+    storage = pa.array(texts, pa.string())
+    return pa.ExtensionArray.from_storage(pa.json_(), storage)
+
+
+def _encodable(value: Any) -> str:
+    """The JSON text of a value that JSON had. Readable, unless UTF-8 cannot hold it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or _is_encodable(text) else json.dumps(value)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def json_text(value: Any) -> str:
+    """The JSON text of a value of an Arrow array. Times are ISO 8601; a NaN is null.
+
+    Raises `ValueError` for a value that JSON cannot hold.
+    """
+    match value:
+        case None | bool() | int():
+            return json.dumps(value)
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case float():
+            if math.isinf(value):
+                raise ValueError(f"JSON has no {value}")
+            return "null" if math.isnan(value) else json.dumps(value)
+        case Decimal():
+            return str(value)
+        case date() | time():  # a datetime is a date
+            return json.dumps(value.isoformat())
+        case dict():
+            parts = [f"{json_text(str(key))}: {json_text(item)}" for key, item in value.items()]
+            return "{" + ", ".join(parts) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(json_text, value)) + "]"
+    raise ValueError(f"JSON cannot hold {type(value).__name__}: {value!r:.40}")
+
+
+def write_json(
+    file: TextIO, names: Sequence[str], rows: Iterable[Sequence[str | None]], is_list: bool
+) -> None:
+    """Write rows of JSON texts as objects: a list of them, or one in each line. None: no key."""
+    keys = [json.dumps(name, ensure_ascii=False) for name in names]
+    before, between, after = ("[\n", ",\n", "\n]\n") if is_list else ("", "\n", "\n")
+    separator = before
+    for row in rows:
+        pairs = [f"{key}: {cell}" for key, cell in zip(keys, row, strict=True) if cell is not None]
+        file.write(separator + "{" + ", ".join(pairs) + "}")
+        separator = between
+    if separator == between:
+        file.write(after)
+    elif is_list:
+        file.write("[]\n")

@@ -1,0 +1,193 @@
+"""The label word that each stored label stands for, and never by assumption.
+
+A stored label is a label of the prompt, or `data.label_map` leads to one, or the data name it: a
+column that the `datasets` library wrote as a `ClassLabel` has the names of its numbers, and those
+are what the numbers mean.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
+
+from sentilora.data.columns import is_missing, more_rows
+from sentilora.data.rows import Columns, row_place
+from sentilora.data.tables import python_values
+from sentilora.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def labels_of(
+    source: str, table: "pa.Table", columns: Columns
+) -> tuple[list[str], dict[str, tuple[str, int]]]:
+    """The label word of each row; and the word and number of rows of each label that is no word.
+
+    Raises `DataError` for a label that is missing or unknown, and for names in the data that
+    `data.label_map` contradicts.
+    """
+    values = python_values(table[columns.label])
+    _require_values(source, values, columns)
+    names = stored_names(table, columns.label)
+    resolver = _Resolver(columns, names)
+    if conflict := resolver.conflict():
+        raise _contradiction(source, columns, *conflict)
+    words: dict[Any, str] = {}
+    unknown: dict[Any, int] = {}
+    for value, row in _first_rows(source, values).items():
+        word = resolver.word(value)
+        if word is None:
+            unknown[value] = row
+        else:
+            words[value] = word
+    if unknown:
+        raise _unknown_label(source, columns, resolver, unknown)
+    counts = Counter(values)
+    meanings = {
+        (str(value) if resolver.key(value) == word else resolver.shown(value)): (
+            word,
+            counts[value],
+        )
+        for value, word in words.items()
+        if _composed(str(value)) != _composed(word)
+    }
+    return [words[value] for value in values], meanings
+
+
+def stored_names(table: "pa.Table", column: str) -> tuple[str, ...] | None:
+    """The names that a table's own metadata, as `datasets` writes it, has for a column's numbers.
+
+    Raises no error: metadata of another form say nothing about the column.
+    """
+    try:
+        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        feature = features[column]
+    except (KeyError, ValueError, TypeError):
+        return None
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return None
+    return tuple(map(str, feature.get("names") or ())) or None
+
+
+class _Resolver:
+    """Finds the label word of a stored value."""
+
+    def __init__(self, columns: Columns, names: Sequence[str] | None) -> None:
+        self.labels = {_composed(label): label for label in columns.labels}
+        self.label_map = {_composed(key): word for key, word in (columns.label_map or {}).items()}
+        self.names = names
+
+    def conflict(self) -> tuple[str, str, str] | None:
+        """A number, its name in the data, and another label that `data.label_map` has for it."""
+        for number, name in enumerate(self.names or ()):
+            by_map = self._of_key(self.label_map.get(str(number), ""))
+            by_name = self._of_keys([name])
+            if by_map and by_name and by_map != by_name:
+                return str(number), name, by_map
+        return None
+
+    def word(self, value: Any) -> str | None:
+        """The label word, None if there is none."""
+        name, keys = self._name(value), _keys_of(value, len(self.labels))
+        return self._of_keys(keys if name is None else [name, *keys])
+
+    def shown(self, value: Any) -> str:
+        """A value for messages: with its name, if the data have one."""
+        name = self._name(value)
+        return str(value) if name is None else f"{value} ({name})"
+
+    def key(self, value: Any) -> str:
+        """The key under which `data.label_map` would have a value."""
+        return self._name(value) or str(value)
+
+    def _name(self, value: Any) -> str | None:
+        """The name that the data have for a number, however it is stored; None for none."""
+        if self.names is None or value in self.names:
+            return None
+        number = re.fullmatch(r"(\d+)(\.0+)?", str(value))
+        return self.names[int(number[1])] if number and int(number[1]) < len(self.names) else None
+
+    def _of_keys(self, keys: Sequence[str]) -> str | None:
+        # The stored labels 0 … 9 can be the prompt's own labels although a map leads 0 and 1
+        # elsewhere: what a map yields only counts if it is a label of the prompt.
+        candidates = [self.label_map[k] for k in map(_composed, keys) if k in self.label_map]
+        return next((word for key in [*candidates, *keys] if (word := self._of_key(key))), None)
+
+    def _of_key(self, key: str) -> str | None:
+        return self.labels.get(_composed(key))
+
+
+def _composed(text: str) -> str:
+    """The text in Unicode's form NFC: a file from macOS may have é as two characters."""
+    return normalize("NFC", text)
+
+
+def _keys_of(value: Any, num_labels: int) -> list[str]:
+    """The names a stored label goes by. 1.0, which a column with gaps makes of 1, is also "1".
+
+    True, which files spell in three ways, is also "true", and with two labels also "1".
+    """
+    keys = [str(value)]
+    if (word := keys[0].lower()) in ("true", "false"):
+        number = "1" if word == "true" else "0"
+        return [*keys, word, number] if num_labels == 2 else [*keys, word]
+    whole = re.fullmatch(r"([+-]?\d+)\.0+", keys[0])
+    return [*keys, whole[1]] if whole else keys
+
+
+def _require_values(source: str, values: Sequence[Any], columns: Columns) -> None:
+    missing = [row for row, value in enumerate(values) if is_missing(value)]
+    if missing:
+        raise DataError(
+            f"{source}, {row_place(missing[0])}: {columns.label} is missing"
+            + more_rows(len(missing) - 1, "missing label"),
+            setting="label_column",
+            remedy="fill in the label or drop the row",
+        )
+
+
+def _first_rows(source: str, values: Sequence[Any]) -> dict[Any, int]:
+    """Each distinct value with the number of the first row that holds it."""
+    first: dict[Any, int] = {}
+    for row, value in enumerate(values):
+        try:
+            first.setdefault(value, row)
+        except TypeError as error:
+            raise DataError(
+                f"{source}, {row_place(row)}: the label is {value!r}",
+                setting="label_column",
+                seen=value,
+                remedy="a single value is expected",
+            ) from error
+    return first
+
+
+def _unknown_label(
+    source: str, columns: Columns, resolver: _Resolver, unknown: Mapping[Any, int]
+) -> DataError:
+    """The error for labels without a label word. unknown: each with its first row."""
+    value, row = next(iter(unknown.items()))
+    label, key = resolver.shown(value), resolver.key(value)
+    mapping = ", ".join(f"{k} = {v}" for k, v in (columns.label_map or {}).items()) or "empty"
+    return DataError(
+        f"{source}, {row_place(row)}: {columns.label} is {label!r:.60}, which is no label of the "
+        f"prompt ({', '.join(columns.labels)}) and is mapped to none (data.label_map: {mapping})"
+        + more_rows(len(unknown) - 1, "unknown label"),
+        setting="data.label_map",
+        seen=label,
+        remedy="extend data.label_map or prompt.labels, e.g. data.label_map="
+        f"'{{{json.dumps(key, ensure_ascii=False)} = \"…\", …}}'",
+    )
+
+
+def _contradiction(source: str, columns: Columns, number: str, name: str, by_map: str) -> DataError:
+    return DataError(
+        f"{source} says that {columns.label} {number} is {name!r}, data.label_map that it is "
+        f"{by_map!r}",
+        setting="data.label_map",
+        seen=by_map,
+        remedy="remove the numbers from data.label_map: the names in the data are used",
+    )

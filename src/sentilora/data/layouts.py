@@ -1,0 +1,173 @@
+"""How a folder holds its splits: named files, shards, a hub repository, classes of text files.
+
+Hidden files and folders are never data.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sentilora.data.tables import SUFFIXES, suffix_of
+from sentilora.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"),
+}
+_NO_LABELS = ("unsup",)  # aclImdb/train/unsup
+
+
+def paths_of_split(folder: Path, split: str) -> list[Path]:
+    """Where a folder has the rows of a split: files in order, or one folder that holds rows.
+
+    split: "train", "test" or "validation".
+
+    A folder of rows is one of class folders or one that `datasets` saved. The files of a split are
+    train.csv, train-00000-of-00002.parquet and so on, all the files in train/, or any of these one
+    level down, in data/ for example.
+
+    Raises `DataError` if there is no such data or several candidates.
+    """
+    if is_saved(folder):
+        return [folder]
+    if paths := _in_folder(folder, split):
+        return paths
+    candidates = {child: paths for child in _folders(folder) if (paths := _in_folder(child, split))}
+    if len(candidates) > 1:
+        raise DataError(
+            f"{folder} has {split} data in {', '.join(child.name for child in candidates)}",
+            seen=str(folder),
+            remedy=f"name one of them, e.g. {next(iter(candidates))}",
+        )
+    if candidates:
+        return next(iter(candidates.values()))
+    content = ", ".join(path.name for path in _visible(folder)[:8]) or "nothing"
+    name = SPLIT_NAMES[split][0]
+    raise DataError(
+        f"{folder} has no {split} data; it holds {content}",
+        seen=str(folder),
+        remedy=f"add {name}.csv, .tsv, .jsonl or .parquet, or {name}/ with a folder of .txt files "
+        "for each label",
+    )
+
+
+def _in_folder(folder: Path, split: str) -> list[Path]:
+    """The files, or the one folder, that hold a split directly in `folder`; empty for none."""
+    for name in SPLIT_NAMES[split]:
+        for suffix in SUFFIXES:
+            if (folder / f"{name}{suffix}").is_file():
+                return [folder / f"{name}{suffix}"]
+        if shards := _shards(folder, name):
+            return shards
+        child = folder / name
+        if child.is_dir():
+            if is_saved(child) or class_folders(child):  # aclImdb/train/pos/0_9.txt
+                return [child]
+            if files := _files_of_one_format(child):
+                return files
+    return []
+
+
+def _shards(folder: Path, name: str) -> list[Path]:
+    """The files of a split that was written in parts: train-00000-of-00002.parquet."""
+    pattern = re.compile(rf"{name}-(\d+)-of-(\d+)(-[0-9a-f]+)?\.", re.IGNORECASE)
+    shards = [
+        (int(match[1]), int(match[2]), path)
+        for path in _visible(folder)
+        if (match := pattern.match(path.name)) and suffix_of(path)
+    ]
+    if shards:
+        total = shards[0][1]
+        missing = sorted(set(range(total)) - {number for number, _, _ in shards})
+        if missing or len(shards) != total:
+            fault = f"part {missing[0]} is missing" if missing else "parts of several writes"
+            raise DataError(
+                f"{folder} has {len(shards)} of the {total} parts of {name}: {fault}",
+                seen=str(folder),
+                remedy="complete the parts or remove those that do not belong",
+            )
+    return [path for _, _, path in sorted(shards)]
+
+
+def _files_of_one_format(folder: Path) -> list[Path]:
+    files = [path for path in _visible(folder) if path.is_file() and suffix_of(path)]
+    formats = sorted({suffix_of(path) for path in files})
+    if len(formats) > 1:
+        raise DataError(
+            f"{folder} holds files of several formats: {', '.join(formats)}",
+            seen=str(folder),
+            remedy="keep one of them, or name a file",
+        )
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, without hidden names and those of macOS archives."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name != "__MACOSX"
+    )
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (path for path in _visible(folder) if path.is_dir())
+
+
+# --- folders that hold rows ----------------------------------------------------------------------
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets.Dataset.save_to_disk` wrote the folder."""
+    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The folders of .txt files in a folder, one for each label."""
+    return [path for path in _folders(folder) if path.name not in _NO_LABELS and _texts(path)]
+
+
+def _texts(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.suffix == ".txt"]
+
+
+def read_class_folders(folder: Path) -> "pa.Table":
+    """The .txt files of a folder per label, in the order of their numbers."""
+    import pyarrow as pa
+
+    records = []
+    for label in class_folders(folder):
+        for file in sorted(_texts(label), key=_review_number):
+            try:
+                text = file.read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"cannot read {file}: {error}", seen=str(file)) from error
+            rating = re.fullmatch(r"\d+_(\d+)", file.stem)  # IMDB's: number_rating.txt
+            records.append(
+                {
+                    "text": text,
+                    "label": label.name,
+                    "file": file.name,
+                    "rating": rating[1] if rating else None,
+                }
+            )
+    return pa.Table.from_pylist(records)
+
+
+def _review_number(file: Path) -> tuple[int, str]:
+    number = file.stem.split("_")[0]
+    return (int(number) if number.isdecimal() else 0, file.name)
+
+
+def info_folders(path: Path) -> Iterator[Path]:
+    """The folders, from a data file's own upwards, whose description may be of that file."""
+    for folder in (path.parent, path.parent.parent):
+        if os.access(folder, os.R_OK):
+            yield folder
