@@ -185,6 +185,7 @@ def load_config_of(options: argparse.Namespace, *more: str):  # type: ignore[no-
         overrides=[
             f"base.name={options.base}",
             f"data.train={options.data}",
+            'data.label_map={ 0 = "negative", 1 = "positive" }',  # of IMDB as plain Parquet
             f"data.test={options.data}",
             "data.num_evaluation=8",
             f"training.max_steps={options.steps}",
