@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 8192  # become Arrow arrays together
 _OTHER_SEPARATORS = ";\t|"
+_PADDED_QUOTES = re.compile(r' +".*"', re.DOTALL)
 
 
 def read_delimited(
@@ -43,8 +45,12 @@ def read_delimited(
     reader = _Reader(path, open_text, separator)
     header = reader.header()
     if len(header) == 1 and (other := re.search(f"[{_OTHER_SEPARATORS}]", header[0])):
-        reader = _Reader(path, open_text, other[0])
+        reader = replace(reader, separator=other[0])
+        header = reader.header()
         say(f"{path.name}: its separator is {other[0]!r}")
+    if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
+        reader = replace(reader, is_padded=True)
+        say(f"{path.name}: a space after a separator is no part of a cell, as in its header")
     if reader.separator != "\t":
         return reader.table(is_needed)
     try:
@@ -53,7 +59,7 @@ def read_delimited(
         if not reader.is_plain():
             raise
         say(f"{path.name}: read without quoting, because its quotes are part of the texts")
-        return _Reader(path, open_text, reader.separator, is_quoted=False).table(is_needed)
+        return replace(reader, is_quoted=False).table(is_needed)
     if reader.joins_lines and reader.is_plain():
         raise DataError(
             f"{path} can be read in two ways: {row_place(reader.joins_lines[0])} is one quoted row "
@@ -68,21 +74,20 @@ class _Malformed(DataError):
     """A quote out of place, or a row with another number of cells than the header."""
 
 
+@dataclass(frozen=True)
 class _Reader:
-    """Reads one file with one separator. `joins_lines`: rows of several lines, after `table`."""
+    """Reads one file in one way.
 
-    def __init__(
-        self,
-        path: Path,
-        open_text: Callable[[], TextIO],
-        separator: str,
-        is_quoted: bool = True,
-    ) -> None:
-        self.path = path
-        self.open_text = open_text
-        self.separator = separator
-        self.is_quoted = is_quoted
-        self.joins_lines: list[int] = []
+    is_quoted: whether a cell can be quoted. is_padded: whether to skip a space after a separator.
+    joins_lines: the rows of several lines, after `table` was called.
+    """
+
+    path: Path
+    open_text: Callable[[], TextIO]
+    separator: str
+    is_quoted: bool = True
+    is_padded: bool = False
+    joins_lines: list[int] = field(default_factory=list)
 
     def header(self) -> list[str]:
         """The names of the columns."""
@@ -115,13 +120,16 @@ class _Reader:
 
     def _rows(self, file: TextIO) -> Iterator[list[str]]:
         """The rows, header included. A blank line is none. A fault has the number of its row."""
+        lines = _Lines(file)
         rows = csv.reader(
-            file,
+            lines,
             delimiter=self.separator,
             quoting=csv.QUOTE_MINIMAL if self.is_quoted else csv.QUOTE_NONE,
+            skipinitialspace=self.is_padded,
             strict=True,
         )
         number, line = -1, 0  # of the next row and of the last line; the header is row -1
+        ends = set()
         while True:
             try:
                 row = next(rows)
@@ -132,6 +140,15 @@ class _Reader:
             if row:
                 if rows.line_num > line + 1 and number >= 0:
                     self.joins_lines.append(number)
+                ends |= {
+                    end for end in "\r\n" if lines.last.endswith(end)
+                }  # none at the end of a file
+                if len(ends) > 1:
+                    raise self._malformed(
+                        number,
+                        "some rows end with a carriage return, others with a line feed",
+                        "put texts that hold a carriage return in double quotes",
+                    )
                 number += 1
                 yield row
             line = rows.line_num
@@ -150,6 +167,12 @@ class _Reader:
         for number, row in enumerate(rows):
             if len(row) != num_cells:
                 raise self._count_fault(number, len(row), num_cells)
+            if self.is_quoted and any(map(_PADDED_QUOTES.fullmatch, row[1:])):
+                raise self._malformed(
+                    number,
+                    "a cell has a space before its opening quote",
+                    "remove the spaces after the separators, or put one after each of the header's",
+                )
             yield row
 
     def _count_fault(self, number: int, num_cells: int, num_expected: int) -> DataError:
@@ -157,26 +180,35 @@ class _Reader:
             remedy = f"put texts that hold a {self.separator!r} in double quotes"
         else:
             remedy = "put texts that hold a line break in double quotes, and write empty cells too"
-        return _Malformed(
-            f"{self.path}, {row_place(number)}: {counted(num_cells, 'cell')}, but the header has "
-            f"{num_expected}",
-            seen=str(self.path),
-            remedy=remedy,
-        )
+        cells = f"{counted(num_cells, 'cell')}, but the header has {num_expected}"
+        return self._malformed(number, cells, remedy)
 
     def _quote_fault(self, error: csv.Error, number: int) -> DataError:
-        place = row_place(number) if number >= 0 else "header"
+        remedy = 'put a text that holds a quote in double quotes, and write "" for that quote'
         if "end of data" in str(error):
-            problem = f"{self.path}, {place}: a cell opens a double quote and never closes it"
+            problem = "a cell opens a double quote and never closes it"
         elif "expected after" in str(error):
-            problem = f"{self.path}, {place}: a quoted cell goes on after its closing quote"
+            problem = "a quoted cell goes on after its closing quote"
         else:
-            return DataError(f"{self.path}, {place}: {error}", seen=str(self.path))
-        return _Malformed(
-            problem,
-            seen=str(self.path),
-            remedy='put a text that holds a quote in double quotes, and write "" for that quote',
-        )
+            problem, remedy = str(error), ""
+        return self._malformed(number, problem, remedy)
+
+    def _malformed(self, number: int, problem: str, remedy: str) -> DataError:
+        place = row_place(number) if number >= 0 else "header"
+        return _Malformed(f"{self.path}, {place}: {problem}", seen=str(self.path), remedy=remedy)
+
+
+class _Lines:
+    """The lines of a file, one at a time. last: the one that was read last."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.last = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.file:
+            self.last = line
+            yield line
 
 
 def _blocks(rows: Iterable[list[str]]) -> Iterator[list[list[str]]]:

@@ -58,20 +58,34 @@ def read_json(
 def _items(file: TextIO, may_be_list: bool) -> Iterator[tuple[str, Any]]:
     """Each value with its place: "line 3", or "item 3" of a list."""
     if may_be_list and _starts_list(file):
-        yield from ((f"item {number}", item) for number, item in enumerate(json.load(file), 1))
+        yield from ((f"item {number}", item) for number, item in enumerate(_parse(file.read()), 1))
         return
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            yield f"line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
+            yield f"line {number}", _parse(line)
+        except ValueError as error:
             if number == 1 and line.strip() in ("{", "["):
                 raise ValueError(
                     "it is one object over several lines; a list of objects, or one object in each "
                     "line, is expected"
                 ) from error
-            raise ValueError(f"line {number}: {error.msg}") from error
+            raise ValueError(f"line {number}: {getattr(error, 'msg', error)}") from error
+
+
+def _parse(text: str) -> Any:
+    """The value of a JSON text. Raises `ValueError` for an object that has a key twice."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeat = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {repeat!r} twice")
+    return value
 
 
 def _starts_list(file: TextIO) -> bool:

@@ -1,8 +1,9 @@
 """The label word that each stored label stands for, and never by assumption.
 
-A stored label is a label of the prompt, or `data.label_map` leads to one, or the data name it: a
-column that the `datasets` library wrote as a `ClassLabel` has the names of its numbers, and those
-are what the numbers mean.
+A stored label is a label of the prompt (spaces around it and, if no two labels differ only in it,
+upper case do not count), or `data.label_map` leads to one, or the data name it: a column that the
+`datasets` library wrote as a `ClassLabel` has the names of its numbers, and those are what the
+numbers mean.
 """
 
 import json
@@ -52,7 +53,7 @@ def labels_of(
             counts[value],
         )
         for value, word in words.items()
-        if _composed(str(value)) != _composed(word)
+        if normalize("NFC", str(value)) != normalize("NFC", word)
     }
     return [words[value] for value in values], meanings
 
@@ -77,6 +78,12 @@ class _Resolver:
 
     def __init__(self, columns: Columns, names: Sequence[str] | None) -> None:
         self.labels = {_composed(label): label for label in columns.labels}
+        in_lower_case = Counter(label.lower() for label in self.labels)
+        self.by_lower_case = {
+            label.lower(): word
+            for label, word in self.labels.items()
+            if in_lower_case[label.lower()] == 1
+        }
         self.label_map = {_composed(key): word for key, word in (columns.label_map or {}).items()}
         self.names = names
 
@@ -117,12 +124,16 @@ class _Resolver:
         return next((word for key in [*candidates, *keys] if (word := self._of_key(key))), None)
 
     def _of_key(self, key: str) -> str | None:
-        return self.labels.get(_composed(key))
+        key = _composed(key)
+        return self.labels.get(key) or self.by_lower_case.get(key.lower())
 
 
 def _composed(text: str) -> str:
-    """The text in Unicode's form NFC: a file from macOS may have é as two characters."""
-    return normalize("NFC", text)
+    """The text in Unicode's form NFC, because a file from macOS may have é as two characters.
+
+    Spaces around it are left out.
+    """
+    return normalize("NFC", text).strip()
 
 
 def _keys_of(value: Any, num_labels: int) -> list[str]:
