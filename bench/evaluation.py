@@ -18,9 +18,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from sentilora.data.output import encode_table, write_encoded
 from sentilora.data.rows import Rows
-from sentilora.data.tables import write_table
 from sentilora.evaluation.measuring import label_issues_of, measure_rows
 from sentilora.evaluation.page import Provenance, write_report
 from sentilora.scoring.answers import TEXTS_AT_ONCE
@@ -98,7 +99,7 @@ def read(num_rows: int, num_words: int, form: str) -> None:
     frame = pd.DataFrame({"text": rows.texts, "label": rows.labels, "page": more.texts})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"rows.{form}"
-        write_table(frame, path)
+        write_encoded(encode_table(pa.Table.from_pandas(frame), path), path)
         subprocess.run([sys.executable, "-c", READING, str(path), *LABELS], check=True)
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_ROWS_AT_ONCE = 8192
+
+
 class _Absent:
     """Stands for the value of a key that an object lacks."""
 
@@ -36,23 +39,57 @@ def read_json(
     """
     import pyarrow as pa
 
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, _Column] = {}
     number = 0
     for place, item in _items(file, may_be_list):
         if not isinstance(item, dict):
             raise ValueError(f"{place} is {item!r:.60}; an object is expected")
         for name, value in item.items():
             if is_needed is None or is_needed(name):
-                column = columns.setdefault(name, [])
-                column += [_ABSENT] * (number - len(column))
-                column.append(value)
+                columns.setdefault(name, _Column()).append(number, value)
         number += 1
-    for column in columns.values():
-        column += [_ABSENT] * (number - len(column))
     if number and not columns and is_needed is None:
         raise ValueError("its objects have no keys")
-    arrays = [_to_arrow(columns[name]) for name in columns]
+    arrays = [column.finish(number) for column in columns.values()]
     return pa.Table.from_arrays(arrays, names=list(columns))
+
+
+class _Column:
+    """Collects the values of a key. Only `_ROWS_AT_ONCE` of them are Python objects at a time."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.chunks: list[pa.Array] = []
+        self.num_rows = 0
+
+    def append(self, row: int, value: Any) -> None:
+        if row > self.num_rows:
+            self._fill(row)
+        self.values.append(value)
+        self.num_rows += 1
+        if len(self.values) == _ROWS_AT_ONCE:
+            self._store()
+
+    def finish(self, num_rows: int) -> "pa.ChunkedArray":
+        import pyarrow as pa
+
+        self._fill(num_rows)
+        self._store()
+        if any(chunk.type != pa.string() for chunk in self.chunks):
+            self.chunks = [
+                chunk if chunk.type != pa.string() else _as_json(chunk.to_pylist())
+                for chunk in self.chunks
+            ]
+        return pa.chunked_array(self.chunks)
+
+    def _fill(self, num_rows: int) -> None:
+        self.values += [_ABSENT] * (num_rows - self.num_rows)
+        self.num_rows = num_rows
+
+    def _store(self) -> None:
+        if self.values or not self.chunks:
+            self.chunks.append(_to_arrow(self.values))
+            self.values = []
 
 
 def _items(file: TextIO, may_be_list: bool) -> Iterator[tuple[str, Any]]:
@@ -103,6 +140,12 @@ def _to_arrow(values: Sequence[Any]) -> "pa.Array":
             return pa.array(values, pa.string())
         except UnicodeEncodeError:
             pass  # a half of a surrogate pair, which JSON can write and UTF-8 cannot
+    return _as_json(values)
+
+
+def _as_json(values: Sequence[Any]) -> "pa.Array":
+    import pyarrow as pa
+
     texts = [None if value is _ABSENT else _encodable(value) for value in values]
     storage = pa.array(texts, pa.string())
     return pa.ExtensionArray.from_storage(pa.json_(), storage)

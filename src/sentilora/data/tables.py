@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 OUTPUT_SUFFIXES = (*_TEXT_SUFFIXES, ".parquet", *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES))
 SUFFIXES = (*OUTPUT_SUFFIXES, ".xlsx")
+_ROWS_AT_ONCE = 8192
 
 
 def suffix_of(path: Path) -> str:
@@ -88,6 +89,7 @@ def open_text(path: Path, newline: str) -> TextIO:
 
 
 def _read_parquet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table":
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -95,8 +97,11 @@ def _read_parquet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Ta
             return _with_range_index(file.read())
         names = [name for name in file.schema_arrow.names if is_needed(name)]
         require_unique(path, names)
-        # A name with a dot also selects a field of a nested column, which is not needed.
-        return file.read(columns=names).select(names)
+        # In batches: read at once, the column would be in memory twice. A name with a dot also
+        # selects a field of a nested column, which is not needed.
+        batches = file.iter_batches(_ROWS_AT_ONCE, columns=names)
+        tables = [pa.Table.from_batches([batch]).select(names) for batch in batches]
+        return pa.concat_tables(tables) if tables else file.schema_arrow.empty_table().select(names)
 
 
 def _with_range_index(table: "pa.Table") -> "pa.Table":
