@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sentilora.data.text import fault_of
-from sentilora.errors import DataError
+from sentilora.data.text import Item, as_field, fault_of
+from sentilora.errors import DataError, UsageError
 from sentilora.wording import counted
 
 if TYPE_CHECKING:
@@ -20,12 +20,30 @@ MAX_RATINGS = 20  # distinct values; a column with more is a score, too fine to 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the text and label columns, and the label word that each stored label stands for."""
+    """Names of the text and label columns, and the label word that each stored label stands for.
+
+    others: columns that the prompt shows besides the text. Raises `UsageError` if the text or the
+    label is one of them.
+    """
 
     text: str = "text"
     label: str = "label"
     label_map: Mapping[str, str] | None = None
     labels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, column, remedy in (
+            ("text", self.text, "write {text} for it"),
+            ("label", self.label, "leave it out: a prompt must not hold its own answer"),
+        ):
+            if column in self.others:
+                raise UsageError(
+                    f"prompt.template names {{{column}}}, which is the {name} column",
+                    setting="prompt.template",
+                    seen=column,
+                    remedy=remedy,
+                )
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Rows:
     numbers: each row's number in its source, counted from 0, also after rows were selected. The
         header of a file does not count; the .txt files of a folder count in reading order. The
         default is every row of the source.
+    fields: each row's other columns that the prompt shows, by name; empty if it shows none.
     """
 
     source: str
@@ -45,6 +64,7 @@ class Rows:
     rating_column: str | None = None
     ratings: list[float | None] = field(default_factory=list)
     numbers: Sequence[int] = ()
+    fields: list[Mapping[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.numbers:
@@ -63,16 +83,28 @@ class Rows:
             self.rating_column,
             [self.ratings[i] for i in places] if self.ratings else [],
             [self.numbers[i] for i in places],
+            [self.fields[i] for i in places] if self.fields else [],
         )
+
+    @property
+    def inputs(self) -> list[Item]:
+        """What the prompt shows of each row: its text, or a record if it shows other columns."""
+        if not self.fields:
+            return list(self.texts)
+        pairs = zip(self.texts, self.fields, strict=True)
+        return [{"text": text, **fields} for text, fields in pairs]
 
     def hashes(self) -> Iterator[str]:
         """`row_hash` of each row."""
-        return (row_hash(*pair) for pair in zip(self.texts, self.labels, strict=True))
+        return (row_hash(*pair) for pair in zip(self.inputs, self.labels, strict=True))
 
 
-def row_hash(text: str, label: str) -> str:
-    """SHA-256 of a text, as the source has it, and its label."""
-    return hashlib.sha256(f"{text}\0{label}".encode()).hexdigest()
+def row_hash(item: Item, label: str) -> str:
+    """SHA-256 of a text, as the source has it, its label, and its other columns in the prompt."""
+    if isinstance(item, str):
+        return hashlib.sha256(f"{item}\0{label}".encode()).hexdigest()
+    text, *fields = item.values()
+    return hashlib.sha256("\0".join([text, label, *fields]).encode()).hexdigest()
 
 
 def row_place(row: int) -> str:
@@ -114,6 +146,34 @@ def texts_of(source: str, frame: "pd.DataFrame", column: str) -> list[str]:
             remedy="fix the text or drop the row",
         )
     return values
+
+
+def unknown_placeholder(source: str, names: Iterable[Any], column: str) -> DataError:
+    """The error for a table without a column that the prompt shows. names: the table's columns."""
+    remedy = "name one of these, or write the braces with a space: only {identifier} is filled in"
+    if column == "labels":
+        remedy = "the label words belong in prompt.instruction, in place of {labels}"
+    return DataError(
+        f"prompt.template names {{{column}}}, and {source} has no such column; it has "
+        f"{', '.join(map(str, names))}",
+        setting="prompt.template",
+        seen=column,
+        remedy=remedy,
+    )
+
+
+def fields_of(source: str, columns: Mapping[str, Sequence[Any]]) -> list[Mapping[str, str]]:
+    """Each row's columns that the prompt shows besides the text; empty if it shows none.
+
+    columns: their values, by name. Raises `DataError` for a value that is no text, number or date.
+    """
+    return [
+        {
+            name: as_field(value, f"{source}, {row_place(row)}: {name}")
+            for name, value in zip(columns, values, strict=True)
+        }
+        for row, values in enumerate(zip(*columns.values(), strict=True))
+    ]
 
 
 def labels_of(source: str, frame: "pd.DataFrame", columns: Columns) -> list[str]:

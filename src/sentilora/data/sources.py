@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from sentilora.data.rows import (
     Columns,
     Rows,
+    fields_of,
     labels_of,
     may_rate,
     missing_column,
     ratings_of,
     texts_of,
+    unknown_placeholder,
 )
 from sentilora.data.tables import SUFFIXES, read_file
 from sentilora.errors import DataError, first_line
@@ -44,15 +46,20 @@ def load_rows(source: str, split: str, columns: Columns) -> Rows:
     Raises `DataError` if the source is missing, unreadable or unreachable, lacks a column, or
     holds an empty text or an unknown label.
     """
-    names = {columns.text, columns.label}
+    names = {columns.text, columns.label, *columns.others}
     frame = read_table(source, split, columns.text, lambda name: name in names or may_rate(name))
     if columns.label not in frame.columns:
         frame = read_table(source, split, columns.text)  # with every column, for the message
         raise missing_column(source, frame, columns.label, "label_column")
+    for name in columns.others:
+        if name not in frame.columns:
+            frame = read_table(source, split, columns.text)  # with every column, for the message
+            raise unknown_placeholder(source, frame.columns, name)
     if not len(frame):
         raise DataError(f"{source} has no rows", seen=source)
     texts, labels = texts_of(source, frame, columns.text), labels_of(source, frame, columns)
-    return Rows(source, texts, labels, *ratings_of(frame, columns))
+    fields = fields_of(source, {name: frame[name].tolist() for name in columns.others})
+    return Rows(source, texts, labels, *ratings_of(frame, columns), fields=fields)
 
 
 def read_table(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from sentilora.data.text import require_text
+from sentilora.data.text import Item, text_of
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import BaseReference, Calibration, ClassifierFile
@@ -183,17 +183,21 @@ class Classifier:
         """The labels, in the order of `predict_proba`'s columns."""
         return self.prompter.format.labels
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The most probable label of each text, or "abstain". See `Prediction`."""
+    def predict(self, texts: Sequence[Item]) -> list[str]:
+        """The most probable label of each text, or "abstain". See `Prediction`.
+
+        Where the prompt shows other columns besides the text, here and in the methods below, texts
+        are records: `{"text": "…", "title": "…"}`.
+        """
         return [prediction.label for prediction in self.classify(texts)]
 
     def predict_proba(
-        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+        self, texts: Sequence[Item], progress: Callable[[int], object] | None = None
     ) -> "np.ndarray":
         """Probabilities of the labels, which sum to 1 for each text: float64 (texts, labels).
 
-        Raises `DataError` for a text that is empty or not valid Unicode, `UsageError` for a single
-        string instead of a list.
+        Raises `DataError` for a text that is empty or not valid Unicode and for a record that lacks
+        a column, `UsageError` for a single string instead of a list.
         """
         import numpy as np
 
@@ -201,16 +205,16 @@ class Classifier:
         return np.concatenate(pieces) if pieces else np.empty((0, len(self.labels)))
 
     def classify(
-        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+        self, texts: Sequence[Item], progress: Callable[[int], object] | None = None
     ) -> list[Prediction]:
         """The prediction for each text: label, probabilities, and whether it was truncated."""
-        texts = _require_texts(texts)
+        items = self._read(texts)
         predictions: list[Prediction] = []
-        for piece in self._pieces(texts, progress):
+        for piece in self._pieces(items, progress):
             for row, truncated in zip(self._probabilities(piece), piece.truncated, strict=True):
                 predictions.append(
                     Prediction(
-                        text=texts[len(predictions)],
+                        text=text_of(items[len(predictions)]),
                         label=answer(row, self.labels, self.calibration.abstain_below),
                         probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
                         truncated=bool(truncated),
@@ -220,7 +224,7 @@ class Classifier:
 
     def score(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Item],
         progress: Callable[[int], object] | None = None,
         *,
         with_base: bool = False,
@@ -230,18 +234,23 @@ class Classifier:
         Only one piece's prompts are in memory at a time. progress: function called after each batch
         of each model with its number of texts. with_base: also score the base without its adapter.
         """
-        return self._pieces(_require_texts(texts), progress, with_base)
+        return self._pieces(self._read(texts), progress, with_base)
+
+    def _read(self, texts: object) -> list[Item]:
+        """The texts or records as a list. Raises an error about the first unusable one."""
+        read = self.prompter.format.read
+        return [read(text, f"texts[{i}]") for i, text in enumerate(list_of_texts(texts))]
 
     def _pieces(
         self,
-        texts: list[str],
+        items: list[Item],
         progress: Callable[[int], object] | None,
         with_base: bool = False,
     ) -> Iterator[Scores]:
         import numpy as np
 
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            prompts = [self.prompter.encode(text) for text in texts[start : start + TEXTS_AT_ONCE]]
+        for start in range(0, len(items), TEXTS_AT_ONCE):
+            prompts = [self.prompter.encode(item) for item in items[start : start + TEXTS_AT_ONCE]]
             ids = [prompt.input_ids for prompt in prompts]
             log_probs, base_log_probs = self.scorer.log_probs(ids, progress).numpy(), None
             if with_base:
@@ -289,15 +298,7 @@ def _format_of(
     return PromptFormat(template=template, labels=tuple(labels))
 
 
-def _require_texts(texts: object) -> list[str]:
-    """The texts as a list. Raises an error about the first one that cannot be classified."""
-    texts = list_of_texts(texts)
-    for number, text in enumerate(texts):
-        require_text(text, f"texts[{number}]")
-    return texts
-
-
-def list_of_texts(texts: object) -> list[str]:
+def list_of_texts(texts: object) -> list[Item]:
     """The texts as a list. Raises `UsageError` for one string, a mapping, and what is no series."""
     if isinstance(texts, str):
         raise UsageError(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sentilora import template
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.splits import load_splits, load_test
 from sentilora.errors import UsageError
@@ -28,7 +29,10 @@ def prompt_format_of(config: "Config") -> PromptFormat:
 def columns_of(config: "Config", labels: Sequence[str]) -> Columns:
     """Columns and label map of a configuration, for the labels of a prompt."""
     data = config.data
-    return Columns(data.text_column, data.label_column, data.label_map, tuple(labels))
+    others = template.columns_of(
+        template.parts_of(config.prompt.template, config.prompt.instruction, "")
+    )
+    return Columns(data.text_column, data.label_column, data.label_map, tuple(labels), others)
 
 
 def load_rows_of(config: "Config") -> tuple[Rows, Rows]:

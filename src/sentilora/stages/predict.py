@@ -6,7 +6,7 @@ sentilora predict --input reviews.csv --output labeled.csv
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from sentilora.data.rows import texts_of
 from sentilora.data.sources import read_table
 from sentilora.data.tables import SUFFIXES, write_table
-from sentilora.data.text import require_text
+from sentilora.data.text import Item, require_text
 from sentilora.errors import DataError, UsageError
 from sentilora.models.runtime import RuntimeOverrides
 from sentilora.progress import Progress, say
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    texts: Sequence[str] | None = None,
+    texts: Sequence[Item] | None = None,
     *,
     input: str | Path | None = None,
     output: str | Path | None = None,
@@ -39,7 +39,7 @@ def predict(
     explain: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
-    """The predictions for texts, or for the rows of a file, in their order.
+    """The predictions for texts or records, or for the rows of a file, in their order.
 
     input: CSV, TSV, JSONL or Parquet file to classify instead of `texts`. text_column: its column
     of texts, "text" by default. output: new file for its rows, with the columns `prediction`,
@@ -50,21 +50,22 @@ def predict(
     """
     check_request(texts, input, output, text_column, explain)
     table = None
+    items: Sequence[Item]
     if input is not None:
         check_files(Path(input), None if output is None else Path(output))
         column = text_column or "text"
         table = read_input(Path(input), column)
-        texts = table[column].tolist()
+        items = table[column].tolist()
     else:
-        texts = list_of_texts(texts)
-        check_texts(texts)
+        items = list_of_texts(texts)
+        check_texts(items)
     classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
     if table is not None and output is not None:
         check_columns(table, classifier.labels)
-    with Progress("classifying", len(texts)) as progress:
-        predictions = classifier.classify(texts, progress.advance)
+    with Progress("classifying", len(items)) as progress:
+        predictions = classifier.classify(items, progress.advance)
     if explain:
-        predictions = with_explanations(classifier, predictions)
+        predictions = with_explanations(classifier, items, predictions)
     if table is not None and output is not None:
         write_table(add_predictions(table, predictions), Path(output))
         say(f"{counted(len(predictions), 'row')} written to {output}")
@@ -75,7 +76,7 @@ def predict(
 
 
 def check_request(
-    texts: Sequence[str] | None,
+    texts: Sequence[Item] | None,
     input: str | Path | None,
     output: str | Path | None,
     text_column: str | None,
@@ -150,10 +151,11 @@ def read_input(source: Path, text_column: str) -> "pd.DataFrame":
     return table
 
 
-def check_texts(texts: Sequence[str]) -> None:
+def check_texts(items: Sequence[Item]) -> None:
     """Raise `DataError` for the first text that cannot be classified, counting from 1."""
-    for number, text in enumerate(texts, 1):
-        require_text(text, f"text {number}")
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, Mapping):  # records are checked against the adapter's prompt
+            require_text(item, f"text {number}")
 
 
 # --- with a model --------------------------------------------------------------------------------
@@ -173,21 +175,20 @@ def check_columns(table: "pd.DataFrame", labels: Sequence[str]) -> None:
 
 
 def with_explanations(
-    classifier: Classifier, predictions: Sequence[Prediction]
+    classifier: Classifier, items: Sequence[Item], predictions: Sequence[Prediction]
 ) -> list[Prediction]:
     """The predictions with the words that moved each likeliest label. Prints the time it took."""
     started = time.perf_counter()
-    texts = [prediction.text for prediction in predictions]
     explanations = explain_each(
         classifier.scorer,
         classifier.prompter,
-        texts,
-        [None] * len(texts),
+        items,
+        [None] * len(items),
         "explaining",
         classifier.calibration.temperature,
     )
     seconds = time.perf_counter() - started
-    say(f"explained {counted(len(texts), 'text')} in {seconds:.1f} s")
+    say(f"explained {counted(len(items), 'text')} in {seconds:.1f} s")
     pairs = zip(predictions, explanations, strict=True)
     return [replace(prediction, explanation=explanation) for prediction, explanation in pairs]
 
