@@ -1,11 +1,13 @@
 """A template that shows several columns: what is filled in and refused, from file to answer."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from commands import failed, run
+from commands import failed, predicted, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,6 +152,18 @@ def test_a_byte_order_mark_is_left_out_of_labels():
     assert load_config(values={"prompt.labels": marked}).prompt.labels == LABELS
 
 
+def test_a_byte_order_mark_is_left_out_of_a_template_file(toy_run, tmp_path):
+    """It stayed in the prompt, in front of the template's first word."""
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copy(toy_run / name, tmp_path / name)
+    outputs = set()
+    for mark in ("", "\ufeff"):
+        (tmp_path / "prompt.txt").write_text(f"{mark}{{text}}\n\nA:\n", encoding="utf-8")
+        outputs.add(predicted("A film.", "--json", "--adapter", tmp_path, "--template",
+                              tmp_path / "prompt.txt", "--labels", f"{mark}yes,no")[0])  # fmt: skip
+    assert len(outputs) == 1
+
+
 # --- rows
 
 
@@ -261,6 +275,14 @@ def test_an_adapter_of_several_columns_classifies_records(trained):
     [prediction] = sentilora.predict(records[:1], adapter=folder, explain=True)
     assert prediction.text == "A film." and len(prediction.explanation.words) == 2
     assert list(prediction.probabilities.values()) == pytest.approx(one)
+
+
+def test_the_model_card_shows_a_record_that_the_adapter_takes(trained):
+    folder, _ = trained
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    record = json.loads(re.search(r"\.predict\(\[(.*)\]\)", card)[1])
+    assert list(record) == ["text", "title", "stars"]
+    assert sentilora.Classifier.load(folder).predict([record])[0] in LABELS
 
 
 def test_texts_are_refused_by_an_adapter_of_several_columns(trained):

@@ -121,8 +121,11 @@ def look_at_data(config: Config) -> Findings[dict[str, Rows]]:
         splits["train"], splits["evaluation"] = rows
     evaluation = config.data.evaluation
     if not splits and evaluation not in ("train", "test"):
-        columns = columns_of(config, config.prompt.labels)
-        yield from attempt("evaluation data", lambda: load_rows(evaluation, "validation", columns))
+
+        def load_evaluation() -> Rows:
+            return load_rows(evaluation, "validation", columns_of(config, config.prompt.labels))
+
+        yield from attempt("evaluation data", load_evaluation)
     test = yield from attempt("test data", lambda: load_test_of(config, config.prompt.labels))
     if test is not None:
         splits["test"] = test
