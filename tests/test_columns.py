@@ -224,7 +224,7 @@ def test_check_names_a_column_that_the_data_lack(tmp_path, toy_base):
         code, stdout, stderr = run(verb, *data, "prompt.template={titel}\n{text}\nA:\n",
                                    f"output_dir={tmp_path / 'out'}")  # fmt: skip
         message = "no such column; it has text, title, label; name one of these"
-        assert code == 3 and "prompt.template names {titel}" in stdout + stderr
+        assert code == 3 and "the prompt names {titel}" in stdout + stderr
         assert message in " ".join((stdout + stderr).split())
     assert not (tmp_path / "out").exists()
     labels = "the label words belong in prompt.instruction"

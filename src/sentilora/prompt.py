@@ -110,7 +110,7 @@ class PromptFormat:
         words = f"{', '.join(others)} or {last}"
         return tuple(parts_of(self.template, self.instruction, words))
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that the prompt shows besides the text, in their order."""
         return columns_of(self.parts)

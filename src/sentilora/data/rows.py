@@ -39,7 +39,7 @@ class Columns:
         ):
             if column in self.others:
                 raise UsageError(
-                    f"prompt.template names {{{column}}}, which is the {name} column",
+                    f"the prompt names {{{column}}}, which is the {name} column",
                     setting="prompt.template",
                     seen=column,
                     remedy=remedy,
@@ -154,7 +154,7 @@ def unknown_placeholder(source: str, names: Iterable[Any], column: str) -> DataE
     if column == "labels":
         remedy = "the label words belong in prompt.instruction, in place of {labels}"
     return DataError(
-        f"prompt.template names {{{column}}}, and {source} has no such column; it has "
+        f"the prompt names {{{column}}}, and {source} has no such column; it has "
         f"{', '.join(map(str, names))}",
         setting="prompt.template",
         seen=column,
