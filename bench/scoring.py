@@ -29,7 +29,7 @@ def main() -> None:
     print(describe_machine(), flush=True)
     config = load_config_of(options, f"data.num_evaluation={options.rows}")
     base, prompter, _, evaluation = prepare(config)
-    prompts = [prompter.encode(text) for text in evaluation.texts]
+    prompts = [prompter.encode(item) for item in evaluation.inputs]
     from sentilora.stages.train import prepare_model
 
     model = prepare_model(config, base, None)

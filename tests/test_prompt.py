@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from toy_tokenizers import around_text
 
 from sentilora.data.text import clean_text, fault_of
 from sentilora.prompt import (
@@ -65,7 +66,7 @@ def tokens(tokenizer, text):
 
 def shown_text(prompt, format):
     """The part of a prompt's string between the frame before the text and after it."""
-    before, after = format.around_text
+    before, after = around_text(format)
     assert prompt.string.startswith(before) and prompt.string.endswith(after)
     return prompt.string[len(before) : len(prompt.string) - len(after)]
 
@@ -99,7 +100,7 @@ def test_the_preset_and_the_library_have_the_same_prompt():
 
 def test_more_labels_are_listed_in_the_instruction():
     format = PromptFormat(instruction="Say {labels}!", labels=("a", "b", "c"))
-    assert format.around_text[0] == "### Instruction:\nSay a, b or c!\n\n### Review:\n"
+    assert around_text(format)[0] == "### Instruction:\nSay a, b or c!\n\n### Review:\n"
 
 
 def test_a_format_survives_json():
@@ -134,7 +135,7 @@ def test_an_example_is_prompt_label_eos_and_only_the_text_is_cut(
 ):
     format = PromptFormat("Q: {instruction}\n{text}\n\nA:\n", "{labels}", labels, 4096, truncation)
     roomy = prompter_of(toy_tokenizer, format)
-    before, after = (tokens(toy_tokenizer, part) for part in format.around_text)
+    before, after = (tokens(toy_tokenizer, part) for part in around_text(format))
     longest = max(map(len, roomy.label_ids))
     max_length = 1 + len(before) + len(after) + longest + 1 + room
     format = PromptFormat(format.template, format.instruction, labels, max_length, truncation)
@@ -157,7 +158,7 @@ def test_an_example_is_prompt_label_eos_and_only_the_text_is_cut(
     assert not {0, 1, 2} & set(prompt.input_ids[1:]) and not {0, 1, 2} & set(answer[:-1])
     # What fits is whole; what is cut is cut because it did not fit.
     shown, clean = shown_text(prompt, format), clean_text(text)
-    whole = [1, *tokens(toy_tokenizer, format.around_text[0] + clean + format.around_text[1])]
+    whole = [1, *tokens(toy_tokenizer, around_text(format)[0] + clean + around_text(format)[1])]
     assert prompt.truncated == example.truncated == (len(whole) + longest > max_length)
     if not prompt.truncated:
         assert (shown, prompt.input_ids) == (clean, whole)
@@ -292,7 +293,7 @@ def test_mistral_examples_keep_frame_and_label(mistral_tokenizer, text, truncati
     format = PromptFormat(max_length=max_length, truncation=truncation)
     prompter = prompter_of(mistral_tokenizer, format)
     example = prompter.encode_example(text, "positive")
-    before, after = format.around_text
+    before, after = around_text(format)
     head = [1, *tokens(mistral_tokenizer, before)]
     # Alone, the tail would get a leading "▁": 28705.
     tail = tokens(mistral_tokenizer, "\n" + after)[2:]

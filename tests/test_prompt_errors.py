@@ -1,6 +1,7 @@
 """prompt.py: texts, formats, tokenizers and labels that cannot work are refused."""
 
 import re
+from types import MappingProxyType
 
 import pytest
 from toy_tokenizers import make_tokenizer
@@ -85,6 +86,7 @@ def test_a_label_whose_tokens_depend_on_the_text_is_refused():
         """A token for each character; another one for "y" once there is a letter beyond ASCII."""
 
         is_fast, bos_token_id, eos_token_id = True, None, 2
+        added_tokens_decoder = MappingProxyType({})
 
         def __call__(self, text, **options):
             other = {} if text.isascii() else {"y": 9}

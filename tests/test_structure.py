@@ -28,6 +28,7 @@ LEVELS = [
     {"models"},
     {"folders"},
     {"prompt"},
+    {"template"},
     {"data"},
     {"presets", "hub"},
     {"shipped", "wording", "progress", "metrics", "errors", "version"},

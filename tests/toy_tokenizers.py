@@ -22,3 +22,10 @@ def make_tokenizer(texts, vocab_size):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
+
+
+def around_text(format):
+    """The prompt before the text and after it, for a format without other columns."""
+    place = format.parts.index(("column", "text"))
+    contents = [part.content for part in format.parts]
+    return "".join(contents[:place]), "".join(contents[place + 1 :])

@@ -12,15 +12,23 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
 from sentilora.shipped import EMBEDDED
 
 CONFIG_FILE = "sentilora.toml"  # the resolved recipe in a run folder
+
+
+def _without_mark(value: Any) -> Any:
+    """A string without the byte-order mark that some editors begin a file with."""
+    return value.removeprefix("\ufeff") if isinstance(value, str) else value
+
+
+Words = Annotated[str, BeforeValidator(_without_mark)]
 
 
 class Section(BaseModel):
@@ -62,9 +70,9 @@ class DataSection(Section):
 
 
 class PromptSection(Section):
-    template: str
-    instruction: str
-    labels: tuple[str, ...]
+    template: Words
+    instruction: Words
+    labels: tuple[Words, ...]
     max_length: int = Field(ge=1)
     truncation: Literal["head", "tail", "head+tail"]
 

@@ -6,14 +6,18 @@ The one place where a text becomes tokens. Training, evaluation, prediction and 
     prompter = Prompter(tokenizer, PromptFormat())
     prompter.encode("A lovely film.").input_ids            # what the model reads
     prompter.encode_example("A lovely film.", "positive")  # the same with answer and mask
+
+A template that names more columns takes records: `{"text": "A lovely film.", "title": "Marie"}`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sentilora.data.text import clean_text, fault_of, require_text
+from sentilora.data.text import Item, as_field, clean_text, fault_of, require_text, text_of
 from sentilora.errors import DataError, UsageError
+from sentilora.template import TEXT, Part, TemplateTokenizer, columns_of, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,6 +30,7 @@ INSTRUCTION = (
 LABELS = ("positive", "negative")
 TRUNCATIONS = ("head", "tail", "head+tail")
 IGNORE_INDEX = -100  # PyTorch's default: cross-entropy skips these positions
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it
 ELLIPSIS = "\n…\n"  # where head+tail left something out
 # Texts after which the label tokens are tried: a letter, a full stop, a newline, a wide character.
 _PROBES = ("a", "Good.", "1\n2", "…é漢")
@@ -35,14 +40,16 @@ _PROBES = ("a", "Good.", "1\n2", "…é漢")
 class PromptFormat:
     """How a text is presented to the model. Stored with the adapter in `classifier.json`.
 
-    template: holds `{text}` once and may hold `{instruction}`; the answer follows its end.
-    instruction: may hold `{labels}`, which becomes "positive or negative".
+    template: holds `{text}` once and may hold `{instruction}`, and other columns of the data as
+        `{name}`; the answer follows its end.
+    instruction: may hold `{labels}`, which becomes "positive or negative", and other columns.
     labels: the words the model answers with, two or more.
     max_length: number of tokens of prompt, label and EOS together.
     truncation: the part of a long text that stays: `head`, `tail` or `head+tail` (a quarter and
         three quarters). Only the text is ever cut.
 
-    Raises `UsageError` for a format that cannot work.
+    A byte-order mark at the start of a string is left out. Raises `UsageError` for a format that
+    cannot work.
     """
 
     template: str = TEMPLATE
@@ -52,15 +59,12 @@ class PromptFormat:
     truncation: str = "tail"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if (count := self.template.count("{text}")) != 1:
-            raise UsageError(
-                f"prompt.template must hold {{text}} exactly once, it holds it {count} times",
-                setting="prompt.template",
-                seen=self.template,
-                remedy="put it where the review belongs",
-            )
+        for name in ("template", "instruction"):
+            object.__setattr__(self, name, getattr(self, name).removeprefix(BYTE_ORDER_MARK))
+        labels = [x.removeprefix(BYTE_ORDER_MARK) if isinstance(x, str) else x for x in self.labels]
+        object.__setattr__(self, "labels", tuple(labels))
         self._check_labels()
+        self._check_placeholders()
         if self.truncation not in TRUNCATIONS:
             raise UsageError(
                 f"prompt.truncation is {self.truncation!r}",
@@ -68,6 +72,23 @@ class PromptFormat:
                 seen=self.truncation,
                 remedy=f"choose one of {', '.join(TRUNCATIONS)}",
             )
+
+    def _check_placeholders(self) -> None:
+        if (count := self.template.count("{text}")) != 1:
+            raise UsageError(
+                f"prompt.template must hold {{text}} exactly once, it holds it {count} times",
+                setting="prompt.template",
+                seen=self.template,
+                remedy="put it where the review belongs",
+            )
+        for name in (TEXT, "instruction"):
+            if self.parts.count(Part("column", name)) != (name == TEXT):
+                raise UsageError(
+                    f"prompt.instruction holds {{{name}}}",
+                    setting="prompt.instruction",
+                    seen=self.instruction,
+                    remedy="put it into prompt.template",
+                )
 
     def _check_labels(self) -> None:
         problem, remedy = "", ""
@@ -82,15 +103,46 @@ class PromptFormat:
         if problem:
             raise UsageError(problem, setting="prompt.labels", seen=self.labels, remedy=remedy)
 
-    @property
-    def around_text(self) -> tuple[str, str]:
-        """The prompt before the text and after it."""
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The prompt in parts, in their order."""
         *others, last = self.labels
-        instruction = self.instruction.replace("{labels}", f"{', '.join(others)} or {last}")
-        before, after = self.template.split("{text}")
-        return before.replace("{instruction}", instruction), after.replace(
-            "{instruction}", instruction
-        )
+        words = f"{', '.join(others)} or {last}"
+        return tuple(parts_of(self.template, self.instruction, words))
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the prompt shows besides the text, in their order."""
+        return columns_of(self.parts)
+
+    def read(self, value: object, name: str = "the text") -> Item:
+        """What the prompt shows of a value: a text, or a record of the text and `columns`.
+
+        name: what messages call the value. Raises `DataError` for one that cannot be classified,
+        `UsageError` for a text where a record is needed.
+        """
+        if not self.columns:
+            require_text(value, name)
+            return str(value)
+        keys = ", ".join((TEXT, *self.columns))
+        if not isinstance(value, Mapping):
+            raise UsageError(
+                f"{name} is {value!r:.60}, but the prompt also shows {', '.join(self.columns)}",
+                setting="texts",
+                seen=value,
+                remedy=f"pass records with {keys}, or a table with these columns as `input`",
+            )
+        for key in (TEXT, *self.columns):
+            if key not in value:
+                raise DataError(
+                    f"{name} has no {key!r}; it has {', '.join(map(str, value)) or 'nothing'}",
+                    setting="texts",
+                    seen=value,
+                    remedy=f"the prompt shows {keys}",
+                )
+        require_text(value[TEXT], name)
+        fields = {key: as_field(value[key], f"{key} of {name}") for key in self.columns}
+        return {TEXT: value[TEXT], **fields}
 
     def to_dict(self) -> dict[str, Any]:
         """The format as plain JSON values."""
@@ -128,7 +180,8 @@ class Prompter:
     """Turns texts into prompts and examples with one tokenizer and one format.
 
     label_ids: per label, its tokens after the prompt, and EOS. max_prompt_tokens: what is left of
-    `max_length` for the prompt.
+    `max_length` for the prompt. special_tokens: those that template and instruction write, in
+    order.
 
     Raises `UsageError` if the tokenizer is slow or has no EOS token, if the labels cannot be told
     apart after this prompt, or if the template alone does not fit `max_length`.
@@ -149,12 +202,15 @@ class Prompter:
             )
         self.tokenizer = tokenizer
         self.format = format
-        self._before, self._after = format.around_text
-        # One BOS if, and only if, this tokenizer puts one before a text.
+        self._template = TemplateTokenizer(tokenizer, format.parts, format.labels)
+        self.special_tokens = self._template.special_tokens
+        self._place = self._template.parts.index(Part("column", TEXT))
+        # One BOS if, and only if, this tokenizer puts one before a text or the template writes it.
         first = tokenizer("a")["input_ids"][:1]
-        self._bos = first if first == [tokenizer.bos_token_id] else []
+        is_written = self._template.ids("a".join(self._frame(self._probe("a"))))[:1] == first
+        self._bos = first if first == [tokenizer.bos_token_id] and not is_written else []
         self.label_ids = self._find_label_ids()
-        num_frame_tokens = len(self._tokens(self._before + self._after))
+        num_frame_tokens = len(self._tokens("".join(self._frame(self._probe("")))))
         self.max_prompt_tokens = format.max_length - max(map(len, self.label_ids))
         if num_frame_tokens + 1 > self.max_prompt_tokens:
             raise UsageError(
@@ -166,9 +222,21 @@ class Prompter:
             )
 
     def _tokens(self, string: str) -> list[int]:
-        # split_special_tokens: "</s>" in a review is four characters of text, never EOS.
-        ids = self.tokenizer(string, add_special_tokens=False, split_special_tokens=True)
-        return [*self._bos, *ids["input_ids"]]
+        return [*self._bos, *self._template.ids(string)]
+
+    def _probe(self, value: str) -> Item:
+        """An item whose text and other columns are all `value`."""
+        columns = self.format.columns
+        return dict.fromkeys((TEXT, *columns), value) if columns else value
+
+    def _frame(self, item: Item) -> tuple[str, str]:
+        """The prompt before an item's text and after it, for `_tokens`."""
+        fields = {} if isinstance(item, str) else item
+        strings = [
+            clean_text(fields[content]) if kind == "column" and content != TEXT else content
+            for kind, content in self._template.parts
+        ]
+        return "".join(strings[: self._place]), "".join(strings[self._place + 1 :])
 
     def _answer_after(self, prompt: str, prompt_ids: list[int], label: str) -> list[int]:
         """The tokens of `label` after this prompt, and EOS."""
@@ -188,12 +256,15 @@ class Prompter:
         Raises `UsageError` if they depend on the text, or if two labels have the same tokens.
         """
         labels = self.format.labels
+        prompts = {
+            prompt: self._tokens(prompt)
+            for text in _PROBES
+            for field in (text, "")  # another column may be empty
+            for prompt in [text.join(self._frame(self._probe(field)))]
+        }
         label_ids: list[list[int]] = []
         for label in labels:
-            candidates = []
-            for probe in _PROBES:
-                prompt = self._before + probe + self._after
-                candidates.append(self._answer_after(prompt, self._tokens(prompt), label))
+            candidates = [self._answer_after(*prompt, label) for prompt in prompts.items()]
             ids = candidates[0]
             if any(other != ids for other in candidates):
                 raise UsageError(
@@ -213,17 +284,21 @@ class Prompter:
             label_ids.append(ids)
         return label_ids
 
-    def encode(self, text: str) -> Prompt:
-        """The prompt for one text, cut so that the longest label and EOS still fit `max_length`.
+    def encode(self, item: Item) -> Prompt:
+        """The prompt for one item, cut so that the longest label and EOS still fit `max_length`.
 
-        Raises `DataError` for a value that is no string, is empty or is not valid Unicode.
+        Raises what `PromptFormat.read` raises, and `DataError` when the other columns alone do not
+        fit.
         """
-        require_text(text)
-        text = clean_text(text)
-        string = self._before + text + self._after
+        return self._encode(self.format.read(item))[0]
+
+    def _encode(self, item: Item) -> tuple[Prompt, str]:
+        """The prompt for an item that was read, also as a string for `_tokens`."""
+        text = clean_text(text_of(item))
+        string = text.join(self._frame(item))
         ids = self._tokens(string)
         if len(ids) <= self.max_prompt_tokens:
-            return Prompt(string, ids, truncated=False, spans=((0, len(text)),))
+            return self._prompt(string, ids, ((0, len(text)),), truncated=False)
 
         offsets = self.tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -231,26 +306,43 @@ class Prompter:
         num_tokens = len(offsets) - (len(ids) - self.max_prompt_tokens)
         while num_tokens > 0:
             spans = self._cut(len(text), offsets, num_tokens)
-            string, ids = self._around([text[start:end] for start, end in spans])
+            string, ids = self._around([text[start:end] for start, end in spans], item)
             if len(ids) <= self.max_prompt_tokens:
-                return Prompt(string, ids, truncated=True, spans=spans)
+                return self._prompt(string, ids, spans, truncated=True)
             # A text can need more tokens at its cut ends than it did uncut.
             num_tokens -= len(ids) - self.max_prompt_tokens
-        # Not even one token of the text fits. The frame does, as `__init__` checked.
-        return Prompt(*self._around([]), truncated=True)
+        # Not even one token of the text fits. The frame does, as `__init__` checked, but perhaps
+        # not the other columns.
+        string, ids = self._around([], item)
+        if self.format.columns and len(ids) >= self.max_prompt_tokens:
+            raise DataError(
+                f"{', '.join(self.format.columns)} of the text {text[:60]!r} leave no room for it: "
+                f"with the template they need {len(ids):,} tokens, and prompt.max_length allows "
+                f"{self.max_prompt_tokens:,}",
+                setting="prompt.max_length",
+                seen=self.format.max_length,
+                remedy="raise it or shorten them, because only the text is cut",
+            )
+        return self._prompt(string, ids, (), truncated=True)
 
-    def encode_parts(self, parts: Sequence[str]) -> list[int]:
+    def _prompt(
+        self, string: str, ids: list[int], spans: tuple[tuple[int, int], ...], truncated: bool
+    ) -> tuple[Prompt, str]:
+        return Prompt(self._template.readable(string), ids, truncated, spans), string
+
+    def encode_parts(self, parts: Sequence[str], item: Item = "") -> list[int]:
         """The prompt's tokens around parts of a clean text, for example without some of its words.
 
-        With the parts at the spans of `encode` they are its `input_ids`. Nothing is cut, and
-        `parts` may be empty.
+        item: the row, as `PromptFormat.read` returns it, whose other columns the prompt shows. With
+        the parts at the spans of `encode` they are its `input_ids`. Nothing is cut, and `parts` may
+        be empty.
         """
-        return self._around(parts)[1]
+        return self._around(parts, item)[1]
 
-    def _around(self, parts: Sequence[str]) -> tuple[str, list[int]]:
-        """The prompt around parts of a text, as a string and as tokens."""
+    def _around(self, parts: Sequence[str], item: Item) -> tuple[str, list[int]]:
+        """The prompt around parts of a text, as a string for `_tokens` and as tokens."""
         text = ELLIPSIS.join(part.strip() for part in parts).strip()
-        string = self._before + text + self._after
+        string = text.join(self._frame(item))
         return string, self._tokens(string)
 
     def _cut(
@@ -264,17 +356,18 @@ class Prompter:
         head = num_tokens // 4
         return (0, offsets[head - 1][1] if head else 0), (offsets[head - num_tokens][0], length)
 
-    def encode_example(self, text: str, label: str, weight: float = 1.0) -> Example:
+    def encode_example(self, item: Item, label: str, weight: float = 1.0) -> Example:
         """A training example: the prompt, then label and EOS, which the loss covers.
 
-        Raises `DataError` for a text that `encode` refuses or that changes the label's tokens.
+        Raises `DataError` for an item that `encode` refuses or that changes the label's tokens.
         """
-        prompt = self.encode(text)
-        answer = self._answer_after(prompt.string, prompt.input_ids, label)
+        item = self.format.read(item)
+        prompt, string = self._encode(item)
+        answer = self._answer_after(string, prompt.input_ids, label)
         if answer != self.label_ids[self.format.labels.index(label)]:
             raise DataError(
-                f"the tokens of label {label!r} change after the text {text[:60]!r}",
-                seen=text,
+                f"the tokens of label {label!r} change after the text {text_of(item)[:60]!r}",
+                seen=text_of(item),
                 remedy="end prompt.template with a line break",
             )
         return Example(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import failed, predicted
+from toy_tokenizers import around_text
 
 from sentilora import Classifier
 from sentilora.errors import DataError, UsageError
@@ -143,7 +144,7 @@ def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expec
     plain.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copy(toy_run / name, plain / name)
-    before, after = PromptFormat().around_text
+    before, after = around_text(PromptFormat())
     template = before + "{text}" + after
     ask = ["predict", *TEXTS, "--json", "--adapter", plain]
     failed(2, "--labels and --template", *ask)

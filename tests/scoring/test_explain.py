@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_tokenizers import around_text
 
 from sentilora.cli.app import app
 from sentilora.cli.predict import as_words
@@ -33,7 +34,7 @@ class Oracle:
         self.calls = []
 
     def texts(self, prompts):
-        before, after = self.prompter.format.around_text
+        before, after = around_text(self.prompter.format)
         decode = self.prompter.tokenizer.decode
         for ids in prompts:
             string = decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,11 +1,14 @@
 """`sentilora.predict` from Python: texts or a file in, predictions and a file out."""
 
 import json
+import shutil
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import sentilora
+from sentilora.data.output import encode_table, write_encoded
 from sentilora.errors import DataError, UsageError
 
 TEXTS = ["A lovely film.", "Dull and far too long."]
@@ -75,7 +78,8 @@ def test_a_row_without_a_text_has_no_answer_and_a_reason(toy_run, tmp_path, caps
     source.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     output = tmp_path / "out.jsonl"
     predictions = sentilora.predict(input=source, output=output, adapter=toy_run)
-    faults = [None, "empty", "missing", "5, not a text", "empty", None]
+    reasons = ["empty", "missing", "5, not a text", "empty"]
+    faults = [None, *(f"text is {reason}" for reason in reasons), None]
     assert [prediction.fault for prediction in predictions] == faults
     answered = sentilora.predict(TEXTS, adapter=toy_run)
     assert [predictions[0], predictions[5]] == answered
@@ -83,18 +87,24 @@ def test_a_row_without_a_text_has_no_answer_and_a_reason(toy_run, tmp_path, caps
     assert [row["text"] for row in rows] == texts and [row["fault"] for row in rows] == faults
     assert rows[1]["prediction"] is rows[1]["probability_positive"] is rows[1]["truncated"] is None
     said = capsys.readouterr().err
-    assert "4 rows without an answer, the first of them row 1 (counted from 0): its text is" in said
+    assert (
+        "4 rows without an answer, the first of them row 1 (counted from 0): text is empty" in said
+    )
     assert "6 rows written to" in said
     (tmp_path / "none.csv").write_text('text\n""\n" "\n')
     with pytest.raises(DataError, match=r"row 0 .*text is missing \(and 1 more unusable row\)"):
         sentilora.predict(input=tmp_path / "none.csv", adapter=toy_run)
 
 
-def test_a_value_that_the_output_cannot_hold_is_seen_before_a_model_is_loaded(tmp_path):
+def test_a_value_that_the_output_cannot_hold_is_seen_before_a_model_is_loaded(
+    toy_run, tmp_path, monkeypatch
+):
+    monkeypatch.delattr("sentilora.models.bases.load_base")
+    monkeypatch.delattr("sentilora.scoring.classifier.load_base")
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": "a", "id": 10**30}))
     output = tmp_path / "out.parquet"
     with pytest.raises(DataError, match=r"cannot hold the column 'id'.*64 bits"):
-        sentilora.predict(input=tmp_path / "in.jsonl", output=output, adapter="no adapter")
+        sentilora.predict(input=tmp_path / "in.jsonl", output=output, adapter=toy_run)
     assert not output.exists()
 
 
@@ -105,3 +115,42 @@ def test_a_file_without_rows_gives_one_without_rows(toy_run, tmp_path, capsys):
     columns = "id,text,prediction,probability_positive,probability_negative,truncated\n"
     assert output.read_text() == columns
     assert "in.csv has no rows" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def titled(toy_run, tmp_path_factory):
+    """An adapter whose prompt shows a title besides the text."""
+    folder = tmp_path_factory.mktemp("titled") / "adapter"
+    shutil.copytree(toy_run, folder)
+    record = json.loads((folder / "classifier.json").read_text())
+    record["prompt"]["template"] = "### Title:\n{title}\n\n" + record["prompt"]["template"]
+    (folder / "classifier.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_file_of_several_columns_is_read_as_records(titled, tmp_path, suffix):
+    records = [{"title": "Rain", "text": TEXTS[0]}, {"title": "", "text": TEXTS[1]}]
+    source, output = tmp_path / f"in.{suffix}", tmp_path / "out.jsonl"
+    frame = pd.DataFrame({"id": [1, 2], "title": ["Rain", None], "body": TEXTS})
+    write_encoded(encode_table(pa.Table.from_pandas(frame), source), source)
+    predictions = sentilora.predict(records, adapter=titled)
+    for keywords in ({}, {"output": output}):
+        assert predictions == sentilora.predict(
+            input=source, text_column="body", adapter=titled, **keywords
+        )
+    assert json.loads(output.read_text().splitlines()[0])["title"] == "Rain"
+    frame[["title"]].to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    with pytest.raises(DataError, match="no column 'body'; it has title"):
+        sentilora.predict(input=tmp_path / "t.jsonl", text_column="body", adapter=titled)
+    frame[["body"]].to_json(tmp_path / "b.jsonl", orient="records", lines=True)
+    with pytest.raises(DataError, match=r"the prompt names \{title\}, and .* it has body"):
+        sentilora.predict(input=tmp_path / "b.jsonl", text_column="body", adapter=titled)
+
+
+def test_a_row_whose_other_column_is_no_text_has_no_answer(titled, tmp_path):
+    rows = [{"title": ["a", "list"], "text": TEXTS[0]}, {"title": 7, "text": TEXTS[1]}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first, second = sentilora.predict(input=tmp_path / "in.jsonl", adapter=titled)
+    assert first.fault == "title is ['a', 'list'], neither a text nor a number"
+    assert second.label in ("positive", "negative") and second.fault is None

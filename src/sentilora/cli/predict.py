@@ -110,7 +110,7 @@ def as_json(prediction: "Prediction") -> str:
 def as_line(prediction: "Prediction", width: int = 60) -> str:
     """One line for the terminal: the label, its probability and the beginning of the text."""
     if prediction.label is None:
-        return f"no answer: the text is {prediction.fault}"
+        return f"no answer: {prediction.fault}"
     begin = " ".join(prediction.text.split())
     begin = begin if len(begin) <= width else begin[: width - 1] + "…"
     cut = "  (truncated)" if prediction.truncated else ""

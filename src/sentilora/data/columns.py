@@ -1,12 +1,12 @@
 """Columns of a table turned into checked texts and ratings; `label_words` does the labels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sentilora.data.rows import Columns, row_place
 from sentilora.data.tables import python_values
-from sentilora.data.text import fault_of
+from sentilora.data.text import Item, as_field, fault_of
 from sentilora.errors import DataError
 from sentilora.wording import counted
 
@@ -43,6 +43,20 @@ def text_fault(value: Any) -> str | None:
     return "missing" if is_missing(value) else fault_of(value)
 
 
+def unknown_placeholder(source: str, names: Sequence[str], column: str) -> DataError:
+    """The error for a table without a column that the prompt shows. names: the table's columns."""
+    remedy = "name one of these, or write the braces with a space: only {identifier} is filled in"
+    if column == "labels":
+        remedy = "the label words belong in prompt.instruction, in place of {labels}"
+    return DataError(
+        f"the prompt names {{{column}}}, and {source} has no such column; it has "
+        f"{', '.join(names)}",
+        setting="prompt.template",
+        seen=column,
+        remedy=remedy,
+    )
+
+
 def texts_of(source: str, table: "pa.Table", column: str) -> list[str]:
     """The texts of a column. Raises `DataError` with the row of the first unusable one."""
     values = python_values(table[column])
@@ -57,6 +71,39 @@ def texts_of(source: str, table: "pa.Table", column: str) -> list[str]:
             remedy="fix the text or drop the row",
         )
     return values
+
+
+def fields_of(source: str, columns: Mapping[str, Sequence[Any]]) -> list[Mapping[str, str]]:
+    """Each row's columns that the prompt shows besides the text; empty if it shows none.
+
+    columns: their values, by name. Raises `DataError` for a value that is no text, number or date.
+    """
+    return [
+        {
+            name: as_field(value, f"{source}, {row_place(row)}: {name}")
+            for name, value in zip(columns, values, strict=True)
+        }
+        for row, values in enumerate(zip(*columns.values(), strict=True))
+    ]
+
+
+def items_of(table: "pa.Table", text: str, others: Sequence[str]) -> list[Item | DataError]:
+    """What the prompt shows of each row; an error where the row cannot be classified.
+
+    text: the column of texts. others: the other columns that the prompt shows.
+    """
+    items: list[Item | DataError] = []
+    for value, *more in zip(*(python_values(table[name]) for name in (text, *others)), strict=True):
+        if fault := text_fault(value):
+            items.append(DataError(f"{text} is {fault}", setting="text_column", seen=value))
+            continue
+        try:
+            fields = {name: as_field(cell, name) for name, cell in zip(others, more, strict=True)}
+        except DataError as error:
+            items.append(error)
+        else:
+            items.append({"text": value, **fields} if others else value)
+    return items
 
 
 def ratings_of(table: "pa.Table", columns: Columns) -> tuple[str | None, list[float | None]]:

@@ -33,7 +33,9 @@ class Overview:
 
 def look_over(splits: Mapping[str, Rows]) -> Overview:
     """Counts, class balance, exact duplicates within and across splits, and label conflicts."""
-    keys = {name: [digest(normalized(t)) for t in rows.texts] for name, rows in splits.items()}
+    keys = {
+        name: [digest(normalized(item)) for item in rows.inputs] for name, rows in splits.items()
+    }
     distinct = {name: set(values) for name, values in keys.items()}
     names = list(splits)
     shared = {

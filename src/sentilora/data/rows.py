@@ -4,15 +4,36 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sentilora.data.text import Item
+from sentilora.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the text and label columns, and the label word that each stored label stands for."""
+    """Names of the text and label columns, and the label word that each stored label stands for.
+
+    others: columns that the prompt shows besides the text. Raises `UsageError` if the text or the
+    label is one of them.
+    """
 
     text: str = "text"
     label: str = "label"
     label_map: Mapping[str, str] | None = None
     labels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, column, remedy in (
+            ("text", self.text, "write {text} for it"),
+            ("label", self.label, "leave it out: a prompt must not hold its own answer"),
+        ):
+            if column in self.others:
+                raise UsageError(
+                    f"the prompt names {{{column}}}, which is the {name} column",
+                    setting="prompt.template",
+                    seen=column,
+                    remedy=remedy,
+                )
 
 
 @dataclass(frozen=True)
@@ -26,6 +47,7 @@ class Rows:
         default is every row of the source.
     meanings: for each label of the source that is no label word, such as 0, its word and its
         number of rows in the whole source.
+    fields: each row's other columns that the prompt shows, by name; empty if it shows none.
     """
 
     source: str
@@ -35,6 +57,7 @@ class Rows:
     ratings: list[float | None] = field(default_factory=list)
     numbers: Sequence[int] = ()
     meanings: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    fields: list[Mapping[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.numbers:
@@ -54,16 +77,28 @@ class Rows:
             [self.ratings[i] for i in places] if self.ratings else [],
             [self.numbers[i] for i in places],
             self.meanings,
+            [self.fields[i] for i in places] if self.fields else [],
         )
+
+    @property
+    def inputs(self) -> list[Item]:
+        """What the prompt shows of each row: its text, or a record if it shows other columns."""
+        if not self.fields:
+            return list(self.texts)
+        pairs = zip(self.texts, self.fields, strict=True)
+        return [{"text": text, **fields} for text, fields in pairs]
 
     def hashes(self) -> Iterator[str]:
         """`row_hash` of each row."""
-        return (row_hash(*pair) for pair in zip(self.texts, self.labels, strict=True))
+        return (row_hash(*pair) for pair in zip(self.inputs, self.labels, strict=True))
 
 
-def row_hash(text: str, label: str) -> str:
-    """SHA-256 of a text, as the source has it, and its label."""
-    return hashlib.sha256(f"{text}\0{label}".encode()).hexdigest()
+def row_hash(item: Item, label: str) -> str:
+    """SHA-256 of a text, as the source has it, its label, and its other columns in the prompt."""
+    if isinstance(item, str):
+        return hashlib.sha256(f"{item}\0{label}".encode()).hexdigest()
+    text, *fields = item.values()
+    return hashlib.sha256("\0".join([text, label, *fields]).encode()).hexdigest()
 
 
 def row_place(row: int) -> str:

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentilora.data.columns import (
+    fields_of,
     may_rate,
     missing_column,
     ratings_of,
     texts_of,
+    unknown_placeholder,
 )
 from sentilora.data.label_words import labels_of
 from sentilora.data.layouts import info_folders, is_saved, paths_of_split, read_class_folders
 from sentilora.data.memory import InMemory, require_passed
 from sentilora.data.rows import Columns, Rows
-from sentilora.data.tables import SUFFIXES, read_file
+from sentilora.data.tables import SUFFIXES, python_values, read_file
 from sentilora.errors import DataError, first_line
 from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.shipped import EMBEDDED, reviews_path
@@ -41,18 +43,23 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     holds an empty text or an unknown label.
     """
     name, required = str(source), (columns.text, columns.label)
-    table = read_table(source, split, lambda column: column in required or may_rate(column))
-    for column, keyword in zip(required, ("text_column", "label_column"), strict=True):
-        if column not in table.column_names:
-            every = read_table(source, split)  # with every column, for the message
-            if not every.column_names and not len(every):
-                break
-            raise missing_column(name, every.column_names, column, keyword)
+    needed = {*required, *columns.others}
+    table = read_table(source, split, lambda column: column in needed or may_rate(column))
+    if needed - set(table.column_names):
+        every = read_table(source, split).column_names  # with every column, for the message
+        for column, keyword in zip(required, ("text_column", "label_column"), strict=True):
+            if every and column not in every:
+                raise missing_column(name, every, column, keyword)
+        for column in columns.others:
+            if every and column not in every:
+                raise unknown_placeholder(name, every, column)
     if not len(table):
         raise DataError(f"{name} has no rows", seen=name)
     texts = texts_of(name, table, columns.text)
     labels, meanings = labels_of(name, table, columns)
-    return Rows(name, texts, labels, *ratings_of(table, columns), meanings=meanings)
+    others = {column: python_values(table[column]) for column in columns.others}
+    fields = fields_of(name, others)
+    return Rows(name, texts, labels, *ratings_of(table, columns), meanings=meanings, fields=fields)
 
 
 def read_table(

@@ -93,12 +93,9 @@ def carve(
     if balance == "sample":
         indices = _balanced(rows, order if num_train else indices, num_train)
     in_training = set(indices)
-    train_texts = {digest(normalized(rows.texts[i])) for i in indices}
-    remaining = [
-        i
-        for i in order
-        if i not in in_training and digest(normalized(rows.texts[i])) not in train_texts
-    ]
+    keys = [digest(normalized(item)) for item in rows.inputs]
+    train_texts = {keys[i] for i in indices}
+    remaining = [i for i in order if i not in in_training and keys[i] not in train_texts]
     if num_train > len(rows) or not indices or num_evaluation > len(remaining) or not remaining:
         raise _too_few_rows(rows, num_train, num_evaluation, len(indices), len(remaining))
     return rows.take(indices), rows.take(remaining[: num_evaluation or len(remaining)])

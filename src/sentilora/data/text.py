@@ -2,9 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from numbers import Number
 
 from sentilora.errors import DataError
 
+# What a prompt shows of a row: its text, or a record of its text ("text") and its other columns.
+Item = str | Mapping[str, str]
 _LINE_BREAK = re.compile(r"<br\s*/?>|\r\n?", re.IGNORECASE)
 
 
@@ -30,6 +35,10 @@ def fault_of(text: object) -> str | None:
         return f"{text!r}, not a text"
     if not clean_text(text):
         return "empty"
+    return _unicode_fault(text)
+
+
+def _unicode_fault(text: str) -> str | None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -37,9 +46,42 @@ def fault_of(text: object) -> str | None:
     return None
 
 
-def normalized(text: str) -> str:
-    """The form in which equal texts are equal: lower case, one space for any run of whitespace."""
-    return " ".join(clean_text(text).lower().split())
+def as_field(value: object, name: str) -> str:
+    """What a prompt shows for a value of a column other than the text's; nothing if it is missing.
+
+    name: what the message calls the value. Raises `DataError` for bytes, lists and the like.
+    """
+    if isinstance(value, str):
+        fault = _unicode_fault(value)
+    elif isinstance(value, Number | date | time | timedelta):
+        value, fault = "" if value != value else str(value), None  # NaN and NaT equal nothing
+    else:
+        value, fault = "", None if value is None else f"{value!r:.60}, neither a text nor a number"
+    if fault:
+        raise DataError(
+            f"{name} is {fault}", seen=value, remedy="use a column of texts, numbers or dates"
+        )
+    return value
+
+
+def text_of(item: Item) -> str:
+    """The text of an item, without its other columns."""
+    return item if isinstance(item, str) else item["text"]
+
+
+def whole_text(item: Item) -> str:
+    """The text of an item, and each of its other columns on a line of its own."""
+    return item if isinstance(item, str) else "\n".join(item.values())
+
+
+def normalized(item: Item) -> str:
+    """The form in which equal texts are equal: lower case, one space for any run of whitespace.
+
+    Of a record every column counts; each is on a line of its own.
+    """
+    if not isinstance(item, str):
+        return "\n".join(normalized(value) for value in item.values())
+    return " ".join(clean_text(item).lower().split())
 
 
 def digest(normalized_text: str) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sentilora.data.rows import Rows
-from sentilora.data.text import digest, normalized
+from sentilora.data.text import Item, digest, normalized
 from sentilora.metrics import FullMetrics, measure_fully
 from sentilora.progress import Progress, say
 
@@ -66,7 +66,7 @@ class TwinIndex:
 
     def __init__(self, near: bool, progress: Callable[[int], object] | None = None) -> None:
         self._exact: dict[bytes, tuple[str, int]] = {}
-        self._texts: dict[str, Sequence[str]] = {}
+        self._texts: dict[str, Sequence[Item]] = {}
         self._progress = progress or (lambda count: None)
         self._lsh = None
         if near:
@@ -75,7 +75,7 @@ class TwinIndex:
             # Lower than `NEAR`: an estimate from 128 hashes is off by up to 0.1.
             self._lsh = MinHashLSH(threshold=NEAR - 0.1, num_perm=128)
 
-    def add(self, split: str, texts: Sequence[str]) -> None:
+    def add(self, split: str, texts: Sequence[Item]) -> None:
         """Add the texts of a split."""
         self._texts[split] = texts
         for number, text in enumerate(texts):
@@ -85,7 +85,7 @@ class TwinIndex:
                 self._lsh.insert((split, number), _sketch(_runs(key)))
             self._progress(1)
 
-    def twins_of(self, texts: Sequence[str]) -> list[Twin]:
+    def twins_of(self, texts: Sequence[Item]) -> list[Twin]:
         """The twin, at most one, that each text has in the splits added so far."""
         twins = []
         for number, text in enumerate(texts):
@@ -94,7 +94,7 @@ class TwinIndex:
             self._progress(1)
         return twins
 
-    def _match(self, text: str) -> tuple[str, int, float, bool] | None:
+    def _match(self, text: Item) -> tuple[str, int, float, bool] | None:
         """Split, number, similarity, and whether it is an exact duplicate, of the best match."""
         key = normalized(text)
         if same := self._exact.get(digest(key)):
@@ -133,10 +133,10 @@ def look_for_leakage(
         )
     with Progress("searching for duplicates", total + len(evaluation)) as progress:
         index = TwinIndex(is_near, progress.advance)
-        index.add("train", train.texts)
-        of_evaluation = index.twins_of(evaluation.texts)
-        index.add("evaluation", evaluation.texts)
-        twins = index.twins_of(rows.texts)
+        index.add("train", train.inputs)
+        of_evaluation = index.twins_of(evaluation.inputs)
+        index.add("evaluation", evaluation.inputs)
+        twins = index.twins_of(rows.inputs)
     rest = np.ones(len(rows), bool)
     rest[[twin.number for twin in twins]] = False
     num_exact = sum(twin.is_exact for twin in twins)
@@ -157,7 +157,7 @@ def look_for_leakage(
 
 def _runs(normalized_text: str) -> set[str]:
     """Every run of five words; a shorter text is one run."""
-    words = normalized_text.split(" ")
+    words = normalized_text.split()
     return {" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))}
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from sentilora.data.rows import Rows
+from sentilora.data.text import Item, whole_text
 from sentilora.evaluation.behaviour import Behaviour, judge
 from sentilora.evaluation.calibration import MIN_ROWS, choose_temperature, choose_threshold
 from sentilora.evaluation.findings import (
@@ -143,7 +144,7 @@ def measure_rows(
     """
     labels = classifier.labels
     truth = numbers_of(rows, labels)
-    log_probs = score_texts(classifier, rows.texts, "scoring", adapter_path is not None)
+    log_probs = score_texts(classifier, rows.inputs, "scoring", adapter_path is not None)
     scores = RowScores(
         truth=truth,
         adapter=None if log_probs.adapter is None else at_temperature(log_probs.adapter, 1.0),
@@ -170,7 +171,7 @@ def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
 
 
 def score_texts(
-    classifier: Classifier, texts: Sequence[str], description: str, has_adapter: bool
+    classifier: Classifier, texts: Sequence[Item], description: str, has_adapter: bool
 ) -> LogProbs:
     """Scores of texts, with the adapter and with it switched off where there is one."""
     with Progress(description, len(texts) * (1 + has_adapter)) as progress:
@@ -185,7 +186,8 @@ def score_texts(
 
 def _baseline(train: Rows, rows: Rows, labels: Sequence[str]) -> np.ndarray:
     """Probabilities (rows, labels) of TF-IDF + logistic regression on the training rows."""
-    return tfidf_baseline(train.texts, numbers_of(train, labels), rows.texts, len(labels))
+    known, new = ([whole_text(item) for item in part.inputs] for part in (train, rows))
+    return tfidf_baseline(known, numbers_of(train, labels), new, len(labels))
 
 
 def calibrate(
@@ -203,7 +205,7 @@ def calibrate(
         return None, None, [reason]
     eval_truth = numbers_of(evaluation, classifier.labels)
     with Progress("scoring evaluation rows", len(evaluation)) as progress:
-        pieces = classifier.score(evaluation.texts, progress.advance)
+        pieces = classifier.score(evaluation.inputs, progress.advance)
         eval_log_probs = np.concatenate([piece.log_probs for piece in pieces])
     truth = numbers_of(rows, classifier.labels)
     temperature = choose_temperature(eval_log_probs, eval_truth)
@@ -272,7 +274,8 @@ def explain_errors(classifier: Classifier, measurement: Measurement) -> ErrorExp
     rows, scores = measurement.rows, measurement.scores
     errors = surest_errors(scores)
     indices = [int(i) for i in errors[:MAX_EXPLAINED]]
-    texts = [rows.texts[i] for i in indices]
+    inputs = rows.inputs
+    texts = [inputs[i] for i in indices]
     answers = scores.best[indices].argmax(-1).tolist()
     model = classifier.scorer, classifier.prompter, texts
     started = time.perf_counter()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sentilora.data.rows import Rows
-from sentilora.data.text import beginning, blank_line_breaks, clean_text
+from sentilora.data.text import Item, beginning, blank_line_breaks, clean_text
 from sentilora.errors import Interrupted, SentiloraError
 from sentilora.evaluation.findings import Evaluation, RowScores, surest_errors, temperature_of
 from sentilora.evaluation.leakage import Twin
@@ -55,12 +55,12 @@ def write_report(
     scores: RowScores,
     rows: Rows,
     provenance: Provenance,
-    visible_parts: Callable[[str], Sequence[tuple[int, int]]],
+    visible_parts: Callable[[Item], Sequence[tuple[int, int]]],
     known: Mapping[str, Rows],
 ) -> Path:
     """Write the three files, or none of them; returns the page's path.
 
-    visible_parts: (start, end) of the parts of a clean text that the model sees, see
+    visible_parts: (start, end) of the parts of a row's clean text that the model sees, see
     `Prompt.spans`. known: the splits that were searched for duplicates, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def embedded_rows(
     scores: RowScores,
     rows: Rows,
     twins: Mapping[int, Twin],
-    visible_parts: Callable[[str], Sequence[tuple[int, int]]],
+    visible_parts: Callable[[Item], Sequence[tuple[int, int]]],
 ) -> list[dict[str, Any]]:
     """The rows in the page: the surest errors, then the most uncertain rows.
 
@@ -223,6 +223,7 @@ def embedded_rows(
     errors = surest_errors(scores)[:MAX_ERRORS]
     rest = np.setdiff1d(np.argsort(lead, kind="stable")[: 2 * MAX_ROWS], errors)
     rest = rest[np.argsort(lead[rest], kind="stable")][: MAX_ROWS - len(errors)]
+    inputs = rows.inputs
     return [
         {
             "number": rows.numbers[i],
@@ -233,7 +234,7 @@ def embedded_rows(
             **({} if scores.adapter is None else {"base": int(scores.base[i].argmax())}),
             **({} if scores.baseline is None else {"baseline": int(scores.baseline[i].argmax())}),
             "truncated": bool(scores.truncated[i]),
-            **({"kept": list(visible_parts(rows.texts[i]))} if scores.truncated[i] else {}),
+            **({"kept": list(visible_parts(inputs[i]))} if scores.truncated[i] else {}),
             "num_words": len(rows.texts[i].split()),
             "twin": asdict(twins[rows.numbers[i]]) if rows.numbers[i] in twins else None,
         }

@@ -1,9 +1,11 @@
 """The model card of an adapter: what it is, how well it does, how to load it."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sentilora.data.text import Item
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import Metrics
@@ -32,6 +34,8 @@ def write_model_card(
 
     metrics, base = result.metrics, classifier.base
     embedded = base.name == EMBEDDED
+    text, columns = "A lovely film.", classifier.prompt.columns
+    example: Item = {"text": text, **dict.fromkeys(columns, "…")} if columns else text
     interval = percent_interval(metrics.accuracy_interval, 2)
     card = ModelCard.from_template(
         _metadata(folder.name, None if embedded else base.name, metrics, source),
@@ -42,6 +46,7 @@ def write_model_card(
         revision=base.revision,
         quantization=base.quantization,
         labels=", ".join(classifier.prompt.labels),
+        example=json.dumps(example, ensure_ascii=False),
         r=lora["r"],
         lora_alpha=lora["lora_alpha"],
         num_rows=metrics.num_rows,

@@ -236,8 +236,8 @@ def seen_rows(folder: Path, rows: Rows, labels: Sequence[str]) -> dict[str, int]
         return {}
     splits = {name: set(split.rows) for name, split in DataRecord.load(folder).splits.items()}
     num_seen = dict.fromkeys(splits, 0)
-    for text in rows.texts:
-        hashes = [row_hash(text, label) for label in labels]
+    for item in rows.inputs:
+        hashes = [row_hash(item, label) for label in labels]
         for name in splits:
             num_seen[name] += not splits[name].isdisjoint(hashes)
     return num_seen

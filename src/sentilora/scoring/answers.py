@@ -33,7 +33,7 @@ class Prediction:
 
     @classmethod
     def without_answer(cls, cell: object, fault: str) -> Self:
-        """The prediction for a cell that has no usable text. fault: why, worded to follow "is"."""
+        """The prediction for a row that cannot be classified. cell: of its text. fault: why."""
         return cls("" if cell is None else str(cell), None, {}, truncated=False, fault=fault)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from sentilora.data.memory import column_names, is_table
-from sentilora.data.text import require_text
+from sentilora.data.text import Item, text_of
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import BaseReference, Calibration, ClassifierFile
@@ -103,7 +103,7 @@ class Classifier:
             else AdapterFolder.open(path if path is not None else shipped_adapter())
         )
         record = folder.classifier
-        format = _format_of(folder, labels, template)
+        format = format_of(folder, labels, template)
         if record is None:
             reference = BaseReference(folder.peft.base_model_name_or_path)
         else:
@@ -184,18 +184,22 @@ class Classifier:
         """The labels, in the order of `predict_proba`'s columns."""
         return self.prompter.format.labels
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The most probable label of each text, or "abstain". See `Prediction`."""
+    def predict(self, texts: Sequence[Item]) -> list[str]:
+        """The most probable label of each text, or "abstain". See `Prediction`.
+
+        Where the prompt shows other columns besides the text, here and in the methods below, texts
+        are records: `{"text": "…", "title": "…"}`.
+        """
         threshold = self.calibration.abstain_below
         return [answer(row, self.labels, threshold) for row in self.predict_proba(texts)]
 
     def predict_proba(
-        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+        self, texts: Sequence[Item], progress: Callable[[int], object] | None = None
     ) -> "np.ndarray":
         """Probabilities of the labels, which sum to 1 for each text: float64 (texts, labels).
 
-        Raises `DataError` for a text that is empty or not valid Unicode, `UsageError` for a single
-        string instead of a list.
+        Raises `DataError` for a text that is empty or not valid Unicode and for a record that lacks
+        a column, `UsageError` for a single string instead of a list.
         """
         import numpy as np
 
@@ -203,16 +207,16 @@ class Classifier:
         return np.concatenate(pieces) if pieces else np.empty((0, len(self.labels)))
 
     def classify(
-        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+        self, texts: Sequence[Item], progress: Callable[[int], object] | None = None
     ) -> list[Prediction]:
         """The prediction for each text: label, probabilities, and whether it was truncated."""
-        texts = _require_texts(texts)
+        items = self._read(texts)
         predictions: list[Prediction] = []
-        for piece in self._pieces(texts, progress):
+        for piece in self._pieces(items, progress):
             for row, truncated in zip(self._probabilities(piece), piece.truncated, strict=True):
                 predictions.append(
                     Prediction(
-                        text=texts[len(predictions)],
+                        text=text_of(items[len(predictions)]),
                         label=answer(row, self.labels, self.calibration.abstain_below),
                         probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
                         truncated=bool(truncated),
@@ -222,7 +226,7 @@ class Classifier:
 
     def score(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Item],
         progress: Callable[[int], object] | None = None,
         *,
         with_base: bool = False,
@@ -232,18 +236,23 @@ class Classifier:
         Only one piece's prompts are in memory at a time. progress: function called after each batch
         of each model with its number of texts. with_base: also score the base without its adapter.
         """
-        return self._pieces(_require_texts(texts), progress, with_base)
+        return self._pieces(self._read(texts), progress, with_base)
+
+    def _read(self, texts: object) -> list[Item]:
+        """The texts or records as a list. Raises an error about the first unusable one."""
+        read = self.prompter.format.read
+        return [read(text, f"texts[{i}]") for i, text in enumerate(list_of_texts(texts))]
 
     def _pieces(
         self,
-        texts: list[str],
+        items: list[Item],
         progress: Callable[[int], object] | None,
         with_base: bool = False,
     ) -> Iterator[Scores]:
         import numpy as np
 
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            prompts = [self.prompter.encode(text) for text in texts[start : start + TEXTS_AT_ONCE]]
+        for start in range(0, len(items), TEXTS_AT_ONCE):
+            prompts = [self.prompter.encode(item) for item in items[start : start + TEXTS_AT_ONCE]]
             ids = [prompt.input_ids for prompt in prompts]
             log_probs, base_log_probs = self.scorer.log_probs(ids, progress).numpy(), None
             if with_base:
@@ -268,7 +277,7 @@ class Classifier:
             yield
 
 
-def _format_of(
+def format_of(
     folder: AdapterFolder, labels: Sequence[str] | None, template: str | None
 ) -> PromptFormat:
     """The prompt that an adapter was trained with, from its folder or from the arguments."""
@@ -291,15 +300,7 @@ def _format_of(
     return PromptFormat(template=template, labels=tuple(labels))
 
 
-def _require_texts(texts: object) -> list[str]:
-    """The texts as a list. Raises an error about the first one that cannot be classified."""
-    texts = list_of_texts(texts)
-    for number, text in enumerate(texts):
-        require_text(text, f"texts[{number}]")
-    return texts
-
-
-def list_of_texts(texts: object) -> list[str]:
+def list_of_texts(texts: object) -> list[Item]:
     """The texts as a list. Raises `UsageError` for one string, a mapping, and what is no series."""
     if isinstance(texts, str):
         raise UsageError(

@@ -27,7 +27,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from sentilora.data.text import blank_line_breaks, clean_text
+from sentilora.data.text import Item, blank_line_breaks, clean_text, text_of
 from sentilora.progress import Progress
 from sentilora.prompt import Prompter
 from sentilora.wording import counted, signed
@@ -99,18 +99,20 @@ class DeletionTest:
 
 
 class _TextWords:
-    """The words of a text, and its prompts without some of them.
+    """The words of a text, and its prompts without some of them. Other columns stay whole.
 
     spans: position of each word. numbers: numbers of the words that are in the truncated prompt.
     """
 
-    def __init__(self, prompter: Prompter, text: str) -> None:
+    def __init__(self, prompter: Prompter, item: Item) -> None:
         self.prompter = prompter
+        self._item = prompter.format.read(item)
+        text = text_of(self._item)
         self.spans = list(words_of(blank_line_breaks(text)))
         self._clean = clean_text(text)
         # Both texts have the same words in the same order. Only the characters between them differ.
         clean_spans = list(words_of(self._clean))
-        self._parts = prompter.encode(text).spans
+        self._parts = prompter.encode(self._item).spans
         self.numbers = [
             number
             for number, (start, end) in enumerate(clean_spans)
@@ -130,7 +132,7 @@ class _TextWords:
                 if number not in numbers and max(start, first) < min(end, last)
             ]
             parts.append("".join(words))
-        return self.prompter.encode_parts(parts)
+        return self.prompter.encode_parts(parts, self._item)
 
 
 def words_of(text: str) -> Iterator[tuple[int, int]]:
@@ -160,7 +162,7 @@ def words_of(text: str) -> Iterator[tuple[int, int]]:
 def explain(
     scorer: Scorer,
     prompter: Prompter,
-    text: str,
+    text: Item,
     *,
     label: int | None = None,
     temperature: float = 1.0,
@@ -168,6 +170,7 @@ def explain(
 ) -> Explanation:
     """The contribution of each word of a text to a label.
 
+    text: as `Prompter.encode` takes it; only its words are explained, not those of other columns.
     label: number of the label; None explains the most probable one. temperature: the classifier's.
     num_variants: largest number of prompts to score, the whole text included; at least 4. Raises
     `DataError` for a text that cannot be encoded.
@@ -209,7 +212,7 @@ def explain(
 def explain_each(
     scorer: Scorer,
     prompter: Prompter,
-    texts: Sequence[str],
+    texts: Sequence[Item],
     labels: Sequence[int | None],
     description: str,
     temperature: float = 1.0,
@@ -227,7 +230,7 @@ def explain_each(
 def deletion_test(
     scorer: Scorer,
     prompter: Prompter,
-    texts: Sequence[str],
+    texts: Sequence[Item],
     explanations: Sequence[Explanation],
     *,
     temperature: float = 1.0,

@@ -53,7 +53,8 @@ def settings_of(
             setting="data.test",
             remedy="give data.test=…",
         )
-    return config.with_values(overrides), stored.prompt
+    prompt = {f"prompt.{name}": value for name, value in stored.prompt.to_dict().items()}
+    return config.with_values({**prompt, **overrides}), stored.prompt
 
 
 def load_test(

@@ -6,6 +6,7 @@ Each `look_at_…` yields its findings and returns what later ones need, None af
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,11 @@ def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dic
         splits["train"], splits["evaluation"] = rows
     evaluation = config.data.evaluation
     if not splits and evaluation not in ("train", "test"):
-        columns = columns_of(config, config.prompt.labels)
-        yield from attempt("evaluation data", lambda: load_rows(evaluation, "validation", columns))
+
+        def load_evaluation() -> Rows:
+            return load_rows(evaluation, "validation", columns_of(config, config.prompt.labels))
+
+        yield from attempt("evaluation data", load_evaluation)
     test = yield from attempt(
         "test data", lambda: load_test_of(config, config.prompt.labels, tables)
     )
@@ -147,7 +151,7 @@ def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dic
 
 
 def look_at_prompt(config: Config) -> Findings[Prompter | None]:
-    """The tokens of each label; returns the prompter."""
+    """The tokens of each label, and the template's special tokens; returns the prompter."""
     base = config.base
     tokenizer = yield from attempt("base", lambda: load_tokenizer(base.name, base.revision))
     format = yield from attempt("prompt", lambda: prompt_format_of(config))
@@ -158,12 +162,15 @@ def look_at_prompt(config: Config) -> Findings[Prompter | None]:
         for label, ids in zip(format.labels, prompter.label_ids, strict=True):
             pieces = " ".join(tokenizer.convert_ids_to_tokens(ids))
             yield Finding("ok", f"label {label!r}", f"tokens {ids} {pieces}")
+        if counts := Counter(prompter.special_tokens):
+            names = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in counts.items())
+            yield Finding("ok", "special tokens", f"in the template: {names}")
     return prompter
 
 
 def look_at_lengths(config: Config, prompter: Prompter, rows: Rows) -> Findings[list[int]]:
     """Lengths, truncation and an example of the training rows; returns their lengths in tokens."""
-    pairs = zip(rows.texts, rows.labels, strict=True)
+    pairs = zip(rows.inputs, rows.labels, strict=True)
     examples = yield from attempt("tokens", lambda: [prompter.encode_example(*p) for p in pairs])
     if examples is None:
         return []

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sentilora.config import CONFIG_FILE, Config
+from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
 from sentilora.evaluation.measuring import measure_rows
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
-from sentilora.stages.from_config import load_rows_of, load_test_of
+from sentilora.stages.from_config import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.train import train
 
 OUTPUT_DIR = "sentilora-demo"
@@ -42,6 +43,13 @@ def demo(config: Config) -> Demo:
     The evaluation compares the adapter with TF-IDF and with the untouched base. A previous demo in
     the folder `OUTPUT_DIR` is replaced. Raises what `train` raises.
     """
+    if columns := prompt_format_of(config).columns:
+        raise UsageError(
+            f"the prompt also shows {', '.join(columns)}, and the demo's reviews are texts alone",
+            setting="prompt.template",
+            seen=config.prompt.template,
+            remedy="use `train` and `predict`",
+        )
     folder = Path(config.output_dir)
     if config.output_dir == OUTPUT_DIR and (folder / CONFIG_FILE).is_file():
         say(f"replacing the previous demo in ./{folder}")

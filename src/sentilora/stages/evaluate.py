@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.data.rows import Rows
+from sentilora.data.text import Item
 from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
 from sentilora.evaluation.measuring import (
@@ -69,7 +70,7 @@ def evaluate(
     requested = check_request(adapter, base, target_accuracy, near_duplicates, report, runtime)
     folder = None if base is not None else AdapterFolder.open(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
-    tests = None if suite is None else suite_for(suite, format.labels)
+    tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
     tables = tables_of(data, "test")
     config = with_tables(config, tables)
@@ -145,10 +146,17 @@ def load_classifier(
     return Classifier.load(folder, **runtime)
 
 
-def suite_for(source: str | Path, labels: Sequence[str]) -> Suite:
-    """The suite of behavior tests, which must expect no other labels."""
+def suite_for(source: str | Path, format: PromptFormat) -> Suite:
+    """The suite of behavior tests, which must expect no other labels. Its cases are texts alone."""
+    if format.columns:
+        raise UsageError(
+            f"the prompt also shows {', '.join(format.columns)}, and a suite holds only texts",
+            setting="suite",
+            seen=str(source),
+            remedy="leave out `suite`",
+        )
     suite = load_suite(source)
-    suite.require_labels(labels)
+    suite.require_labels(format.labels)
     return suite
 
 
@@ -247,8 +255,8 @@ def report_on(
 ) -> None:
     """Write the report's files, and say where they are."""
 
-    def visible_parts(text: str) -> Sequence[tuple[int, int]]:
-        return classifier.prompter.encode(text).spans
+    def visible_parts(item: Item) -> Sequence[tuple[int, int]]:
+        return classifier.prompter.encode(item).spans
 
     splits = dict(zip(("train", "evaluation"), known or (), strict=False))
     page = write_report(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from sentilora import template
 from sentilora.data.layouts import SPLIT_NAMES
 from sentilora.data.memory import InMemory, in_memory
 from sentilora.data.rows import Columns, Rows
@@ -31,7 +32,10 @@ def prompt_format_of(config: "Config") -> PromptFormat:
 def columns_of(config: "Config", labels: Sequence[str]) -> Columns:
     """Columns and label map of a configuration, for the labels of a prompt."""
     data = config.data
-    return Columns(data.text_column, data.label_column, data.label_map, tuple(labels))
+    others = template.columns_of(
+        template.parts_of(config.prompt.template, config.prompt.instruction, "")
+    )
+    return Columns(data.text_column, data.label_column, data.label_map, tuple(labels), others)
 
 
 def tables_of(data: object, split: str) -> dict[str, InMemory]:

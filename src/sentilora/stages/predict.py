@@ -6,23 +6,31 @@ sentilora predict --input reviews.csv --output labeled.csv
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from sentilora.data.columns import missing_column, text_fault, texts_of
+from sentilora.data.columns import (
+    items_of,
+    missing_column,
+    text_fault,
+    texts_of,
+    unknown_placeholder,
+)
 from sentilora.data.output import encode_table, write_encoded
 from sentilora.data.rows import row_place
 from sentilora.data.sources import read_table
 from sentilora.data.tables import OUTPUT_SUFFIXES, python_values, suffix_of
-from sentilora.data.text import require_text
+from sentilora.data.text import Item, require_text
 from sentilora.errors import DataError, UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.runtime import RuntimeOverrides
 from sentilora.progress import Progress, say
 from sentilora.scoring.answers import Prediction
-from sentilora.scoring.classifier import Classifier, list_of_texts
+from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
+from sentilora.shipped import shipped_adapter
 from sentilora.wording import counted
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    texts: Sequence[str] | None = None,
+    texts: Sequence[Item] | None = None,
     *,
     input: str | Path | None = None,
     output: str | Path | None = None,
@@ -41,7 +49,7 @@ def predict(
     explain: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
-    """The predictions for texts, or for the rows of a file, in their order.
+    """The predictions for texts or records, or for the rows of a file, in their order.
 
     input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`. A row
     without a usable text gets a prediction without a label, with the reason as its `fault`.
@@ -53,23 +61,24 @@ def predict(
     """
     check_request(texts, input, output, text_column, explain)
     if input is None:
-        texts = list_of_texts(texts)
-        check_texts(texts)
+        items = list_of_texts(texts)
+        check_texts(items)
         classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
-        return classify_all(classifier, texts, explain)
+        return classify_all(classifier, items, explain)
     path = None if output is None else Path(output)
     check_files(Path(input), path)
-    table = read_input(Path(input), text_column or "text", every_column=path is not None)
+    folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
+    columns = [text_column or "text", *format_of(folder, labels, template).columns]
+    table = read_input(Path(input), columns, every_column=path is not None)
     encoded = None if path is None else encode_table(table, path)
-    cells = python_values(table[text_column or "text"])
-    classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
+    classifier = Classifier.load(folder, labels=labels, template=template, **runtime)
     if path is not None:
         check_columns(table, classifier.labels)
-    predictions = classify_usable(classifier, cells, explain)
+    predictions = classify_usable(classifier, table, columns, explain)
     if encoded is not None and path is not None:
-        columns = encode_table(prediction_columns(predictions, classifier.labels), path)
-        for name in columns.column_names:
-            encoded = encoded.append_column(name, columns[name])
+        added = encode_table(prediction_columns(predictions, classifier.labels), path)
+        for name in added.column_names:
+            encoded = encoded.append_column(name, added[name])
         write_encoded(encoded, path)
         say(f"{counted(len(predictions), 'row')} written to {path}")
     return predictions
@@ -79,7 +88,7 @@ def predict(
 
 
 def check_request(
-    texts: Sequence[str] | None,
+    texts: Sequence[Item] | None,
     input: str | Path | None,
     output: str | Path | None,
     text_column: str | None,
@@ -147,33 +156,39 @@ def check_output(output: Path) -> None:
     raise UsageError(problem, setting="output", seen=str(output), remedy=remedy)
 
 
-def read_input(source: Path, text_column: str, every_column: bool) -> "pa.Table":
-    """The table to classify. every_column: whether to keep columns other than that of the texts.
+def read_input(source: Path, columns: Sequence[str], every_column: bool) -> "pa.Table":
+    """The table to classify. columns: that of the texts, then the others that the prompt shows.
 
-    Raises `DataError` if the file has no such column, or no usable text in any of its rows.
+    every_column: whether to keep more columns than those. Raises `DataError` if the file lacks one
+    of them, or has no usable text in any row.
     """
-    table = read_table(str(source), "test", None if every_column else text_column.__eq__)
-    if text_column not in table.column_names:
-        names = table.column_names or read_table(str(source), "test").column_names
-        raise missing_column(str(source), names, text_column, "text_column")
-    if table.column_names.count(text_column) > 1:
-        raise DataError(
-            f"{source} has more than one column {text_column!r}",
-            setting="text_column",
-            seen=text_column,
-            remedy="rename or remove all but one",
-        )
+    table = read_table(str(source), "test", None if every_column else columns.__contains__)
+    text = columns[0]
+    if missing := [name for name in columns if name not in table.column_names]:
+        names = read_table(str(source), "test").column_names
+        if text in missing:
+            raise missing_column(str(source), names, text, "text_column")
+        raise unknown_placeholder(str(source), names, missing[0])
+    for name in columns:
+        if table.column_names.count(name) > 1:
+            raise DataError(
+                f"{source} has more than one column {name!r}",
+                setting="input",
+                seen=name,
+                remedy="rename or remove all but one",
+            )
     if not len(table):
         say(f"{source} has no rows")
-    elif all(map(text_fault, python_values(table[text_column]))):
-        texts_of(str(source), table, text_column)
+    elif all(map(text_fault, python_values(table[text]))):
+        texts_of(str(source), table, text)
     return table
 
 
-def check_texts(texts: Sequence[str]) -> None:
+def check_texts(items: Sequence[Item]) -> None:
     """Raise `DataError` for the first text that cannot be classified, counting from 1."""
-    for number, text in enumerate(texts, 1):
-        require_text(text, f"text {number}")
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, Mapping):  # records are checked against the adapter's prompt
+            require_text(item, f"text {number}")
 
 
 # --- with a model --------------------------------------------------------------------------------
@@ -192,51 +207,55 @@ def check_columns(table: "pa.Table", labels: Sequence[str]) -> None:
         )
 
 
-def classify_all(classifier: Classifier, texts: Sequence[str], explain: bool) -> list[Prediction]:
-    """The predictions for usable texts, with explanations if requested."""
-    with Progress("classifying", len(texts)) as progress:
-        predictions = classifier.classify(texts, progress.advance)
-    return with_explanations(classifier, predictions) if explain else predictions
+def classify_all(classifier: Classifier, items: Sequence[Item], explain: bool) -> list[Prediction]:
+    """The predictions for usable items, with explanations if requested."""
+    with Progress("classifying", len(items)) as progress:
+        predictions = classifier.classify(items, progress.advance)
+    return with_explanations(classifier, items, predictions) if explain else predictions
 
 
 def classify_usable(
-    classifier: Classifier, cells: Sequence[object], explain: bool
+    classifier: Classifier, table: "pa.Table", columns: Sequence[str], explain: bool
 ) -> list[Prediction]:
-    """The predictions for cells of a table; one without a label where a cell has no usable text.
+    """The predictions for the rows; one without a label for a row that cannot be classified.
 
-    Prints how many those are.
+    columns: that of the texts, then the others that the prompt shows. Prints how many rows have no
+    answer.
     """
-    faults = [text_fault(cell) for cell in cells]
-    usable = [str(cell) for cell, fault in zip(cells, faults, strict=True) if fault is None]
+    text, *others = columns
+    items = items_of(table, text, others)
+    usable = [item for item in items if not isinstance(item, DataError)]
     predictions = iter(classify_all(classifier, usable, explain))
-    if len(usable) < len(cells):
-        first = next(row for row, fault in enumerate(faults) if fault)
+    if len(usable) < len(items):
+        faults = {row: item for row, item in enumerate(items) if isinstance(item, DataError)}
+        row, error = next(iter(faults.items()))
         say(
-            f"{counted(len(cells) - len(usable), 'row')} without an answer, the first of them "
-            f"{row_place(first)}: its text is {faults[first]}"
+            f"{counted(len(faults), 'row')} without an answer, the first of them "
+            f"{row_place(row)}: {error.problem}"
         )
     return [
-        next(predictions) if fault is None else Prediction.without_answer(cell, fault)
-        for cell, fault in zip(cells, faults, strict=True)
+        Prediction.without_answer(cell, item.problem)
+        if isinstance(item, DataError)
+        else next(predictions)
+        for item, cell in zip(items, python_values(table[text]), strict=True)
     ]
 
 
 def with_explanations(
-    classifier: Classifier, predictions: Sequence[Prediction]
+    classifier: Classifier, items: Sequence[Item], predictions: Sequence[Prediction]
 ) -> list[Prediction]:
     """The predictions with the words that moved each likeliest label. Prints the time it took."""
     started = time.perf_counter()
-    texts = [prediction.text for prediction in predictions]
     explanations = explain_each(
         classifier.scorer,
         classifier.prompter,
-        texts,
-        [None] * len(texts),
+        items,
+        [None] * len(items),
         "explaining",
         classifier.calibration.temperature,
     )
     seconds = time.perf_counter() - started
-    say(f"explained {counted(len(texts), 'text')} in {seconds:.1f} s")
+    say(f"explained {counted(len(items), 'text')} in {seconds:.1f} s")
     pairs = zip(predictions, explanations, strict=True)
     return [replace(prediction, explanation=explanation) for prediction, explanation in pairs]
 

@@ -208,8 +208,8 @@ def encode_training(prompter: Prompter, rows: Rows, balance: str) -> "list[Examp
     """The training rows as examples. balance: "weights" weights them by label."""
     weights = label_weights(rows.labels) if balance == "weights" else {}
     return [
-        prompter.encode_example(text, label, weights.get(label, 1.0))
-        for text, label in zip(rows.texts, rows.labels, strict=True)
+        prompter.encode_example(item, label, weights.get(label, 1.0))
+        for item, label in zip(rows.inputs, rows.labels, strict=True)
     ]
 
 
@@ -263,7 +263,7 @@ def build_trainer(
         scorer=LabelScorer(
             model, prompter.label_ids, base.pad_token_id, base.dtype, runtime, engine
         ),
-        eval_prompts=[prompter.encode(text).input_ids for text in evaluation.texts],
+        eval_prompts=[prompter.encode(item).input_ids for item in evaluation.inputs],
         eval_truth=[labels.index(label) for label in evaluation.labels],
         rows_per_pass=recipe.per_device_train_batch_size,
         graphs=graphs,
@@ -358,7 +358,7 @@ def finish(
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     trainer.save_model(str(folder))
     probabilities, difference = score_reloaded(
-        trainer, base, runtime_of(config), folder, evaluation.texts
+        trainer, base, runtime_of(config), folder, evaluation.inputs
     )
     result = TrainingResult(
         output_dir=str(folder),

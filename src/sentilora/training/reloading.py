@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sentilora.data.text import Item
 from sentilora.errors import SentiloraError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.bases import Base
@@ -20,7 +21,7 @@ MAX_DIFFERENCE = {"cpu": 0.0, "cuda": 1e-3}
 
 
 def score_reloaded(
-    trainer: "ClassifierTrainer", base: Base, runtime: Runtime, folder: Path, texts: Sequence[str]
+    trainer: "ClassifierTrainer", base: Base, runtime: Runtime, folder: Path, texts: Sequence[Item]
 ) -> "tuple[np.ndarray, float]":
     """Probabilities (texts, labels) from the adapter on disk, and their largest difference.
 
