@@ -1,6 +1,7 @@
 """`sentilora evaluate`: its options, what it prints and what it warns of."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_the_figures_are_printed_when_only_the_report_failed(
 
 
 def test_evaluate_on_one_class_reports(toy_run, tmp_path):
+    """keras #796, LightGBM #4626: "macro-F1 1.0" on rows of one label."""
     path = tmp_path / "one.csv"
     path.write_text("review,stars\nGood film.,pos\nFine film.,pos\n")
     columns = ["--text-column", "review", "--label-column", "stars"]
@@ -92,6 +94,11 @@ def test_evaluate_on_one_class_reports(toy_run, tmp_path):
     assert "warning: no test row is negative" in stderr
     result = json.loads(stdout)
     assert result["num_rows"] == 2 and result["adapter"]["confusion"][1] == [0, 0]
+    assert result["adapter"]["macro_f1"] is None and result["base"]["macro_f1"] is None
+    assert "negative: there is no macro-F1 for rows of a single label" in stderr
+    code, stdout, _ = run("evaluate", "--adapter", toy_run, f"data.test={path}", *columns)
+    line = next(line for line in stdout.splitlines() if line.startswith("adapter "))
+    assert code == 0 and len(re.findall(r" –(?= )", line)) == 3  # interval, macro-F1, ROC-AUC
 
 
 def test_evaluate_warns_of_rows_that_were_trained_on(toy_run, tmp_path):

@@ -19,7 +19,7 @@ from sentilora.cli.options import (
 )
 from sentilora.errors import Interrupted, UsageError
 from sentilora.progress import is_main_process, num_processes
-from sentilora.wording import counted, percent, percent_interval
+from sentilora.wording import as_metric, counted, percent, percent_interval
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -112,7 +112,7 @@ def _as_lines(result: "TrainingResult") -> str:
         f"{result.train_seconds:.0f} s\n"
         f"evaluation after reloading, {counted(metrics.num_rows, 'row')}: accuracy "
         f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)}), "
-        f"macro-F1 {metrics.macro_f1:.4f}, log-loss {metrics.log_loss:.4f}\n"
+        f"macro-F1 {as_metric(metrics.macro_f1)}, log-loss {metrics.log_loss:.4f}\n"
         f"adapter in {result.output_dir}; next: sentilora evaluate --adapter {result.output_dir}"
     )
 

@@ -37,6 +37,7 @@ class Rows:
     numbers: each row's number in its source, counted from 0, also after rows were selected. The
         header of a file does not count; the .txt files of a folder count in reading order. The
         default is every row of the source.
+    notes: what a reader should know about how the rows were chosen.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Rows:
     rating_column: str | None = None
     ratings: list[float | None] = field(default_factory=list)
     numbers: Sequence[int] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.numbers:
@@ -63,6 +65,7 @@ class Rows:
             self.rating_column,
             [self.ratings[i] for i in places] if self.ratings else [],
             [self.numbers[i] for i in places],
+            self.notes,
         )
 
     def hashes(self) -> Iterator[str]:

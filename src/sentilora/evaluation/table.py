@@ -12,7 +12,15 @@ from sentilora.evaluation.findings import (
 )
 from sentilora.evaluation.label_issues import as_lines as issue_lines
 from sentilora.metrics import FullMetrics
-from sentilora.wording import as_p, as_probability, counted, percent, percent_interval, signed
+from sentilora.wording import (
+    as_metric,
+    as_p,
+    as_probability,
+    counted,
+    percent,
+    percent_interval,
+    signed,
+)
 
 AGAINST = {"base": "base", "baseline": "TF-IDF"}
 
@@ -53,12 +61,11 @@ def _model_lines(result: Evaluation) -> list[str]:
 
 
 def _model_line(name: str, metrics: FullMetrics) -> str:
-    auc = "–" if metrics.roc_auc is None else f"{metrics.roc_auc:.4f}"
     return (
         f"{name:<10}{percent(metrics.accuracy, 2):>10}  "
         f"{percent_interval(metrics.accuracy_interval, 2):<18}"
-        f"{metrics.macro_f1:>9.4f}{metrics.log_loss:>10.4f}{metrics.brier:>8.4f}{auc:>9}"
-        f"{metrics.expected_calibration_error:>8.4f}"
+        f"{as_metric(metrics.macro_f1):>9}{metrics.log_loss:>10.4f}{metrics.brier:>8.4f}"
+        f"{as_metric(metrics.roc_auc):>9}{metrics.expected_calibration_error:>8.4f}"
     )
 
 

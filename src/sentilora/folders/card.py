@@ -8,7 +8,7 @@ from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import Metrics
 from sentilora.shipped import EMBEDDED, card_template
-from sentilora.wording import counted, percent, percent_interval
+from sentilora.wording import as_metric, counted, percent, percent_interval
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -46,7 +46,7 @@ def write_model_card(
         lora_alpha=lora["lora_alpha"],
         num_rows=metrics.num_rows,
         accuracy=f"{percent(metrics.accuracy, 2)} ({interval})",
-        macro_f1=f"{metrics.macro_f1:.4f}",
+        macro_f1=as_metric(metrics.macro_f1),
         log_loss=f"{metrics.log_loss:.4f}",
         rows=", ".join(f"{count:,} {name}" for name, count in num_rows.items()),
         source=source,
@@ -77,5 +77,6 @@ def _metadata(name: str, base_model: str | None, metrics: Metrics, source: str) 
                 metric_value=round(value, 4),
             )
             for metric, value in figures.items()
+            if value is not None
         ],
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
+from sentilora.data.overview import label_warnings
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -58,7 +59,7 @@ def settings_of(
 def load_test(config: Config, labels: Sequence[str], is_override: bool) -> Rows:
     """The test rows. is_override: `data.test` is named now, not from when the adapter was trained.
 
-    Warns of labels that no row has.
+    Warns about labels that no row has.
     """
     try:
         rows = load_test_of(config, labels)
@@ -72,12 +73,8 @@ def load_test(config: Config, labels: Sequence[str], is_override: bool) -> Rows:
             seen=config.data.test,
             remedy="say where it is: data.test=…",
         ) from error
-    absent = [label for label in labels if label not in rows.labels]
-    if absent:
-        say(
-            f"warning: no test row is {', '.join(absent)}; macro-F1 is the mean over the labels "
-            "that occur in rows or answers"
-        )
+    for warning in label_warnings("test", rows, labels):
+        say(f"warning: {warning}")
     return rows
 
 

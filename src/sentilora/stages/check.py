@@ -126,7 +126,7 @@ def look_at_data(config: Config) -> Findings[dict[str, Rows]]:
     if test is not None:
         splits["test"] = test
     if splits:
-        overview = look_over(splits)
+        overview = look_over(splits, config.prompt.labels)
         for name in splits:
             yield Finding("ok", name, overview.describe(name))
         if overview.shared:

@@ -146,15 +146,11 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
 
 def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
     """Print the rows of each split, and warnings about them."""
-    overview = look_over({"train": rows, "evaluation": evaluation})
+    overview = look_over({"train": rows, "evaluation": evaluation}, config.prompt.labels)
     for name in overview.num_rows:
         say(f"{name}: {overview.describe(name)}")
     for warning in overview.warnings:
         say(f"warning: {warning}")
-    untrained = [label for label in config.prompt.labels if label not in rows.labels]
-    if untrained:
-        names = ", ".join(untrained)
-        say(f"warning: no training row is labeled {names}, so that label is not learned")
     if test_warning := shipped_test_warning(config):
         say(f"warning: {test_warning}")
 
