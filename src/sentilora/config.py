@@ -170,6 +170,7 @@ def parse_override(item: str) -> tuple[str, Any]:
     Raises `UsageError` for a string without key or "=".
     """
     key, equals, text = item.partition("=")
+    text = text.removeprefix("\ufeff")  # of a file whose content the shell put here
     if not equals or not key.strip():
         raise UsageError(
             f"cannot read {item!r}",
@@ -187,7 +188,7 @@ def parse_override(item: str) -> tuple[str, Any]:
 def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str, Any]:
     """The tables of a TOML file. Raises an error of that kind if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise kind(
             f"there is no configuration file {path}", setting="config", seen=str(path)

@@ -196,7 +196,7 @@ def test_duplicates_that_leave_too_few_rows_are_named():
         carve(rows, 150, 20, seed=42)
 
 
-# --- every label in every split (keras #796, LightGBM #4626)
+# --- every label in every split (keras #796, evalml #760)
 
 
 def pool(labels, texts=None):

@@ -1,5 +1,6 @@
 """`sentilora evaluate`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from sentilora.cli.options import (
     Overrides,
     TextColumn,
     in_options,
+    json_for,
     named_values,
     quiet,
     with_runtime_options,
@@ -95,9 +97,10 @@ def evaluate(
         if error.evaluation is None:
             raise
         result, failure = error.evaluation, error
-    print(result.to_json() if json else in_options(as_table(result)), flush=True)
+    text = json_for(sys.stdout.encoding, result.to_json()) if json else in_options(as_table(result))
+    print(text, flush=True)
     if output is not None:
-        _write(output, result.to_json() + "\n")
+        _write(output, json_for("utf-8", result.to_json()) + "\n")
     if failure is not None:
         raise failure
 

@@ -131,7 +131,7 @@ def _read_class_folders(folder: Path) -> "pd.DataFrame":
     for label in _class_folders(folder):
         for file in sorted(label.glob("*.txt"), key=_review_number):
             try:
-                text = file.read_text(encoding="utf-8")
+                text = file.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"cannot read {file}: {error}", seen=str(file)) from error
             record = {"text": text, "label": label.name, "file": file.name}

@@ -123,7 +123,7 @@ def load_suite(source: str | Path = SENTIMENT_SUITE) -> Suite:
         return DataError(problem, setting="suite", seen=str(source), remedy=remedy)
 
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         remedy = "give a TOML file, or take the shipped suite with `suite`"
         raise refusal(f"there is no suite {path}", remedy) from error

@@ -224,7 +224,7 @@ def provenance_of(
     }
     if folder is not None:
         if (folder.run / CONFIG_FILE).is_file():
-            recipe = (folder.run / CONFIG_FILE).read_text(encoding="utf-8")
+            recipe = (folder.run / CONFIG_FILE).read_text(encoding="utf-8-sig")
         details["adapter, SHA-256"] = folder.weights_digest()
     details["test rows, SHA-256"] = hash_of(rows.hashes())
     details["computed on"] = classifier.computed_on
