@@ -118,10 +118,11 @@ def test_ctrl_c_ends_with_the_command_that_resumes(tmp_path, monkeypatch):
         raise Interrupted("stopped after step 3", remedy="continue with `resume`")
 
     monkeypatch.setattr("sentilora.stages.train.train", interrupt)
-    command = f"sentilora train --output-dir {tmp_path} --resume"
+    folder = tmp_path / "my run"  # the command is copied into a shell (sh #756)
+    command = f"sentilora train --output-dir '{folder}' --resume"
     for num_processes, launch in ((1, ""), (2, "accelerate launch --num_processes 2 -m ")):
         monkeypatch.setenv("WORLD_SIZE", str(num_processes))
-        code, stdout, stderr = run("train", "--preset", "tiny", "--output-dir", tmp_path)
+        code, stdout, stderr = run("train", "--preset", "tiny", "--output-dir", folder)
         assert (code, stdout) == (130, "")
         assert stderr == f"stopped after step 3; resume with `{launch}{command}`\n"
 
@@ -138,7 +139,9 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
     )  # fmt: skip
     assert code == 0, stderr
     assert re.match("best step: [12] of 2, trained in ", stdout) and len(stdout.splitlines()) == 3
-    assert f"next: sentilora evaluate --adapter {folder}" in stdout
+    assert f"adapter in '{folder}'; next: sentilora evaluate --adapter '{folder}'\n" in stdout
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"evaluate --adapter '{folder}'`" in card and f'Classifier.load("{folder}")' in card
     for notice in ("no --preset given, using tiny", "train: 16 rows", "evaluation: 8 rows",
                    "training.optim: paged_adamw_8bit pages"):  # fmt: skip
         assert notice in stderr, notice

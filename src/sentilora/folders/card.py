@@ -1,5 +1,7 @@
 """The model card of an adapter: what it is, how well it does, how to load it."""
 
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,7 @@ def write_model_card(
         _metadata(folder.name, None if embedded else base.name, metrics, source),
         template_str=card_template(),
         base=base.name,
-        base_in_python="sentilora.embedded_base()" if embedded else f'"{base.name}"',
+        base_in_python="sentilora.embedded_base()" if embedded else _in_python(base.name),
         embedded=embedded,
         revision=base.revision,
         quantization=base.quantization,
@@ -52,9 +54,15 @@ def write_model_card(
         source=source,
         steps=counted(result.num_steps, "step"),
         best_step=result.best_step,
-        folder=result.output_dir,
+        folder_in_shell=shlex.quote(result.output_dir),
+        folder_in_python=_in_python(result.output_dir),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _in_python(name: str) -> str:
+    """A string as Python source, in double quotes."""
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _metadata(name: str, base_model: str | None, metrics: Metrics, source: str) -> "ModelCardData":
