@@ -106,9 +106,18 @@ KEYWORDS = (
 )
 
 
+# A value of the user's in a message, as `repr` and `wording.quoted` write it. Its quotes stand
+# alone, unlike an apostrophe.
+_VALUE = r"""(?<!\w)(['"])(?:\\.|(?!\1).)*\1(?!\w)"""
+_VALUE_OR_KEYWORD = re.compile(f"{_VALUE}|`({'|'.join(KEYWORDS)})`", re.DOTALL)
+
+
 def in_options(message: str) -> str:
-    """The message, with each library keyword in backticks as its option: `num_x` as --num-x."""
-    return re.sub(f"`({'|'.join(KEYWORDS)})`", lambda word: _as_option(word[1]), message)
+    """The message, with each library keyword in backticks as its option: `num_x` as --num-x.
+
+    What is in quotes is a value of the user's and stays as it is.
+    """
+    return _VALUE_OR_KEYWORD.sub(lambda part: _as_option(part[2]) if part[2] else part[0], message)
 
 
 def _as_option(keyword: str) -> str:

@@ -1,5 +1,7 @@
 """An evaluation as text for a terminal."""
 
+from collections.abc import Callable
+
 from sentilora.evaluation.behaviour import as_lines
 from sentilora.evaluation.calibration import Temperature
 from sentilora.evaluation.findings import (
@@ -19,31 +21,37 @@ from sentilora.wording import (
     counted,
     percent,
     percent_interval,
+    quoted,
     signed,
 )
 
 AGAINST = {"base": "base", "baseline": "TF-IDF"}
 
 
-def as_table(result: Evaluation) -> str:
-    """A line per model, comparisons and verdict, the confusion matrix, and the optional parts."""
+def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
+    """A line per model, comparisons and verdict, the confusion matrix, and the optional parts.
+
+    as_message: applied to the sentences that name keywords of `evaluate`, and to none that show
+    labels or texts.
+    """
+    rows = f"{counted(result.num_rows, 'row')} of {quoted(result.test)}"
     lines = [
-        f"{counted(result.num_rows, 'row')} of {result.test}, {result.num_truncated:,} truncated",
+        f"{rows}, {result.num_truncated:,} truncated",
         "",
         *_model_lines(result),
         *_comparison_lines(result),
         *([result.verdict] if result.verdict else []),
         *_temperature_lines(result),
         *_abstention_lines(result.abstention, result),
-        *_leakage_lines(result.leakage),
-        *(f"note: {note}" for note in result.missing),
+        *map(as_message, _leakage_lines(result.leakage)),
+        *(as_message(f"note: {note}") for note in result.missing),
         "",
         *_confusion_lines(result),
     ]
     if result.ratings is not None:
         lines += ["", *_rating_lines(result.ratings)]
     if result.label_issues is not None:
-        lines += ["", *issue_lines(result.label_issues)]
+        lines += ["", *issue_lines(result.label_issues, as_message)]
     if result.behaviour is not None:
         lines += ["", *as_lines(result.behaviour, result.labels)]
     if result.explained is not None:
