@@ -1,7 +1,7 @@
 """`sentilora check`: every problem at once, and notes on settings without effect."""
 
 import pytest
-from commands import run
+from commands import failed, run
 
 from sentilora.config import load_config
 from sentilora.engine import memory
@@ -111,6 +111,26 @@ def test_check_and_train_end_with_the_same_fault(first, toy_base, toy_run, tmp_p
     trained, _, stderr = run("train", *ask)
     assert (trained, stderr.splitlines()[-1]) == (code, f"error: {message}")
     assert len(problems(stdout)) >= len(faults) - 4  # what follows from another is not marked
+
+
+def test_a_label_map_that_leads_to_no_label_is_refused(toy_base, tmp_path):
+    """A slip in it was not noticed where no row needed the entry, and else blamed on the data."""
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"Film {i}.,{'yn'[i % 2]}\n" for i in range(40)))
+    ask = [f"base.name={toy_base}", f"data.train={path}", f"data.test={path}", "data.num_train=20",
+           "data.num_evaluation=10", "--output-dir", tmp_path / "run"]  # fmt: skip
+    slip = [*ask, 'data.label_map={y = "positiv", n = "negative"}']
+    said = ("data.label_map leads 'y' to 'positiv', which is no label of the prompt (positive, "
+            "negative); did you mean 'positive'?")  # fmt: skip
+    code, stdout, _ = run("check", *slip)
+    assert code == 2 and problems(stdout) == {"data": said}
+    failed(2, said, "train", *slip)
+    # An entry that no row needs, also one that is added to the default map.
+    failed(2, "leads 'z' to 'good'", "train", *ask, 'data.label_map={y="positive", z="good"}')
+    failed(2, "leads 'z' to 'good'", "evaluate", f"data.test={path}", "data.label_map.z=good")
+    # The default map's own entries may lead nowhere: most prompts have other labels.
+    other = ['prompt.labels=["y", "n"]', "data.label_map.z=y"]
+    assert run("check", *ask, *other)[0] == 0
 
 
 def test_test_rows_are_a_problem_only_if_training_evaluates_on_them(toy_base, tmp_path):
