@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
 from sentilora.shipped import EMBEDDED
+from sentilora.wording import quoted
 
 CONFIG_FILE = "sentilora.toml"  # the resolved recipe in a run folder
 
@@ -160,7 +161,8 @@ def read_config(path: Path) -> Config:
         return _validate(_read_toml(path, DataError))
     except UsageError as error:
         raise DataError(
-            f"{path} is not a configuration of this version of sentilora: {error}", seen=str(path)
+            f"{quoted(path)} is not a configuration of this version of sentilora: {error}",
+            seen=str(path),
         ) from error
 
 
@@ -191,12 +193,14 @@ def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise kind(
-            f"there is no configuration file {path}", setting="config", seen=str(path)
+            f"there is no configuration file {quoted(path)}", setting="config", seen=str(path)
         ) from error
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise kind(
-            f"cannot read the configuration {path}: {reason}", setting="config", seen=str(path)
+            f"cannot read the configuration {quoted(path)}: {reason}",
+            setting="config",
+            seen=str(path),
         ) from error
 
 

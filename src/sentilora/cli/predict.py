@@ -16,7 +16,7 @@ from sentilora.cli.options import (
     with_runtime_options,
 )
 from sentilora.errors import DataError, UsageError
-from sentilora.wording import as_probability, counted, signed
+from sentilora.wording import as_probability, counted, quoted, signed
 
 if TYPE_CHECKING:
     from sentilora.scoring.answers import Prediction
@@ -155,7 +155,7 @@ def _template(template: str | None) -> str | None:
     if not os.path.isfile(template):
         begin = template if len(template) <= 60 else f"{template[:59]}…"
         raise UsageError(
-            f"there is no template file {begin}",
+            f"there is no template file {quoted(begin)}",
             setting="template",
             seen=template,
             remedy="name a file, or write a prompt that contains {text} exactly once",
@@ -164,7 +164,7 @@ def _template(template: str | None) -> str | None:
         return Path(template).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read the template {template}: {error}",
+            f"cannot read the template {quoted(template)}: {error}",
             setting="template",
             seen=template,
             remedy="check that it is a readable UTF-8 file",

@@ -13,7 +13,7 @@ import numpy as np
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import beginning
-from sentilora.wording import as_probability, counted
+from sentilora.wording import as_probability, counted, quoted
 
 NUM_PRINTED = 20
 NEARLY = 0.95  # share of the other labels' rows with one answer: the model knows little else
@@ -70,7 +70,7 @@ def look_for_label_issues(
     others = answers[truth[left] != usual]
     if (num := int((others == usual).sum())) >= NEARLY * len(others):
         return (
-            f"the model nearly always answers {labels[usual]}, also on {num:,} of the "
+            f"the model nearly always answers {quoted(labels[usual])}, also on {num:,} of the "
             f"{len(others):,} rows with another label; a list would show its own errors"
         )
     from cleanlab.filter import find_label_issues

@@ -15,7 +15,7 @@ from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED, adapter_name
 from sentilora.stages.from_config import load_rows_of, load_test_of, prompt_format_of
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 
 def settings_of(
@@ -36,8 +36,8 @@ def settings_of(
     stored = folder.classifier
     if stored is None:
         raise UsageError(
-            f"{folder.path} has no {ClassifierFile.FILE}: evaluate knows neither its labels nor "
-            "its prompt",
+            f"{quoted(folder.path)} has no {ClassifierFile.FILE}: evaluate knows neither its "
+            "labels nor its prompt",
             setting="adapter",
             seen=str(folder.path),
             remedy="give an adapter that sentilora trained",
@@ -49,7 +49,7 @@ def settings_of(
         config = load_config()
     else:
         raise UsageError(
-            f"{folder.path} has no {CONFIG_FILE} that names test rows",
+            f"{quoted(folder.path)} has no {CONFIG_FILE} that names test rows",
             setting="data.test",
             remedy="give data.test=…",
         )
@@ -94,7 +94,9 @@ def known_rows(
     unmeasured = "no baseline, no calibration, no threshold, no search for duplicates"
     run = folder.run
     if not (run / CONFIG_FILE).is_file() or not (run / DataRecord.FILE).is_file():
-        reason = f"{adapter_name(run)} does not say which rows it was trained on"
+        name = adapter_name(run)
+        name = quoted(run) if name == str(run) else name
+        reason = f"{name} does not say which rows it was trained on"
         return None, [*notes, f"{unmeasured}: {reason}"]
     try:
         train, evaluation = load_rows_of(config)

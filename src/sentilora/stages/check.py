@@ -43,7 +43,7 @@ from sentilora.stages.from_config import (
 from sentilora.training.estimate import Run, training_memory, training_time
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -370,7 +370,7 @@ def look_at_download(config: Config) -> Finding:
         info = HfApi().model_info(name, revision=config.base.revision, files_metadata=True)
     except Exception as error:
         # Not found, gated, an impossible name, a broken connection: unrelated types.
-        text = f"{name}: {first_line(error)}; {token}"
+        text = f"{quoted(name)}: {first_line(error)}; {token}"
         return Finding("problem", "download", text, DataError.exit_code)
     files = [f for f in info.siblings or [] if f.rfilename.endswith(".safetensors")]
     size = sum(f.size or 0 for f in files)
@@ -379,7 +379,8 @@ def look_at_download(config: Config) -> Finding:
         cache = cache.parent
     room = shutil.disk_usage(cache).free
     text = (
-        f"{size / GIB:.1f} GiB (unless cached); {room / GIB:.0f} GiB free in {HF_HUB_CACHE}; "
+        f"{size / GIB:.1f} GiB (unless cached); {room / GIB:.0f} GiB free in "
+        f"{quoted(HF_HUB_CACHE)}; "
         f"{'gated: accept its terms on the hub' if info.gated else 'not gated'}; {token}"
     )
     if info.gated and not get_token():

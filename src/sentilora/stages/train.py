@@ -52,6 +52,7 @@ from sentilora.stages.from_config import (
 from sentilora.training.faults import refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -124,7 +125,7 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
     """The checkpoint to resume from, after checking that recipe and rows are the run's own."""
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(
-            f"{folder} holds no run to resume: {CONFIG_FILE} is missing",
+            f"{quoted(folder)} holds no run to resume: {CONFIG_FILE} is missing",
             setting="output_dir",
             seen=str(folder),
             remedy="name the folder of a run with `output_dir`, or train without `resume`",
@@ -134,7 +135,7 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
     require_same_rows(folder, record)
     if (folder / TrainingResult.FILE).is_file():
         raise UsageError(
-            f"the run in {folder} is finished, so there is nothing to resume",
+            f"the run in {quoted(folder)} is finished, so there is nothing to resume",
             setting="output_dir",
             seen=str(folder),
             remedy="train in a new `output_dir`, without `resume`",
@@ -173,10 +174,11 @@ def check_recipe(config: Config) -> None:
 
 def show_base(config: Config, base: "Base") -> None:
     """Print the base, its device and dtype, and the folder of its quantized copy."""
-    say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
+    computing = f"{base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})"
+    say(f"base {quoted(config.base.name)} on {computing}")
     if base.cached_in is not None:
         action = "loaded from" if base.from_cache else "saved for later loads in"
-        say(f"NF4 base {action} {base.cached_in}")
+        say(f"NF4 base {action} {quoted(base.cached_in)}")
 
 
 def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptFormat) -> None:
@@ -303,7 +305,8 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
     if interrupt.interrupted:
         step = trainer.state.global_step
         raise Interrupted(
-            f"stopped after step {step}, with a checkpoint in {checkpoint_folder(folder, step)}",
+            f"stopped after step {step}, with a checkpoint in "
+            f"{quoted(checkpoint_folder(folder, step))}",
             setting="output_dir",
             seen=str(folder),
             remedy="continue with `resume` and the same `output_dir`",
