@@ -335,6 +335,17 @@ def test_all_rows_are_their_own_subset_and_more_are_refused():
         stratified(rows, 21)
 
 
+def test_a_label_too_rare_for_a_subset_has_a_row_in_it_all_the_same():
+    rows = pool("a" * 95 + "b" * 4 + "c")
+    subset = stratified(rows, 5)
+    assert Counter(subset.labels) == {"a": 3, "b": 1, "c": 1}
+    assert subset.notes == (
+        "the subset of 5 training rows has a row of each rare label (b, c), more than its share",
+    )
+    assert Counter(stratified(rows, 2).labels) == {"a": 1, "b": 1}
+    assert stratified(rows, 60).notes == ()  # c has its row by its share
+
+
 def test_a_subset_leaves_the_evaluation_rows_as_they_are(tmp_path):
     path = write(tmp_path / "rows.csv", TEXTS, LABELS)
     settings = dict(train=path, evaluation="train", test="embedded", columns=COLUMNS, num_train=8,

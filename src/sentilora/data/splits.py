@@ -204,19 +204,22 @@ def _absent(rows: Rows, indices: Iterable[int]) -> list[str]:
     return [label for label in dict.fromkeys(rows.labels) if label not in present]
 
 
-def _by_label(labels: Sequence[str], order: Sequence[int]) -> list[int]:
+def _by_label(labels: Sequence[str], order: Sequence[int], every_label: bool = True) -> list[int]:
     """`order` rearranged: any number of rows from its beginning has about the labels' shares.
 
     The j-th row of a label with n rows has the position (j − ½) / n, and the rows with the lowest
     positions come first. This is Webster's apportionment, which never drops a row when the number
-    grows, as rounding the shares would (Balinski & Young 1982, Fair Representation). Before them
-    comes the first row of each label: no label is too rare for a beginning that has room for all.
+    grows, as rounding the shares would (Balinski & Young 1982, Fair Representation).
+
+    every_label: whether the first row of each label comes before all others, so that no label is
+        too rare for a beginning that has room for all.
     """
     totals, counts = Counter(labels[i] for i in order), Counter[str]()
     places = []
     for rank, i in enumerate(order):
         label = labels[i]
-        places.append((counts[label] > 0, (counts[label] + 0.5) / totals[label], rank, i))
+        is_first = every_label and not counts[label]
+        places.append((not is_first, (counts[label] + 0.5) / totals[label], rank, i))
         counts[label] += 1
     return [i for *_, i in sorted(places)]
 
@@ -247,7 +250,17 @@ def stratified(rows: Rows, num_rows: int) -> Rows:
             seen=num_rows,
             remedy=f"set data.num_train_subset={len(rows)} or less",
         )
-    return rows.take(sorted(_by_label(rows.labels, range(len(rows)))[:num_rows]))
+    every_row = range(len(rows))
+    chosen = rows.take(sorted(_by_label(rows.labels, every_row)[:num_rows]))
+    by_share = _by_label(rows.labels, every_row, every_label=False)[:num_rows]
+    rare = [label for label in _absent(rows, by_share) if label in chosen.labels]
+    if not rare:
+        return chosen
+    note = (
+        f"the subset of {counted(num_rows, 'training row')} has a row of each rare label "
+        f"({listed(rare)}), more than its share"
+    )
+    return replace(chosen, notes=(*chosen.notes, note))
 
 
 def _balanced(rows: Rows, order: list[int], num_rows: int) -> list[int]:

@@ -97,7 +97,8 @@ def look_at_run(config: Config) -> Findings[None]:
     yield from look_at_warmup(config, num_steps)
     dtype = yield from look_at_dtype(config, device)
     structure = (yield from look_at_structure(config)) if source else None
-    yield look_at_download(config)
+    if source is not None:
+        yield look_at_download(config)
     prompter = (yield from look_at_prompt(config, format)) if source and format else None
     lengths: list[int] = []
     if prompter is not None and "train" in splits:

@@ -18,6 +18,7 @@ from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages.from_config import load_rows_of, load_test_of
 from sentilora.stages.train import train
+from sentilora.wording import quoted
 
 REVIEWS = (
     "Slow to start, but the last half hour is so tender that I sat through the credits smiling.",
@@ -69,7 +70,7 @@ def set_aside(folder: Path) -> Iterator[None]:
         yield
     finally:
         if (folder / CONFIG_FILE).is_file():
-            say(f"replaced the previous demo in ./{folder}")
+            say(f"replaced the previous demo in ./{quoted(folder)}")
             shutil.rmtree(aside)
         else:
             shutil.rmtree(folder, ignore_errors=True)
