@@ -65,7 +65,7 @@ class Rows:
             self.rating_column,
             [self.ratings[i] for i in places] if self.ratings else [],
             [self.numbers[i] for i in places],
-            self.notes,
+            notes=self.notes,
         )
 
     def hashes(self) -> Iterator[str]:
