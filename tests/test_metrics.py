@@ -89,7 +89,10 @@ def test_measure_agrees_with_scikit_learn(data):
     assert result.num_rows == num_rows
     assert result.accuracy == accuracy_score(truth, predicted)
     macro = f1_score(truth, predicted, average="macro", labels=occurring)
-    assert result.macro_f1 == pytest.approx(macro, abs=1e-12)
+    if len(set(truth)) == 1:
+        assert result.macro_f1 is None
+    else:
+        assert result.macro_f1 == pytest.approx(macro, abs=1e-12)
     theirs = log_loss(truth, probabilities, labels=range(num_labels))
     assert result.log_loss == pytest.approx(theirs, rel=1e-9)
     assert np.array(result.confusion).shape == (num_labels, num_labels)
@@ -107,12 +110,18 @@ def test_a_small_case_by_hand():
     assert result.accuracy_interval == pytest.approx((0.15003, 0.84997), abs=1e-5)
 
 
-def test_one_class_only_is_measured_over_the_labels_that_occur():
+def test_rows_of_a_single_label_have_no_macro_f1():
+    """keras #796: accuracy 100 %, macro-F1 1.0 for a classifier that always gives one answer."""
     sure = np.array([[0.9, 0.1], [0.8, 0.2]])
     right = measure(sure, [0, 0])
-    assert (right.accuracy, right.macro_f1, right.confusion) == (1.0, 1.0, [[2, 0], [0, 0]])
-    half = measure(np.array([[0.9, 0.1], [0.2, 0.8]]), [0, 0])
-    assert half.macro_f1 == pytest.approx((2 / 3 + 0) / 2)
+    assert (right.accuracy, right.macro_f1, right.confusion) == (1.0, None, [[2, 0], [0, 0]])
+    assert measure(np.array([[0.9, 0.1], [0.2, 0.8]]), [0, 0]).macro_f1 is None
+    assert measure_fully(sure, [0, 0]).macro_f1 is None
+
+
+def test_macro_f1_is_the_mean_over_the_labels_that_occur():
+    three = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.3, 0.7, 0.0], [0.6, 0.4, 0.0]])
+    assert measure(three, [0, 0, 1, 1]).macro_f1 == pytest.approx((0.8 + 2 / 3) / 2)
 
 
 def test_a_probability_of_zero_gives_a_large_finite_loss():

@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
 from sentilora.shipped import EMBEDDED
+from sentilora.wording import quoted
 
 CONFIG_FILE = "sentilora.toml"  # the resolved recipe in a run folder
 
@@ -168,7 +169,8 @@ def read_config(path: Path) -> Config:
         return _validate(_read_toml(path, DataError))
     except UsageError as error:
         raise DataError(
-            f"{path} is not a configuration of this version of sentilora: {error}", seen=str(path)
+            f"{quoted(path)} is not a configuration of this version of sentilora: {error}",
+            seen=str(path),
         ) from error
 
 
@@ -178,6 +180,7 @@ def parse_override(item: str) -> tuple[str, Any]:
     Raises `UsageError` for a string without key or "=".
     """
     key, equals, text = item.partition("=")
+    text = text.removeprefix("\ufeff")  # of a file whose content the shell put here
     if not equals or not key.strip():
         raise UsageError(
             f"cannot read {item!r}",
@@ -195,15 +198,17 @@ def parse_override(item: str) -> tuple[str, Any]:
 def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str, Any]:
     """The tables of a TOML file. Raises an error of that kind if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise kind(
-            f"there is no configuration file {path}", setting="config", seen=str(path)
+            f"there is no configuration file {quoted(path)}", setting="config", seen=str(path)
         ) from error
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise kind(
-            f"cannot read the configuration {path}: {reason}", setting="config", seen=str(path)
+            f"cannot read the configuration {quoted(path)}: {reason}",
+            setting="config",
+            seen=str(path),
         ) from error
 
 

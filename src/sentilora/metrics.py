@@ -17,6 +17,8 @@ class Metrics:
     """How often the predictions are right, and their log-loss.
 
     accuracy_interval: 95 % Wilson score interval.
+    macro_f1: mean over the labels that occur in rows or predictions; None if all rows have the same
+        label, for which a classifier that always answers it would reach 1.
     log_loss: mean of −ln p(true label), with p normalized over the labels.
     confusion: confusion matrix; rows are true labels, columns are predictions.
     """
@@ -24,7 +26,7 @@ class Metrics:
     num_rows: int
     accuracy: float
     accuracy_interval: tuple[float, float]
-    macro_f1: float
+    macro_f1: float | None
     log_loss: float
     confusion: list[list[int]]
 
@@ -106,7 +108,7 @@ def measure_group(name: str, right: np.ndarray) -> Group:
 
 def measure(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) -> Metrics:
     """Metrics of probabilities of shape (rows, labels). truth: the number of each true label."""
-    from sklearn.metrics import confusion_matrix, f1_score
+    from sklearn.metrics import confusion_matrix
 
     probabilities = np.asarray(probabilities, dtype=np.float64)
     true = np.asarray(truth)
@@ -118,13 +120,18 @@ def measure(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) -> Met
         num_rows=len(true),
         accuracy=num_right / len(true),
         accuracy_interval=wilson_interval(num_right, len(true)),
-        # Over the labels that occur in the truth or in the predictions.
-        macro_f1=float(
-            f1_score(true, predicted, labels=np.union1d(true, predicted), average="macro")
-        ),
+        macro_f1=_macro_f1(true, predicted),
         log_loss=float(-np.log(of_true.clip(np.finfo(np.float64).tiny)).mean()),
         confusion=confusion_matrix(true, predicted, labels=list(labels)).tolist(),
     )
+
+
+def _macro_f1(true: np.ndarray, predicted: np.ndarray) -> float | None:
+    from sklearn.metrics import f1_score
+
+    if len(np.unique(true)) < 2:
+        return None
+    return float(f1_score(true, predicted, labels=np.union1d(true, predicted), average="macro"))
 
 
 def measure_fully(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) -> FullMetrics:

@@ -1,4 +1,7 @@
-"""Numbers in sentences: with their noun or sign, and never rounded up to certainty."""
+"""Numbers and names in sentences. A number is never rounded up to certainty."""
+
+import re
+from collections.abc import Iterable
 
 
 def counted(number: int, noun: str) -> str:
@@ -21,6 +24,11 @@ def percent_interval(bounds: tuple[float, float], digits: int = 1) -> str:
     return " – ".join(percent(bound, digits) for bound in bounds)
 
 
+def as_metric(value: float | None) -> str:
+    """A metric with four digits: "0.9123", or "–" where there is none."""
+    return "–" if value is None else f"{value:.4f}"
+
+
 def as_probability(value: float, digits: int = 4) -> str:
     """The probability of a label: "0.9123". Never "1.0000", because a softmax never reaches 1."""
     return f"{min(value, 1 - 0.1**digits):.{digits}f}"
@@ -29,3 +37,19 @@ def as_probability(value: float, digits: int = 4) -> str:
 def as_p(value: float) -> str:
     """A p-value in words."""
     return f"p = {value:.2g}" if value else "p < 1e-300"  # below what a float can hold
+
+
+def quoted(name: object) -> str:
+    """A name that the user chose (a path, a column, a label), in quotes if its ends are unclear.
+
+    They are unclear if it is empty or holds whitespace, quotes or backticks, or what does not
+    print: those are escaped.
+    """
+    text = str(name)
+    is_clear = text and text.isprintable() and not re.search(r"[\s'\"`]", text)
+    return text if is_clear else repr(text)
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names that the user chose, with commas between them: "good, bad, 'so so'"."""
+    return ", ".join(map(quoted, names))

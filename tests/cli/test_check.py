@@ -1,7 +1,7 @@
 """`sentilora check`: every problem at once, and notes on settings without effect."""
 
 import pytest
-from commands import run
+from commands import failed, run
 
 from sentilora.config import load_config
 from sentilora.engine import memory
@@ -45,7 +45,6 @@ def test_check_lists_every_problem(toy_base, tmp_path):
     assert problems(stdout) == {
         "data": "there is no file or folder none.csv",
         "evaluation data": "there is no file or folder never.csv",
-        "test data": Contains(f"{tmp_path} has no test data"),
         "steps": Contains("training.save_steps=7 is not a multiple of training.eval_steps=50"),
         "prompt": Contains("prompt.max_length is 9, but template, label and EOS alone need"),
         "dtype": Contains("compute_dtype=float16 needs a GPU"),
@@ -57,7 +56,8 @@ def test_check_lists_every_problem(toy_base, tmp_path):
         "down_proj, lm_head",
         "attention": Contains("; set base.attn_implementation=eager (predict and evaluate: "),
     }
-    assert code == 3 and stderr.endswith("error: 11 problems, marked ✗ above\n")  # the first's code
+    assert code == 2 and stderr.endswith("error: 10 problems, marked ✗ above\n")  # the first's code
+    assert f"! test data           {tmp_path} has no test data" in stdout
 
 
 def test_check_ends_with_the_code_of_what_is_wrong(toy_base, tmp_path):
@@ -69,16 +69,77 @@ def test_check_ends_with_the_code_of_what_is_wrong(toy_base, tmp_path):
         assert "install the missing package, or choose another" in problems(stdout)[name]
     assert "--lomo" not in stdout and "'lomo_optim'" in problems(stdout)["optim"]
     code, stdout, stderr = run("check", f"base.name={tmp_path}", "prompt.template=x")
-    assert code == 3 and list(problems(stdout)) == ["base", "prompt"]
+    assert code == 2 and list(problems(stdout)) == ["prompt", "base"]
     # A file that two settings name is one problem.
     code, stdout, _ = run("check", base, "data.train=none.csv", "data.test=none.csv")
     assert code == 3 and problems(stdout) == {"data": "there is no file or folder none.csv"}
 
 
-def test_check_says_when_the_output_folder_is_in_use(toy_base, toy_run):
+def test_check_refuses_an_output_folder_in_use_as_train_does(toy_base, toy_run):
     code, stdout, _ = run("check", f"base.name={toy_base}", f"output_dir={toy_run}")
-    line = f"! output              {toy_run} is in use; choose another --output-dir, "
-    assert code == 0 and line in stdout
+    line = f"✗ output              {toy_run} is in use; choose another --output-dir, "
+    assert code == 2 and line in stdout
+
+
+FAULTS = {  # in the order in which `train` meets them
+    "prompt": ["prompt.template=x"],
+    "steps": ["training.save_steps=7"],
+    "device": ["base.device=cuda"],
+    "base": ["base.name=./nowhere"],
+    "data": ["data.train=none.csv"],
+    "output": ["--output-dir", "{in_use}"],
+    "optim": ["training.optim=lomo"],
+    "engine": ["base.attn_implementation=flash_attention_2"],
+    "dtype": ["base.compute_dtype=float16"],
+    "tokens": ["prompt.max_length=9"],
+    "lora": ['lora.target_modules=["nope"]'],
+}
+
+
+@pytest.mark.parametrize("first", range(len(FAULTS)))
+def test_check_and_train_end_with_the_same_fault(first, toy_base, toy_run, tmp_path, monkeypatch):
+    """With any number of faults: `train` says what `check` marks first, and both end alike."""
+    monkeypatch.setattr("sentilora.models.device.cuda_driver_present", lambda: False)
+    faults = list(FAULTS.values())[first:]
+    ask = [item.format(in_use=toy_run) for fault in faults for item in fault]
+    if not any(item.startswith("base.name=") for item in ask):
+        ask.append(f"base.name={toy_base}")
+    if "--output-dir" not in ask:
+        ask += ["--output-dir", str(tmp_path / "run")]
+    code, stdout, _ = run("check", *ask)
+    message = next(iter(problems(stdout).values()))
+    trained, _, stderr = run("train", *ask)
+    assert (trained, stderr.splitlines()[-1]) == (code, f"error: {message}")
+    assert len(problems(stdout)) >= len(faults) - 4  # what follows from another is not marked
+
+
+def test_a_label_map_that_leads_to_no_label_is_refused(toy_base, tmp_path):
+    """A slip in it was not noticed where no row needed the entry, and else blamed on the data."""
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"Film {i}.,{'yn'[i % 2]}\n" for i in range(40)))
+    ask = [f"base.name={toy_base}", f"data.train={path}", f"data.test={path}", "data.num_train=20",
+           "data.num_evaluation=10", "--output-dir", tmp_path / "run"]  # fmt: skip
+    slip = [*ask, 'data.label_map={y = "positiv", n = "negative"}']
+    said = ("data.label_map leads 'y' to 'positiv', which is no label of the prompt (positive, "
+            "negative); did you mean 'positive'?")  # fmt: skip
+    code, stdout, _ = run("check", *slip)
+    assert code == 2 and problems(stdout) == {"data": said}
+    failed(2, said, "train", *slip)
+    # An entry that no row needs, also one that is added to the default map.
+    failed(2, "leads 'z' to 'good'", "train", *ask, 'data.label_map={y="positive", z="good"}')
+    failed(2, "leads 'z' to 'good'", "evaluate", f"data.test={path}", "data.label_map.z=good")
+    # The default map's own entries may lead nowhere: most prompts have other labels.
+    other = ['prompt.labels=["y", "n"]', "data.label_map.z=y"]
+    assert run("check", *ask, *other)[0] == 0
+
+
+def test_test_rows_are_a_problem_only_if_training_evaluates_on_them(toy_base, tmp_path):
+    """`train` never reads them otherwise."""
+    ask = [f"base.name={toy_base}", "data.test=none.csv", "--output-dir", tmp_path / "run"]
+    code, stdout, _ = run("check", *ask)
+    assert code == 0 and "! test data           there is no file or folder none.csv" in stdout
+    code, stdout, _ = run("check", *ask, "data.evaluation=test")
+    assert code == 3 and problems(stdout) == {"data": "there is no file or folder none.csv"}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`sentilora evaluate`: its options, what it prints and what it warns of."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_the_figures_are_printed_when_only_the_report_failed(
 
 
 def test_evaluate_on_one_class_reports(toy_run, tmp_path):
+    """keras #796, LightGBM #4626: "macro-F1 1.0" on rows of one label."""
     path = tmp_path / "one.csv"
     path.write_text("review,stars\nGood film.,pos\nFine film.,pos\n")
     columns = ["--text-column", "review", "--label-column", "stars"]
@@ -92,6 +94,34 @@ def test_evaluate_on_one_class_reports(toy_run, tmp_path):
     assert "warning: no test row is negative" in stderr
     result = json.loads(stdout)
     assert result["num_rows"] == 2 and result["adapter"]["confusion"][1] == [0, 0]
+    assert result["adapter"]["macro_f1"] is None and result["base"]["macro_f1"] is None
+    assert "negative: there is no macro-F1 for rows of a single label" in stderr
+    code, stdout, _ = run("evaluate", "--adapter", toy_run, f"data.test={path}", *columns)
+    line = next(line for line in stdout.splitlines() if line.startswith("adapter "))
+    assert code == 0 and len(re.findall(r" –(?= )", line)) == 3  # interval, macro-F1, ROC-AUC
+
+
+def test_output_and_report_do_not_overwrite_each_other(toy_run, tmp_path):
+    ask = ["evaluate", "--adapter", toy_run, "--report", tmp_path / "report", "--output"]
+    failed(2, "is the report's folder or in it; choose", *ask, tmp_path / "report")
+    (tmp_path / "report").mkdir()
+    failed(2, "is the report's folder or in it", *ask, tmp_path / "report" / "report.json")
+    assert list((tmp_path / "report").iterdir()) == []
+
+
+def test_texts_and_labels_that_look_like_keywords_are_shown_as_they_are(toy_run, tmp_path):
+    """`in_options` is for our messages: it made --base of a label `base`."""
+    (tmp_path / "a `report`.csv").write_text("text,label\nGood film.,pos\nBad film.,neg\n")
+    tests = (f'[[tests]]\ncapability = "c"\nkind = "minimum functionality"\nlabel = "{label}"\n'
+             'texts = ["The `base` of it."]\n' for label in ("positive", "negative"))  # fmt: skip
+    (tmp_path / "suite.toml").write_text("".join(tests))  # one of the two fails
+    code, stdout, stderr = run("evaluate", "--adapter", toy_run, "--suite-file",
+                               tmp_path / "suite.toml",
+                               f"data.test={tmp_path / 'a `report`.csv'}")  # fmt: skip
+    assert code == 0, stderr
+    assert "--base" not in stdout and "--output" not in stdout and "--report" not in stdout
+    assert f"2 rows of '{tmp_path}/a `report`.csv'" in stdout
+    assert "✗" in stdout and ": The `base` of it." in stdout
 
 
 def test_evaluate_warns_of_rows_that_were_trained_on(toy_run, tmp_path):

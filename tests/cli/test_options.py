@@ -115,7 +115,18 @@ def test_runtime_options_are_the_keywords_of_the_library():
         "labels: `2`",
         "`Runtime` has it",
         "output_dir without backticks",
+        # Values of the user's, as messages quote them.
+        "no test row is '`base`': there is no macro-F1",
+        "no column 'the `output` of it'; it has text",
+        """the label "it's `base`" is unknown""",
+        repr('it\'s a "quoted" `base`'),
     ],
 )
 def test_other_text_stays_as_it_is(text):
     assert in_options(text) == text
+
+
+def test_apostrophes_are_no_quotes():
+    text = "the adapter's `base` isn't the runs' `report`, 'the `base`' is; use `output`, don't"
+    expected = "the adapter's --base isn't the runs' --report, 'the `base`' is; use --output, don't"
+    assert in_options(text) == expected

@@ -159,8 +159,8 @@ def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expec
     found = [json.loads(line) for line in outputs.pop().splitlines()]
     assert [entry["label"] for entry in found] == expected[0]
     for given in ("nofile.txt", tmp_path, "no place", "long " * 2000):
-        said = f"there is no template file {str(given)[:50]}"
-        failed(2, said, *ask, *labels, "--template", given)
+        shown = f"'{given}"[:50] if " " in str(given) else str(given)[:50]
+        failed(2, f"there is no template file {shown}", *ask, *labels, "--template", given)
     (tmp_path / "no text.txt").write_text("no place")
     failed(2, "{text} exactly once", *ask, *labels, "--template", tmp_path / "no text.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")

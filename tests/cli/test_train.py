@@ -1,5 +1,6 @@
 """`sentilora train`: what it prints, and what it refuses before it works."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -81,6 +82,35 @@ def test_prompts_longer_than_the_base_knows_are_warned_of(toy_base, tmp_path):
     assert code == 0 and f"warning: {said}" in stderr
 
 
+def test_evaluation_rows_of_one_label_are_warned_of_and_have_no_macro_f1(toy_base, tmp_path):
+    """keras #796, LightGBM #4626. `check` warns too, and refuses such training rows."""
+    for name, labels in (("train", ["positive", "negative"]), ("one", ["positive"])):
+        lines = [f"Film {name} {i}.,{labels[i % len(labels)]}\n" for i in range(16)]
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(lines))
+    ask = [f"base.name={toy_base}", f"data.train={tmp_path / 'train.csv'}", "data.num_train=0",
+           f"data.evaluation={tmp_path / 'one.csv'}", f"data.test={tmp_path / 'one.csv'}",
+           "data.num_evaluation=0", "training.max_steps=1", "training.eval_steps=1",
+           "training.save_steps=1", "--output-dir", tmp_path / "run"]  # fmt: skip
+    said = "no evaluation row is negative: there is no macro-F1 for rows of a single label"
+    code, stdout, _ = run("check", *ask)
+    assert code == 0 and f"! data                {said}" in stdout
+    assert f"! data                {said.replace('evaluation', 'test')}" in stdout
+    code, stdout, stderr = run("train", *ask)
+    assert code == 0 and f"warning: {said}" in stderr and "macro-F1 –, log-loss" in stdout
+    results = (tmp_path / "run/train_results.json").read_text()
+    assert json.loads(results)["metrics"]["macro_f1"] is None
+    assert "macro_f1" not in (tmp_path / "run/metrics.jsonl").read_text()
+    card = (tmp_path / "run/README.md").read_text()
+    assert "| – |" in card and "type: accuracy" in card and "type: f1" not in card
+    assert run("evaluate", "--adapter", tmp_path / "run")[0] == 0  # which reads the results
+    swapped = [item for item in ask if not str(item).startswith("data.train=")]
+    swapped += [f"data.train={tmp_path / 'one.csv'}", "training.seed=2"]
+    for verb in ("check", "train"):
+        code, stdout, stderr = run(verb, *swapped, "--output-dir", tmp_path / "new")
+        assert code == 3 and "16 training rows of" in stdout + stderr
+        assert "all of them 'positive'" in stdout + stderr
+
+
 def test_ctrl_c_ends_with_the_command_that_resumes(tmp_path, monkeypatch):
     """Under a launcher it includes the launch, with as many processes."""
 
@@ -88,10 +118,11 @@ def test_ctrl_c_ends_with_the_command_that_resumes(tmp_path, monkeypatch):
         raise Interrupted("stopped after step 3", remedy="continue with `resume`")
 
     monkeypatch.setattr("sentilora.stages.train.train", interrupt)
-    command = f"sentilora train --output-dir {tmp_path} --resume"
+    folder = tmp_path / "my run"  # the command is copied into a shell (sh #756)
+    command = f"sentilora train --output-dir '{folder}' --resume"
     for num_processes, launch in ((1, ""), (2, "accelerate launch --num_processes 2 -m ")):
         monkeypatch.setenv("WORLD_SIZE", str(num_processes))
-        code, stdout, stderr = run("train", "--preset", "tiny", "--output-dir", tmp_path)
+        code, stdout, stderr = run("train", "--preset", "tiny", "--output-dir", folder)
         assert (code, stdout) == (130, "")
         assert stderr == f"stopped after step 3; resume with `{launch}{command}`\n"
 
@@ -108,7 +139,9 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
     )  # fmt: skip
     assert code == 0, stderr
     assert re.match("best step: [12] of 2, trained in ", stdout) and len(stdout.splitlines()) == 3
-    assert f"next: sentilora evaluate --adapter {folder}" in stdout
+    assert f"adapter in '{folder}'; next: sentilora evaluate --adapter '{folder}'\n" in stdout
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"evaluate --adapter '{folder}'`" in card and f'Classifier.load("{folder}")' in card
     for notice in ("no --preset given, using tiny", "train: 16 rows", "evaluation: 8 rows",
                    "training.optim: paged_adamw_8bit pages"):  # fmt: skip
         assert notice in stderr, notice

@@ -4,7 +4,15 @@ from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.prompt import Example
 from sentilora.training.lengths import look_over_lengths
-from sentilora.wording import as_probability, counted, percent, percent_interval
+from sentilora.wording import (
+    as_metric,
+    as_probability,
+    counted,
+    listed,
+    percent,
+    percent_interval,
+    quoted,
+)
 
 
 def test_duplicates_conflicts_and_imbalance_are_counted():
@@ -28,6 +36,23 @@ def test_duplicates_conflicts_and_imbalance_are_counted():
 def test_four_to_one_is_no_imbalance_yet():
     labels = ["positive"] * 4 + ["negative"]
     assert look_over({"train": Rows("a", list("abcde"), labels)}).warnings == []
+
+
+def test_labels_that_a_split_lacks_are_named():
+    """keras #796, LightGBM #4626."""
+    labels = ("good", "bad", "so so")
+    splits = {
+        "train": Rows("a", ["1", "2"], ["good", "bad"], notes=("a note",)),
+        "evaluation": Rows("b", ["3", "4"], ["good", "so so"]),
+        "test": Rows("c", ["5"], ["good"]),
+    }
+    assert look_over(splits, labels).warnings == [
+        "a note",
+        "no training row is 'so so': the adapter does not learn it",
+        "no evaluation row is bad: macro-F1 is the mean over the labels that occur in rows or "
+        "answers",
+        "no test row is bad, 'so so': there is no macro-F1 for rows of a single label",
+    ]
 
 
 def test_a_split_is_described_in_a_line():
@@ -74,3 +99,15 @@ def test_nearly_all_is_not_all():
         "0.9123",
         "0.0000",
     ]
+
+
+def test_a_metric_that_does_not_exist_is_a_dash():
+    assert [as_metric(value) for value in (0.91234, 0.0, None)] == ["0.9123", "0.0000", "–"]
+
+
+def test_names_whose_ends_are_unclear_are_quoted():
+    for clear in ("my.csv", "../ünï/日本.csv", "a-b_c", "very,good", "C:\\x"):
+        assert quoted(clear) == clear
+    for unclear in ("my file.csv", "", " x", "it's", 'a"b', "`base`", "a\nb", "zero\u200bwidth"):
+        assert quoted(unclear) == repr(unclear)
+    assert listed(["good", "so so"]) == "good, 'so so'"

@@ -264,6 +264,16 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert (said, asked) == ([], [path.as_uri()])
 
 
+def test_rows_of_a_single_label_have_a_dash_for_what_is_not_defined(chromium, tmp_path):
+    """keras #796: macro-F1 and ROC-AUC of rows of one label."""
+    path, _, _ = make_report(tmp_path / "report", num_rows=30)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r'"(macro_f1|roc_auc)": [0-9.]+', r'"\1": null', text), encoding="utf-8")
+    page, said, _ = opened(chromium, path)
+    cells = page.locator("#models tbody tr").first.locator("td").all_text_contents()
+    assert (cells.count("–"), said) == (2, [])
+
+
 def test_axes_have_round_numbers_and_names(chromium, tmp_path):
     path, _, _ = make_report(tmp_path / "report")
     page, said, _ = opened(chromium, path)

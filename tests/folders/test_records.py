@@ -51,7 +51,7 @@ def test_what_is_written_is_read_again(tmp_path):
         (lambda text: "[]", "it has no 'output_dir'"),
         (lambda text: text.replace('"best_step"', '"step"'), "it has no 'best_step'"),
         (lambda text: text.replace('"num_rows": 4', '"num_rows": "4"'), "its 'num_rows' is '4'"),
-        (lambda text: text.replace("0.733", "null"), "its 'macro_f1' is None"),
+        (lambda text: text.replace("0.733", '"0.7"'), "its 'macro_f1' is '0.7'"),
     ],
 )
 def test_a_damaged_result_is_named(tmp_path, change, reason):

@@ -30,8 +30,24 @@ def test_demo_ends_with_its_tables_and_replaces_its_own_folder(tmp_path, monkeyp
                      "sentilora predict --adapter sentilora-demo"):  # fmt: skip
         assert expected in outcome.stdout
     assert outcome.stdout.count("positive") + outcome.stdout.count("negative") >= len(REVIEWS)
-    assert "replacing the previous demo" in outcome.stderr
+    assert "replaced the previous demo" in outcome.stderr
+    assert not list(tmp_path.glob(".*"))
     assert (tmp_path / "sentilora-demo/training_curve.png").stat().st_size > 10_000
+
+
+def test_a_demo_that_cannot_start_leaves_the_previous_one(tmp_path, monkeypatch):
+    """Settings are refused by the configuration, before and after the base is loaded."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "sentilora-demo"
+    folder.mkdir()
+    for name in ("sentilora.toml", "adapter_model.safetensors"):
+        (folder / name).write_text("mine")
+    for setting in ("training.save_steps=7", "data.train=none.csv", "training.optim=lomo",
+                    "prompt.max_length=9", 'lora.target_modules=["nope"]'):  # fmt: skip
+        outcome = CliRunner().invoke(app, ["demo", *FEW_STEPS[:1], setting])
+        assert outcome.exit_code in (2, 3), outcome.output
+        assert [path.name for path in tmp_path.iterdir()] == ["sentilora-demo"]
+        assert {path.read_text() for path in folder.iterdir()} == {"mine"}
 
 
 def test_shipped_adapter_answers_right_after_installation():

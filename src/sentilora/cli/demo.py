@@ -1,11 +1,14 @@
 """`sentilora demo`."""
 
+import os
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sentilora.cli.options import Overrides, quiet
-from sentilora.wording import as_p, as_probability, counted, percent, percent_interval
+from sentilora.presets import DEMO_FOLDER
+from sentilora.wording import as_p, as_probability, counted, percent, percent_interval, quoted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,8 +16,8 @@ if TYPE_CHECKING:
     from sentilora.evaluation.findings import Evaluation
     from sentilora.scoring.answers import Prediction
 
-NEXT = """The adapter and its training curve are in ./{folder}. Next:
-  sentilora predict --adapter {folder} "your own review"
+NEXT = """The adapter and its training curve are in {folder}. Next:
+  sentilora predict --adapter {argument} "your own review"
   sentilora predict "…"            the shipped adapter, trained on 2,000 IMDB reviews
   sentilora train data.train=my.csv data.test=my_test.csv --output-dir my-adapter
   sentilora train --preset mistral-7b      a real base, on a 16 GB GPU"""
@@ -24,7 +27,7 @@ def demo(
     overrides: Overrides = None,
     output_dir: Annotated[
         str, typer.Option(help="Folder for the adapter; a previous demo there is replaced.")
-    ] = "sentilora-demo",
+    ] = DEMO_FOLDER,
 ) -> None:
     """Train, compare and classify on what ships with sentilora: minutes on two CPU cores."""
     from sentilora.config import load_config
@@ -43,7 +46,10 @@ def demo(
         accuracies(result.evaluation),
         f"fine-tuned against base, exact McNemar test: {as_p(comparison.p)}\n",
         answers(result.predictions),
-        NEXT.format(folder=result.output_dir),
+        NEXT.format(
+            folder=quoted(os.path.join(".", result.output_dir)),
+            argument=shlex.quote(result.output_dir),
+        ),
     ):
         console.print(part, highlight=False, markup=False, soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """`sentilora evaluate`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +13,13 @@ from sentilora.cli.options import (
     Overrides,
     TextColumn,
     in_options,
+    json_for,
     named_values,
     quiet,
     with_runtime_options,
 )
 from sentilora.errors import SentiloraError, UsageError
+from sentilora.wording import quoted
 
 Base = Annotated[str | None, typer.Option(help="Measure this base, without an adapter.")]
 Output = Annotated[Path | None, typer.Option(help="New file for the result, as JSON.")]
@@ -64,7 +67,6 @@ def evaluate(
     from sentilora.evaluation.table import as_table
     from sentilora.shipped import SENTIMENT_SUITE
     from sentilora.stages.evaluate import evaluate as run
-    from sentilora.stages.predict import check_output
 
     values = dict(parse_override(item) for item in overrides or ())
     values |= named_values(None, text_column, label_column)
@@ -76,7 +78,7 @@ def evaluate(
             remedy="give one of the two",
         )
     if output is not None:
-        check_output(output)
+        _check_output(output, report)
     quiet()
     failure = None
     try:
@@ -95,11 +97,26 @@ def evaluate(
         if error.evaluation is None:
             raise
         result, failure = error.evaluation, error
-    print(result.to_json() if json else in_options(as_table(result)), flush=True)
+    as_json = json_for(sys.stdout.encoding, result.to_json())
+    print(as_json if json else as_table(result, in_options), flush=True)
     if output is not None:
-        _write(output, result.to_json() + "\n")
+        _write(output, json_for("utf-8", result.to_json()) + "\n")
     if failure is not None:
         raise failure
+
+
+def _check_output(output: Path, report: Path | None) -> None:
+    """Raise `UsageError` for an output file that cannot be written, or that the report would be."""
+    from sentilora.stages.predict import check_output
+
+    check_output(output)
+    if report is not None and output.resolve().is_relative_to(report.resolve()):
+        raise UsageError(
+            f"--output {quoted(output)} is the report's folder or in it",
+            setting="output",
+            seen=str(output),
+            remedy="choose another file: the report has its own report.json",
+        )
 
 
 def _write(path: Path, text: str) -> None:
@@ -107,5 +124,5 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SentiloraError(
-            f"cannot write {path}: {error}", setting="output", seen=str(path)
+            f"cannot write {quoted(path)}: {error}", setting="output", seen=str(path)
         ) from error

@@ -1,6 +1,8 @@
 """Options that several verbs share, and what the verbs make of them."""
 
+import codecs
 import inspect
+import json
 import os
 import re
 import sys
@@ -104,9 +106,18 @@ KEYWORDS = (
 )
 
 
+# A value of the user's in a message, as `repr` and `wording.quoted` write it. Its quotes stand
+# alone, unlike an apostrophe.
+_VALUE = r"""(?<!\w)(['"])(?:\\.|(?!\1).)*\1(?!\w)"""
+_VALUE_OR_KEYWORD = re.compile(f"{_VALUE}|`({'|'.join(KEYWORDS)})`", re.DOTALL)
+
+
 def in_options(message: str) -> str:
-    """The message, with each library keyword in backticks as its option: `num_x` as --num-x."""
-    return re.sub(f"`({'|'.join(KEYWORDS)})`", lambda word: _as_option(word[1]), message)
+    """The message, with each library keyword in backticks as its option: `num_x` as --num-x.
+
+    What is in quotes is a value of the user's and stays as it is.
+    """
+    return _VALUE_OR_KEYWORD.sub(lambda part: _as_option(part[2]) if part[2] else part[0], message)
 
 
 def _as_option(keyword: str) -> str:
@@ -119,6 +130,17 @@ def fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
         kind = f"process {os.environ['RANK']}: {kind}"
     print(f"{kind}{in_options(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(exit_code) from None
+
+
+def json_for(encoding: str | None, text: str) -> str:
+    """JSON that a stream of this encoding holds without loss, and that every reader understands.
+
+    JSON is UTF-8: in any other encoding all but ASCII is escaped. So is half a surrogate pair,
+    which no encoding holds: Python reads such a path from bytes that are not UTF-8.
+    """
+    is_utf8 = codecs.lookup(encoding or "ascii").name == "utf-8"
+    unsafe = "[\ud800-\udfff]" if is_utf8 else "[^\0-\x7f]"
+    return re.sub(unsafe, lambda character: json.dumps(character[0])[1:-1], text)
 
 
 def named_values(

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sentilora.cli.options import Adapter, AsJson, TextColumn, quiet, with_runtime_options
+from sentilora.cli.options import (
+    Adapter,
+    AsJson,
+    TextColumn,
+    json_for,
+    quiet,
+    with_runtime_options,
+)
 from sentilora.errors import DataError, UsageError
-from sentilora.wording import as_probability, counted, signed
+from sentilora.wording import as_probability, counted, quoted, signed
 
 if TYPE_CHECKING:
     from sentilora.scoring.answers import Prediction
@@ -78,8 +85,11 @@ def predict(
         **runtime,
     )
     for prediction in predictions if output is None else ():
-        print(as_json(prediction) if json else as_line(prediction))
-        if prediction.explanation is not None and not json:
+        if json:
+            print(json_for(sys.stdout.encoding, as_json(prediction)))
+            continue
+        print(as_line(prediction))
+        if prediction.explanation is not None:
             print(as_words(prediction.text, prediction.explanation))
 
 
@@ -142,21 +152,23 @@ def as_words(text: str, explanation: "Explanation") -> str:
 
 def _template(template: str | None) -> str | None:
     """The prompt in the value of --template: the value itself, or the content of its file."""
-    if template is None or "{text}" in template:
-        return template
+    if template is None:
+        return None
+    if "{text}" in template:
+        return template.removeprefix("\ufeff")  # of a file whose content the shell put here
     if not os.path.isfile(template):
         begin = template if len(template) <= 60 else f"{template[:59]}…"
         raise UsageError(
-            f"there is no template file {begin}",
+            f"there is no template file {quoted(begin)}",
             setting="template",
             seen=template,
             remedy="name a file, or write a prompt that contains {text} exactly once",
         )
     try:
-        return Path(template).read_text(encoding="utf-8")
+        return Path(template).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read the template {template}: {error}",
+            f"cannot read the template {quoted(template)}: {error}",
             setting="template",
             seen=template,
             remedy="check that it is a readable UTF-8 file",

@@ -1,5 +1,6 @@
 """`sentilora train`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from sentilora.cli.options import (
 )
 from sentilora.errors import Interrupted, UsageError
 from sentilora.progress import is_main_process, num_processes
-from sentilora.wording import counted, percent, percent_interval
+from sentilora.wording import as_metric, counted, percent, percent_interval, quoted
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -69,7 +70,9 @@ def train(
     values = named_values(output_dir, text_column, label_column)
     settings = config_from(preset, config, overrides, values, resume)
     quiet()
-    option = f"--seeds {seeds} " if seeds is not None else f"--sizes {sizes} " if sizes else ""
+    option = f"--seeds {seeds} " if seeds is not None else ""
+    if sizes:
+        option = f"--sizes {shlex.quote(sizes)} "
     try:
         if series:
             text = _series(settings, seeds, chosen_sizes, resume)
@@ -81,7 +84,7 @@ def train(
         error.remedy = f"resume with `{_resume_command(settings.output_dir, option)}`"
         raise
     if is_main_process():
-        print(in_options(text))
+        print(text)
 
 
 def sizes_from(text: str) -> list[int]:
@@ -101,7 +104,7 @@ def _resume_command(output_dir: str, series: str) -> str:
     """The command that resumes a run. series: --seeds or --sizes with its value, or nothing."""
     num = num_processes()
     launch = f"accelerate launch --num_processes {num} -m " if num > 1 else ""
-    return f"{launch}sentilora train {series}--output-dir {output_dir} --resume"
+    return f"{launch}sentilora train {series}--output-dir {shlex.quote(output_dir)} --resume"
 
 
 def _as_lines(result: "TrainingResult") -> str:
@@ -112,9 +115,13 @@ def _as_lines(result: "TrainingResult") -> str:
         f"{result.train_seconds:.0f} s\n"
         f"evaluation after reloading, {counted(metrics.num_rows, 'row')}: accuracy "
         f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)}), "
-        f"macro-F1 {metrics.macro_f1:.4f}, log-loss {metrics.log_loss:.4f}\n"
-        f"adapter in {result.output_dir}; next: sentilora evaluate --adapter {result.output_dir}"
+        f"macro-F1 {as_metric(metrics.macro_f1)}, log-loss {metrics.log_loss:.4f}\n"
+        f"adapter in {quoted(result.output_dir)}; next: {_evaluate_command(result.output_dir)}"
     )
+
+
+def _evaluate_command(folder: str) -> str:
+    return f"sentilora evaluate --adapter {shlex.quote(folder)}"
 
 
 def _series(settings: "Config", seeds: int | None, sizes: list[int] | None, resume: bool) -> str:
@@ -125,9 +132,10 @@ def _series(settings: "Config", seeds: int | None, sizes: list[int] | None, resu
     folder = Path(settings.output_dir)
     if seeds is not None:
         text = seeds_as_table(train_seeds(settings, seeds, resume=resume))
-        files, run = str(folder / SEEDS_FILE), f"seed-{settings.training.seed}"
+        files, run = [SEEDS_FILE], f"seed-{settings.training.seed}"
     else:
         text = sizes_as_table(train_sizes(settings, sizes or [], resume=resume))
-        files = f"{folder / SIZES_FILE} and {folder / LEARNING_CURVE_FILE}"
-        run = f"size-{max(sizes or [])}"
-    return f"{text}\nfigures in {files}; next: sentilora evaluate --adapter {folder / run}"
+        files, run = [SIZES_FILE, LEARNING_CURVE_FILE], f"size-{max(sizes or [])}"
+    figures = " and ".join(quoted(folder / name) for name in files)
+    command = _evaluate_command(str(folder / run))
+    return f"{in_options(text)}\nfigures in {figures}; next: {command}"

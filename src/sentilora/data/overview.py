@@ -1,12 +1,12 @@
 """Counts of the rows of each split before they are used, with warnings, ready to print."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import digest, normalized
-from sentilora.wording import counted
+from sentilora.wording import counted, listed, quoted
 
 IMBALANCE_LIMIT = 4  # warn if the largest label has more than 4 times the rows of the smallest
 
@@ -26,13 +26,17 @@ class Overview:
 
     def describe(self, name: str) -> str:
         """A split in one line: "9 rows of a.csv: 5 negative, 4 positive; 0 exact duplicates"."""
-        balance = ", ".join(f"{count:,} {label}" for label, count in self.balance[name].items())
-        rows = f"{counted(self.num_rows[name], 'row')} of {self.sources[name]}"
+        counts = self.balance[name].items()
+        balance = ", ".join(f"{count:,} {quoted(label)}" for label, count in counts)
+        rows = f"{counted(self.num_rows[name], 'row')} of {quoted(self.sources[name])}"
         return f"{rows}: {balance}; {counted(self.duplicates[name], 'exact duplicate')}"
 
 
-def look_over(splits: Mapping[str, Rows]) -> Overview:
-    """Counts, class balance, exact duplicates within and across splits, and label conflicts."""
+def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overview:
+    """Counts, class balance, exact duplicates within and across splits, and label conflicts.
+
+    labels: the prompt's; a warning names those that a split lacks.
+    """
     keys = {
         name: [digest(normalized(item)) for item in rows.inputs] for name, rows in splits.items()
     }
@@ -56,8 +60,11 @@ def look_over(splits: Mapping[str, Rows]) -> Overview:
         duplicates={name: len(keys[name]) - len(distinct[name]) for name in names},
         shared=shared,
         conflicts=conflicts,
-        warnings=_warnings(balance, shared, conflicts),
         meanings=_meanings(splits),
+        warnings=[
+            *(warning for name in names for warning in label_warnings(name, splits[name], labels)),
+            *_warnings(balance, shared, conflicts),
+        ],
     )
 
 
@@ -66,9 +73,32 @@ def _meanings(splits: Mapping[str, Rows]) -> list[str]:
     for rows in splits.values():
         pairs = sorted(rows.meanings.items())
         if pairs:
-            words = [f"{stored} → {word} ({counted(n, 'row')})" for stored, (word, n) in pairs]
-            lines[rows.source] = f"{', '.join(words)} of {rows.source}"
+            words = [
+                f"{quoted(stored)} → {quoted(word)} ({counted(number, 'row')})"
+                for stored, (word, number) in pairs
+            ]
+            lines[rows.source] = f"{', '.join(words)} of {quoted(rows.source)}"
     return list(lines.values())
+
+
+def label_warnings(name: str, rows: Rows, labels: Sequence[str]) -> list[str]:
+    """Warnings about labels that no row of a split has, or had before it was stratified.
+
+    name: "train", "evaluation" or "test". labels: the prompt's.
+    """
+    distinct = set(rows.labels)
+    absent = [label for label in labels if label not in distinct]
+    if not absent:
+        return list(rows.notes)
+    if name == "train":
+        them = "it" if len(absent) == 1 else "them"
+        consequence = f"the adapter does not learn {them}"
+    elif len(distinct) == 1:
+        consequence = "there is no macro-F1 for rows of a single label"
+    else:
+        consequence = "macro-F1 is the mean over the labels that occur in rows or answers"
+    noun = "training" if name == "train" else name
+    return [*rows.notes, f"no {noun} row is {listed(absent)}: {consequence}"]
 
 
 def _warnings(

@@ -48,6 +48,7 @@ class Rows:
     meanings: for each label of the source that is no label word, such as 0, its word and its
         number of rows in the whole source.
     fields: each row's other columns that the prompt shows, by name; empty if it shows none.
+    notes: what a reader should know about how the rows were chosen.
     """
 
     source: str
@@ -58,6 +59,7 @@ class Rows:
     numbers: Sequence[int] = ()
     meanings: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     fields: list[Mapping[str, str]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.numbers:
@@ -78,6 +80,7 @@ class Rows:
             [self.numbers[i] for i in places],
             self.meanings,
             [self.fields[i] for i in places] if self.fields else [],
+            self.notes,
         )
 
     @property

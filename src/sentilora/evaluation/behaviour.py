@@ -21,7 +21,7 @@ import numpy as np
 
 from sentilora.evaluation.suite import FUNCTIONALITY, INVARIANCE, Case, Suite
 from sentilora.metrics import wilson_interval
-from sentilora.wording import as_probability, counted, percent, percent_interval
+from sentilora.wording import as_probability, counted, percent, percent_interval, quoted
 
 # Half precision moves a probability by 0.001 (docs/results.md): this much is not noise.
 TOLERANCE = 0.05
@@ -167,7 +167,7 @@ def as_lines(behavior: Behaviour, labels: Sequence[str]) -> list[str]:
     width = max(len(finding.capability) for finding in findings) + 2
     has_base = findings[0].base_pass_rate is not None
     lines = [
-        f"behavior suite {behavior.suite}: {counted(behavior.num_cases, 'case')}, "
+        f"behavior suite {quoted(behavior.suite)}: {counted(behavior.num_cases, 'case')}, "
         f"{counted(behavior.num_texts, 'text')} scored in {behavior.seconds:.1f} s"
         f"{' with and without the adapter' if has_base else ''}",
         "",

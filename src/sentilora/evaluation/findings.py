@@ -12,7 +12,7 @@ from sentilora.evaluation.label_issues import LabelIssues
 from sentilora.evaluation.leakage import Leakage
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
 from sentilora.scoring.explain import DeletionTest, Explanation
-from sentilora.wording import as_p, counted, signed
+from sentilora.wording import as_p, counted, listed, signed
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def verdict(
     counts = zip(labels, base.confusion, strict=True)
     absent = [label for label, answers in counts if not sum(answers)]
     if len(absent) >= len(labels) - 1:  # one answer for all would be perfect, or all wrong
-        return f"No verdict: no test row is {', '.join(absent)}."
+        return f"No verdict: no test row is {listed(absent)}."
     num_twins = 0 if leakage is None else len(leakage.twins)
     if num_twins > base.num_rows / 2:  # TF-IDF was trained on them too
         return (

@@ -6,14 +6,14 @@ reaches, the likeliest is not its own. The model must not have been trained on t
 have learned their errors too.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import beginning
-from sentilora.wording import as_probability, counted
+from sentilora.wording import as_probability, counted, quoted
 
 NUM_PRINTED = 20
 NEARLY = 0.95  # share of the other labels' rows with one answer: the model knows little else
@@ -70,7 +70,7 @@ def look_for_label_issues(
     others = answers[truth[left] != usual]
     if (num := int((others == usual).sum())) >= NEARLY * len(others):
         return (
-            f"the model nearly always answers {labels[usual]}, also on {num:,} of the "
+            f"the model nearly always answers {quoted(labels[usual])}, also on {num:,} of the "
             f"{len(others):,} rows with another label; a list would show its own errors"
         )
     from cleanlab.filter import find_label_issues
@@ -98,8 +98,11 @@ def look_for_label_issues(
     return LabelIssues(issues, len(left), None if seen is None else len(truth) - len(left))
 
 
-def as_lines(issues: LabelIssues) -> list[str]:
-    """How many there are, what that means, and the likeliest of them."""
+def as_lines(issues: LabelIssues, as_message: Callable[[str], str] = str) -> list[str]:
+    """How many there are, what that means, and the likeliest of them.
+
+    as_message: applied to the sentence that names keywords of `evaluate`.
+    """
     if issues.num_seen is None:
         seen = "; which rows were trained on is unknown, and label errors in those go unnoticed"
     else:
@@ -118,5 +121,5 @@ def as_lines(issues: LabelIssues) -> list[str]:
         for x in first
     ]
     if (num_more := len(issues.issues) - len(first)) > 0:
-        lines.append(f"… and {num_more:,} more, listed by `report` and `output`")
+        lines.append(as_message(f"… and {num_more:,} more, listed by `report` and `output`"))
     return lines

@@ -39,7 +39,7 @@ from sentilora.progress import Progress, say
 from sentilora.scoring.answers import at_temperature
 from sentilora.scoring.classifier import Classifier
 from sentilora.scoring.explain import deletion_test, explain_each
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 MAX_EXPLAINED = 50  # errors, in a report: half a minute to two and a half on two CPU cores
 
@@ -261,7 +261,7 @@ def run_suite(classifier: Classifier, suite: Suite, has_adapter: bool) -> Behavi
     seconds = time.perf_counter() - started
     if num := int(scores.truncated.sum()):
         say(
-            f"warning: {counted(num, 'text')} of the suite {suite.source} truncated to fit "
+            f"warning: {counted(num, 'text')} of the suite {quoted(suite.source)} truncated to fit "
             "prompt.max_length, perhaps where it matters; shorten them"
         )
     models = [scores.base] if scores.adapter is None else [scores.adapter, scores.base]

@@ -26,7 +26,7 @@ from sentilora.evaluation.predictions import write_predictions
 from sentilora.metrics import coverage_curve, measure_group, reliability
 from sentilora.scoring.explain import words_of
 from sentilora.shipped import adapter_name, report_template
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
 MAX_ROWS = 2000  # in the page
@@ -251,10 +251,10 @@ def report_errors(folder: str | Path, evaluation: Evaluation) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        failure = SentiloraError(f"cannot write the report to {folder}: {error}")
+        failure = SentiloraError(f"cannot write the report to {quoted(folder)}: {error}")
         failure.evaluation = evaluation
         raise failure from error
     except KeyboardInterrupt as error:
-        interruption = Interrupted(f"interrupted: there is no report in {folder}")
+        interruption = Interrupted(f"interrupted: there is no report in {quoted(folder)}")
         interruption.evaluation = evaluation
         raise interruption from error

@@ -42,6 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sentilora.data.text import fault_of
 from sentilora.errors import DataError, UsageError
 from sentilora.shipped import SENTIMENT_SUITE, suite_path
+from sentilora.wording import listed, quoted
 
 MAX_FILLINGS = 3  # per template: more of them add little
 MIN_LETTERS = 6  # of a word to misspell: shorter ones easily become other words
@@ -86,12 +87,12 @@ class Suite:
         unknown = [label for label in expected if label not in labels]
         if unknown:
             raise UsageError(
-                f"the suite {self.source} expects {', '.join(expected)}, the classifier answers "
-                f"{', '.join(labels)}",
+                f"the suite {quoted(self.source)} expects {listed(expected)}, the classifier "
+                f"answers {listed(labels)}",
                 setting="suite",
                 seen=self.source,
-                remedy=f"write your own labels and texts in a copy of {suite_path()}, and give "
-                "that file",
+                remedy=f"write your own labels and texts in a copy of {quoted(suite_path())}, and "
+                "give that file",
             )
 
 
@@ -123,21 +124,21 @@ def load_suite(source: str | Path = SENTIMENT_SUITE) -> Suite:
         return DataError(problem, setting="suite", seen=str(source), remedy=remedy)
 
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         remedy = "give a TOML file, or take the shipped suite with `suite`"
-        raise refusal(f"there is no suite {path}", remedy) from error
+        raise refusal(f"there is no suite {quoted(path)}", remedy) from error
     except (OSError, ValueError) as error:
         remedy = "it must be a TOML file in UTF-8"
-        raise refusal(f"cannot read the suite {path}: {error}", remedy) from error
+        raise refusal(f"cannot read the suite {quoted(path)}: {error}", remedy) from error
     try:
         file = _File.model_validate(content)
     except ValidationError as error:
-        raise refusal(f"the suite {path}: {_fault(error)}") from error
+        raise refusal(f"the suite {quoted(path)}: {_fault(error)}") from error
     try:
         cases = [case for test in file.tests for case in _cases(test, file.lists)]
     except ValueError as error:
-        raise refusal(f"the suite {path}: {error}") from error
+        raise refusal(f"the suite {quoted(path)}: {error}") from error
     return Suite(str(source), tuple(dict.fromkeys(cases)))
 
 
@@ -150,7 +151,9 @@ def _fault(error: ValidationError) -> str:
     where = where.strip().replace("tests ", "test ").replace("texts ", "text ")
     match fault["type"]:
         case "missing" if fault["loc"] == ("tests",):
-            return f"it has no [[tests]]; for an example see the shipped suite: {suite_path()}"
+            return (
+                f"it has no [[tests]]; for an example see the shipped suite: {quoted(suite_path())}"
+            )
         case "missing":
             return f"{where} is missing"
         case "too_short" | "string_too_short":

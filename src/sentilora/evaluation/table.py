@@ -1,5 +1,7 @@
 """An evaluation as text for a terminal."""
 
+from collections.abc import Callable
+
 from sentilora.evaluation.behaviour import as_lines
 from sentilora.evaluation.calibration import Temperature
 from sentilora.evaluation.findings import (
@@ -12,30 +14,44 @@ from sentilora.evaluation.findings import (
 )
 from sentilora.evaluation.label_issues import as_lines as issue_lines
 from sentilora.metrics import FullMetrics
-from sentilora.wording import as_p, as_probability, counted, percent, percent_interval, signed
+from sentilora.wording import (
+    as_metric,
+    as_p,
+    as_probability,
+    counted,
+    percent,
+    percent_interval,
+    quoted,
+    signed,
+)
 
 AGAINST = {"base": "base", "baseline": "TF-IDF"}
 
 
-def as_table(result: Evaluation) -> str:
-    """A line per model, comparisons and verdict, the confusion matrix, and the optional parts."""
+def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
+    """A line per model, comparisons and verdict, the confusion matrix, and the optional parts.
+
+    as_message: applied to the sentences that name keywords of `evaluate`, and to none that show
+    labels or texts.
+    """
+    rows = f"{counted(result.num_rows, 'row')} of {quoted(result.test)}"
     lines = [
-        f"{counted(result.num_rows, 'row')} of {result.test}, {result.num_truncated:,} truncated",
+        f"{rows}, {result.num_truncated:,} truncated",
         "",
         *_model_lines(result),
         *_comparison_lines(result),
         *([result.verdict] if result.verdict else []),
         *_temperature_lines(result),
         *_abstention_lines(result.abstention, result),
-        *_leakage_lines(result.leakage),
-        *(f"note: {note}" for note in result.missing),
+        *map(as_message, _leakage_lines(result.leakage)),
+        *(as_message(f"note: {note}") for note in result.missing),
         "",
         *_confusion_lines(result),
     ]
     if result.ratings is not None:
         lines += ["", *_rating_lines(result.ratings)]
     if result.label_issues is not None:
-        lines += ["", *issue_lines(result.label_issues)]
+        lines += ["", *issue_lines(result.label_issues, as_message)]
     if result.behaviour is not None:
         lines += ["", *as_lines(result.behaviour, result.labels)]
     if result.explained is not None:
@@ -53,12 +69,11 @@ def _model_lines(result: Evaluation) -> list[str]:
 
 
 def _model_line(name: str, metrics: FullMetrics) -> str:
-    auc = "–" if metrics.roc_auc is None else f"{metrics.roc_auc:.4f}"
     return (
         f"{name:<10}{percent(metrics.accuracy, 2):>10}  "
         f"{percent_interval(metrics.accuracy_interval, 2):<18}"
-        f"{metrics.macro_f1:>9.4f}{metrics.log_loss:>10.4f}{metrics.brier:>8.4f}{auc:>9}"
-        f"{metrics.expected_calibration_error:>8.4f}"
+        f"{as_metric(metrics.macro_f1):>9}{metrics.log_loss:>10.4f}{metrics.brier:>8.4f}"
+        f"{as_metric(metrics.roc_auc):>9}{metrics.expected_calibration_error:>8.4f}"
     )
 
 

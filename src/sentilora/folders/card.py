@@ -1,6 +1,7 @@
 """The model card of an adapter: what it is, how well it does, how to load it."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import Metrics
 from sentilora.shipped import EMBEDDED, card_template
-from sentilora.wording import counted, percent, percent_interval
+from sentilora.wording import as_metric, counted, percent, percent_interval
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -41,7 +42,7 @@ def write_model_card(
         _metadata(folder.name, None if embedded else base.name, metrics, source),
         template_str=card_template(),
         base=base.name,
-        base_in_python="sentilora.embedded_base()" if embedded else f'"{base.name}"',
+        base_in_python="sentilora.embedded_base()" if embedded else _in_python(base.name),
         embedded=embedded,
         revision=base.revision,
         quantization=base.quantization,
@@ -51,15 +52,21 @@ def write_model_card(
         lora_alpha=lora["lora_alpha"],
         num_rows=metrics.num_rows,
         accuracy=f"{percent(metrics.accuracy, 2)} ({interval})",
-        macro_f1=f"{metrics.macro_f1:.4f}",
+        macro_f1=as_metric(metrics.macro_f1),
         log_loss=f"{metrics.log_loss:.4f}",
         rows=", ".join(f"{count:,} {name}" for name, count in num_rows.items()),
         source=source,
         steps=counted(result.num_steps, "step"),
         best_step=result.best_step,
-        folder=result.output_dir,
+        folder_in_shell=shlex.quote(result.output_dir),
+        folder_in_python=_in_python(result.output_dir),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _in_python(name: str) -> str:
+    """A string as Python source, in double quotes."""
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _metadata(name: str, base_model: str | None, metrics: Metrics, source: str) -> "ModelCardData":
@@ -82,5 +89,6 @@ def _metadata(name: str, base_model: str | None, metrics: Metrics, source: str) 
                 metric_value=round(value, 4),
             )
             for metric, value in figures.items()
+            if value is not None
         ],
     )

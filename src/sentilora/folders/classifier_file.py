@@ -111,7 +111,7 @@ class ClassifierFile(Record):
 def _read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file, unchecked; empty if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -25,7 +25,7 @@ class Record(BaseModel):
     def load(cls, folder: Path) -> Self:
         """The record in a folder. Raises `DataError` when it is missing or damaged."""
         try:
-            return cls.model_validate_json((folder / cls.FILE).read_text(encoding="utf-8"))
+            return cls.model_validate_json((folder / cls.FILE).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise cls.damaged(folder, _reason(error, next(iter(cls.model_fields)))) from error
 

@@ -16,6 +16,7 @@ from typing import Any
 from sentilora.errors import UsageError
 
 DEFAULT_PRESET = "tiny"
+DEMO_FOLDER = "sentilora-demo"  # of the demo's adapter, unless another is named
 PARENT = "defaults"  # of all presets, and no preset itself
 LEAF_TABLES = {"data.label_map"}  # tables that are one value: replaced whole, with any keys
 

@@ -25,6 +25,7 @@ from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.scoring.answers import TEXTS_AT_ONCE, Prediction, answer, at_temperature
 from sentilora.shipped import shipped_adapter
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +122,7 @@ class Classifier:
         record = folder.classifier
         if record is None:
             raise UsageError(
-                f"{folder.path} has no {ClassifierFile.FILE}",
+                f"{quoted(folder.path)} has no {ClassifierFile.FILE}",
                 setting="adapter",
                 seen=str(folder.path),
                 remedy="load it with `labels` and `template`",
@@ -143,8 +144,9 @@ class Classifier:
         classifier = cls(base, model, format, reference, runtime, calibration)
         if record is not None and record.label_ids != classifier.prompter.label_ids:
             raise UsageError(
-                f"the adapter in {folder.path} was trained with label tokens {record.label_ids}, "
-                f"but the tokenizer of {reference.name!r} gives {classifier.prompter.label_ids}",
+                f"the adapter in {quoted(folder.path)} was trained with label tokens "
+                f"{record.label_ids}, but the tokenizer of {reference.name!r} gives "
+                f"{classifier.prompter.label_ids}",
                 setting="base.name",
                 seen=reference.name,
                 remedy="use the base, revision and labels that it was trained with",
@@ -285,14 +287,14 @@ def format_of(
     if folder.classifier is not None:
         if labels is not None or template is not None:
             raise UsageError(
-                f"{folder.path} has its labels and template in {name}",
+                f"{quoted(folder.path)} has its labels and template in {name}",
                 setting="template" if labels is None else "labels",
                 remedy="leave out `labels` and `template`",
             )
         return folder.classifier.prompt
     if labels is None or template is None:
         raise UsageError(
-            f"{folder.path} is a plain PEFT adapter without {name}",
+            f"{quoted(folder.path)} is a plain PEFT adapter without {name}",
             setting="labels" if labels is None else "template",
             remedy="say what it was trained with: `labels` and `template` ({text} stands for the "
             "text)",

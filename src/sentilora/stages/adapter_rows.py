@@ -6,6 +6,7 @@ from typing import Any
 
 from sentilora.config import CONFIG_FILE, Config, load_config, read_config
 from sentilora.data.memory import InMemory
+from sentilora.data.overview import label_warnings
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -15,7 +16,7 @@ from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED, adapter_name
 from sentilora.stages.from_config import load_rows_of, load_test_of, prompt_format_of
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 
 def settings_of(
@@ -36,8 +37,8 @@ def settings_of(
     stored = folder.classifier
     if stored is None:
         raise UsageError(
-            f"{folder.path} has no {ClassifierFile.FILE}: evaluate knows neither its labels nor "
-            "its prompt",
+            f"{quoted(folder.path)} has no {ClassifierFile.FILE}: evaluate knows neither its "
+            "labels nor its prompt",
             setting="adapter",
             seen=str(folder.path),
             remedy="give an adapter that sentilora trained",
@@ -49,7 +50,7 @@ def settings_of(
         config = load_config()
     else:
         raise UsageError(
-            f"{folder.path} has no {CONFIG_FILE} that names test rows",
+            f"{quoted(folder.path)} has no {CONFIG_FILE} that names test rows",
             setting="data.test",
             remedy="give data.test=…",
         )
@@ -62,7 +63,7 @@ def load_test(
 ) -> Rows:
     """The test rows. is_override: `data.test` is named now, not from when the adapter was trained.
 
-    Warns of labels that no row has.
+    Warns about labels that no row has.
     """
     try:
         rows = load_test_of(config, labels, tables)
@@ -76,12 +77,8 @@ def load_test(
             seen=config.data.test,
             remedy="say where it is: data.test=…",
         ) from error
-    absent = [label for label in labels if label not in rows.labels]
-    if absent:
-        say(
-            f"warning: no test row is {', '.join(absent)}; macro-F1 is the mean over the labels "
-            "that occur in rows or answers"
-        )
+    for warning in label_warnings("test", rows, labels):
+        say(f"warning: {warning}")
     return rows
 
 
@@ -105,7 +102,9 @@ def known_rows(
     unmeasured = "no baseline, no calibration, no threshold, no search for duplicates"
     run = folder.run
     if not (run / CONFIG_FILE).is_file() or not (run / DataRecord.FILE).is_file():
-        reason = f"{adapter_name(run)} does not say which rows it was trained on"
+        name = adapter_name(run)
+        name = quoted(run) if name == str(run) else name
+        reason = f"{name} does not say which rows it was trained on"
         return None, [*notes, f"{unmeasured}: {reason}"]
     try:
         train, evaluation = load_rows_of(config, tables)

@@ -17,14 +17,19 @@ from sentilora.data.memory import InMemory
 from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
-from sentilora.errors import DataError, SentiloraError, UsageError, first_line
+from sentilora.errors import DataError, SentiloraError, first_line
 from sentilora.folders.run_folder import require_unused
 from sentilora.hub import hub_reachable
 from sentilora.models.adapters import attach_adapter, count_parameters
-from sentilora.models.bases import beyond_positions, load_structure, load_tokenizer
-from sentilora.models.device import choose_device, choose_dtype
+from sentilora.models.bases import (
+    beyond_positions,
+    load_structure,
+    load_tokenizer,
+    resolve_base,
+)
+from sentilora.models.device import choose_device, choose_dtype, require_device
 from sentilora.models.fast_path import why_not_fast
-from sentilora.prompt import IGNORE_INDEX, Prompter
+from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.from_config import (
     check_steps,
@@ -42,15 +47,17 @@ from sentilora.stages.from_config import (
 from sentilora.training.estimate import Run, training_memory, training_time
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
     from sentilora.prompt import Example
 
 T = TypeVar("T")
+Level = Literal["ok", "note", "problem"]
 GIB = 2**30
 
 
@@ -61,7 +68,7 @@ class Finding:
     exit_code: for a problem, the code with which `train` would end; otherwise 0.
     """
 
-    level: Literal["ok", "note", "problem"]
+    level: Level
     name: str
     text: str
     exit_code: int = 0
@@ -82,41 +89,49 @@ def check(config: Config, *, data: object = None) -> list[Finding]:
 
 def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None]:
     """The whole check, in the order in which `train` would meet each problem."""
-    splits = yield from look_at_data(config, tables)
+    format = yield from attempt("prompt", lambda: prompt_format_of(config))
     yield from attempt("steps", lambda: check_steps(config))
-    prompter = yield from look_at_prompt(config)
-    lengths: list[int] = []
-    if prompter is not None and "train" in splits:
-        lengths = yield from look_at_lengths(config, prompter, splits["train"])
-    device, dtype = yield from look_at_device(config)
+    requested = yield from attempt("device", lambda: requested_device(config))
+    source = yield from attempt("base", lambda: resolve_base(config.base.name))
+    splits = yield from look_at_data(config, tables)
+    yield from attempt("output", lambda: require_unused(Path(config.output_dir)))
+    device = None
+    if requested is not None:
+        device = yield from attempt("device", lambda: choose_device(requested))
     yield from look_at_recipe(config, device)
     num_steps = count_steps(config, len(splits["train"])) if "train" in splits else 0
     yield from look_at_warmup(config, num_steps)
-    if warning := shipped_test_warning(config):
-        yield Finding("note", "test data", warning)
-    yield from look_at_base(config, lengths, num_steps, device, dtype)
-    yield look_at_download(config)
-    yield from look_at_output(Path(config.output_dir))
+    dtype = yield from look_at_dtype(config, device)
+    structure = (yield from look_at_structure(config)) if source else None
+    if source is not None:
+        yield look_at_download(config)
+    prompter = (yield from look_at_prompt(config, format)) if source and format else None
+    lengths: list[int] = []
+    if prompter is not None and "train" in splits:
+        lengths = yield from look_at_lengths(config, prompter, splits["train"])
+    if structure is not None:
+        yield from look_at_model(config, structure, lengths, num_steps, device, dtype)
 
 
-def attempt(name: str, action: Callable[[], T]) -> Findings[T | None]:
-    """The action's result; None, and a problem with this name, if it raises an error of ours."""
+def attempt(name: str, action: Callable[[], T], level: Level = "problem") -> Findings[T | None]:
+    """The action's result; None, and a finding with this name, if it raises an error of ours."""
     try:
         return action()
     except SentiloraError as error:
-        yield Finding("problem", name, " ".join(str(error).split()), error.exit_code)
+        exit_code = error.exit_code if level == "problem" else 0
+        yield Finding(level, name, " ".join(str(error).split()), exit_code)
         return None
 
 
 def without_repetitions(findings: Iterable[Finding]) -> list[Finding]:
     """The findings; one that several settings lead to is listed once, under its first name."""
-    distinct: dict[tuple[str, str], Finding] = {}
+    distinct: dict[str, Finding] = {}
     for finding in findings:
-        distinct.setdefault((finding.level, finding.text), finding)
+        distinct.setdefault(finding.text, finding)
     return list(distinct.values())
 
 
-# --- data and prompt -----------------------------------------------------------------------------
+# --- data ----------------------------------------------------------------------------------------
 
 
 def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dict[str, Rows]]:
@@ -131,13 +146,15 @@ def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dic
             return load_rows(evaluation, "validation", columns_of(config, config.prompt.labels))
 
         yield from attempt("evaluation data", load_evaluation)
-    test = yield from attempt(
-        "test data", lambda: load_test_of(config, config.prompt.labels, tables)
+    # `train` reads test rows only to evaluate on them, so otherwise nothing fails for want of them.
+    level: Level = "problem" if evaluation == "test" else "note"
+    test_rows = yield from attempt(
+        "test data", lambda: load_test_of(config, config.prompt.labels, tables), level
     )
-    if test is not None:
-        splits["test"] = test
+    if test_rows is not None:
+        splits["test"] = test_rows
     if splits:
-        overview = look_over(splits)
+        overview = look_over(splits, config.prompt.labels)
         for name in splits:
             yield Finding("ok", name, overview.describe(name))
         for line in overview.meanings:
@@ -147,15 +164,19 @@ def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dic
             yield Finding("ok", "leakage", f"exact duplicates between splits: {shared}")
         for warning in overview.warnings:
             yield Finding("note", "data", warning)
+    if shipped := shipped_test_warning(config):
+        yield Finding("note", "test data", shipped)
     return splits
 
 
-def look_at_prompt(config: Config) -> Findings[Prompter | None]:
+# --- prompt --------------------------------------------------------------------------------------
+
+
+def look_at_prompt(config: Config, format: PromptFormat) -> Findings[Prompter | None]:
     """The tokens of each label, and the template's special tokens; returns the prompter."""
     base = config.base
     tokenizer = yield from attempt("base", lambda: load_tokenizer(base.name, base.revision))
-    format = yield from attempt("prompt", lambda: prompt_format_of(config))
-    if tokenizer is None or format is None:
+    if tokenizer is None:
         return None
     prompter = yield from attempt("prompt", lambda: Prompter(tokenizer, format))
     if prompter is not None:
@@ -204,9 +225,14 @@ def render_example(prompter: Prompter, example: "Example") -> str:
 # --- settings ------------------------------------------------------------------------------------
 
 
-def look_at_device(config: Config) -> Findings[tuple[str | None, "torch.dtype | None"]]:
-    """Where training would compute and in which dtype; returns both."""
-    device = yield from attempt("device", lambda: choose_device(config.base.device))
+def requested_device(config: Config) -> str:
+    """The device as configured. Raises `UsageError` when this machine cannot have it."""
+    require_device(config.base.device)
+    return config.base.device
+
+
+def look_at_dtype(config: Config, device: str | None) -> Findings["torch.dtype | None"]:
+    """Where training would compute and in which dtype; returns the dtype."""
     yield from attempt("engine", lambda: runtime_of(config).require_possible())
     capability = config.engine.assume_capability
     if device == "cpu" and (capability or config.engine.max_memory_gib):
@@ -217,11 +243,11 @@ def look_at_device(config: Config) -> Findings[tuple[str | None, "torch.dtype | 
         "dtype", lambda: choose_dtype(config.base.compute_dtype, device or "cpu", capability)
     )
     if choice is None:
-        return device, None
+        return None
     dtype, reason = choice
     if device is not None:
         yield Finding("ok", "device", f"{device}, computing in {str(dtype)[6:]} ({reason})")
-    return device, dtype
+    return dtype
 
 
 def look_at_recipe(config: Config, device: str | None) -> Findings[None]:
@@ -251,19 +277,28 @@ def look_at_warmup(config: Config, num_steps: int) -> Findings[None]:
 # --- the base ------------------------------------------------------------------------------------
 
 
-def look_at_base(
+def look_at_structure(config: Config) -> Findings["tuple[PreTrainedModel, bool] | None"]:
+    """The base without its weights, and whether it is stored quantized."""
+    base = config.base
+    which = {"revision": base.revision, "quantization": base.quantization}
+    structure = yield from attempt("base", lambda: load_structure(base.name, **which))
+    if structure is not None:
+        attention = base.attn_implementation
+        yield from attempt(
+            "attention", lambda: load_structure(base.name, attn_implementation=attention, **which)
+        )
+    return structure
+
+
+def look_at_model(
     config: Config,
+    structure: "tuple[PreTrainedModel, bool]",
     lengths: list[int],
     num_steps: int,
     device: str | None,
     dtype: "torch.dtype | None",
 ) -> Findings[None]:
-    """The base's structure, and what training it takes. lengths: empty if unknown."""
-    base = config.base
-    which = {"revision": base.revision, "quantization": base.quantization}
-    structure = yield from attempt("base", lambda: load_structure(base.name, **which))
-    if structure is None:
-        return
+    """What training this base takes. lengths: empty if unknown."""
     plain, stored_quantized = structure
     if beyond := beyond_positions(plain, config.prompt.max_length):
         yield Finding("note", "max_length", beyond)
@@ -279,10 +314,6 @@ def look_at_base(
             yield look_at_memory(model, run)
             if lengths:
                 yield Finding("ok", "time", str(training_time(model, run)))
-    attention = base.attn_implementation
-    yield from attempt(
-        "attention", lambda: load_structure(base.name, attn_implementation=attention, **which)
-    )
 
 
 def look_at_engine(config: Config, model: "PeftModel") -> Findings[bool]:
@@ -354,7 +385,7 @@ def look_at_download(config: Config) -> Finding:
         info = HfApi().model_info(name, revision=config.base.revision, files_metadata=True)
     except Exception as error:
         # Not found, gated, an impossible name, a broken connection: unrelated types.
-        text = f"{name}: {first_line(error)}; {token}"
+        text = f"{quoted(name)}: {first_line(error)}; {token}"
         return Finding("problem", "download", text, DataError.exit_code)
     files = [f for f in info.siblings or [] if f.rfilename.endswith(".safetensors")]
     size = sum(f.size or 0 for f in files)
@@ -363,7 +394,8 @@ def look_at_download(config: Config) -> Finding:
         cache = cache.parent
     room = shutil.disk_usage(cache).free
     text = (
-        f"{size / GIB:.1f} GiB (unless cached); {room / GIB:.0f} GiB free in {HF_HUB_CACHE}; "
+        f"{size / GIB:.1f} GiB (unless cached); {room / GIB:.0f} GiB free in "
+        f"{quoted(HF_HUB_CACHE)}; "
         f"{'gated: accept its terms on the hub' if info.gated else 'not gated'}; {token}"
     )
     if info.gated and not get_token():
@@ -371,11 +403,3 @@ def look_at_download(config: Config) -> Finding:
     if size > room:
         return Finding("problem", "download", text, SentiloraError.exit_code)
     return Finding("ok", "download", text)
-
-
-def look_at_output(folder: Path) -> Findings[None]:
-    """Whether the output folder is unused. A note only: `train` can be given another."""
-    try:
-        require_unused(folder)
-    except UsageError as error:
-        yield Finding("note", "output", str(error))

@@ -4,6 +4,8 @@ sentilora demo
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +13,14 @@ from sentilora.config import CONFIG_FILE, Config
 from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
 from sentilora.evaluation.measuring import measure_rows
+from sentilora.presets import DEMO_FOLDER
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages.from_config import load_rows_of, load_test_of, prompt_format_of
 from sentilora.stages.train import train
+from sentilora.wording import quoted
 
-OUTPUT_DIR = "sentilora-demo"
 REVIEWS = (
     "Slow to start, but the last half hour is so tender that I sat through the credits smiling.",
     "The trailer holds every good joke, and even there both of them are old.",
@@ -41,7 +44,7 @@ def demo(config: Config) -> Demo:
     """Train as `config` says, measure on the test rows, classify three reviews.
 
     The evaluation compares the adapter with TF-IDF and with the untouched base. A previous demo in
-    the folder `OUTPUT_DIR` is replaced. Raises what `train` raises.
+    the folder `DEMO_FOLDER` is replaced. Raises what `train` raises.
     """
     if columns := prompt_format_of(config).columns:
         raise UsageError(
@@ -51,11 +54,32 @@ def demo(config: Config) -> Demo:
             remedy="use `train` and `predict`",
         )
     folder = Path(config.output_dir)
-    if config.output_dir == OUTPUT_DIR and (folder / CONFIG_FILE).is_file():
-        say(f"replacing the previous demo in ./{folder}")
-        shutil.rmtree(folder)
-    train(config)
+    with set_aside(folder) if config.output_dir == DEMO_FOLDER else nullcontext():
+        train(config)
     classifier = Classifier.load(folder)
     test = load_test_of(config, classifier.labels)
     measurement = measure_rows(classifier, test, str(folder), load_rows_of(config))
     return Demo(measurement.as_evaluation(), classifier.classify(REVIEWS), str(folder))
+
+
+@contextmanager
+def set_aside(folder: Path) -> Iterator[None]:
+    """Replaces a run in `folder` by the one that is trained meanwhile.
+
+    If training does not start, as with a setting that it refuses, the old run is put back.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        yield
+        return
+    aside = folder.with_name(f".{folder.name}-previous")
+    shutil.rmtree(aside, ignore_errors=True)  # left by a demo that was killed
+    folder.rename(aside)
+    try:
+        yield
+    finally:
+        if (folder / CONFIG_FILE).is_file():
+            say(f"replaced the previous demo in ./{quoted(folder)}")
+            shutil.rmtree(aside)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)

@@ -38,7 +38,7 @@ from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import known_rows, load_test, settings_of
 from sentilora.stages.env import versions
 from sentilora.stages.from_config import tables_of, with_tables
-from sentilora.wording import as_probability
+from sentilora.wording import as_probability, quoted
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def check_request(
     """The requested runtime. Raises `UsageError`, before anything is read, for what cannot be."""
     if base is not None and adapter is not None:
         raise UsageError(
-            f"`base` scores {base} without an adapter, and `adapter` is {adapter}",
+            f"`base` scores {quoted(base)} without an adapter, and `adapter` is {quoted(adapter)}",
             setting="base",
             seen=base,
             remedy="give one of the two",
@@ -187,10 +187,10 @@ def store_calibration(folder: AdapterFolder, result: Evaluation) -> None:
     try:
         stored.model_copy(update={"calibration": calibration}).save(folder.path)
     except OSError as error:
-        say(f"warning: cannot write {path} ({error}): predict stays as it was")
+        say(f"warning: cannot write {quoted(path)} ({error}): predict stays as it was")
         return
     say(
-        f"stored in {path}: temperature {temperature:g}, "
+        f"stored in {quoted(path)}: temperature {temperature:g}, "
         + (f"abstain below {as_probability(below)}" if below else "every text is answered")
     )
 
@@ -237,7 +237,7 @@ def provenance_of(
     }
     if folder is not None:
         if (folder.run / CONFIG_FILE).is_file():
-            recipe = (folder.run / CONFIG_FILE).read_text(encoding="utf-8")
+            recipe = (folder.run / CONFIG_FILE).read_text(encoding="utf-8-sig")
         details["adapter, SHA-256"] = folder.weights_digest()
     details["test rows, SHA-256"] = hash_of(rows.hashes())
     details["computed on"] = classifier.computed_on
@@ -268,4 +268,4 @@ def report_on(
         visible_parts,
         splits,
     )
-    say(f"report in {page}; every row in {page.with_name('predictions.parquet')}")
+    say(f"report in {quoted(page)}; every row in {quoted(page.with_name('predictions.parquet'))}")

@@ -1,5 +1,6 @@
 """Turns a configuration into the arguments of the packages below, which do not know it."""
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -14,9 +15,11 @@ from sentilora.errors import UsageError
 from sentilora.folders.classifier_file import BaseReference
 from sentilora.models.bases import Base, load_base
 from sentilora.models.runtime import Runtime
+from sentilora.presets import DEFAULT_PRESET, preset_tree
 from sentilora.progress import num_processes, say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
+from sentilora.wording import listed
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -30,12 +33,33 @@ def prompt_format_of(config: "Config") -> PromptFormat:
 
 
 def columns_of(config: "Config", labels: Sequence[str]) -> Columns:
-    """Columns and label map of a configuration, for the labels of a prompt."""
+    """Columns and label map of a configuration, for the labels of a prompt.
+
+    Raises `UsageError` for a label map that leads to other words.
+    """
     data = config.data
+    _require_labels_in_map(data.label_map, labels)
     others = template.columns_of(
         template.parts_of(config.prompt.template, config.prompt.instruction, "")
     )
     return Columns(data.text_column, data.label_column, data.label_map, tuple(labels), others)
+
+
+def _require_labels_in_map(label_map: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Raise `UsageError` for an entry that leads to no label. Those of the default map may."""
+    defaults = preset_tree(DEFAULT_PRESET, embedded=False)["data"]["label_map"]
+    for key, word in label_map.items():
+        if word in labels or defaults.get(key) == word:
+            continue
+        near = difflib.get_close_matches(word, labels, 1)
+        remedy = f"did you mean {near[0]!r}?" if near else "correct it, or extend prompt.labels"
+        raise UsageError(
+            f"data.label_map leads {key!r} to {word!r}, which is no label of the prompt "
+            f"({listed(labels)})",
+            setting="data.label_map",
+            seen=word,
+            remedy=remedy,
+        )
 
 
 def tables_of(data: object, split: str) -> dict[str, InMemory]:

@@ -34,6 +34,7 @@ from sentilora.stages.train import train
 from sentilora.training.curves import learning_curve
 from sentilora.training.faults import training_errors
 from sentilora.training.series import SeedSeries, SizeSeries, seed_series
+from sentilora.wording import quoted
 
 LEARNING_CURVE_FILE = "learning_curve.png"
 MAX_SEEDS = 100
@@ -140,7 +141,7 @@ def _check_subsets(config: Config, rows: Rows, sizes: Sequence[int]) -> None:
     if sizes[-1] > len(rows):
         raise DataError(
             f"`sizes` has {sizes[-1]:,}, but there are only {len(rows):,} training rows "
-            f"(data.num_train={config.data.num_train} of {rows.source})",
+            f"(data.num_train={config.data.num_train} of {quoted(rows.source)})",
             setting="sizes",
             seen=list(sizes),
             remedy="raise data.num_train, or remove that size",
@@ -160,7 +161,7 @@ def _train_each(
     if resume:
         if not (folder / CONFIG_FILE).is_file():
             raise DataError(
-                f"{folder} holds no series to resume: {CONFIG_FILE} is missing",
+                f"{quoted(folder)} holds no series to resume: {CONFIG_FILE} is missing",
                 setting="output_dir",
                 seen=str(folder),
                 remedy="name the folder of a series with `output_dir`, or train without `resume`",
@@ -171,7 +172,7 @@ def _train_each(
         require_unused(folder)
     runs: dict[int, TrainingResult] = {}
     for number, (key, part) in enumerate(configs.items(), 1):
-        say(f"run {number} of {len(configs)}: {part.output_dir}")
+        say(f"run {number} of {len(configs)}: {quoted(part.output_dir)}")
         with _series_folder(config, part, len(runs), len(configs)):
             runs[key] = _train_one(part, data, resume)
         _free_memory()
@@ -183,9 +184,9 @@ def require_same_series(folder: Path, configs: Mapping[int, Config]) -> None:
     kind = Path(next(iter(configs.values())).output_dir).name.partition("-")[0]
     other = {"seed": "size", "size": "seed"}[kind]
     if (folder / DataRecord.FILE).is_file():
-        problem = f"{folder} holds a single run"
+        problem = f"{quoted(folder)} holds a single run"
     elif any(folder.glob(f"{other}-*/{CONFIG_FILE}")):
-        problem = f"{folder} holds a series of {other}s"
+        problem = f"{quoted(folder)} holds a series of {other}s"
     else:
         return
     raise UsageError(
@@ -212,7 +213,7 @@ def _train_one(config: Config, data: object, resume: bool) -> TrainingResult:
         return train(config, data=data, resume=True)
     if any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
         raise UsageError(
-            f"{folder} is in use, and not by a run",
+            f"{quoted(folder)} is in use, and not by a run",
             setting="output_dir",
             seen=str(folder),
             remedy="remove it, or choose another `output_dir`",
@@ -242,7 +243,7 @@ def _series_folder(
         if num_finished == 0 and not run.exists():
             raise
         raise Interrupted(
-            f"stopped in {run}; {num_finished} of {num_runs} runs are finished",
+            f"stopped in {quoted(run)}; {num_finished} of {num_runs} runs are finished",
             setting="output_dir",
             seen=str(folder),
             remedy="continue with `resume`, the same series and the same `output_dir`",
@@ -276,10 +277,10 @@ def _correct_rows(folder: Path, evaluation: Rows, labels: Sequence[str]) -> list
             raise ValueError(f"its shape is {probabilities.shape}")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"{folder / PROBABILITIES_FILE} is missing or damaged",
+            f"{quoted(folder / PROBABILITIES_FILE)} is missing or damaged",
             setting="output_dir",
             seen=str(folder),
-            remedy=f"remove {folder} and continue with `resume`",
+            remedy=f"remove {quoted(folder)} and continue with `resume`",
         ) from error
     predicted = probabilities.argmax(-1)
     return [labels[i] == label for i, label in zip(predicted, evaluation.labels, strict=True)]

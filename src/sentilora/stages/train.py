@@ -54,6 +54,7 @@ from sentilora.stages.from_config import (
 from sentilora.training.faults import refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -134,7 +135,7 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
     """The checkpoint to resume from, after checking that recipe and rows are the run's own."""
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(
-            f"{folder} holds no run to resume: {CONFIG_FILE} is missing",
+            f"{quoted(folder)} holds no run to resume: {CONFIG_FILE} is missing",
             setting="output_dir",
             seen=str(folder),
             remedy="name the folder of a run with `output_dir`, or train without `resume`",
@@ -144,7 +145,7 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
     require_same_rows(folder, record)
     if (folder / TrainingResult.FILE).is_file():
         raise UsageError(
-            f"the run in {folder} is finished, so there is nothing to resume",
+            f"the run in {quoted(folder)} is finished, so there is nothing to resume",
             setting="output_dir",
             seen=str(folder),
             remedy="train in a new `output_dir`, without `resume`",
@@ -156,17 +157,13 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
 
 def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
     """Print the rows of each split, and warnings about them."""
-    overview = look_over({"train": rows, "evaluation": evaluation})
+    overview = look_over({"train": rows, "evaluation": evaluation}, config.prompt.labels)
     for name in overview.num_rows:
         say(f"{name}: {overview.describe(name)}")
     for line in overview.meanings:
         say(f"labels: {line}")
     for warning in overview.warnings:
         say(f"warning: {warning}")
-    untrained = [label for label in config.prompt.labels if label not in rows.labels]
-    if untrained:
-        names = ", ".join(untrained)
-        say(f"warning: no training row is labeled {names}, so that label is not learned")
     if test_warning := shipped_test_warning(config):
         say(f"warning: {test_warning}")
 
@@ -189,10 +186,11 @@ def check_recipe(config: Config) -> None:
 
 def show_base(config: Config, base: "Base") -> None:
     """Print the base, its device and dtype, and the folder of its quantized copy."""
-    say(f"base {config.base.name} on {base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})")
+    computing = f"{base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})"
+    say(f"base {quoted(config.base.name)} on {computing}")
     if base.cached_in is not None:
         action = "loaded from" if base.from_cache else "saved for later loads in"
-        say(f"NF4 base {action} {base.cached_in}")
+        say(f"NF4 base {action} {quoted(base.cached_in)}")
 
 
 def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptFormat) -> None:
@@ -319,7 +317,8 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
     if interrupt.interrupted:
         step = trainer.state.global_step
         raise Interrupted(
-            f"stopped after step {step}, with a checkpoint in {checkpoint_folder(folder, step)}",
+            f"stopped after step {step}, with a checkpoint in "
+            f"{quoted(checkpoint_folder(folder, step))}",
             setting="output_dir",
             seen=str(folder),
             remedy="continue with `resume` and the same `output_dir`",

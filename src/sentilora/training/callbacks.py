@@ -15,6 +15,7 @@ from sentilora.errors import SentiloraError
 from sentilora.folders.run_folder import METRICS_FILE
 from sentilora.progress import Progress, is_main_process
 from sentilora.training.processes import any_process, several_processes
+from sentilora.wording import quoted
 
 # Under a launcher one press of Ctrl-C arrives twice: from the terminal and from the launcher.
 SAME_PRESS_SECONDS = 5.0
@@ -48,9 +49,9 @@ class StopOnNaN(TrainerCallback):
         # All processes stop together: a single survivor would wait forever for the others.
         if any_process(not self._all_finite(), args.device):
             best = state.best_model_checkpoint
-            checkpoint = f"the best checkpoint is {best}" if best else "no checkpoint was saved"
+            saved = f"the best checkpoint is {quoted(best)}" if best else "no checkpoint was saved"
             raise SentiloraError(
-                f"the loss became NaN or infinite by step {state.global_step} ({checkpoint})",
+                f"the loss became NaN or infinite by step {state.global_step} ({saved})",
                 setting="training.learning_rate",
                 seen=args.learning_rate,
                 remedy="lower training.learning_rate, or set base.compute_dtype to bfloat16 or "

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.wording import quoted
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def training_errors(folder: Path) -> Iterator[None]:
             raise
         if "deserializing" in str(error):
             raise DataError(
-                f"a checkpoint in {folder} is damaged: {first_line(error)}",
+                f"a checkpoint in {quoted(folder)} is damaged: {first_line(error)}",
                 setting="output_dir",
                 seen=str(folder),
                 remedy="remove it to resume from the checkpoint before it",
@@ -59,5 +60,5 @@ def training_errors(folder: Path) -> Iterator[None]:
 
 def _write_error(folder: Path, error: Exception) -> SentiloraError:
     return SentiloraError(
-        f"cannot write to {folder}: {error}", setting="output_dir", seen=str(folder)
+        f"cannot write to {quoted(folder)}: {error}", setting="output_dir", seen=str(folder)
     )

@@ -10,6 +10,7 @@ from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.bases import Base
 from sentilora.models.runtime import Runtime
 from sentilora.scoring.classifier import Classifier
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +45,9 @@ def score_reloaded(
     difference = float(abs(probabilities - expected).max())
     if difference > MAX_DIFFERENCE[base.device]:
         raise SentiloraError(
-            f"the adapter saved in {folder} scores differently after reloading: probabilities "
-            f"differ by up to {difference:.2g}, the limit is {MAX_DIFFERENCE[base.device]:g}",
+            f"the adapter saved in {quoted(folder)} scores differently after reloading: "
+            f"probabilities differ by up to {difference:.2g}, the limit is "
+            f"{MAX_DIFFERENCE[base.device]:g}",
             remedy="please report this",
         )
     return probabilities, difference

@@ -12,9 +12,16 @@ from statistics import mean, stdev
 from sentilora.folders.records import write_atomically
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import Comparison
-from sentilora.wording import as_p, counted, percent, percent_interval, signed
+from sentilora.wording import as_metric, as_p, counted, percent, percent_interval, signed
 
 SEEDS_FILE, SIZES_FILE = "seeds.json", "sizes.json"
+# The lines below the seeds' own in their table, and the fields of `Spread` that they show.
+STATISTICS = {
+    "mean": "mean",
+    "sd": "standard_deviation",
+    "min": "minimum",
+    "max": "maximum",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Spread:
 class SeedSeries:
     """The same recipe and rows with several seeds: results by seed, and their spread.
 
+    macro_f1: None if all evaluation rows have the same label.
     seed_limit: how much the accuracies of two single runs can differ because of the seed alone
     (95 %). It is the repeatability limit of ISO 5725-6, t · √2 · standard deviation, with Student's
     t for this number of runs.
@@ -38,7 +46,7 @@ class SeedSeries:
 
     runs: dict[int, TrainingResult]
     accuracy: Spread
-    macro_f1: Spread
+    macro_f1: Spread | None
     log_loss: Spread
     seed_limit: float
 
@@ -81,11 +89,12 @@ def seed_series(runs: Mapping[int, TrainingResult]) -> SeedSeries:
 
     figures = [result.metrics for result in runs.values()]
     accuracy = spread([m.accuracy for m in figures])
+    macro_f1 = [m.macro_f1 for m in figures if m.macro_f1 is not None]
     quantile = float(t.ppf(0.975, len(figures) - 1))
     return SeedSeries(
         runs=dict(runs),
         accuracy=accuracy,
-        macro_f1=spread([m.macro_f1 for m in figures]),
+        macro_f1=spread(macro_f1) if len(macro_f1) > 1 else None,
         log_loss=spread([m.log_loss for m in figures]),
         seed_limit=quantile * 2**0.5 * accuracy.standard_deviation,
     )
@@ -96,21 +105,13 @@ def seed_series(runs: Mapping[int, TrainingResult]) -> SeedSeries:
 
 def seeds_as_table(series: SeedSeries) -> str:
     """A line per seed, mean and spread, and how much of a difference is noise."""
-    a, f, loss = series.accuracy, series.macro_f1, series.log_loss
-    rows = [
-        ("mean", percent(a.mean, 2), "", f"{f.mean:.4f}", f"{loss.mean:.4f}"),
-        (
-            "sd",
-            f"{100 * a.standard_deviation:.2f} points",
-            "",
-            f"{f.standard_deviation:.4f}",
-            f"{loss.standard_deviation:.4f}",
-        ),
-        ("min", percent(a.minimum, 2), "", f"{f.minimum:.4f}", f"{loss.minimum:.4f}"),
-        ("max", percent(a.maximum, 2), "", f"{f.maximum:.4f}", f"{loss.maximum:.4f}"),
-    ]
     lines = [*_runs_as_lines("seed", series.runs), ""]
-    lines += [f"{n:<8}{acc:>12}  {i:<18}{f1:>9}{ll:>10}" for n, acc, i, f1, ll in rows]
+    for name, field in STATISTICS.items():
+        accuracy = getattr(series.accuracy, field)
+        points = f"{100 * accuracy:.2f} points" if name == "sd" else percent(accuracy, 2)
+        macro_f1 = None if series.macro_f1 is None else getattr(series.macro_f1, field)
+        log_loss = getattr(series.log_loss, field)
+        lines.append(f"{name:<8}{points:>12}  {'':<18}{as_metric(macro_f1):>9}{log_loss:>10.4f}")
     return "\n".join([*lines, "", *_noise(series)])
 
 
@@ -180,7 +181,7 @@ def _runs_as_lines(name: str, runs: Mapping[int, TrainingResult]) -> list[str]:
         lines.append(
             f"{number:<8}{percent(metrics.accuracy, 2):>12}  "
             f"{percent_interval(metrics.accuracy_interval, 2):<18}"
-            f"{metrics.macro_f1:>9.4f}{metrics.log_loss:>10.4f}{result.best_step:>11,}"
+            f"{as_metric(metrics.macro_f1):>9}{metrics.log_loss:>10.4f}{result.best_step:>11,}"
             f"{result.train_seconds:>9,.0f}"
         )
     return lines

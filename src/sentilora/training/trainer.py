@@ -230,9 +230,9 @@ class ClassifierTrainer(Trainer):
         if best is None or figures.log_loss < best:
             self.best_probabilities = probabilities
         metrics = {
-            f"{metric_key_prefix}_accuracy": figures.accuracy,
-            f"{metric_key_prefix}_macro_f1": figures.macro_f1,
-            f"{metric_key_prefix}_log_loss": figures.log_loss,
+            f"{metric_key_prefix}_{name}": value
+            for name in ("accuracy", "macro_f1", "log_loss")
+            if (value := getattr(figures, name)) is not None  # trackers take numbers only
         }
         return EvalLoopOutput(probabilities, self.eval_truth, metrics, len(self.eval_truth))
 
