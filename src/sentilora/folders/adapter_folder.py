@@ -8,6 +8,7 @@ A folder is opened and checked once, without torch, and then passed on as this r
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.records import Record
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
+from sentilora.wording import quoted
 
 _REMEDY = "choose a folder in which training or PEFT saved an adapter"
 
@@ -55,7 +57,7 @@ class AdapterFolder:
         path = Path(os.path.expanduser(path))
         if not path.is_dir():
             raise DataError(
-                f"there is no adapter folder {path}",
+                f"there is no adapter folder {quoted(path)}",
                 setting="adapter",
                 seen=str(path),
                 remedy=_REMEDY,
@@ -88,7 +90,7 @@ class AdapterFolder:
         lora = {name: config[name] for name in names if config.get(name) is not None}
         if self.peft.peft_type != "LORA" or not isinstance(lora.get("target_modules"), list):
             raise UsageError(
-                f"the adapter in {self.path} has peft_type {self.peft.peft_type} and "
+                f"the adapter in {quoted(self.path)} has peft_type {self.peft.peft_type} and "
                 f"target_modules {lora.get('target_modules')!r}",
                 setting="adapter",
                 seen=str(self.path),
@@ -98,15 +100,15 @@ class AdapterFolder:
         if self.classifier is not None:  # a plain adapter's shapes are checked when it is loaded
             if self.classifier.base.name != base_name:
                 raise UsageError(
-                    f"the adapter in {self.path} belongs to the base "
+                    f"the adapter in {quoted(self.path)} belongs to the base "
                     f"{self.classifier.base.name!r}, but the configuration names {base_name!r}",
                     setting="base.name",
                     seen=base_name,
-                    remedy=f"set base.name={self.classifier.base.name}",
+                    remedy=f"set base.name={shlex.quote(self.classifier.base.name)}",
                 )
             if self.classifier.prompt != format:
-                say(f"warning: {self.path} was trained with a different prompt or labels")
-        say(f"starting from {self.path}, with its LoRA settings (r={lora['r']})")
+                say(f"warning: {quoted(self.path)} was trained with a different prompt or labels")
+        say(f"starting from {quoted(self.path)}, with its LoRA settings (r={lora['r']})")
         return lora
 
 
@@ -115,13 +117,13 @@ def _incomplete(path: Path, name: str) -> DataError:
     if folders:
         last = folders[max(folders)]
         return DataError(
-            f"the run in {path} is not finished",
+            f"the run in {quoted(path)} is not finished",
             setting="adapter",
             seen=str(path),
-            remedy=f"finish it (train with `resume` and this `output_dir`), or use {last}",
+            remedy=f"finish it (train with `resume` and this `output_dir`), or use {quoted(last)}",
         )
     return DataError(
-        f"{path} holds no adapter: {name} is missing",
+        f"{quoted(path)} holds no adapter: {name} is missing",
         setting="adapter",
         seen=str(path),
         remedy=_REMEDY,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sentilora.errors import DataError, UsageError
 from sentilora.progress import num_processes
+from sentilora.wording import quoted
 
 PREFIX = "checkpoint-"
 WEIGHTS_FILE = "adapter_model.safetensors"  # of an adapter, in a run folder and a checkpoint
@@ -55,7 +56,7 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
     }
     if not usable:
         raise DataError(
-            f"{run} has no checkpoint to resume from",
+            f"{quoted(run)} has no checkpoint to resume from",
             setting="output_dir",
             seen=str(run),
             remedy="remove it and train again",
@@ -64,10 +65,10 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
     for name in ("optimizer.pt", "scheduler.pt", WEIGHTS_FILE):
         if not (checkpoint / name).is_file():  # resumed without it, the run would be another one
             raise DataError(
-                f"{checkpoint / name} is missing",
+                f"{quoted(checkpoint / name)} is missing",
                 setting="output_dir",
                 seen=str(checkpoint),
-                remedy=f"remove {checkpoint} to resume from the checkpoint before it",
+                remedy=f"remove {quoted(checkpoint)} to resume from the checkpoint before it",
             )
     for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
         if not zipfile.is_zipfile(path):  # torch writes zip files; a truncated one is none
@@ -75,8 +76,8 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
     before, now = len(list(checkpoint.glob("rng_state*.pth"))), num_processes()
     if before and before != now:  # each process saves one
         raise UsageError(
-            f"the number of processes was {before} in {checkpoint} and is {now} now, so a step "
-            "would hold different rows",
+            f"the number of processes was {before} in {quoted(checkpoint)} and is {now} now, so a "
+            "step would hold different rows",
             setting="num_processes",
             seen=now,
             remedy=f"resume with {before}, or choose a new `output_dir`",
@@ -100,8 +101,8 @@ def evaluations_since_best(checkpoint: Path) -> int:
 
 def _damaged(path: Path, checkpoint: Path) -> DataError:
     return DataError(
-        f"{path} is damaged",
+        f"{quoted(path)} is damaged",
         setting="output_dir",
         seen=str(checkpoint.parent),
-        remedy=f"remove {checkpoint} to resume from the checkpoint before it",
+        remedy=f"remove {quoted(checkpoint)} to resume from the checkpoint before it",
     )

@@ -17,6 +17,7 @@ from sentilora.errors import DataError
 from sentilora.folders.records import STRICT, Record
 from sentilora.prompt import PromptFormat
 from sentilora.version import __version__
+from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
 
@@ -84,7 +85,7 @@ class ClassifierFile(Record):
         version = content.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
-                f"{path} has format {version}, but this sentilora reads formats up to "
+                f"{quoted(path)} has format {version}, but this sentilora reads formats up to "
                 f"{FORMAT_VERSION}",
                 setting=cls.FILE,
                 seen=version,

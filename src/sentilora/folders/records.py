@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sentilora.errors import DataError
+from sentilora.wording import quoted
 
 STRICT = ConfigDict(strict=True, extra="ignore")
 
@@ -34,7 +35,10 @@ class Record(BaseModel):
         """The error for a damaged file. reason: a sentence about "it"."""
         path = folder / cls.FILE
         return DataError(
-            f"{path} is damaged: {reason}", setting=cls.FILE, seen=str(path), remedy=cls.REMEDY
+            f"{quoted(path)} is damaged: {reason}",
+            setting=cls.FILE,
+            seen=str(path),
+            remedy=cls.REMEDY,
         )
 
     def content(self) -> dict[str, Any]:

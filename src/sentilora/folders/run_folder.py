@@ -18,6 +18,7 @@ from sentilora.errors import DataError, UsageError, first_line
 from sentilora.folders.records import STRICT, Record
 from sentilora.metrics import Metrics
 from sentilora.progress import is_main_process, say
+from sentilora.wording import quoted
 
 METRICS_FILE = "metrics.jsonl"
 PROBABILITIES_FILE = "evaluation_probabilities.npy"  # (rows, labels), the rows as in data.json
@@ -115,16 +116,16 @@ def require_unused(
     in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if not in_use and not (parent.is_dir() and os.access(parent, os.W_OK)):
         reason = "may not be written to" if parent.is_dir() else "is not a folder"
-        failed = "" if parent == folder else f"cannot create {folder}: "
+        failed = "" if parent == folder else f"cannot create {quoted(folder)}: "
         raise UsageError(
-            f"{failed}{parent} {reason}",
+            f"{failed}{quoted(parent)} {reason}",
             setting=keyword,
             seen=str(folder),
             remedy=f"choose another `{keyword}`",
         )
     if in_use and is_main_process():
         raise UsageError(
-            f"{folder} is in use",
+            f"{quoted(folder)} is in use",
             setting=keyword,
             seen=str(folder),
             remedy=f"choose another `{keyword}`{alternative}",
@@ -136,7 +137,7 @@ def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[
     for key in sorted(now.keys() | before.keys()):
         if key not in FREE_ON_RESUME and before.get(key) != now.get(key):
             raise UsageError(
-                f"{key} was {before.get(key)!r} in {folder} and is {now.get(key)!r} now",
+                f"{key} was {before.get(key)!r} in {quoted(folder)} and is {now.get(key)!r} now",
                 setting=key,
                 seen=now.get(key),
                 remedy="resume with the same recipe, or choose a new `output_dir`",
@@ -149,14 +150,15 @@ def require_same_rows(folder: Path, record: DataRecord) -> None:
     for name, split in record.splits.items():
         if name not in before:
             raise DataError(
-                f"{folder / DataRecord.FILE} is damaged: it has no {name!r}",
+                f"{quoted(folder / DataRecord.FILE)} is damaged: it has no {name!r}",
                 setting=DataRecord.FILE,
                 remedy=DataRecord.REMEDY,
             )
         if before[name].sha256 != split.sha256:
             raise UsageError(
-                f"the rows of data.{name} have changed since the run in {folder} was started "
-                f"({before[name].num_rows:,} rows then, {split.num_rows:,} now; hashes differ)",
+                f"the rows of data.{name} have changed since the run in {quoted(folder)} was "
+                f"started ({before[name].num_rows:,} rows then, {split.num_rows:,} now; hashes "
+                "differ)",
                 setting=f"data.{name}",
                 remedy="restore them, or train anew in another `output_dir`",
             )
@@ -169,7 +171,7 @@ def require_single_run(folder: Path) -> None:
     kind = next((kind for kind in ("seed", "size") if kind in parts), None)
     if kind is not None and not (folder / name).exists():
         raise UsageError(
-            f"{folder} holds a series of runs",
+            f"{quoted(folder)} holds a series of runs",
             setting="output_dir",
             seen=str(folder),
             remedy=f"resume it with `resume` and `{kind}s`",
@@ -192,7 +194,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"cannot read {path}: {first_line(error)}",
+            f"cannot read {quoted(path)}: {first_line(error)}",
             setting=METRICS_FILE,
             seen=str(path),
             remedy=_METRICS_REMEDY,
@@ -205,18 +207,20 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         except ValueError as error:  # not JSON, or not UTF-8
             if number < len(lines):
                 raise DataError(
-                    f"{path}, line {number} is damaged ({first_line(error)})",
+                    f"{quoted(path)}, line {number} is damaged ({first_line(error)})",
                     setting=METRICS_FILE,
                     seen=line.decode(errors="replace"),
                     remedy=_METRICS_REMEDY,
                 ) from error
-            say(f"warning: {path} ends within line {number}, which is left out of the curve")
+            say(
+                f"warning: {quoted(path)} ends within line {number}, which is left out of the curve"
+            )
             continue
         if entry is None:
             continue
         if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
             raise DataError(
-                f"{path}, line {number} is {line.decode()!r:.60}; an object with a step is "
+                f"{quoted(path)}, line {number} is {line.decode()!r:.60}; an object with a step is "
                 "expected",
                 setting=METRICS_FILE,
                 seen=line.decode(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sentilora.errors import DataError, UsageError, first_line
 from sentilora.folders.adapter_folder import AdapterFolder, PeftConfig
 from sentilora.folders.classifier_file import ClassifierFile
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def load_adapter(
             return PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
     except UserWarning as warning:
         raise DataError(
-            f"{weights} lacks some of the adapter's weights "
+            f"{quoted(weights)} lacks some of the adapter's weights "
             f"({str(warning).count('lora_')} tensors)",
             setting="adapter",
             seen=str(path),
@@ -122,15 +123,15 @@ def load_adapter(
         if "size mismatch" not in str(error):
             raise
         raise UsageError(
-            f"the adapter in {path} was trained for another base "
-            f"({folder.peft.base_model_name_or_path}): its shapes do not fit",
+            f"the adapter in {quoted(path)} was trained for another base "
+            f"({quoted(folder.peft.base_model_name_or_path)}): its shapes do not fit",
             setting="adapter",
             seen=str(path),
             remedy="load it on that base",
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"PEFT cannot use {config} ({type(error).__name__}: {first_line(error)})",
+            f"PEFT cannot use {quoted(config)} ({type(error).__name__}: {first_line(error)})",
             setting="adapter",
             seen=str(path),
             remedy=_DAMAGED_OR_OTHER_BASE,
@@ -139,7 +140,7 @@ def load_adapter(
         if type(error).__name__ != "SafetensorError":
             raise
         raise DataError(
-            f"{weights} is damaged: {first_line(error)}",
+            f"{quoted(weights)} is damaged: {first_line(error)}",
             setting="adapter",
             seen=str(path),
             remedy="restore it, or train again",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentilora.errors import SentiloraError
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def store(model: "PreTrainedModel", folder: Path) -> None:
         if folder.is_dir():
             return  # another process was first
         raise SentiloraError(
-            f"cannot cache the quantized base in {folder}: {error}",
+            f"cannot cache the quantized base in {quoted(folder)}: {error}",
             setting="base.cache_quantized",
             seen=True,
             remedy="set base.cache_quantized=false to do without the cache",

@@ -20,6 +20,7 @@ from sentilora.models.four_bits import import_bitsandbytes, linear_4bit_modules
 from sentilora.models.runtime import Runtime
 from sentilora.progress import is_main_process
 from sentilora.shipped import EMBEDDED, embedded_base
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def resolve_base(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise DataError(
-                f"{name} is not a model folder: it has no config.json",
+                f"{quoted(name)} is not a model folder: it has no config.json",
                 setting="base.name",
                 seen=name,
                 remedy="choose a folder written by save_pretrained",
@@ -52,7 +53,7 @@ def resolve_base(name: str) -> str:
         return str(path)
     if path.exists() or not looks_like_hub_id(name):
         raise DataError(
-            f"there is no model folder {name}",
+            f"there is no model folder {quoted(name)}",
             setting="base.name",
             seen=name,
             remedy="use a hub id, an existing folder or embedded",
@@ -220,7 +221,7 @@ def _is_stored_quantized(config: Any, name: str, quantization: str) -> bool:
     is_quantized = getattr(config, "quantization_config", None) is not None
     if is_quantized and quantization == "none":
         raise UsageError(
-            f"{name} is stored quantized, so base.quantization=none is impossible",
+            f"{quoted(name)} is stored quantized, so base.quantization=none is impossible",
             setting="base.quantization",
             seen=quantization,
             remedy="leave it at nf4",
