@@ -31,7 +31,7 @@ def test_a_table_of_any_kind_is_a_source(table):
     source = in_memory(table, "data")
     rows = load_rows(source, "train", Columns(labels=("positive", "negative")))
     assert (rows.texts, rows.labels) == (COLUMNS["text"], COLUMNS["label"])
-    assert rows.source == f"in memory: {type(table).__name__}" and list(rows.numbers) == [0, 1]
+    assert rows.source == f"memory:{type(table).__name__}" and list(rows.numbers) == [0, 1]
 
 
 def test_a_data_set_keeps_the_names_of_its_labels():

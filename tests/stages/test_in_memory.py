@@ -29,9 +29,9 @@ def test_a_table_trains_as_its_file_does(frame, config, tmp_path, capsys):
     )
     results = [sentilora.train(from_file), sentilora.train(config, data=frame)]
     assert results[0].metrics == results[1].metrics
-    assert "16 rows of in memory: DataFrame" in capsys.readouterr().err
+    assert "16 rows of memory:DataFrame" in capsys.readouterr().err
     recorded = read_config(tmp_path / "run" / "sentilora.toml")
-    assert recorded.data.train == "in memory: DataFrame"
+    assert recorded.data.train == "memory:DataFrame"
 
     test = datasets.Dataset.from_pandas(frame.tail(10), preserve_index=False)
     evaluation = sentilora.evaluate(tmp_path / "run", data=test)
@@ -41,7 +41,7 @@ def test_a_table_trains_as_its_file_does(frame, config, tmp_path, capsys):
     evaluation = sentilora.evaluate(tmp_path / "run", data=both)
     assert evaluation.baseline is not None
     with pytest.raises(DataError, match=r"passed from memory.*pass them again, or name a file"):
-        sentilora.evaluate(tmp_path / "run", overrides={"data.test": "in memory: DataFrame"})
+        sentilora.evaluate(tmp_path / "run", overrides={"data.test": "memory:DataFrame"})
     with pytest.raises(DataError, match="passed from memory"):
         sentilora.train(recorded, resume=True)
 
@@ -49,9 +49,9 @@ def test_a_table_trains_as_its_file_does(frame, config, tmp_path, capsys):
 def test_check_looks_at_a_table(frame, config):
     findings = sentilora.check(config, data={"train": frame, "dev": frame, "test": frame.head(5)})
     texts = {finding.name: finding.text for finding in findings}
-    assert texts["train"].startswith("48 rows of in memory: DataFrame")
-    assert texts["evaluation"].startswith("16 rows of in memory: DataFrame")
-    assert texts["test"].startswith("5 rows of in memory: DataFrame")
+    assert texts["train"].startswith("48 rows of memory:DataFrame")
+    assert texts["evaluation"].startswith("16 rows of memory:DataFrame")
+    assert texts["test"].startswith("5 rows of memory:DataFrame")
 
 
 def test_a_split_of_another_name_is_refused(frame, config):
@@ -68,7 +68,7 @@ def test_what_the_numbers_mean_is_printed(frame, config, capsys):
     counts = frame["label"].value_counts()
     line = (
         f"0 → positive ({counts['positive']} rows), 1 (neg) → negative ({counts['negative']} rows) "
-        "of in memory: Dataset"
+        "of memory:Dataset"
     )
     assert line in [finding.text for finding in sentilora.check(config, data=data)]
     sentilora.train(config, data=data)

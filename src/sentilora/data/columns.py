@@ -8,7 +8,7 @@ from sentilora.data.rows import Columns, row_place
 from sentilora.data.tables import python_values
 from sentilora.data.text import Item, as_field, fault_of
 from sentilora.errors import DataError
-from sentilora.wording import counted
+from sentilora.wording import counted, listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,7 @@ def more_rows(count: int, noun: str) -> str:
 def missing_column(source: str, names: Sequence[str], column: str, keyword: str) -> DataError:
     """The error for a table without `column`. keyword: the setting that names the column."""
     return DataError(
-        f"{source} has no column {column!r}; it has {', '.join(names) or 'none at all'}",
+        f"{quoted(source)} has no column {column!r}; it has {listed(names) or 'none at all'}",
         setting=keyword,
         seen=column,
         remedy=f"name the right one with `{keyword}`",
@@ -49,8 +49,8 @@ def unknown_placeholder(source: str, names: Sequence[str], column: str) -> DataE
     if column == "labels":
         remedy = "the label words belong in prompt.instruction, in place of {labels}"
     return DataError(
-        f"the prompt names {{{column}}}, and {source} has no such column; it has "
-        f"{', '.join(names)}",
+        f"the prompt names {{{column}}}, and {quoted(source)} has no such column; it has "
+        f"{listed(names)}",
         setting="prompt.template",
         seen=column,
         remedy=remedy,
@@ -64,7 +64,7 @@ def texts_of(source: str, table: "pa.Table", column: str) -> list[str]:
     if faults:
         row, fault = next(iter(faults.items()))
         raise DataError(
-            f"{source}, {row_place(row)}: {column} is {fault}"
+            f"{quoted(source)}, {row_place(row)}: {column} is {fault}"
             + more_rows(len(faults) - 1, "unusable row"),
             setting="text_column",
             seen=values[row],
@@ -80,7 +80,7 @@ def fields_of(source: str, columns: Mapping[str, Sequence[Any]]) -> list[Mapping
     """
     return [
         {
-            name: as_field(value, f"{source}, {row_place(row)}: {name}")
+            name: as_field(value, f"{quoted(source)}, {row_place(row)}: {name}")
             for name, value in zip(columns, values, strict=True)
         }
         for row, values in enumerate(zip(*columns.values(), strict=True))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from sentilora.data.rows import row_place
 from sentilora.errors import DataError
 from sentilora.progress import say
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,8 +62,8 @@ def read_delimited(
         return replace(reader, is_quoted=False).table(is_needed)
     if reader.joins_lines and reader.is_plain():
         raise DataError(
-            f"{path} can be read in two ways: {row_place(reader.joins_lines[0])} is one quoted row "
-            "of several lines, or its quotes are part of the texts and every line is a row",
+            f"{quoted(path)} can be read in two ways: {row_place(reader.joins_lines[0])} is one "
+            "quoted row of several lines, or its quotes are part of the texts and every line is a row",
             seen=str(path),
             remedy='save it as CSV or JSONL, or write "" for each quote within a text',
         )
@@ -157,7 +157,7 @@ class _Reader:
         header = next(rows, None)
         if header is None:
             raise DataError(
-                f"{self.path} is empty",
+                f"{quoted(self.path)} is empty",
                 seen=str(self.path),
                 remedy="a header and rows are expected",
             )
@@ -195,7 +195,9 @@ class _Reader:
 
     def _malformed(self, number: int, problem: str, remedy: str) -> DataError:
         place = row_place(number) if number >= 0 else "header"
-        return _Malformed(f"{self.path}, {place}: {problem}", seen=str(self.path), remedy=remedy)
+        return _Malformed(
+            f"{quoted(self.path)}, {place}: {problem}", seen=str(self.path), remedy=remedy
+        )
 
 
 class _Lines:
@@ -236,7 +238,7 @@ def require_unique(path: Path, names: Sequence[str]) -> None:
     """Raise `DataError` if a name of a column occurs twice."""
     if repeats := [name for name in names if names.count(name) > 1]:
         raise DataError(
-            f"{path} has more than one column {repeats[0]!r}",
+            f"{quoted(path)} has more than one column {repeats[0]!r}",
             seen=str(path),
             remedy="rename or remove all but one",
         )

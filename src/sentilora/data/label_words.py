@@ -17,6 +17,7 @@ from sentilora.data.columns import is_missing, more_rows
 from sentilora.data.rows import Columns, row_place
 from sentilora.data.tables import python_values
 from sentilora.errors import DataError
+from sentilora.wording import listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,7 +154,7 @@ def _require_values(source: str, values: Sequence[Any], columns: Columns) -> Non
     missing = [row for row, value in enumerate(values) if is_missing(value)]
     if missing:
         raise DataError(
-            f"{source}, {row_place(missing[0])}: {columns.label} is missing"
+            f"{quoted(source)}, {row_place(missing[0])}: {quoted(columns.label)} is missing"
             + more_rows(len(missing) - 1, "missing label"),
             setting="label_column",
             remedy="fill in the label or drop the row",
@@ -168,7 +169,7 @@ def _first_rows(source: str, values: Sequence[Any]) -> dict[Any, int]:
             first.setdefault(value, row)
         except TypeError as error:
             raise DataError(
-                f"{source}, {row_place(row)}: the label is {value!r}",
+                f"{quoted(source)}, {row_place(row)}: the label is {value!r}",
                 setting="label_column",
                 seen=value,
                 remedy="a single value is expected",
@@ -184,8 +185,8 @@ def _unknown_label(
     label, key = resolver.shown(value), resolver.key(value)
     mapping = ", ".join(f"{k} = {v}" for k, v in (columns.label_map or {}).items()) or "empty"
     return DataError(
-        f"{source}, {row_place(row)}: {columns.label} is {label!r:.60}, which is no label of the "
-        f"prompt ({', '.join(columns.labels)}) and is mapped to none (data.label_map: {mapping})"
+        f"{quoted(source)}, {row_place(row)}: {quoted(columns.label)} is {label!r:.60}, which is "
+        f"no label of the prompt ({listed(columns.labels)}) and is mapped to none (data.label_map: {mapping})"
         + more_rows(len(unknown) - 1, "unknown label"),
         setting="data.label_map",
         seen=label,
@@ -196,8 +197,8 @@ def _unknown_label(
 
 def _contradiction(source: str, columns: Columns, number: str, name: str, by_map: str) -> DataError:
     return DataError(
-        f"{source} says that {columns.label} {number} is {name!r}, data.label_map that it is "
-        f"{by_map!r}",
+        f"{quoted(source)} says that {quoted(columns.label)} {number} is {name!r}, data.label_map "
+        f"that it is {by_map!r}",
         setting="data.label_map",
         seen=by_map,
         remedy="remove the numbers from data.label_map: the names in the data are used",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sentilora.data.tables import SUFFIXES, suffix_of
 from sentilora.errors import DataError
+from sentilora.wording import listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +43,7 @@ def paths_of_split(folder: Path, split: str) -> list[Path]:
     candidates = {child: paths for child in _folders(folder) if (paths := _in_folder(child, split))}
     if len(candidates) > 1:
         raise DataError(
-            f"{folder} has {split} data in {', '.join(child.name for child in candidates)}",
+            f"{quoted(folder)} has {split} data in {listed(child.name for child in candidates)}",
             seen=str(folder),
             remedy=f"name one of them, e.g. {next(iter(candidates))}",
         )
@@ -51,7 +52,7 @@ def paths_of_split(folder: Path, split: str) -> list[Path]:
     content = ", ".join(path.name for path in _visible(folder)[:8]) or "nothing"
     name = SPLIT_NAMES[split][0]
     raise DataError(
-        f"{folder} has no {split} data; it holds {content}",
+        f"{quoted(folder)} has no {split} data; it holds {content}",
         seen=str(folder),
         remedy=f"add {name}.csv, .tsv, .jsonl or .parquet, or {name}/ with a folder of .txt files "
         "for each label",
@@ -89,7 +90,7 @@ def _shards(folder: Path, name: str) -> list[Path]:
         if missing or len(shards) != total:
             fault = f"part {missing[0]} is missing" if missing else "parts of several writes"
             raise DataError(
-                f"{folder} has {len(shards)} of the {total} parts of {name}: {fault}",
+                f"{quoted(folder)} has {len(shards)} of the {total} parts of {name}: {fault}",
                 seen=str(folder),
                 remedy="complete the parts or remove those that do not belong",
             )
@@ -101,7 +102,7 @@ def _files_of_one_format(folder: Path) -> list[Path]:
     formats = sorted({suffix_of(path) for path in files})
     if len(formats) > 1:
         raise DataError(
-            f"{folder} holds files of several formats: {', '.join(formats)}",
+            f"{quoted(folder)} holds files of several formats: {', '.join(formats)}",
             seen=str(folder),
             remedy="keep one of them, or name a file",
         )
@@ -148,7 +149,7 @@ def read_class_folders(folder: Path) -> "pa.Table":
             try:
                 text = file.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"cannot read {file}: {error}", seen=str(file)) from error
+                raise DataError(f"cannot read {quoted(file)}: {error}", seen=str(file)) from error
             rating = re.fullmatch(r"\d+_(\d+)", file.stem)  # IMDB's: number_rating.txt
             records.append(
                 {

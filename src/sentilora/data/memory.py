@@ -8,12 +8,12 @@ from sentilora.errors import DataError, UsageError, first_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PREFIX = "in memory: "  # begins the name under which a run records such a table
+_PREFIX = "memory:"  # begins the name under which a run records such a table
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A table and the name under which a run records it: "in memory: DataFrame"."""
+    """A table and the name under which a run records it: "memory:DataFrame"."""
 
     table: "pa.Table"
     kind: str

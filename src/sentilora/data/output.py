@@ -13,6 +13,7 @@ from sentilora.data.delimited import write_delimited
 from sentilora.data.json_tables import json_text, write_json
 from sentilora.data.tables import python_values, suffix_of
 from sentilora.errors import DataError, SentiloraError, first_line
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +67,7 @@ def write_encoded(table: "pa.Table", path: Path) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise SentiloraError(f"cannot write {path}: {error}", seen=str(path)) from error
+        raise SentiloraError(f"cannot write {quoted(path)}: {error}", seen=str(path)) from error
 
 
 def _open_text(path: Path, is_packed: bool) -> TextIO:

@@ -29,6 +29,7 @@ from sentilora.data.tables import SUFFIXES, python_values, read_file
 from sentilora.errors import DataError, first_line
 from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.shipped import EMBEDDED, reviews_path
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +97,7 @@ def _local_paths(source: str, split: str) -> list[Path] | None:
         return paths_of_split(path, split)
     if looks_like_hub_id(source) and not source.endswith(SUFFIXES):
         return None
-    raise DataError(f"there is no file or folder {source}", seen=source)
+    raise DataError(f"there is no file or folder {quoted(source)}", seen=source)
 
 
 def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> "pa.Table":
@@ -106,7 +107,7 @@ def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) ->
     for path, table in zip(paths, tables, strict=True):
         if not table.schema.equals(tables[0].schema):
             raise DataError(
-                f"{path.name} has other columns than {paths[0].name} in {source}: "
+                f"{path.name} has other columns than {paths[0].name} in {quoted(source)}: "
                 f"{_columns(table)}; {_columns(tables[0])}",
                 seen=source,
                 remedy="give the files of a split the same columns, with the same types",
@@ -159,7 +160,9 @@ def _read_saved(folder: Path) -> "pa.Table":
         return table_of(datasets.load_from_disk(str(folder)))
     except Exception as error:
         # datasets raises a dozen unrelated types here; the user needs the message of each.
-        raise DataError(f"cannot read {folder}: {first_line(error)}", seen=str(folder)) from error
+        raise DataError(
+            f"cannot read {quoted(folder)}: {first_line(error)}", seen=str(folder)
+        ) from error
 
 
 def _read_hub(source: str, split: str) -> "pa.Table":

@@ -14,6 +14,7 @@ from sentilora.data.delimited import read_delimited, require_unique
 from sentilora.data.json_tables import read_json
 from sentilora.errors import DataError, first_line
 from sentilora.progress import say
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,12 +74,16 @@ def read_file(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table"
             return read_json(file, suffix == ".json", is_needed)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is not valid UTF-8{_bad_byte(path)}", seen=str(path), remedy="save it as UTF-8"
+            f"{quoted(path)} is not valid UTF-8{_bad_byte(path)}",
+            seen=str(path),
+            remedy="save it as UTF-8",
         ) from error
     except (OSError, EOFError, ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"cannot read {path}: {first_line(error)}", seen=str(path)) from error
+        raise DataError(
+            f"cannot read {quoted(path)}: {first_line(error)}", seen=str(path)
+        ) from error
 
 
 def open_text(path: Path, newline: str) -> TextIO:
@@ -133,20 +138,24 @@ def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "p
         import openpyxl
     except ImportError as error:
         raise DataError(
-            f"{path} is an Excel file, and openpyxl, which reads it, is not installed",
+            f"{quoted(path)} is an Excel file, and openpyxl, which reads it, is not installed",
             seen=str(path),
             remedy="install openpyxl, or save the sheet as CSV",
         ) from error
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except Exception as error:  # zipfile's, KeyError, and openpyxl's own, which share no base
-        raise DataError(f"cannot read {path}: {first_line(error)}", seen=str(path)) from error
+        raise DataError(
+            f"cannot read {quoted(path)}: {first_line(error)}", seen=str(path)
+        ) from error
     if len(book.sheetnames) > 1:
         say(f"{path.name}: the first of its {len(book.sheetnames)} sheets, {book.sheetnames[0]!r}")
     rows = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(_filled(row))]
     book.close()
     if not rows:
-        raise DataError(f"{path} is empty", seen=str(path), remedy="a header and rows are expected")
+        raise DataError(
+            f"{quoted(path)} is empty", seen=str(path), remedy="a header and rows are expected"
+        )
     header, *body = rows
     names = ["" if name is None else str(name) for name in header]
     places = [i for i, name in enumerate(names) if is_needed is None or is_needed(name)]

@@ -316,7 +316,7 @@ def list_of_texts(texts: object) -> list[Item]:
         column = next((name for name in names if name == "text"), names[0] if names else "text")
         raise UsageError(
             f"a list of texts is expected, not a {type(texts).__name__} with the columns "
-            f"{', '.join(names)}",
+            f"{listed(names)}",
             setting="texts",
             seen=type(texts).__name__,
             remedy=f"pass its column of texts, e.g. data[{column!r}]",

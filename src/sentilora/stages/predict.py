@@ -31,7 +31,7 @@ from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.shipped import shipped_adapter
-from sentilora.wording import counted
+from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +80,7 @@ def predict(
         for name in added.column_names:
             encoded = encoded.append_column(name, added[name])
         write_encoded(encoded, path)
-        say(f"{counted(len(predictions), 'row')} written to {path}")
+        say(f"{counted(len(predictions), 'row')} written to {quoted(path)}")
     return predictions
 
 
@@ -124,7 +124,9 @@ def check_files(source: Path, output: Path | None) -> None:
     """Raise `DataError` for an input file, `UsageError` for an output file that cannot be used."""
     if not source.is_file():
         raise DataError(
-            f"{source} is a folder" if source.is_dir() else f"there is no file {source}",
+            f"{quoted(source)} is a folder"
+            if source.is_dir()
+            else f"there is no file {quoted(source)}",
             setting="input",
             seen=str(source),
             remedy="name a file as `input`",
@@ -146,11 +148,11 @@ def check_output(output: Path) -> None:
     folder = output.absolute().parent
     remedy = "choose another file as `output`"
     if output.exists():
-        problem, remedy = f"{output} exists", f"remove it, or {remedy}"
+        problem, remedy = f"{quoted(output)} exists", f"remove it, or {remedy}"
     elif not folder.is_dir():
-        problem = f"there is no folder {folder} to write {output.name} to"
+        problem = f"there is no folder {quoted(folder)} to write {output.name} to"
     elif not os.access(folder, os.W_OK):
-        problem = f"the folder {folder} is not writable"
+        problem = f"the folder {quoted(folder)} is not writable"
     else:
         return
     raise UsageError(problem, setting="output", seen=str(output), remedy=remedy)
@@ -172,13 +174,13 @@ def read_input(source: Path, columns: Sequence[str], every_column: bool) -> "pa.
     for name in columns:
         if table.column_names.count(name) > 1:
             raise DataError(
-                f"{source} has more than one column {name!r}",
+                f"{quoted(source)} has more than one column {name!r}",
                 setting="input",
                 seen=name,
                 remedy="rename or remove all but one",
             )
     if not len(table):
-        say(f"{source} has no rows")
+        say(f"{quoted(source)} has no rows")
     elif all(map(text_fault, python_values(table[text]))):
         texts_of(str(source), table, text)
     return table
