@@ -63,7 +63,8 @@ def read_delimited(
     if reader.joins_lines and reader.is_plain():
         raise DataError(
             f"{quoted(path)} can be read in two ways: {row_place(reader.joins_lines[0])} is one "
-            "quoted row of several lines, or its quotes are part of the texts and every line is a row",
+            "quoted row of several lines, or its quotes are part of the texts and each line is a "
+            "row",
             seen=str(path),
             remedy='save it as CSV or JSONL, or write "" for each quote within a text',
         )

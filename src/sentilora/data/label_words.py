@@ -186,8 +186,8 @@ def _unknown_label(
     mapping = ", ".join(f"{k} = {v}" for k, v in (columns.label_map or {}).items()) or "empty"
     return DataError(
         f"{quoted(source)}, {row_place(row)}: {quoted(columns.label)} is {label!r:.60}, which is "
-        f"no label of the prompt ({listed(columns.labels)}) and is mapped to none (data.label_map: {mapping})"
-        + more_rows(len(unknown) - 1, "unknown label"),
+        f"no label of the prompt ({listed(columns.labels)}) and is mapped to none "
+        f"(data.label_map: {mapping})" + more_rows(len(unknown) - 1, "unknown label"),
         setting="data.label_map",
         seen=label,
         remedy="extend data.label_map or prompt.labels, e.g. data.label_map="

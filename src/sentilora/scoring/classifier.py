@@ -25,7 +25,7 @@ from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.scoring.answers import TEXTS_AT_ONCE, Prediction, answer, at_temperature
 from sentilora.shipped import shipped_adapter
-from sentilora.wording import quoted
+from sentilora.wording import listed, quoted
 
 if TYPE_CHECKING:
     import numpy as np
