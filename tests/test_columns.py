@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import sentilora
 from sentilora.config import load_config
+from sentilora.data.columns import fields_of
 from sentilora.data.overview import look_over
-from sentilora.data.rows import Columns, Rows, fields_of, row_hash
+from sentilora.data.rows import Columns, Rows, row_hash
 from sentilora.data.sources import load_rows
 from sentilora.data.splits import carve
 from sentilora.errors import DataError, UsageError

@@ -76,7 +76,7 @@ def test_labels_with_spaces_or_capitals_are_the_same_labels(tmp_path, capsys):
     (tmp_path / "x.csv").write_text("text,label\na,Spam\nb,spam \nc,ham\n")
     rows = load_rows(str(tmp_path / "x.csv"), "train", Columns(labels=("spam", "ham")))
     assert rows.labels == ["spam", "spam", "ham"]
-    assert rows.meanings == {"Spam": ("spam", 1), "spam ": ("spam", 1)}
+    assert rows.meanings == {"Spam": ("spam", 1), "'spam '": ("spam", 1)}
     # Where capitals tell labels apart, they count.
     two = Columns(labels=("Spam", "spam", "ham"))
     assert load_rows(str(tmp_path / "x.csv"), "train", two).labels == ["Spam", "spam", "ham"]

@@ -49,7 +49,7 @@ def labels_of(
         raise _unknown_label(source, columns, resolver, unknown)
     counts = Counter(values)
     meanings = {
-        (str(value) if resolver.key(value) == word else resolver.shown(value)): (
+        (quoted(value) if resolver.key(value) == word else resolver.shown(value)): (
             word,
             counts[value],
         )
@@ -105,7 +105,7 @@ class _Resolver:
     def shown(self, value: Any) -> str:
         """A value for messages: with its name, if the data have one."""
         name = self._name(value)
-        return str(value) if name is None else f"{value} ({name})"
+        return quoted(value) if name is None else f"{value} ({quoted(name)})"
 
     def key(self, value: Any) -> str:
         """The key under which `data.label_map` would have a value."""

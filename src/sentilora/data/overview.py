@@ -74,7 +74,7 @@ def _meanings(splits: Mapping[str, Rows]) -> list[str]:
         pairs = sorted(rows.meanings.items())
         if pairs:
             words = [
-                f"{quoted(stored)} → {quoted(word)} ({counted(number, 'row')})"
+                f"{stored} → {quoted(word)} ({counted(number, 'row')})"
                 for stored, (word, number) in pairs
             ]
             lines[rows.source] = f"{', '.join(words)} of {quoted(rows.source)}"

@@ -7,10 +7,9 @@ Each `look_at_…` yields its findings and returns what later ones need, None af
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING
 
 from sentilora.config import Config
 from sentilora.data.memory import InMemory
@@ -31,6 +30,7 @@ from sentilora.models.device import choose_device, choose_dtype, require_device
 from sentilora.models.fast_path import why_not_fast
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
+from sentilora.stages.findings import Finding, Findings, Level, attempt, without_repetitions
 from sentilora.stages.from_config import (
     check_steps,
     columns_of,
@@ -56,25 +56,7 @@ if TYPE_CHECKING:
 
     from sentilora.prompt import Example
 
-T = TypeVar("T")
-Level = Literal["ok", "note", "problem"]
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A line of the check.
-
-    exit_code: for a problem, the code with which `train` would end; otherwise 0.
-    """
-
-    level: Level
-    name: str
-    text: str
-    exit_code: int = 0
-
-
-Findings = Generator[Finding, None, T]  # yields findings, returns a T
 
 
 def check(config: Config, *, data: object = None) -> list[Finding]:
@@ -111,24 +93,6 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
         lengths = yield from look_at_lengths(config, prompter, splits["train"])
     if structure is not None:
         yield from look_at_model(config, structure, lengths, num_steps, device, dtype)
-
-
-def attempt(name: str, action: Callable[[], T], level: Level = "problem") -> Findings[T | None]:
-    """The action's result; None, and a finding with this name, if it raises an error of ours."""
-    try:
-        return action()
-    except SentiloraError as error:
-        exit_code = error.exit_code if level == "problem" else 0
-        yield Finding(level, name, " ".join(str(error).split()), exit_code)
-        return None
-
-
-def without_repetitions(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings; one that several settings lead to is listed once, under its first name."""
-    distinct: dict[str, Finding] = {}
-    for finding in findings:
-        distinct.setdefault(finding.text, finding)
-    return list(distinct.values())
 
 
 # --- data ----------------------------------------------------------------------------------------
