@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sentilora.errors import DataError, UsageError, first_line
+from sentilora.errors import DataError, UsageError, first_line, is_out_of_memory
 from sentilora.folders.adapter_folder import AdapterFolder, PeftConfig
 from sentilora.folders.classifier_file import ClassifierFile
+from sentilora.models.base_source import SETTINGS, Spelling
+from sentilora.progress import say
+from sentilora.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +65,7 @@ def attach_adapter(
         task_type="CAUSAL_LM",
     )
     try:
-        with _peft_warnings():
+        with _peft_notices():
             return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(
@@ -86,64 +89,150 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
 
 
 @contextmanager
-def _peft_warnings() -> Iterator[None]:
-    """Turn PEFT's warning about missing weights into an error; hide a deprecation notice."""
-    with warnings.catch_warnings():
-        # PEFT would go on with untrained values for the missing weights.
-        warnings.filterwarnings("error", "Found missing adapter keys")
-        # PEFT uses a deprecated attribute of transformers; only PEFT can change that.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+def _peft_notices() -> Iterator[None]:
+    """Print each of PEFT's warnings as one line; hide those that concern no user."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # Missing weights are an error of ours, and only PEFT can change what is deprecated.
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # `adapter_disabled` does what this says is not done.
+        warnings.filterwarnings("ignore", "Careful, disabling adapter layers with bias")
         yield
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
+        say(f"warning: {text}")
 
 
 def load_adapter(
-    model: "PreTrainedModel", folder: AdapterFolder, *, is_trainable: bool = False
+    model: "PreTrainedModel",
+    folder: AdapterFolder,
+    *,
+    is_trainable: bool = False,
+    spelling: Spelling = SETTINGS,
 ) -> "PeftModel":
-    """A loaded base with the adapter in a folder.
+    """A loaded base with the adapter in a folder: every weight in its file, and no other.
 
     Raises `UsageError` when the adapter belongs to another base, `DataError` when it is damaged.
     """
     from peft import PeftModel
 
     path = folder.path
-    weights, config = path / folder.WEIGHTS_FILE, path / PeftConfig.FILE
+    config = path / PeftConfig.FILE
+    seen: list[Any] = []
+    # Each load of a model's weights lists the ones that it cannot place, and PEFT drops that list.
+    hook = model.register_load_state_dict_post_hook(lambda _, keys: seen.append(keys))
     try:
-        with _peft_warnings():
-            return PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
-    except UserWarning as warning:
-        raise DataError(
-            f"{weights} lacks some of the adapter's weights "
-            f"({str(warning).count('lora_')} tensors)",
-            setting="adapter",
-            seen=str(path),
-            remedy=_DAMAGED_OR_OTHER_BASE,
-        ) from warning
-    except RuntimeError as error:
-        if "size mismatch" not in str(error):
+        stored = stored_names(folder)
+        with _peft_notices():
+            loaded = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
+    except Exception as error:
+        if isinstance(error, DataError) or is_out_of_memory(error):
             raise
-        raise UsageError(
-            f"the adapter in {path} was trained for another base "
-            f"({folder.peft.base_model_name_or_path}): its shapes do not fit",
-            setting="adapter",
-            seen=str(path),
-            remedy="load it on that base",
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, RuntimeError) and "size mismatch" in str(error):
+            raise UsageError(
+                f"the adapter in {path} was trained for another base "
+                f"({folder.peft.base_model_name_or_path}): its shapes do not fit",
+                setting="adapter",
+                seen=str(path),
+                remedy=f"load it on that base: {spelling.name}=BASE",
+            ) from error
+        # What PEFT raises for values that it does not expect has no common class.
         raise DataError(
             f"PEFT cannot use {config} ({type(error).__name__}: {first_line(error)})",
             setting="adapter",
             seen=str(path),
             remedy=_DAMAGED_OR_OTHER_BASE,
         ) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    finally:
+        hook.remove()
+    unplaced = {name for keys in seen for name in keys.unexpected_keys}
+    _require_same_weights(loaded, folder, stored, unplaced)
+    return loaded
+
+
+def _require_same_weights(
+    model: "PeftModel", folder: AdapterFolder, stored: set[str], unplaced: set[str]
+) -> None:
+    """Raise `DataError` unless an adapter's file has exactly the weights that its model has."""
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a bias of LoRA's is no matrix
+        expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    # Older PEFT named some weights otherwise: then as many are unknown as seem to be missing.
+    num_missing = len(expected - stored) if len(expected - stored) > len(stored - expected) else 0
+    if num_missing:
+        fault = f"lacks some of the adapter's weights ({counted(num_missing, 'tensor')})"
+    elif unplaced:
+        names = ", ".join(sorted(unplaced)[:3])
+        fault = (
+            f"has {counted(len(unplaced), 'tensor')} for which {PeftConfig.FILE} and the base have "
+            f"no place ({names}{' …' if len(unplaced) > 3 else ''})"
+        )
+    else:
+        return
+    raise DataError(
+        f"{folder.path / folder.WEIGHTS_FILE} {fault}",
+        setting="adapter",
+        seen=str(folder.path),
+        remedy=_DAMAGED_OR_OTHER_BASE,
+    )
+
+
+def stored_names(folder: AdapterFolder) -> set[str]:
+    """The names of the weights in an adapter's file. Raises `DataError` when it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = folder.path / folder.WEIGHTS_FILE
+    try:
+        with safe_open(weights, "pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
         raise DataError(
             f"{weights} is damaged: {first_line(error)}",
             setting="adapter",
-            seen=str(path),
+            seen=str(folder.path),
             remedy="restore it, or train again",
         ) from error
+
+
+# --- the base under an adapter -------------------------------------------------------------------
+
+Values = list[tuple["torch.nn.Parameter", "torch.Tensor"]]
+
+
+def base_values(model: "PreTrainedModel", folder: AdapterFolder) -> Values:
+    """The base's own parameters that an adapter brings other values of, with what they are now.
+
+    These are the biases of an adapter that trained them. Call it before the adapter is loaded.
+    """
+    own = dict(model.named_parameters())
+    names = [
+        name.removeprefix("base_model.model.").replace(".base_layer", "")
+        for name in stored_names(folder)
+    ]
+    return [(own[name], own[name].detach().clone()) for name in names if name in own]
+
+
+@contextmanager
+def adapter_disabled(model: "PeftModel", values: Values) -> Iterator[None]:
+    """Make a model its untouched base within a `with` block. values: from `base_values`."""
+    with _peft_notices(), model.disable_adapter():
+        adapted = [(parameter, parameter.detach().clone()) for parameter, _ in values]
+        _set(values)
+        try:
+            yield
+        finally:
+            _set(adapted)
+
+
+def _set(values: Values) -> None:
+    import torch
+
+    with torch.no_grad():
+        for parameter, value in values:
+            parameter.copy_(value)
 
 
 def save_classifier(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from sentilora.data.rows import texts_of
 from sentilora.data.sources import read_table
@@ -34,6 +34,8 @@ def predict(
     output: str | Path | None = None,
     text_column: str | None = None,
     adapter: str | Path | None = None,
+    base: str | Path | None = None,
+    quantization: Literal["nf4", "none"] | None = None,
     labels: Sequence[str] | None = None,
     template: str | None = None,
     explain: bool = False,
@@ -44,9 +46,9 @@ def predict(
     input: CSV, TSV, JSONL or Parquet file to classify instead of `texts`. text_column: its column
     of texts, "text" by default. output: new file for its rows, with the columns `prediction`,
     `probability_<label>` and `truncated` added. adapter: folder of an adapter; None for the one
-    that ships. explain: whether to find the words that moved each prediction. labels, template and
-    the keywords of `Runtime`: as in `Classifier.load`. Raises `DataError` and `UsageError`; see
-    `errors`.
+    that ships. explain: whether to find the words that moved each prediction. base, quantization,
+    labels, template and the keywords of `Runtime`: as in `Classifier.load`. Raises `DataError` and
+    `UsageError`; see `errors`.
     """
     check_request(texts, input, output, text_column, explain)
     table = None
@@ -58,7 +60,14 @@ def predict(
     else:
         texts = list_of_texts(texts)
         check_texts(texts)
-    classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
+    classifier = Classifier.load(
+        adapter,
+        base=base,
+        quantization=quantization,
+        labels=labels,
+        template=template,
+        **runtime,
+    )
     if table is not None and output is not None:
         check_columns(table, classifier.labels)
     with Progress("classifying", len(texts)) as progress:

@@ -29,7 +29,7 @@ from sentilora.folders.run_folder import (
 )
 from sentilora.metrics import compare
 from sentilora.progress import is_main_process, say
-from sentilora.stages.from_config import count_steps, load_rows_of
+from sentilora.stages.from_config import count_steps, load_rows_of, with_absolute_base
 from sentilora.stages.train import train
 from sentilora.training.curves import learning_curve
 from sentilora.training.faults import training_errors
@@ -46,13 +46,14 @@ def train_seeds(config: Config, num_seeds: int, *, resume: bool = False) -> Seed
     seed. The figures are in `seeds.json`. resume: whether to keep finished runs and do the rest.
     Raises the same errors as `train`.
     """
-    if not 2 <= num_seeds <= MAX_SEEDS:
+    if not is_whole(num_seeds) or not 2 <= num_seeds <= MAX_SEEDS:
         raise UsageError(
-            f"`seeds` is {num_seeds:,}",
+            f"`seeds` is {num_seeds!r:.60}",
             setting="seeds",
             seen=num_seeds,
             remedy=f"a spread needs at least 2 seeds, and {MAX_SEEDS} are plenty",
         )
+    config = with_absolute_base(config)
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
@@ -78,6 +79,14 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
     `data.num_train_subset=N`. The figures are in `sizes.json` and `learning_curve.png`. resume:
     whether to keep finished runs and do the rest. Raises the same errors as `train`.
     """
+    if not isinstance(sizes, Sequence) or not all(map(is_whole, sizes)):
+        raise UsageError(
+            f"`sizes` is {sizes!r:.60}",
+            setting="sizes",
+            seen=sizes,
+            remedy="give a list of whole numbers, e.g. 100,400,2000",
+        )
+    config = with_absolute_base(config)
     sizes = sorted(sizes)
     labels = config.prompt.labels
     _check_sizes(sizes, len(labels))
@@ -104,6 +113,11 @@ def train_sizes(config: Config, sizes: Sequence[int], *, resume: bool = False) -
 
 
 # --- before --------------------------------------------------------------------------------------
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, and not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:

@@ -33,7 +33,8 @@ from sentilora.models.adapters import (
     count_parameters,
     load_adapter,
 )
-from sentilora.models.bases import beyond_positions, resolve_base
+from sentilora.models.base_source import resolve_base
+from sentilora.models.bases import beyond_positions
 from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine
 from sentilora.progress import is_main_process, say
@@ -48,6 +49,7 @@ from sentilora.stages.from_config import (
     runtime_of,
     shipped_test_warning,
     training_arguments_of,
+    with_absolute_base,
 )
 from sentilora.training.faults import refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
@@ -74,6 +76,7 @@ def train(
     `errors`.
     """
     # Errors that need no model are raised before torch is imported.
+    config = with_absolute_base(config)
     folder = Path(config.output_dir)
     format = prompt_format_of(config)
     check_steps(config)
@@ -264,12 +267,13 @@ def build_trainer(
 def classifier_file_of(config: Config, base: "Base", prompter: Prompter) -> ClassifierFile:
     """The `classifier.json` of every checkpoint of this run."""
     settings = config.base
+    reference = BaseReference(
+        settings.name, base.revision, settings.quantization, settings.double_quantization
+    )
     return ClassifierFile(
         format_version=FORMAT_VERSION,
         prompt=prompter.format,
-        base=BaseReference(
-            settings.name, base.revision, settings.quantization, settings.double_quantization
-        ),
+        base=reference.seen_from(config.output_dir),
         label_ids=prompter.label_ids,
         runtime=runtime_of(config).record(base.dtype),
     )
