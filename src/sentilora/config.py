@@ -144,12 +144,19 @@ def load_config(
     Raises `UsageError` for an unknown preset, for an unknown key (with the nearest one), for an
     invalid value, and for a file that is missing or is not TOML.
     """
-    if isinstance(overrides, str):
+    if isinstance(overrides, str) or not isinstance(overrides, Iterable):
         raise UsageError(
-            f"overrides is the single string {overrides!r:.60}",
+            f"overrides is {overrides!r:.60}",
             setting="overrides",
             seen=overrides,
             remedy="pass a list of strings",
+        )
+    if not isinstance(values, Mapping | None):
+        raise UsageError(
+            f"values is {values!r:.60}",
+            setting="values",
+            seen=values,
+            remedy='pass a mapping such as {"training.seed": 1}',
         )
     changes: dict[str, Any] = {}
     if file is not None:
@@ -176,7 +183,7 @@ def parse_override(item: str) -> tuple[str, Any]:
 
     Raises `UsageError` for a string without key or "=".
     """
-    key, equals, text = item.partition("=")
+    key, equals, text = item.partition("=") if isinstance(item, str) else ("", "", "")
     if not equals or not key.strip():
         raise UsageError(
             f"cannot read {item!r}",

@@ -71,6 +71,14 @@ def test_a_base_beside_a_plain_adapter_is_found(project, tmp_path, monkeypatch):
     monkeypatch.chdir(plain.parent.parent)
     _, stderr = predicted("x", "--adapter", plain, *options)
     assert f"base: {tmp_path}/other, found from the adapter's folder" in stderr
+    answer = predicted("x", "--adapter", plain, *options, "--json")[0]
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "base_model_name_or_path": None}))
+    failed(3, "names no base; say where the base is now, with --base", "predict", "x",
+           "--adapter", plain, *options)  # fmt: skip
+    there = ["--base", tmp_path / "other"]
+    assert predicted("x", "--adapter", plain, *there, *options, "--json")[0] == answer
+    path.write_text(json.dumps(content))
     shutil.rmtree(tmp_path / "other")
     failed(3, "belongs to the base ../other, and there is no such folder; say where the base is "
            "now, with --base", "predict", "x", "--adapter", plain, *options)  # fmt: skip

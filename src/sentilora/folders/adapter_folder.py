@@ -44,7 +44,7 @@ class PeftConfig(Record):
     FILE: ClassVar[str] = "adapter_config.json"
     REMEDY: ClassVar[str] = "restore it (each checkpoint-N folder of the run has a copy)"
 
-    base_model_name_or_path: str
+    base_model_name_or_path: str | None
     peft_type: str
     task_type: str | None = None
     modules_to_save: list[str] | None = None
@@ -127,13 +127,14 @@ class AdapterFolder:
         name = absolute_base(name)
         if name == recorded.name:
             return recorded
-        say(f"base: {name} in place of {recorded.name}, which the adapter names")
+        if recorded.name:
+            say(f"base: {name} in place of {recorded.name}, which the adapter names")
         return replace(recorded, name=name, revision="main", path_from_run=None)
 
     def _recorded_base(self) -> BaseReference:
         if self.classifier is not None:
             return self.classifier.base
-        return BaseReference(self.peft.base_model_name_or_path)
+        return BaseReference(self.peft.base_model_name_or_path or "")
 
     def _moved(self, recorded: BaseReference) -> BaseReference:
         """The recorded base; by another path if it was moved together with the run's folder."""
@@ -141,13 +142,14 @@ class AdapterFolder:
         if name == EMBEDDED or os.path.isdir(os.path.expanduser(name)):
             return recorded
         folder = self.run / (recorded.path_from_run or os.path.expanduser(name))
-        if (folder / "config.json").is_file():
+        if name and (folder / "config.json").is_file():
             say(f"base: {os.path.abspath(folder)}, found from the adapter's folder")
             return replace(recorded, name=os.path.abspath(folder))
         if looks_like_hub_id(name):
             return recorded
+        fault = f"belongs to the base {name}, and there is no such folder"
         raise DataError(
-            f"the adapter in {self.path} belongs to the base {name}, and there is no such folder",
+            f"the adapter in {self.path} {fault if name else 'names no base'}",
             setting="base",
             seen=name,
             remedy="say where the base is now, with `base`",
