@@ -106,13 +106,13 @@ class AdapterFolder:
         """
         require_base_keywords(name, quantization)
         recorded = self._recorded_base()
-        chosen = self._moved(recorded) if name is None else self._named(recorded, str(name))
+        reference = self._moved(recorded) if name is None else self._named(recorded, str(name))
         before = recorded.quantization
         if quantization is not None and quantization != before:
             if self.classifier is not None:
                 say(f"quantization: trained with {before}; scoring with {quantization}")
-            chosen = replace(chosen, quantization=quantization)
-        if chosen.quantization == "nf4" and self.peft.peft_type != LORA:
+            reference = replace(reference, quantization=quantization)
+        if reference.quantization == "nf4" and self.peft.peft_type != LORA:
             raise UsageError(
                 f"the adapter in {self.path} is of PEFT's kind {self.peft.peft_type}, which needs "
                 "an unquantized base",
@@ -120,7 +120,7 @@ class AdapterFolder:
                 seen="nf4",
                 remedy="load it with `quantization`=none",
             )
-        return chosen
+        return reference
 
     def _named(self, recorded: BaseReference, name: str) -> BaseReference:
         """The base of this name, loaded as the recorded one is."""

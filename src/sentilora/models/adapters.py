@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,7 +91,7 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
 @contextmanager
 def _peft_notices() -> Iterator[None]:
     """Print each of PEFT's warnings as one line; hide those that concern no user."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always")
         # Missing weights are an error of ours, and only PEFT can change what is deprecated.
         warnings.filterwarnings("ignore", "Found missing adapter keys")
@@ -100,7 +100,7 @@ def _peft_notices() -> Iterator[None]:
         # `adapter_disabled` does what this says is not done.
         warnings.filterwarnings("ignore", "Careful, disabling adapter layers with bias")
         yield
-    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in notices):
         say(f"warning: {text}")
 
 
@@ -119,13 +119,13 @@ def load_adapter(
 
     path = folder.path
     config = path / PeftConfig.FILE
-    seen: list[Any] = []
+    reports: list[Any] = []
     # Each load of a model's weights lists the ones that it cannot place, and PEFT drops that list.
-    hook = model.register_load_state_dict_post_hook(lambda _, keys: seen.append(keys))
+    hook = model.register_load_state_dict_post_hook(lambda _, keys: reports.append(keys))
     try:
-        stored = stored_names(folder)
+        names = names_in_file(folder)
         with _peft_notices():
-            loaded = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
+            peft_model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
     except Exception as error:
         if isinstance(error, DataError) or is_out_of_memory(error):
             raise
@@ -146,29 +146,32 @@ def load_adapter(
         ) from error
     finally:
         hook.remove()
-    unplaced = {name for keys in seen for name in keys.unexpected_keys}
-    _require_same_weights(loaded, folder, stored, unplaced)
-    return loaded
+    strays = {name for keys in reports for name in keys.unexpected_keys}
+    _require_same_weights(peft_model, folder, names, strays)
+    return peft_model
 
 
 def _require_same_weights(
-    model: "PeftModel", folder: AdapterFolder, stored: set[str], unplaced: set[str]
+    model: "PeftModel", folder: AdapterFolder, names: set[str], strays: set[str]
 ) -> None:
-    """Raise `DataError` unless an adapter's file has exactly the weights that its model has."""
+    """Raise `DataError` unless an adapter's file has exactly the weights that its model has.
+
+    names: of the weights in the file. strays: those that the model has no place for.
+    """
     from peft import get_peft_model_state_dict
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a bias of LoRA's is no matrix
         expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     # Older PEFT named some weights otherwise: then as many are unknown as seem to be missing.
-    num_missing = len(expected - stored) if len(expected - stored) > len(stored - expected) else 0
-    if num_missing:
+    num_missing = len(expected - names)
+    if num_missing > len(names - expected):
         fault = f"lacks some of the adapter's weights ({counted(num_missing, 'tensor')})"
-    elif unplaced:
-        names = ", ".join(sorted(unplaced)[:3])
+    elif strays:
+        first = ", ".join(sorted(strays)[:3])
         fault = (
-            f"has {counted(len(unplaced), 'tensor')} for which {PeftConfig.FILE} and the base have "
-            f"no place ({names}{' …' if len(unplaced) > 3 else ''})"
+            f"has {counted(len(strays), 'tensor')} for which {PeftConfig.FILE} and the base have "
+            f"no place ({first}{' …' if len(strays) > 3 else ''})"
         )
     else:
         return
@@ -180,7 +183,7 @@ def _require_same_weights(
     )
 
 
-def stored_names(folder: AdapterFolder) -> set[str]:
+def names_in_file(folder: AdapterFolder) -> set[str]:
     """The names of the weights in an adapter's file. Raises `DataError` when it is damaged."""
     from safetensors import SafetensorError, safe_open
 
@@ -210,7 +213,7 @@ def base_values(model: "PreTrainedModel", folder: AdapterFolder) -> Values:
     own = dict(model.named_parameters())
     names = [
         name.removeprefix("base_model.model.").replace(".base_layer", "")
-        for name in stored_names(folder)
+        for name in names_in_file(folder)
     ]
     return [(own[name], own[name].detach().clone()) for name in names if name in own]
 
@@ -218,13 +221,12 @@ def base_values(model: "PreTrainedModel", folder: AdapterFolder) -> Values:
 @contextmanager
 def adapter_disabled(model: "PeftModel", values: Values) -> Iterator[None]:
     """Make a model its untouched base within a `with` block. values: from `base_values`."""
-    with _peft_notices(), model.disable_adapter():
-        adapted = [(parameter, parameter.detach().clone()) for parameter, _ in values]
+    with ExitStack() as stack:
+        with _peft_notices():
+            stack.enter_context(model.disable_adapter())
+        stack.callback(_set, [(parameter, parameter.detach().clone()) for parameter, _ in values])
         _set(values)
-        try:
-            yield
-        finally:
-            _set(adapted)
+        yield
 
 
 def _set(values: Values) -> None:
