@@ -153,6 +153,20 @@ def load_config(
     Raises `UsageError` for an unknown preset, for an unknown key (with the nearest one), for an
     invalid value, and for a file that is missing or is not TOML.
     """
+    if isinstance(overrides, str) or not isinstance(overrides, Iterable):
+        raise UsageError(
+            f"overrides is {overrides!r:.60}",
+            setting="overrides",
+            seen=overrides,
+            remedy="pass a list of strings",
+        )
+    if not isinstance(values, Mapping | None):
+        raise UsageError(
+            f"values is {values!r:.60}",
+            setting="values",
+            seen=values,
+            remedy='pass a mapping such as {"training.seed": 1}',
+        )
     changes: dict[str, Any] = {}
     if file is not None:
         changes.update(flatten(_read_toml(Path(file), UsageError)))
@@ -179,7 +193,7 @@ def parse_override(item: str) -> tuple[str, Any]:
 
     Raises `UsageError` for a string without key or "=".
     """
-    key, equals, text = item.partition("=")
+    key, equals, text = item.partition("=") if isinstance(item, str) else ("", "", "")
     text = text.removeprefix("\ufeff")  # of a file whose content the shell put here
     if not equals or not key.strip():
         raise UsageError(
@@ -193,6 +207,37 @@ def parse_override(item: str) -> tuple[str, Any]:
         table = {}
     # A text of several lines can happen to be TOML with several keys.
     return key.strip(), table["value"] if list(table) == ["value"] else text
+
+
+# Settings of training that `predict` and `evaluate` take as keywords.
+_KEYWORDS = {
+    "base.name": "base",
+    "base.device": "device",
+    "base.quantization": "quantization",
+    "base.compute_dtype": "compute_dtype",
+    "base.attn_implementation": "attn_implementation",
+    "engine.implementation": "engine",
+    "engine": "engine",
+    "engine.base_matmul": "base_matmul",
+    "engine.max_memory_gib": "max_memory_gib",
+    "training.per_device_eval_batch_size": "batch_size",
+    "data.text_column": "text_column",
+}
+
+
+def setting_in(text: str) -> str | None:
+    """The setting that a text of the form `section.key=value` changes, None for any other text."""
+    key, equals, _ = text.partition("=")
+    names = {name for name, _ in flatten(preset_tree(DEFAULT_PRESET, embedded=True))}
+    is_setting = key in _KEYWORDS or ("." in key and key in names)
+    is_entry = any(key.startswith(f"{table}.") for table in LEAF_TABLES)
+    return key if equals and (is_setting or is_entry) else None
+
+
+def keyword_for(override: str) -> str | None:
+    """`keyword`=value in place of `section.key=value`; None if no keyword stands for it."""
+    key, _, value = override.partition("=")
+    return f"use `{_KEYWORDS[key]}`={value}" if key in _KEYWORDS else None
 
 
 def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str, Any]:

@@ -90,9 +90,7 @@ def test_the_shape_of_a_request(tmp_path):
     failed(2, "cannot read 'seed'; write section.key=value", "evaluate", "seed")
     failed(2, "there is no preset 'tinny'; did you mean 'tiny'?", "check", "--preset", "tinny")
     failed(2, "there is no configuration file", "train", "--config", tmp_path / "none.toml")
-    failed(
-        2, "--base scores x without an adapter, and", "evaluate", "--base", "x", "--adapter", "y"
-    )
+    failed(3, "there is no adapter folder y", "evaluate", "--base", "x", "--adapter", "y")
 
 
 def test_only_one_line_says_what_is_wrong(monkeypatch, capsys):

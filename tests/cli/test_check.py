@@ -54,7 +54,7 @@ def test_check_lists_every_problem(toy_base, tmp_path):
         "lora": "lora.target_modules names 'nope', but no module of this base has that name; "
         "choose from its linear layers: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, "
         "down_proj, lm_head",
-        "attention": Contains("; set base.attn_implementation=eager (predict and evaluate: "),
+        "attention": Contains("; set base.attn_implementation=eager"),
     }
     assert code == 2 and stderr.endswith("error: 10 problems, marked ✗ above\n")  # the first's code
     assert f"! test data           {tmp_path} has no test data" in stdout

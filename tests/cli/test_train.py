@@ -17,7 +17,7 @@ def test_a_base_that_cannot_be_had(tmp_path, base):
     output = ["--output-dir", tmp_path / "run"]
     said = "not reachable; load the base from a folder: base.name=" if base[0] == "m" else base
     failed(3, said, "train", f"base.name={base}", *output)
-    failed(3, said, "evaluate", "--base", base)
+    failed(3, said.replace("base.name", "--base"), "evaluate", "--base", base)
     assert not (tmp_path / "run").exists()
 
 

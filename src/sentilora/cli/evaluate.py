@@ -11,6 +11,7 @@ from sentilora.cli.options import (
     AsJson,
     LabelColumn,
     Overrides,
+    Quantization,
     TextColumn,
     in_options,
     json_for,
@@ -21,7 +22,12 @@ from sentilora.cli.options import (
 from sentilora.errors import SentiloraError, UsageError
 from sentilora.wording import quoted
 
-Base = Annotated[str | None, typer.Option(help="Measure this base, without an adapter.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="With --adapter: where its base is now. Alone: measure this base, without an adapter."
+    ),
+]
 Output = Annotated[Path | None, typer.Option(help="New file for the result, as JSON.")]
 TargetAccuracy = Annotated[
     float | None,
@@ -50,6 +56,7 @@ def evaluate(
     overrides: Overrides = None,
     adapter: Adapter = None,
     base: Base = None,
+    quantization: Quantization = None,
     output: Output = None,
     target_accuracy: TargetAccuracy = None,
     report: Report = None,
@@ -85,6 +92,7 @@ def evaluate(
         result = run(
             adapter,
             base=base,
+            quantization=quantization,
             overrides=values,
             target_accuracy=target_accuracy,
             report=report,

@@ -40,6 +40,13 @@ Adapter = Annotated[
         help="Folder of the adapter.", show_default="the one that ships, for English film reviews"
     ),
 ]
+Quantization = Annotated[
+    Literal["nf4", "none"] | None,
+    typer.Option(
+        help="How to load the base: in 4 bits, or as it is stored.",
+        show_default="as in training; nf4 if not recorded",
+    ),
+]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -99,7 +106,7 @@ def with_runtime_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 # The keywords of library functions that are options of a verb.
 KEYWORDS = (
-    *("adapter", "base", "output_dir", "preset", "resume", "seeds", "sizes"),
+    *("adapter", "base", "quantization", "output_dir", "preset", "resume", "seeds", "sizes"),
     *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
     *("config", *RUNTIME),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from sentilora.cli.options import (
     Adapter,
     AsJson,
+    Quantization,
     TextColumn,
     json_for,
     quiet,
@@ -32,6 +34,9 @@ Input = Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet fil
 Output = Annotated[
     Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
 ]
+Base = Annotated[
+    str | None, typer.Option(help="Where the adapter's base is now: a folder or a hub id.")
+]
 Labels = Annotated[
     str | None, typer.Option(help="Labels of a plain PEFT adapter, separated by commas.")
 ]
@@ -50,6 +55,8 @@ def predict(
     input: Input = None,
     output: Output = None,
     text_column: TextColumn = None,
+    base: Base = None,
+    quantization: Quantization = None,
     labels: Labels = None,
     template: Template = None,
     explain: Explain = False,
@@ -72,6 +79,7 @@ def predict(
             setting="texts",
             remedy="pass texts as arguments, - for stdin, or --input FILE",
         )
+    _refuse_settings(texts or ())
     quiet()
     predictions = run(
         _stdin_lines() if texts == ["-"] else texts,
@@ -79,6 +87,8 @@ def predict(
         output=output,
         text_column=text_column,
         adapter=adapter,
+        base=base,
+        quantization=quantization,
         labels=[label.strip() for label in labels.split(",")] if labels else None,
         template=_template(template),
         explain=explain,
@@ -91,6 +101,22 @@ def predict(
         print(as_line(prediction))
         if prediction.explanation is not None:
             print(as_words(prediction.text, prediction.explanation))
+
+
+def _refuse_settings(texts: Sequence[str]) -> None:
+    """Raise `UsageError` for an argument that is a setting, which only other verbs take."""
+    from sentilora.config import keyword_for, setting_in
+
+    for text in texts:
+        if (setting := setting_in(text)) is None:
+            continue
+        remedy = keyword_for(text) or "leave it out: prompt and base belong to the adapter"
+        raise UsageError(
+            f"predict takes texts, and {text!r:.60} is the setting {setting}",
+            setting=setting,
+            seen=text,
+            remedy=f"{remedy} (to classify it as a text, pass - and write it to stdin)",
+        )
 
 
 def as_json(prediction: "Prediction") -> str:

@@ -125,7 +125,7 @@ def shape_of(model: torch.nn.Module) -> ModelShape:
     """
     causal_lm: Any = model
     config = causal_lm.config.get_text_config()
-    head = causal_lm.get_output_embeddings()
+    head = base_linear(causal_lm.get_output_embeddings())  # bitsandbytes leaves it as it is
     linears = [
         module.weight.numel()
         for name, module in model.named_modules()

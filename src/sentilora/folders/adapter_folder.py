@@ -10,32 +10,46 @@ import hashlib
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict
 
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.checkpoints import WEIGHTS_FILE, checkpoints, run_of
-from sentilora.folders.classifier_file import ClassifierFile
+from sentilora.folders.classifier_file import (
+    BaseReference,
+    ClassifierFile,
+    absolute_base,
+    may_stand_for,
+    require_base_keywords,
+)
 from sentilora.folders.records import Record
+from sentilora.hub import looks_like_hub_id
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
+from sentilora.shipped import EMBEDDED
 from sentilora.wording import quoted
 
 _REMEDY = "choose a folder in which training or PEFT saved an adapter"
+LORA = "LORA"
+# PEFT adapts these to unquantized layers, not to NF4's packed ones; compared with PEFT by a test.
+UNQUANTIZED_KINDS = ("BOFT", "FOURIERFT", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "OFT", "VERA")
+HEADS = {"score", "classifier", "classification_head", "qa_outputs"}
 
 
 class PeftConfig(Record):
-    """PEFT's `adapter_config.json`: two checked fields, and all others as they are."""
+    """PEFT's `adapter_config.json`: a few checked fields, and all others as they are."""
 
     model_config = ConfigDict(extra="allow")
     FILE: ClassVar[str] = "adapter_config.json"
     REMEDY: ClassVar[str] = "restore it (each checkpoint-N folder of the run has a copy)"
 
-    base_model_name_or_path: str
+    base_model_name_or_path: str | None
     peft_type: str
+    task_type: str | None = None
+    modules_to_save: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,13 @@ class AdapterFolder:
     def open(cls, path: str | Path) -> Self:
         """The adapter folder at a path, checked.
 
-        Raises `DataError` when the folder is missing, incomplete or damaged.
+        Raises `DataError` when the folder is missing, incomplete or damaged, `UsageError` when the
+        adapter is of a kind that cannot be used.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(
+                f"`adapter` is {path!r:.60}", setting="adapter", seen=path, remedy=_REMEDY
+            )
         path = Path(os.path.expanduser(path))
         if not path.is_dir():
             raise DataError(
@@ -67,12 +86,76 @@ class AdapterFolder:
                 raise _incomplete(path, name)
         has_file = (path / ClassifierFile.FILE).is_file()
         classifier = ClassifierFile.load(path) if has_file else None
-        return cls(path, PeftConfig.load(path), classifier)
+        peft = PeftConfig.load(path)
+        _require_usable(path, peft)
+        return cls(path, peft, classifier)
 
     @property
     def run(self) -> Path:
         """The run's folder: this one, or for a checkpoint its parent."""
         return run_of(self.path)
+
+    def base_to_load(
+        self,
+        name: str | Path | None = None,
+        quantization: Literal["nf4", "none"] | None = None,
+    ) -> BaseReference:
+        """The base to load: the recorded one, changed as requested. Notices say what is changed.
+
+        name: where it is now. A local base that is not at its recorded path is looked for where it
+        lies if it was moved together with the run. Raises `DataError` when it is not there,
+        `UsageError` when the adapter cannot be put on a quantized base.
+        """
+        require_base_keywords(name, quantization)
+        recorded = self._recorded_base()
+        reference = self._moved(recorded) if name is None else self._named(recorded, str(name))
+        before = recorded.quantization
+        if quantization is not None and quantization != before:
+            if self.classifier is not None:
+                say(f"quantization: trained with {before}; scoring with {quantization}")
+            reference = replace(reference, quantization=quantization)
+        if reference.quantization == "nf4" and self.peft.peft_type != LORA:
+            raise UsageError(
+                f"the adapter in {quoted(self.path)} is of PEFT's kind {self.peft.peft_type}, "
+                "which needs an unquantized base",
+                setting="quantization",
+                seen="nf4",
+                remedy="load it with `quantization`=none",
+            )
+        return reference
+
+    def _named(self, recorded: BaseReference, name: str) -> BaseReference:
+        """The base of this name, loaded as the recorded one is."""
+        name = absolute_base(name)
+        if name == recorded.name:
+            return recorded
+        if recorded.name:
+            say(f"base: {name} in place of {recorded.name}, which the adapter names")
+        return replace(recorded, name=name, revision="main", path_from_run=None)
+
+    def _recorded_base(self) -> BaseReference:
+        if self.classifier is not None:
+            return self.classifier.base
+        return BaseReference(self.peft.base_model_name_or_path or "")
+
+    def _moved(self, recorded: BaseReference) -> BaseReference:
+        """The recorded base; by another path if it was moved together with the run's folder."""
+        name = recorded.name
+        if name == EMBEDDED or os.path.isdir(os.path.expanduser(name)):
+            return recorded
+        folder = self.run / (recorded.path_from_run or os.path.expanduser(name))
+        if name and (folder / "config.json").is_file():
+            say(f"base: {os.path.abspath(folder)}, found from the adapter's folder")
+            return replace(recorded, name=os.path.abspath(folder))
+        if looks_like_hub_id(name):
+            return recorded
+        fault = f"belongs to the base {name}, and there is no such folder"
+        raise DataError(
+            f"the adapter in {quoted(self.path)} {fault if name else 'names no base'}",
+            setting="base",
+            seen=name,
+            remedy="say where the base is now, with `base`",
+        )
 
     def weights_digest(self) -> str:
         """SHA-256 of the adapter's weights."""
@@ -88,7 +171,7 @@ class AdapterFolder:
         """
         config = self.peft.model_dump()
         lora = {name: config[name] for name in names if config.get(name) is not None}
-        if self.peft.peft_type != "LORA" or not isinstance(lora.get("target_modules"), list):
+        if self.peft.peft_type != LORA or not isinstance(lora.get("target_modules"), list):
             raise UsageError(
                 f"the adapter in {quoted(self.path)} has peft_type {self.peft.peft_type} and "
                 f"target_modules {lora.get('target_modules')!r}",
@@ -98,18 +181,48 @@ class AdapterFolder:
             )
         lora["target_modules"] = sorted(lora["target_modules"])
         if self.classifier is not None:  # a plain adapter's shapes are checked when it is loaded
-            if self.classifier.base.name != base_name:
+            recorded = self.classifier.base.name
+            if not may_stand_for(recorded, base_name):
+                elsewhere = "set base.name to the folder in which it is now"
+                is_here = recorded == EMBEDDED or os.path.isdir(os.path.expanduser(recorded))
                 raise UsageError(
-                    f"the adapter in {quoted(self.path)} belongs to the base "
-                    f"{self.classifier.base.name!r}, but the configuration names {base_name!r}",
+                    f"the adapter in {quoted(self.path)} belongs to the base {recorded!r}, but the "
+                    f"configuration names {base_name!r}",
                     setting="base.name",
                     seen=base_name,
-                    remedy=f"set base.name={shlex.quote(self.classifier.base.name)}",
+                    remedy=f"set base.name={shlex.quote(recorded)}"
+                    if is_here or looks_like_hub_id(recorded)
+                    else elsewhere,
                 )
+            if absolute_base(recorded) != absolute_base(base_name):
+                say(f"base: {base_name} in place of {recorded}, which the adapter names")
             if self.classifier.prompt != format:
                 say(f"warning: {quoted(self.path)} was trained with a different prompt or labels")
         say(f"starting from {quoted(self.path)}, with its LoRA settings (r={lora['r']})")
         return lora
+
+
+def _require_usable(path: Path, peft: PeftConfig) -> None:
+    """Raise an error for an adapter with a head of its own, or of a kind that is not supported."""
+    heads = sorted(HEADS & {name.rpartition(".")[2] for name in peft.modules_to_save or ()})
+    if heads or peft.task_type not in (None, "CAUSAL_LM"):
+        fault = f"a head of its own ({', '.join(heads)})" if heads else "another task"
+        raise UsageError(
+            f"the adapter in {quoted(path)} has {fault} (task_type {peft.task_type}), but labels "
+            "are scored with the head of a causal language model",
+            setting="adapter",
+            seen=str(path),
+            remedy="choose an adapter of task_type CAUSAL_LM, or train one",
+        )
+    if peft.peft_type in (LORA, *UNQUANTIZED_KINDS):
+        return
+    raise DataError(
+        f"{path / peft.FILE} has peft_type {peft.peft_type!r}, which is not supported",
+        setting="adapter",
+        seen=str(path),
+        remedy=f"choose an adapter of {LORA}, or on an unquantized base of "
+        f"{', '.join(UNQUANTIZED_KINDS)}",
+    )
 
 
 def _incomplete(path: Path, name: str) -> DataError:

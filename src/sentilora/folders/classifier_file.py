@@ -6,16 +6,19 @@ No torch is needed to read it, so a wrong folder is reported at once.
 """
 
 import json
-from dataclasses import fields
+import os
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from sentilora.errors import DataError
+from sentilora.errors import DataError, UsageError
 from sentilora.folders.records import STRICT, Record
+from sentilora.hub import looks_like_hub_id
 from sentilora.prompt import PromptFormat
+from sentilora.shipped import EMBEDDED
 from sentilora.version import __version__
 from sentilora.wording import quoted
 
@@ -24,12 +27,60 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, config=STRICT)
 class BaseReference:
-    """The base that an adapter belongs to."""
+    """The base that an adapter belongs to.
+
+    name: a hub id, the absolute path of a folder, or "embedded". path_from_run: the way from the
+    run's folder to a base in a folder, which finds the base when both were moved together.
+    """
 
     name: str
     revision: str = "main"
     quantization: Literal["nf4", "none"] = "nf4"
     double_quantization: bool = True
+    path_from_run: str | None = None
+
+    def seen_from(self, run: str | Path) -> Self:
+        """The same base, with the way to it from a run's folder if it is in a folder."""
+        if self.name == EMBEDDED or not os.path.isdir(self.name):
+            return self
+        way = os.path.relpath(os.path.realpath(self.name), os.path.realpath(run))
+        return replace(self, path_from_run=way)
+
+
+def absolute_base(name: str) -> str:
+    """The name of a base, as an absolute path if it is a folder's: valid in any directory."""
+    folder = os.path.expanduser(name)
+    return os.path.abspath(folder) if name != EMBEDDED and os.path.isdir(folder) else name
+
+
+def require_base_keywords(base: object, quantization: object) -> None:
+    """Raise `UsageError` for keywords of the wrong type. None leaves what is recorded."""
+    if base is not None and not isinstance(base, str | Path):
+        raise UsageError(
+            f"`base` is {base!r:.60}",
+            setting="base",
+            seen=base,
+            remedy="give a hub id, a folder or embedded",
+        )
+    if quantization not in (None, "nf4", "none"):
+        raise UsageError(
+            f"there is no `quantization` {quantization!r:.60}",
+            setting="quantization",
+            seen=quantization,
+            remedy="choose nf4 or none",
+        )
+
+
+def may_stand_for(recorded: str, name: str) -> bool:
+    """Whether the base `name` can be the recorded one: the same, or a copy of one not at hand.
+
+    Only a folder can be a copy of a hub's base. Whether it fits is seen when it is loaded.
+    """
+    if os.path.realpath(absolute_base(name)) == os.path.realpath(absolute_base(recorded)):
+        return True
+    if EMBEDDED in (recorded, name) or os.path.isdir(os.path.expanduser(recorded)):
+        return False
+    return os.path.isdir(os.path.expanduser(name)) or not looks_like_hub_id(recorded)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -94,14 +145,16 @@ class ClassifierFile(Record):
         record = super().load(folder)
         # A default must not stand in for a value that the adapter was trained with.
         for section, kind in (("prompt", PromptFormat), ("base", BaseReference)):
-            for name in (field.name for field in fields(kind)):
+            for name in (field.name for field in fields(kind) if field.default is not None):
                 if name not in content[section]:
                     raise cls.damaged(folder, f"it has no {name!r}")
         return record
 
     def content(self) -> dict[str, Any]:
-        """The values to write, without an unknown runtime and without a neutral calibration."""
+        """The values to write, without what is unknown and without a neutral calibration."""
         content = super().content()
+        if self.base.path_from_run is None:
+            del content["base"]["path_from_run"]
         if self.runtime is None:
             del content["runtime"]
         if self.calibration == Calibration():

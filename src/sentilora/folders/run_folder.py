@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from sentilora.data.rows import Rows, row_hash
 from sentilora.errors import DataError, UsageError, first_line
+from sentilora.folders.classifier_file import may_stand_for
 from sentilora.folders.records import STRICT, Record
 from sentilora.metrics import Metrics
 from sentilora.progress import is_main_process, say
@@ -135,6 +136,8 @@ def require_unused(
 def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `UsageError` about the first setting that differs from the run in `folder`."""
     for key in sorted(now.keys() | before.keys()):
+        if key == "base.name" and may_stand_for(before[key], now[key]):
+            continue
         if key not in FREE_ON_RESUME and before.get(key) != now.get(key):
             raise UsageError(
                 f"{key} was {before.get(key)!r} in {quoted(folder)} and is {now.get(key)!r} now",

@@ -2,15 +2,17 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sentilora.errors import DataError, UsageError, first_line
+from sentilora.errors import DataError, UsageError, first_line, is_out_of_memory
 from sentilora.folders.adapter_folder import AdapterFolder, PeftConfig
 from sentilora.folders.classifier_file import ClassifierFile
-from sentilora.wording import quoted
+from sentilora.models.base_source import SETTINGS, Spelling
+from sentilora.progress import say
+from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +65,7 @@ def attach_adapter(
         task_type="CAUSAL_LM",
     )
     try:
-        with _peft_warnings():
+        with _peft_notices():
             return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(
@@ -87,64 +89,152 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
 
 
 @contextmanager
-def _peft_warnings() -> Iterator[None]:
-    """Turn PEFT's warning about missing weights into an error; hide a deprecation notice."""
-    with warnings.catch_warnings():
-        # PEFT would go on with untrained values for the missing weights.
-        warnings.filterwarnings("error", "Found missing adapter keys")
-        # PEFT uses a deprecated attribute of transformers; only PEFT can change that.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+def _peft_notices() -> Iterator[None]:
+    """Print each of PEFT's warnings as one line; hide those that concern no user."""
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        # Missing weights are an error of ours, and only PEFT can change what is deprecated.
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # `adapter_disabled` does what this says is not done.
+        warnings.filterwarnings("ignore", "Careful, disabling adapter layers with bias")
         yield
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in notices):
+        say(f"warning: {text}")
 
 
 def load_adapter(
-    model: "PreTrainedModel", folder: AdapterFolder, *, is_trainable: bool = False
+    model: "PreTrainedModel",
+    folder: AdapterFolder,
+    *,
+    is_trainable: bool = False,
+    spelling: Spelling = SETTINGS,
 ) -> "PeftModel":
-    """A loaded base with the adapter in a folder.
+    """A loaded base with the adapter in a folder: every weight in its file, and no other.
 
     Raises `UsageError` when the adapter belongs to another base, `DataError` when it is damaged.
     """
     from peft import PeftModel
 
     path = folder.path
-    weights, config = path / folder.WEIGHTS_FILE, path / PeftConfig.FILE
+    config = path / PeftConfig.FILE
+    reports: list[Any] = []
+    # Each load of a model's weights lists the ones that it cannot place, and PEFT drops that list.
+    hook = model.register_load_state_dict_post_hook(lambda _, keys: reports.append(keys))
     try:
-        with _peft_warnings():
-            return PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
-    except UserWarning as warning:
-        raise DataError(
-            f"{quoted(weights)} lacks some of the adapter's weights "
-            f"({str(warning).count('lora_')} tensors)",
-            setting="adapter",
-            seen=str(path),
-            remedy=_DAMAGED_OR_OTHER_BASE,
-        ) from warning
-    except RuntimeError as error:
-        if "size mismatch" not in str(error):
+        names = names_in_file(folder)
+        with _peft_notices():
+            peft_model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
+    except Exception as error:
+        if isinstance(error, DataError) or is_out_of_memory(error):
             raise
-        raise UsageError(
-            f"the adapter in {quoted(path)} was trained for another base "
-            f"({quoted(folder.peft.base_model_name_or_path)}): its shapes do not fit",
-            setting="adapter",
-            seen=str(path),
-            remedy="load it on that base",
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, RuntimeError) and "size mismatch" in str(error):
+            raise UsageError(
+                f"the adapter in {quoted(path)} was trained for another base "
+                f"({folder.peft.base_model_name_or_path}): its shapes do not fit",
+                setting="adapter",
+                seen=str(path),
+                remedy=f"load it on that base: {spelling.name}=BASE",
+            ) from error
+        # What PEFT raises for values that it does not expect has no common class.
         raise DataError(
             f"PEFT cannot use {quoted(config)} ({type(error).__name__}: {first_line(error)})",
             setting="adapter",
             seen=str(path),
             remedy=_DAMAGED_OR_OTHER_BASE,
         ) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    finally:
+        hook.remove()
+    strays = {name for keys in reports for name in keys.unexpected_keys}
+    _require_same_weights(peft_model, folder, names, strays)
+    return peft_model
+
+
+def _require_same_weights(
+    model: "PeftModel", folder: AdapterFolder, names: set[str], strays: set[str]
+) -> None:
+    """Raise `DataError` unless an adapter's file has exactly the weights that its model has.
+
+    names: of the weights in the file. strays: those that the model has no place for.
+    """
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a bias of LoRA's is no matrix
+        expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    # Older PEFT named some weights otherwise: then as many are unknown as seem to be missing.
+    num_missing = len(expected - names)
+    if num_missing > len(names - expected):
+        fault = f"lacks some of the adapter's weights ({counted(num_missing, 'tensor')})"
+    elif strays:
+        first = ", ".join(sorted(strays)[:3])
+        fault = (
+            f"has {counted(len(strays), 'tensor')} for which {PeftConfig.FILE} and the base have "
+            f"no place ({first}{' …' if len(strays) > 3 else ''})"
+        )
+    else:
+        return
+    raise DataError(
+        f"{folder.path / folder.WEIGHTS_FILE} {fault}",
+        setting="adapter",
+        seen=str(folder.path),
+        remedy=_DAMAGED_OR_OTHER_BASE,
+    )
+
+
+def names_in_file(folder: AdapterFolder) -> set[str]:
+    """The names of the weights in an adapter's file. Raises `DataError` when it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = folder.path / folder.WEIGHTS_FILE
+    try:
+        with safe_open(weights, "pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
         raise DataError(
             f"{quoted(weights)} is damaged: {first_line(error)}",
             setting="adapter",
-            seen=str(path),
+            seen=str(folder.path),
             remedy="restore it, or train again",
         ) from error
+
+
+# --- the base under an adapter -------------------------------------------------------------------
+
+Values = list[tuple["torch.nn.Parameter", "torch.Tensor"]]
+
+
+def base_values(model: "PreTrainedModel", folder: AdapterFolder) -> Values:
+    """The base's own parameters that an adapter brings other values of, with what they are now.
+
+    These are the biases of an adapter that trained them. Call it before the adapter is loaded.
+    """
+    own = dict(model.named_parameters())
+    names = [
+        name.removeprefix("base_model.model.").replace(".base_layer", "")
+        for name in names_in_file(folder)
+    ]
+    return [(own[name], own[name].detach().clone()) for name in names if name in own]
+
+
+@contextmanager
+def adapter_disabled(model: "PeftModel", values: Values) -> Iterator[None]:
+    """Make a model its untouched base within a `with` block. values: from `base_values`."""
+    with ExitStack() as stack:
+        with _peft_notices():
+            stack.enter_context(model.disable_adapter())
+        stack.callback(_set, [(parameter, parameter.detach().clone()) for parameter, _ in values])
+        _set(values)
+        yield
+
+
+def _set(values: Values) -> None:
+    import torch
+
+    with torch.no_grad():
+        for parameter, value in values:
+            parameter.copy_(value)
 
 
 def save_classifier(

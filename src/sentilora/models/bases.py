@@ -6,63 +6,33 @@ Training, evaluation and prediction load bases with the same function, so a relo
 computes what it computed in training.
 """
 
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.errors import DataError
 from sentilora.folders.classifier_file import BaseReference
-from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.models.base_cache import cache_folder, store
+from sentilora.models.base_source import (
+    SETTINGS,
+    Spelling,
+    is_stored_quantized,
+    readable,
+    require_causal,
+    resolve_base,
+)
 from sentilora.models.device import choose_device, choose_dtype, place_of_process
 from sentilora.models.four_bits import import_bitsandbytes, linear_4bit_modules
 from sentilora.models.runtime import Runtime
-from sentilora.progress import is_main_process
-from sentilora.shipped import EMBEDDED, embedded_base
-from sentilora.wording import quoted
+from sentilora.progress import is_main_process, say
+from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def resolve_base(name: str) -> str:
-    """The argument for `from_pretrained` that stands for a base's name: a folder or a hub id.
-
-    Raises `DataError` when a folder is missing or holds no model, or when the hub is unreachable.
-    """
-    if name == EMBEDDED:
-        return embedded_base()
-    if not name.strip():
-        raise UsageError(
-            "the name of the base is empty",
-            setting="base.name",
-            seen=name,
-            remedy="use a hub id, a folder or embedded",
-        )
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise DataError(
-                f"{quoted(name)} is not a model folder: it has no config.json",
-                setting="base.name",
-                seen=name,
-                remedy="choose a folder written by save_pretrained",
-            )
-        return str(path)
-    if path.exists() or not looks_like_hub_id(name):
-        raise DataError(
-            f"there is no model folder {quoted(name)}",
-            setting="base.name",
-            seen=name,
-            remedy="use a hub id, an existing folder or embedded",
-        )
-    require_hub(name, "load the base from a folder: base.name=FOLDER (evaluate: `base`=FOLDER)")
-    return name
-
-
-# --- loading -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -71,7 +41,8 @@ class Base:
 
     revision: commit of the hub if there is one, else the revision in the reference. cached_in:
     folder of the cached copy in NF4; None if there is none. from_cache: whether the base was read
-    from that folder rather than just written to it.
+    from that folder rather than just written to it. is_stored_quantized: whether its own
+    files are quantized.
     """
 
     model: "PreTrainedModel"
@@ -82,6 +53,7 @@ class Base:
     revision: str
     cached_in: Path | None = None
     from_cache: bool = False
+    is_stored_quantized: bool = False
 
     @property
     def pad_token_id(self) -> int:
@@ -90,23 +62,31 @@ class Base:
         return int(pad if pad is not None else self.tokenizer.eos_token_id)
 
 
-def load_base(reference: BaseReference, runtime: Runtime, *, cache_quantized: bool = False) -> Base:
+def load_base(
+    reference: BaseReference,
+    runtime: Runtime,
+    *,
+    cache_quantized: bool = False,
+    spelling: Spelling = SETTINGS,
+) -> Base:
     """A causal LM, its linear layers in NF4 unless the reference's quantization is "none".
 
     A base that is stored quantized keeps its own quantization. cache_quantized: keep the quantized
     base on disk; later loads use it, with or without this flag. Raises `DataError` when the base
-    cannot be read, `UsageError` when the device, dtype or quantization is unavailable.
+    cannot be read or lacks weights, `UsageError` when it is not a causal LM, or when the device,
+    dtype or quantization is unavailable.
     """
     name, revision = reference.name, reference.revision
-    source = resolve_base(name)
+    source = resolve_base(name, spelling)
     import_bitsandbytes()  # before transformers does
     from transformers import AutoConfig
 
     device = choose_device(runtime.device)
     dtype, reason = choose_dtype(runtime.compute_dtype, device, runtime.assume_capability)
-    with _readable(name):
+    with readable(name, spelling):
         config = AutoConfig.from_pretrained(source, revision=revision)
-        is_quantized = _is_stored_quantized(config, name, reference.quantization)
+        require_causal(config, name)
+        is_quantized = is_stored_quantized(config, name, reference.quantization, spelling)
     commit = getattr(config, "_commit_hash", None)
     cache = None
     if reference.quantization == "nf4" and not is_quantized:
@@ -115,17 +95,31 @@ def load_base(reference: BaseReference, runtime: Runtime, *, cache_quantized: bo
     from_cache = cache is not None and cache.is_dir()
     if from_cache:
         origin = f"{cache} (remove that folder to read {name} again)"
-        model = _load_weights(origin, str(cache), reference, runtime, device, dtype, False)
+        model = _load_weights(
+            origin, str(cache), reference, runtime, device, dtype, False, spelling
+        )
     else:
         to_quantize = cache is not None
-        model = _load_weights(name, source, reference, runtime, device, dtype, to_quantize)
+        model = _load_weights(
+            name, source, reference, runtime, device, dtype, to_quantize, spelling
+        )
     keep = cache is not None and not from_cache and cache_quantized and is_main_process()
     if cache is not None and keep:
         store(model, cache)
     _compute_in(model, dtype)
-    tokenizer = load_tokenizer(name, revision)
+    tokenizer = load_tokenizer(name, revision, spelling)
     cached_in = cache if from_cache or keep else None
-    return Base(model, tokenizer, device, dtype, reason, commit or revision, cached_in, from_cache)
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        dtype_reason=reason,
+        revision=commit or revision,
+        cached_in=cached_in,
+        from_cache=from_cache,
+        is_stored_quantized=is_quantized,
+    )
 
 
 def _load_weights(
@@ -136,10 +130,11 @@ def _load_weights(
     device: str,
     dtype: "torch.dtype",
     to_quantize: bool,
+    spelling: Spelling,
 ) -> "PreTrainedModel":
     """The model in `source`, quantized while it is read if `to_quantize`.
 
-    name: the base's name in error messages.
+    name: the base's name in messages. Raises `DataError` when weights are missing.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -151,15 +146,71 @@ def _load_weights(
             bnb_4bit_use_double_quant=reference.double_quantization,
             bnb_4bit_compute_dtype=dtype,
         )
-    with _readable(name):
-        return AutoModelForCausalLM.from_pretrained(
+    result: Any = None  # transformers declares the type without the information
+    with readable(name, spelling), _without_loading_report():
+        result = AutoModelForCausalLM.from_pretrained(
             source,
             revision=reference.revision,
             dtype=dtype,
             device_map={"": place_of_process(device)},
             attn_implementation=runtime.attn_implementation,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by their names
             **options,
         )
+    model: PreTrainedModel = result[0]
+    _require_complete(model, result[1], name, spelling)
+    return model
+
+
+def _require_complete(
+    model: "PreTrainedModel", loaded: dict[str, Any], name: str, spelling: Spelling
+) -> None:
+    """Raise `DataError` unless every weight of a base was read; report those it does not use.
+
+    loaded: what transformers says of the loading. It draws what is missing at random, with other
+    values at each start. Tied weights are not missing.
+    """
+    kind = type(model).__name__
+    other_shapes = {key for key, *_ in loaded["mismatched_keys"]}
+    other_shapes |= {  # transformers compares no shapes of what it quantizes
+        f"{quoted(path)}.weight"
+        for path, module in model.named_modules()
+        if (state := getattr(getattr(module, "weight", None), "quant_state", None)) is not None
+        and tuple(state.shape) != (module.out_features, module.in_features)
+    }
+    for names, fault in ((loaded["missing_keys"], "lacks"), (other_shapes, "has other shapes of")):
+        if names:
+            raise DataError(
+                f"{name} {fault} weights of {kind}: {_listed(names)}",
+                setting="base.name",
+                seen=name,
+                remedy=f"set {spelling.name} to a complete causal language model",
+            )
+    if loaded["unexpected_keys"]:
+        say(f"{name} holds weights that {kind} does not use: {_listed(loaded['unexpected_keys'])}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first three of these weights, and how many there are if there are more."""
+    ordered = sorted(names)
+    more = f" … ({counted(len(ordered), 'tensor')})" if len(ordered) > 3 else ""
+    return ", ".join(ordered[:3]) + more
+
+
+@contextmanager
+def _without_loading_report() -> Iterator[None]:
+    """Keep transformers' table of missing and unused weights from the terminal."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in str(record.msg)
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
@@ -193,9 +244,10 @@ def load_structure(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with _readable(name):
+    with readable(name, SETTINGS):
         config = AutoConfig.from_pretrained(source, revision=revision)
-        is_quantized = _is_stored_quantized(config, name, quantization)
+        require_causal(config, name)
+        is_quantized = is_stored_quantized(config, name, quantization, SETTINGS)
         if is_quantized:
             del config.quantization_config
         with torch.device("meta"):
@@ -216,67 +268,13 @@ def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
     )
 
 
-def _is_stored_quantized(config: Any, name: str, quantization: str) -> bool:
-    """Whether a base is stored quantized. Raises `UsageError` when it should not be."""
-    is_quantized = getattr(config, "quantization_config", None) is not None
-    if is_quantized and quantization == "none":
-        raise UsageError(
-            f"{quoted(name)} is stored quantized, so base.quantization=none is impossible",
-            setting="base.quantization",
-            seen=quantization,
-            remedy="leave it at nf4",
-        )
-    return is_quantized
-
-
-def load_tokenizer(name: str, revision: str = "main") -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    name: str, revision: str = "main", spelling: Spelling = SETTINGS
+) -> "PreTrainedTokenizerBase":
     """The tokenizer of a base."""
-    source = resolve_base(name)
+    source = resolve_base(name, spelling)
     import_bitsandbytes()  # before transformers does
     from transformers import AutoTokenizer
 
-    with _readable(name):
+    with readable(name, spelling):
         return AutoTokenizer.from_pretrained(source, revision=revision)
-
-
-@contextmanager
-def _readable(name: str) -> Any:
-    """Turn other packages' errors about an unreadable base into sentilora's, one line each."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if isinstance(error, UsageError | DataError):
-            raise
-        text = str(error).strip()
-        if "attn_implementation" in text or "attention" in text.lower():
-            raise UsageError(
-                f"{name!r} does not support this attention ({first_line(error)[:120]})",
-                setting="base.attn_implementation",
-                remedy="set base.attn_implementation=eager (predict and evaluate: "
-                "`attn_implementation`=eager)",
-            ) from error
-        if "gated" in text.lower() or "401" in text or "403" in text:
-            raise DataError(
-                f"{name!r} is gated or private",
-                setting="base.name",
-                seen=name,
-                remedy="accept its terms on the hub and set HF_TOKEN",
-            ) from error
-        raise _unreadable(name, error) from error
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise SentiloraError(
-                f"out of memory while loading {name!r}",
-                setting="base.name",
-                seen=name,
-                remedy="stop other programs that use the device, keep base.quantization=nf4, or "
-                "choose a smaller base or a larger device",
-            ) from error
-        # For a damaged file, safetensors and tokenizers raise exceptions without a common class.
-        if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
-            raise _unreadable(name, error) from error
-        raise
-
-
-def _unreadable(name: str, error: Exception) -> DataError:
-    return DataError(f"cannot load {name!r}: {first_line(error)}", setting="base.name", seen=name)

@@ -6,7 +6,9 @@
 The adapter's folder records what training used. Scoring uses the same unless it is overridden.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from sentilora.errors import UsageError
@@ -75,15 +77,17 @@ class Runtime:
                     seen=value,
                     remedy=f"choose {', '.join(choices[:-1])} or {choices[-1]}",
                 )
-        if self.batch_size < 1 or self.max_memory_gib < 0:
-            name = "batch_size" if self.batch_size < 1 else "max_memory_gib"
+        checks: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+            "batch_size": (Integral, lambda n: n >= 1, "use a positive whole number"),
+            "max_memory_gib": (Real, lambda n: n >= 0, "use a positive number"),
+            "attn_implementation": (str, bool, "use a name such as sdpa or eager"),
+        }
+        for name, (kind, is_valid, remedy) in checks.items():
             value = getattr(self, name)
-            raise UsageError(
-                f"`{name}` is {value}",
-                setting=name,
-                seen=value,
-                remedy="use a positive number",
-            )
+            if isinstance(value, bool) or not isinstance(value, kind) or not is_valid(value):
+                raise UsageError(
+                    f"`{name}` is {value!r:.60}", setting=name, seen=value, remedy=remedy
+                )
 
     @classmethod
     def from_record(cls, record: RecordedRuntime | None) -> Self:

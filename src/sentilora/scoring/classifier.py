@@ -11,17 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 from sentilora.data.memory import column_names, is_table
 from sentilora.data.text import Item, text_of
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.classifier_file import BaseReference, Calibration, ClassifierFile
-from sentilora.models.adapters import load_adapter
+from sentilora.folders.classifier_file import (
+    BaseReference,
+    Calibration,
+    ClassifierFile,
+    require_base_keywords,
+)
+from sentilora.models.adapters import Values, adapter_disabled, base_values, load_adapter
+from sentilora.models.base_source import KEYWORDS, SETTINGS, Spelling
 from sentilora.models.bases import Base, load_base
 from sentilora.models.fast_path import install_engine
 from sentilora.models.runtime import Runtime, RuntimeOverrides
+from sentilora.progress import say
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.scoring.answers import TEXTS_AT_ONCE, Prediction, answer, at_temperature
 from sentilora.shipped import shipped_adapter
@@ -69,6 +76,7 @@ class Classifier:
         self.reference = reference
         self.runtime = runtime or Runtime()
         self.calibration = calibration or Calibration()
+        self._base_values: Values = []
         self.prompter = Prompter(base.tokenizer, format)
         self.scorer = LabelScorer(
             model,
@@ -84,18 +92,22 @@ class Classifier:
         cls,
         path: str | Path | AdapterFolder | None = None,
         *,
+        base: str | Path | None = None,
+        quantization: Literal["nf4", "none"] | None = None,
         labels: Sequence[str] | None = None,
         template: str | None = None,
         **overrides: Unpack[RuntimeOverrides],
     ) -> Self:
         """The classifier of an adapter, loaded on its base.
 
-        path: the adapter's folder; None loads the adapter that ships with the package. labels,
-        template: what a plain PEFT adapter, which has no `classifier.json`, was trained with;
-        `{text}` in the template stands for the text. overrides: keywords of `Runtime`. One that is
-        None or missing has the value recorded in training, or else the default. Raises `DataError`
-        when adapter or base cannot be read, `UsageError` when they do not fit each other or this
-        machine lacks what they need.
+        path: the adapter's folder; None loads the adapter that ships with the package. base: where
+        its base is, if not where the adapter says. quantization: "nf4" or "none" (the base as it is
+        stored), instead of what was recorded; a plain PEFT adapter, which has no `classifier.json`,
+        gets "nf4". labels, template: what a plain adapter was trained with; `{text}` in the
+        template stands for the text. overrides: keywords of `Runtime`. One that is None or missing
+        has the value recorded in training, or else the default. Raises `DataError` when adapter or
+        base cannot be read, `UsageError` when they do not fit each other or this machine lacks what
+        they need.
         """
         Runtime().override(**overrides).require_possible()  # before anything is read
         folder = (
@@ -105,13 +117,15 @@ class Classifier:
         )
         record = folder.classifier
         format = format_of(folder, labels, template)
-        if record is None:
-            reference = BaseReference(folder.peft.base_model_name_or_path)
-        else:
-            reference = record.base
+        reference = folder.base_to_load(base, quantization)
         runtime = Runtime.for_scoring(record.runtime if record else None, overrides)
-        base = load_base(reference, runtime)
-        return cls._on_base(folder, base, format, reference, runtime)
+        loaded = load_base(reference, runtime, spelling=KEYWORDS)
+        if record is None and quantization is None and not loaded.is_stored_quantized:
+            say(
+                "quantization: a plain PEFT adapter does not record it; its base is loaded in NF4, "
+                'and "none" would load it unquantized'
+            )
+        return cls._on_base(folder, loaded, format, reference, runtime, KEYWORDS)
 
     @classmethod
     def on_base(cls, folder: AdapterFolder, base: Base, runtime: Runtime) -> Self:
@@ -127,7 +141,7 @@ class Classifier:
                 seen=str(folder.path),
                 remedy="load it with `labels` and `template`",
             )
-        return cls._on_base(folder, base, record.prompt, record.base, runtime)
+        return cls._on_base(folder, base, record.prompt, record.base, runtime, SETTINGS)
 
     @classmethod
     def _on_base(
@@ -137,11 +151,14 @@ class Classifier:
         format: PromptFormat,
         reference: BaseReference,
         runtime: Runtime,
+        spelling: Spelling,
     ) -> Self:
         record = folder.classifier
-        model = load_adapter(base.model, folder)
+        values = base_values(base.model, folder)
+        model = load_adapter(base.model, folder, spelling=spelling)
         calibration = record.calibration if record is not None else None
         classifier = cls(base, model, format, reference, runtime, calibration)
+        classifier._base_values = values
         if record is not None and record.label_ids != classifier.prompter.label_ids:
             raise UsageError(
                 f"the adapter in {quoted(folder.path)} was trained with label tokens "
@@ -149,24 +166,28 @@ class Classifier:
                 f"{classifier.prompter.label_ids}",
                 setting="base.name",
                 seen=reference.name,
-                remedy="use the base, revision and labels that it was trained with",
+                remedy=f"load it on the base that it was trained on: {spelling.name}=BASE",
             )
         return classifier
 
     @classmethod
     def from_base(
         cls,
-        name: str,
+        name: str | Path,
         format: PromptFormat | None = None,
+        *,
+        quantization: Literal["nf4", "none"] | None = None,
         **overrides: Unpack[RuntimeOverrides],
     ) -> Self:
         """The classifier of a base without an adapter, in NF4: the baseline before training.
 
-        overrides: keywords of `Runtime`.
+        quantization: "none" leaves the base as it is stored. overrides: keywords of `Runtime`.
         """
-        reference, runtime = BaseReference(name), Runtime().override(**overrides)
+        require_base_keywords(name, quantization)
+        runtime = Runtime().override(**overrides)
         runtime.require_possible()
-        base = load_base(reference, runtime)
+        reference = BaseReference(str(name), quantization=quantization or "nf4")
+        base = load_base(reference, runtime, spelling=KEYWORDS)
         return cls(base, base.model, format or PromptFormat(), reference, runtime)
 
     @property
@@ -275,7 +296,7 @@ class Classifier:
             raise UsageError(
                 "this classifier is a base without an adapter", remedy="load one with an adapter"
             )
-        with self.model.disable_adapter():
+        with adapter_disabled(self.model, self._base_values):
             yield
 
 
@@ -284,6 +305,13 @@ def format_of(
 ) -> PromptFormat:
     """The prompt that an adapter was trained with, from its folder or from the arguments."""
     name = ClassifierFile.FILE
+    if isinstance(labels, str):
+        raise UsageError(
+            f"`labels` is the single string {labels!r:.60}",
+            setting="labels",
+            seen=labels,
+            remedy="pass a list of strings",
+        )
     if folder.classifier is not None:
         if labels is not None or template is not None:
             raise UsageError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sentilora.config import CONFIG_FILE, Config, load_config, read_config
+from sentilora.config import CONFIG_FILE, Config, keyword_for, load_config, read_config
 from sentilora.data.memory import InMemory
 from sentilora.data.overview import label_warnings
 from sentilora.data.rows import Rows
@@ -23,13 +23,22 @@ def settings_of(
     folder: AdapterFolder | None, overrides: Mapping[str, Any]
 ) -> tuple[Config, PromptFormat]:
     """Configuration and prompt of an adapter folder, or the defaults for a base."""
+    if not isinstance(overrides, Mapping):
+        raise UsageError(
+            f"overrides is {overrides!r:.60}",
+            setting="overrides",
+            seen=overrides,
+            remedy='pass a mapping such as {"data.num_test": 60}',
+        )
     others = [key for key in overrides if not key.startswith("data.")]
     if others:
+        key, value = others[0], overrides[others[0]]
         raise UsageError(
-            f"evaluate takes only data.* settings, not {others[0]!r}",
-            setting=others[0],
-            seen=overrides[others[0]],
-            remedy="leave it out: prompt and base belong to the adapter",
+            f"evaluate takes only data.* settings, not {key!r}",
+            setting=key,
+            seen=value,
+            remedy=keyword_for(f"{key}={value}")
+            or "leave it out: prompt and base belong to the adapter",
         )
     if folder is None:
         config = load_config(values=overrides)

@@ -5,8 +5,9 @@ sentilora evaluate --adapter ./mistral-sentiment-ita
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.data.rows import Rows
@@ -23,7 +24,11 @@ from sentilora.evaluation.measuring import (
 from sentilora.evaluation.page import Provenance, report_errors, write_report
 from sentilora.evaluation.suite import Suite, load_suite
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.classifier_file import Calibration, ClassifierFile
+from sentilora.folders.classifier_file import (
+    Calibration,
+    ClassifierFile,
+    require_base_keywords,
+)
 from sentilora.folders.run_folder import (
     hash_of,
     read_metrics,
@@ -44,7 +49,8 @@ from sentilora.wording import as_probability, quoted
 def evaluate(
     adapter: str | Path | None = None,
     *,
-    base: str | None = None,
+    base: str | Path | None = None,
+    quantization: Literal["nf4", "none"] | None = None,
     data: object = None,
     overrides: Mapping[str, Any] | None = None,
     target_accuracy: float | None = None,
@@ -56,19 +62,23 @@ def evaluate(
 ) -> Evaluation:
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
-    adapter: a run folder; None takes the shipped adapter. base: score this base, without any
-    adapter. data: test rows in memory, a table or a mapping of splits as in `train`. overrides:
-    {"section.key": value} of the configuration the adapter was trained with; `data.test` names
-    other rows. target_accuracy: choose a threshold on the evaluation rows above which the
-    classifier is that accurate; it is stored in the adapter's `classifier.json`, like a temperature
-    that helps. report: a new folder for the files of `evaluation.page`. suite: "sentiment", or a
-    file of behavior tests. label_issues: look for probable label errors. near_duplicates: search
-    for them beyond 200,000 rows too. runtime: keywords of `Runtime`.
+    adapter: a run folder; None takes the shipped adapter. base: with `adapter`, where its base is
+    now; alone, the base to score, without any adapter. quantization: "nf4" or "none" (the base as
+    it is stored), instead of what was recorded. data: test rows in memory, a table or a mapping of
+    splits as in `train`. overrides: {"section.key": value} of the configuration the adapter was
+    trained with; `data.test` names other rows. target_accuracy: choose a threshold on the
+    evaluation rows above which the classifier is that accurate; it is stored in the adapter's
+    `classifier.json`, like a temperature that helps. report: a new folder for the files of
+    `evaluation.page`. suite: "sentiment", or a file of behavior tests. label_issues: look for
+    probable label errors. near_duplicates: search for them beyond 200,000 rows too. runtime:
+    keywords of `Runtime`.
 
     Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
     """
-    requested = check_request(adapter, base, target_accuracy, near_duplicates, report, runtime)
-    folder = None if base is not None else AdapterFolder.open(adapter or shipped_adapter())
+    require_base_keywords(base, quantization)
+    alone = base is not None and adapter is None
+    requested = check_request(alone, target_accuracy, near_duplicates, report, runtime)
+    folder = None if alone else AdapterFolder.open(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
@@ -76,15 +86,16 @@ def evaluate(
     config = with_tables(config, tables)
     rows = load_test(config, format.labels, tables, "data.test" in (overrides or {}))
     known, notes = known_rows(folder, config, rows, format.labels, tables)
-    classifier = load_classifier(folder, base, format, runtime)
+    classifier = load_classifier(folder, base, quantization, format, runtime)
     path = None if folder is None else str(folder.path)
     measurement = measure_rows(classifier, rows, path, known, target_accuracy, near_duplicates)
     result = measurement.as_evaluation(
-        notes=[*runtime_notes(classifier, measurement), *notes],
+        notes=[*runtime_notes(classifier, folder, measurement), *notes],
         label_issues=label_issues_of(measurement) if label_issues else None,
         behaviour=run_suite(classifier, tests, folder is not None) if tests else None,
     )
-    if folder is not None and adapter is not None and requested.base_matmul == "exact":
+    is_exact = requested.base_matmul == "exact" and is_as_trained(classifier, folder)
+    if folder is not None and adapter is not None and is_exact:
         store_calibration(folder, result)
     if report is None:
         return result
@@ -97,24 +108,19 @@ def evaluate(
 
 
 def check_request(
-    adapter: str | Path | None,
-    base: str | None,
+    is_base_alone: bool,
     target_accuracy: float | None,
     near_duplicates: bool,
     report: str | Path | None,
     runtime: RuntimeOverrides,
 ) -> Runtime:
     """The requested runtime. Raises `UsageError`, before anything is read, for what cannot be."""
-    if base is not None and adapter is not None:
+    is_number = isinstance(target_accuracy, Real)
+    if target_accuracy is not None and not (is_number and 0 < target_accuracy < 1):
         raise UsageError(
-            f"`base` scores {quoted(base)} without an adapter, and `adapter` is {quoted(adapter)}",
-            setting="base",
-            seen=base,
-            remedy="give one of the two",
-        )
-    if target_accuracy is not None and not 0 < target_accuracy < 1:
-        raise UsageError(
-            f"`target_accuracy` is {target_accuracy:g}",
+            f"`target_accuracy` is {target_accuracy:g}"
+            if is_number
+            else f"`target_accuracy` is {target_accuracy!r:.60}",
             setting="target_accuracy",
             seen=target_accuracy,
             remedy="give a number such as 0.98",
@@ -123,12 +129,12 @@ def check_request(
         "target_accuracy": target_accuracy,
         "near_duplicates": near_duplicates,
     }.items():
-        if value and base is not None:
+        if value and is_base_alone:
             raise UsageError(
                 f"`{name}` needs an adapter, with the rows it was trained and evaluated on",
                 setting=name,
                 seen=value,
-                remedy="leave out `base`",
+                remedy="give `adapter` too",
             )
     if report is not None:
         require_unused(Path(report), "report", "")
@@ -138,12 +144,23 @@ def check_request(
 
 
 def load_classifier(
-    folder: AdapterFolder | None, base: str | None, format: PromptFormat, runtime: RuntimeOverrides
+    folder: AdapterFolder | None,
+    base: str | Path | None,
+    quantization: Literal["nf4", "none"] | None,
+    format: PromptFormat,
+    runtime: RuntimeOverrides,
 ) -> Classifier:
     """The adapter in a folder on its base, or the base alone."""
-    if base is not None:
-        return Classifier.from_base(base, format, **runtime)
-    return Classifier.load(folder, **runtime)
+    if folder is None and base is not None:
+        return Classifier.from_base(base, format, quantization=quantization, **runtime)
+    return Classifier.load(folder, base=base, quantization=quantization, **runtime)
+
+
+def is_as_trained(classifier: Classifier, folder: AdapterFolder | None) -> bool:
+    """Whether the base is quantized as it was in training."""
+    if folder is None or folder.classifier is None:
+        return True
+    return classifier.reference.quantization == folder.classifier.base.quantization
 
 
 def suite_for(source: str | Path, format: PromptFormat) -> Suite:
@@ -160,12 +177,16 @@ def suite_for(source: str | Path, format: PromptFormat) -> Suite:
     return suite
 
 
-def runtime_notes(classifier: Classifier, measurement: Measurement) -> list[str]:
-    """Notes on figures that were not computed exactly; empty when they were."""
-    if classifier.runtime.base_matmul == "exact":
-        return []
-    notes = [f"computed on {classifier.computed_on}"]
-    if measurement.scaling is not None:
+def runtime_notes(
+    classifier: Classifier, folder: AdapterFolder | None, measurement: Measurement
+) -> list[str]:
+    """Notes on figures that were not computed as in training; empty when they were."""
+    notes = []
+    if classifier.runtime.base_matmul != "exact":
+        notes.append(f"computed on {classifier.computed_on}")
+    if not is_as_trained(classifier, folder):
+        notes.append(f"computed with quantization {classifier.reference.quantization}")
+    if notes and measurement.scaling is not None:
         notes.append(f"{ClassifierFile.FILE} keeps its previous temperature and threshold")
     return notes
 

@@ -12,7 +12,7 @@ from sentilora.data.memory import InMemory, in_memory
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.splits import load_splits, load_test
 from sentilora.errors import UsageError
-from sentilora.folders.classifier_file import BaseReference
+from sentilora.folders.classifier_file import BaseReference, absolute_base
 from sentilora.models.bases import Base, load_base
 from sentilora.models.runtime import Runtime
 from sentilora.presets import DEFAULT_PRESET, preset_tree
@@ -143,6 +143,11 @@ def runtime_of(config: "Config") -> Runtime:
         max_memory_gib=engine.max_memory_gib,
         assume_capability=engine.assume_capability,
     )
+
+
+def with_absolute_base(config: "Config") -> "Config":
+    """The configuration, its base's folder as an absolute path: found from any directory."""
+    return config.with_values({"base.name": absolute_base(config.base.name)})
 
 
 def load_base_of(config: "Config") -> Base:

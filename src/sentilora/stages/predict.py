@@ -6,10 +6,11 @@ sentilora predict --input reviews.csv --output labeled.csv
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from sentilora.data.columns import (
     items_of,
@@ -44,6 +45,8 @@ def predict(
     output: str | Path | None = None,
     text_column: str | None = None,
     adapter: str | Path | None = None,
+    base: str | Path | None = None,
+    quantization: Literal["nf4", "none"] | None = None,
     labels: Sequence[str] | None = None,
     template: str | None = None,
     explain: bool = False,
@@ -56,31 +59,52 @@ def predict(
     text_column: its column of texts, "text" by default. output: new file for its rows, unchanged,
     with the columns `prediction`, `probability_<label>`, `truncated`, and, if a row has one,
     `fault` added. adapter: folder of an adapter; None for the one that ships. explain: whether to
-    find the words that moved each prediction. labels, template and the keywords of `Runtime`: as
-    in `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
+    find the words that moved each prediction. base, quantization, labels, template and the keywords
+    of `Runtime`: as in `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
     """
     check_request(texts, input, output, text_column, explain)
+    load = partial(
+        Classifier.load,
+        base=base,
+        quantization=quantization,
+        labels=labels,
+        template=template,
+        **runtime,
+    )
     if input is None:
         items = list_of_texts(texts)
         check_texts(items)
-        classifier = Classifier.load(adapter, labels=labels, template=template, **runtime)
-        return classify_all(classifier, items, explain)
+        return classify_all(load(adapter), items, explain)
     path = None if output is None else Path(output)
     check_files(Path(input), path)
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     columns = [text_column or "text", *format_of(folder, labels, template).columns]
-    table = read_input(Path(input), columns, every_column=path is not None)
-    encoded = None if path is None else encode_table(table, path)
-    classifier = Classifier.load(folder, labels=labels, template=template, **runtime)
-    if path is not None:
+    return predict_file(partial(load, folder), Path(input), path, columns, explain)
+
+
+def predict_file(
+    load: Callable[[], Classifier],
+    source: Path,
+    output: Path | None,
+    columns: Sequence[str],
+    explain: bool,
+) -> list[Prediction]:
+    """The predictions for the rows of a file, which are written to `output` if there is one.
+
+    load: loads the classifier. columns: that of the texts, then the others that the prompt shows.
+    """
+    table = read_input(source, columns, every_column=output is not None)
+    encoded = None if output is None else encode_table(table, output)
+    classifier = load()
+    if output is not None:
         check_columns(table, classifier.labels)
     predictions = classify_usable(classifier, table, columns, explain)
-    if encoded is not None and path is not None:
-        added = encode_table(prediction_columns(predictions, classifier.labels), path)
+    if encoded is not None and output is not None:
+        added = encode_table(prediction_columns(predictions, classifier.labels), output)
         for name in added.column_names:
             encoded = encoded.append_column(name, added[name])
-        write_encoded(encoded, path)
-        say(f"{counted(len(predictions), 'row')} written to {quoted(path)}")
+        write_encoded(encoded, output)
+        say(f"{counted(len(predictions), 'row')} written to {quoted(output)}")
     return predictions
 
 

@@ -29,7 +29,13 @@ from sentilora.folders.run_folder import (
 )
 from sentilora.metrics import compare
 from sentilora.progress import is_main_process, say
-from sentilora.stages.from_config import count_steps, load_rows_of, tables_of, with_tables
+from sentilora.stages.from_config import (
+    count_steps,
+    load_rows_of,
+    tables_of,
+    with_absolute_base,
+    with_tables,
+)
 from sentilora.stages.train import train
 from sentilora.training.curves import learning_curve
 from sentilora.training.faults import training_errors
@@ -49,14 +55,14 @@ def train_seeds(
     seed. The figures are in `seeds.json`. data: rows in memory, as in `train`. resume: whether to
     keep finished runs and do the rest. Raises the same errors as `train`.
     """
-    if not 2 <= num_seeds <= MAX_SEEDS:
+    if not is_whole(num_seeds) or not 2 <= num_seeds <= MAX_SEEDS:
         raise UsageError(
-            f"`seeds` is {num_seeds:,}",
+            f"`seeds` is {num_seeds!r:.60}",
             setting="seeds",
             seen=num_seeds,
             remedy=f"a spread needs at least 2 seeds, and {MAX_SEEDS} are plenty",
         )
-    config = with_tables(config, tables_of(data, "train"))
+    config = with_absolute_base(with_tables(config, tables_of(data, "train")))
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
@@ -85,6 +91,14 @@ def train_sizes(
     in memory, as in `train`. resume: whether to keep finished runs and do the rest. Raises the same
     errors as `train`.
     """
+    if not isinstance(sizes, Sequence) or not all(map(is_whole, sizes)):
+        raise UsageError(
+            f"`sizes` is {sizes!r:.60}",
+            setting="sizes",
+            seen=sizes,
+            remedy="give a list of whole numbers, e.g. 100,400,2000",
+        )
+    config = with_absolute_base(config)
     sizes = sorted(sizes)
     labels = config.prompt.labels
     _check_sizes(sizes, len(labels))
@@ -113,6 +127,11 @@ def train_sizes(
 
 
 # --- before --------------------------------------------------------------------------------------
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, and not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:

@@ -33,7 +33,8 @@ from sentilora.models.adapters import (
     count_parameters,
     load_adapter,
 )
-from sentilora.models.bases import beyond_positions, resolve_base
+from sentilora.models.base_source import resolve_base
+from sentilora.models.bases import beyond_positions
 from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine
 from sentilora.progress import is_main_process, say
@@ -49,6 +50,7 @@ from sentilora.stages.from_config import (
     shipped_test_warning,
     tables_of,
     training_arguments_of,
+    with_absolute_base,
     with_tables,
 )
 from sentilora.training.faults import refused_settings, training_errors
@@ -83,6 +85,7 @@ def train(
     `errors`.
     """
     # Errors that need no model are raised before torch is imported.
+    config = with_absolute_base(config)
     folder = Path(config.output_dir)
     tables = tables_of(data, "train")
     config = with_tables(config, tables)
@@ -274,12 +277,13 @@ def build_trainer(
 def classifier_file_of(config: Config, base: "Base", prompter: Prompter) -> ClassifierFile:
     """The `classifier.json` of every checkpoint of this run."""
     settings = config.base
+    reference = BaseReference(
+        settings.name, base.revision, settings.quantization, settings.double_quantization
+    )
     return ClassifierFile(
         format_version=FORMAT_VERSION,
         prompt=prompter.format,
-        base=BaseReference(
-            settings.name, base.revision, settings.quantization, settings.double_quantization
-        ),
+        base=reference.seen_from(config.output_dir),
         label_ids=prompter.label_ids,
         runtime=runtime_of(config).record(base.dtype),
     )

@@ -1,0 +1,140 @@
+"""Where a base is read from, and why it cannot be: each reason in one line.
+
+resolve_base("mistralai/Mistral-7B-v0.1")     # the argument for `from_pretrained`
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.hub import looks_like_hub_id, require_hub
+from sentilora.shipped import EMBEDDED, embedded_base
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a caller names a base and the way it is loaded, for the remedies in messages."""
+
+    name: str
+    quantization: str
+    attn_implementation: str
+
+
+SETTINGS = Spelling("base.name", "base.quantization", "base.attn_implementation")  # train, check
+KEYWORDS = Spelling("`base`", "`quantization`", "`attn_implementation`")  # predict, evaluate
+
+
+def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
+    """The argument for `from_pretrained` that stands for a base's name: a folder or a hub id.
+
+    Raises `DataError` when a folder is missing or holds no model, or when the hub is unreachable.
+    """
+    if name == EMBEDDED:
+        return embedded_base()
+    if not name.strip():
+        raise UsageError(
+            "the name of the base is empty",
+            setting="base.name",
+            seen=name,
+            remedy=f"set {spelling.name} to a hub id, a folder or embedded",
+        )
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise DataError(
+                f"{name} is not a model folder: it has no config.json",
+                setting="base.name",
+                seen=name,
+                remedy=f"set {spelling.name} to a folder written by save_pretrained",
+            )
+        return str(path)
+    if path.exists() or not looks_like_hub_id(name):
+        raise DataError(
+            f"there is no model folder {name}",
+            setting="base.name",
+            seen=name,
+            remedy=f"set {spelling.name} to a hub id, an existing folder or embedded",
+        )
+    require_hub(name, f"load the base from a folder: {spelling.name}=FOLDER")
+    return name
+
+
+def is_stored_quantized(config: Any, name: str, quantization: str, spelling: Spelling) -> bool:
+    """Whether a base is stored quantized. Raises `UsageError` when it should not be."""
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    if is_quantized and quantization == "none":
+        raise UsageError(
+            f"{name} is stored quantized, so {spelling.quantization}=none is impossible",
+            setting="base.quantization",
+            seen=quantization,
+            remedy=f"leave it at nf4, or set {spelling.name} to an unquantized base",
+        )
+    return is_quantized
+
+
+def require_causal(config: Any, name: str) -> None:
+    """Raise `UsageError` for an encoder, which transformers loads as a causal LM all the same.
+
+    Its tokens see those after them, so a label would be scored with itself in view.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = config.model_type
+    is_masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES or kind == "bert-generation"
+    if getattr(config, "is_encoder_decoder", False):
+        what = "an encoder-decoder"
+    elif is_masked and not (getattr(config, "is_decoder", False) or getattr(config, "causal", 0)):
+        what = "an encoder"
+    else:
+        return
+    raise UsageError(
+        f"{name} is {what} ({kind}), not a causal language model",
+        setting="base.name",
+        seen=name,
+        remedy="choose a base of the kind of Mistral, Llama or Qwen",
+    )
+
+
+@contextmanager
+def readable(name: str, spelling: Spelling) -> Iterator[None]:
+    """Turn other packages' errors about an unreadable base into sentilora's, one line each."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error, UsageError | DataError):
+            raise
+        text = str(error).strip()
+        if "attn_implementation" in text or "attention" in text.lower():
+            raise UsageError(
+                f"{name!r} does not support this attention ({first_line(error)})",
+                setting="base.attn_implementation",
+                remedy=f"set {spelling.attn_implementation}=eager",
+            ) from error
+        if "gated" in text.lower() or "401" in text or "403" in text:
+            raise DataError(
+                f"{name!r} is gated or private",
+                setting="base.name",
+                seen=name,
+                remedy="accept its terms on the hub and set HF_TOKEN",
+            ) from error
+        raise _unreadable(name, error) from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise SentiloraError(
+                f"out of memory while loading {name!r}",
+                setting="base.name",
+                seen=name,
+                remedy="stop other programs that use the device, keep "
+                f"{spelling.quantization}=nf4, or choose a smaller base or a larger device",
+            ) from error
+        # For a damaged file, safetensors and tokenizers raise exceptions without a common class.
+        if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
+            raise _unreadable(name, error) from error
+        raise
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    return DataError(f"cannot load {name!r}: {first_line(error)}", setting="base.name", seen=name)
