@@ -130,7 +130,9 @@ class AdapterFolder:
         if name == recorded.name:
             return recorded
         if recorded.name:
-            say(f"base: {name} in place of {recorded.name}, which the adapter names")
+            say(
+                f"base: {quoted(name)} in place of {quoted(recorded.name)}, which the adapter names"
+            )
         return replace(recorded, name=name, revision="main", path_from_run=None)
 
     def _recorded_base(self) -> BaseReference:
@@ -149,7 +151,7 @@ class AdapterFolder:
             return replace(recorded, name=os.path.abspath(folder))
         if looks_like_hub_id(name):
             return recorded
-        fault = f"belongs to the base {name}, and there is no such folder"
+        fault = f"belongs to the base {quoted(name)}, and there is no such folder"
         raise DataError(
             f"the adapter in {quoted(self.path)} {fault if name else 'names no base'}",
             setting="base",
@@ -195,7 +197,10 @@ class AdapterFolder:
                     else elsewhere,
                 )
             if absolute_base(recorded) != absolute_base(base_name):
-                say(f"base: {base_name} in place of {recorded}, which the adapter names")
+                say(
+                    f"base: {quoted(base_name)} in place of {quoted(recorded)}, "
+                    "which the adapter names"
+                )
             if self.classifier.prompt != format:
                 say(f"warning: {quoted(self.path)} was trained with a different prompt or labels")
         say(f"starting from {quoted(self.path)}, with its LoRA settings (r={lora['r']})")

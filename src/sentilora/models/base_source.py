@@ -12,6 +12,7 @@ from typing import Any
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
 from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.shipped import EMBEDDED, embedded_base
+from sentilora.wording import quoted
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise DataError(
-                f"{name} is not a model folder: it has no config.json",
+                f"{quoted(name)} is not a model folder: it has no config.json",
                 setting="base.name",
                 seen=name,
                 remedy=f"set {spelling.name} to a folder written by save_pretrained",
@@ -53,7 +54,7 @@ def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
         return str(path)
     if path.exists() or not looks_like_hub_id(name):
         raise DataError(
-            f"there is no model folder {name}",
+            f"there is no model folder {quoted(name)}",
             setting="base.name",
             seen=name,
             remedy=f"set {spelling.name} to a hub id, an existing folder or embedded",
@@ -67,7 +68,7 @@ def is_stored_quantized(config: Any, name: str, quantization: str, spelling: Spe
     is_quantized = getattr(config, "quantization_config", None) is not None
     if is_quantized and quantization == "none":
         raise UsageError(
-            f"{name} is stored quantized, so {spelling.quantization}=none is impossible",
+            f"{quoted(name)} is stored quantized, so {spelling.quantization}=none is impossible",
             setting="base.quantization",
             seen=quantization,
             remedy=f"leave it at nf4, or set {spelling.name} to an unquantized base",
@@ -91,7 +92,7 @@ def require_causal(config: Any, name: str) -> None:
     else:
         return
     raise UsageError(
-        f"{name} is {what} ({kind}), not a causal language model",
+        f"{quoted(name)} is {what} ({kind}), not a causal language model",
         setting="base.name",
         seen=name,
         remedy="choose a base of the kind of Mistral, Llama or Qwen",
@@ -109,13 +110,13 @@ def readable(name: str, spelling: Spelling) -> Iterator[None]:
         text = str(error).strip()
         if "attn_implementation" in text or "attention" in text.lower():
             raise UsageError(
-                f"{name!r} does not support this attention ({first_line(error)})",
+                f"{quoted(name)} does not support this attention ({first_line(error)})",
                 setting="base.attn_implementation",
                 remedy=f"set {spelling.attn_implementation}=eager",
             ) from error
         if "gated" in text.lower() or "401" in text or "403" in text:
             raise DataError(
-                f"{name!r} is gated or private",
+                f"{quoted(name)} is gated or private",
                 setting="base.name",
                 seen=name,
                 remedy="accept its terms on the hub and set HF_TOKEN",
@@ -124,7 +125,7 @@ def readable(name: str, spelling: Spelling) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise SentiloraError(
-                f"out of memory while loading {name!r}",
+                f"out of memory while loading {quoted(name)}",
                 setting="base.name",
                 seen=name,
                 remedy="stop other programs that use the device, keep "
@@ -137,4 +138,6 @@ def readable(name: str, spelling: Spelling) -> Iterator[None]:
 
 
 def _unreadable(name: str, error: Exception) -> DataError:
-    return DataError(f"cannot load {name!r}: {first_line(error)}", setting="base.name", seen=name)
+    return DataError(
+        f"cannot load {quoted(name)}: {first_line(error)}", setting="base.name", seen=name
+    )

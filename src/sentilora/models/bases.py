@@ -94,7 +94,7 @@ def load_base(
         cache = cache_folder(source, commit, device, dtype, double)
     from_cache = cache is not None and cache.is_dir()
     if from_cache:
-        origin = f"{cache} (remove that folder to read {name} again)"
+        origin = f"{cache} (remove that folder to read {quoted(name)} again)"
         model = _load_weights(
             origin, str(cache), reference, runtime, device, dtype, False, spelling
         )
@@ -182,13 +182,16 @@ def _require_complete(
     for names, fault in ((loaded["missing_keys"], "lacks"), (other_shapes, "has other shapes of")):
         if names:
             raise DataError(
-                f"{name} {fault} weights of {kind}: {_listed(names)}",
+                f"{quoted(name)} {fault} weights of {kind}: {_listed(names)}",
                 setting="base.name",
                 seen=name,
                 remedy=f"set {spelling.name} to a complete causal language model",
             )
     if loaded["unexpected_keys"]:
-        say(f"{name} holds weights that {kind} does not use: {_listed(loaded['unexpected_keys'])}")
+        say(
+            f"{quoted(name)} holds weights that {kind} does not use: "
+            f"{_listed(loaded['unexpected_keys'])}"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:
