@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from sentilora.data.rows import Rows, row_hash
 from sentilora.errors import DataError, UsageError, first_line
+from sentilora.folders.claim import contents
 from sentilora.folders.records import STRICT, Record
 from sentilora.metrics import Metrics
 from sentilora.progress import is_main_process, say
@@ -111,9 +112,28 @@ def require_unused(
 
     keyword: the keyword that sets the folder. alternative: other remedies.
     """
+    if not _is_in_use(folder):
+        require_writable(folder, keyword)
+    elif is_main_process():
+        raise UsageError(
+            f"{folder} is in use",
+            setting=keyword,
+            seen=str(folder),
+            remedy=f"choose another `{keyword}`{alternative}",
+        )
+
+
+def _is_in_use(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or bool(contents(folder)))
+
+
+def require_writable(folder: Path, keyword: str = "output_dir") -> None:
+    """Raise `UsageError` when a folder cannot be created, or cannot be written to.
+
+    keyword: the keyword that sets the folder.
+    """
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if not in_use and not (parent.is_dir() and os.access(parent, os.W_OK)):
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
         reason = "may not be written to" if parent.is_dir() else "is not a folder"
         failed = "" if parent == folder else f"cannot create {folder}: "
         raise UsageError(
@@ -121,13 +141,6 @@ def require_unused(
             setting=keyword,
             seen=str(folder),
             remedy=f"choose another `{keyword}`",
-        )
-    if in_use and is_main_process():
-        raise UsageError(
-            f"{folder} is in use",
-            setting=keyword,
-            seen=str(folder),
-            remedy=f"choose another `{keyword}`{alternative}",
         )
 
 

@@ -3,13 +3,13 @@
 sentilora demo
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from sentilora.config import CONFIG_FILE, Config
 from sentilora.evaluation.findings import Evaluation
 from sentilora.evaluation.measuring import measure_rows
+from sentilora.folders.claim import empty
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
@@ -45,7 +45,7 @@ def demo(config: Config) -> Demo:
     folder = Path(config.output_dir)
     if config.output_dir == OUTPUT_DIR and (folder / CONFIG_FILE).is_file():
         say(f"replacing the previous demo in ./{folder}")
-        shutil.rmtree(folder)
+        empty(folder)
     train(config)
     classifier = Classifier.load(folder)
     test = load_test_of(config, classifier.labels)

@@ -17,6 +17,7 @@ from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import write_model_card
 from sentilora.folders.checkpoints import checkpoint_folder, last_checkpoint
+from sentilora.folders.claim import claim
 from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
@@ -26,6 +27,7 @@ from sentilora.folders.run_folder import (
     require_same_settings,
     require_single_run,
     require_unused,
+    require_writable,
 )
 from sentilora.models.adapters import (
     attach_adapter,
@@ -82,11 +84,25 @@ def train(
     start = None if adapter is None else AdapterFolder.open(adapter)
     if start is not None:
         config = with_lora_of(start, config, format)
+    if resume:
+        require_run(folder)
+    else:
+        require_writable(folder)
+    with training_errors(folder):
+        held = claim(folder)
+    with held:
+        if not resume:
+            require_unused(folder)
+        return train_in(folder, config, format, start, resume)
+
+
+def train_in(
+    folder: Path, config: Config, format: PromptFormat, start: AdapterFolder | None, resume: bool
+) -> TrainingResult:
+    """Train in a folder that this job holds."""
     rows, evaluation = load_rows_of(config)
     record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record) if resume else None
-    if not resume:
-        require_unused(folder)
     show_rows(config, rows, evaluation)
     check_recipe(config)
     runtime_of(config).require_possible()
@@ -120,8 +136,8 @@ def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> 
     return config.with_values({f"lora.{name}": value for name, value in lora.items()})
 
 
-def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
-    """The checkpoint to resume from, after checking that recipe and rows are the run's own."""
+def require_run(folder: Path) -> None:
+    """Raise `DataError` when a folder holds no run, `UsageError` when it holds a series."""
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(
             f"{folder} holds no run to resume: {CONFIG_FILE} is missing",
@@ -130,6 +146,10 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
             remedy="name the folder of a run with `output_dir`, or train without `resume`",
         )
     require_single_run(folder)
+
+
+def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
+    """The checkpoint to resume from, after checking that recipe and rows are the run's own."""
     require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     require_same_rows(folder, record)
     if (folder / TrainingResult.FILE).is_file():
@@ -279,9 +299,9 @@ def callbacks_of(config: Config) -> "list[object]":
     """The callbacks of a run, in the order in which Trainer calls them."""
     from transformers import EarlyStoppingCallback
 
-    from sentilora.training.callbacks import Report, SaveBest, StopOnInterrupt
+    from sentilora.training.callbacks import Report, SaveBest, SealCheckpoint, StopOnInterrupt
 
-    callbacks = [SaveBest(), Report(Path(config.output_dir)), StopOnInterrupt()]
+    callbacks = [SaveBest(), SealCheckpoint(), Report(Path(config.output_dir)), StopOnInterrupt()]
     patience = config.training.early_stopping_patience
     return [*callbacks, EarlyStoppingCallback(patience)] if patience else list(callbacks)
 

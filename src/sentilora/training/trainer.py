@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from sentilora.engine.graph import Graphs
 from sentilora.engine.segments import Pass
+from sentilora.folders.checkpoints import require_intact
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.metrics import measure
 from sentilora.models.adapters import save_classifier
@@ -263,6 +264,10 @@ class ClassifierTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """0: counting would walk all parameters at every step."""
         return 0
+
+    def _load_best_model(self) -> None:
+        require_intact(Path(str(self.state.best_model_checkpoint)))
+        super()._load_best_model()
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
