@@ -8,7 +8,9 @@ A folder is opened and checked once, without torch, and then passed on as this r
 
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +24,7 @@ from sentilora.folders.records import Record
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 
+UNFINISHED = "unfinished-adapter"  # folder in a run's, until the saved adapter was scored again
 _REMEDY = "choose a folder in which training or PEFT saved an adapter"
 
 
@@ -108,6 +111,23 @@ class AdapterFolder:
                 say(f"warning: {self.path} was trained with a different prompt or labels")
         say(f"starting from {self.path}, with its LoRA settings (r={lora['r']})")
         return lora
+
+
+@contextmanager
+def new_adapter(run: Path) -> Iterator[Path]:
+    """A folder for the files of a run's new adapter, which move to the run's own at the end.
+
+    After an error nothing is left of them, so that nothing looks like a result. PEFT's
+    configuration moves last: without it the rest is no adapter yet.
+    """
+    folder = run / UNFINISHED
+    shutil.rmtree(folder, ignore_errors=True)  # of a job that was killed
+    try:
+        yield folder
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == PeftConfig.FILE):
+            path.replace(run / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _incomplete(path: Path, name: str) -> DataError:

@@ -9,8 +9,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from sentilora.data.rows import Rows, row_hash
@@ -24,6 +25,8 @@ METRICS_FILE = "metrics.jsonl"
 PROBABILITIES_FILE = "evaluation_probabilities.npy"  # (rows, labels), the rows as in data.json
 # Settings that may change when a run is resumed: they do not affect its result.
 FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_batch_size"}
+
+Measured = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _METRICS_REMEDY = "repair it, or move the file away to do without the training curve"
 
@@ -84,12 +87,22 @@ class TrainingResult(Record):
 
     output_dir: str
     metrics: Metrics
-    best_step: int
-    num_steps: int
-    train_seconds: float
-    step_seconds: float
-    peak_memory_gib: float | None
-    reload_difference: float
+    best_step: Annotated[int, Field(ge=0)]
+    num_steps: Annotated[int, Field(ge=1)]
+    train_seconds: Measured
+    step_seconds: Measured
+    peak_memory_gib: Measured | None
+    reload_difference: Measured
+
+    @model_validator(mode="after")
+    def _figures_agree(self) -> Self:
+        metrics = self.metrics
+        num_right = sum(row[i] for i, row in enumerate(metrics.confusion) if i < len(row))
+        if sum(map(sum, metrics.confusion)) != metrics.num_rows:
+            raise ValueError("its 'confusion' does not add up to its 'num_rows'")
+        if abs(num_right / metrics.num_rows - metrics.accuracy) > 1e-9:
+            raise ValueError("its 'accuracy' is not that of its 'confusion'")
+        return self
 
 
 def hash_of(hashes: Iterable[str]) -> str:

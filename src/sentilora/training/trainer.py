@@ -7,6 +7,7 @@ log-loss. The loop, the schedule, resuming, trackers and processes remain transf
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,9 +35,10 @@ from sentilora.scoring.batching import (
     plan_passes,
     plan_tokens,
 )
-from sentilora.scoring.labels import LabelScorer
+from sentilora.scoring.labels import LabelScorer, UndefinedScores
 from sentilora.training.callbacks import StopOnNaN
-from sentilora.training.processes import as_one, several_processes
+from sentilora.training.divergence import diverged
+from sentilora.training.processes import any_process, as_one, several_processes
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,12 @@ class ClassifierTrainer(Trainer):
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         # The last callback, so that no checkpoint requested before, by Ctrl-C too, holds a NaN.
-        self.add_callback(StopOnNaN(lambda: bool(self.all_finite.item())))
+        self.add_callback(
+            StopOnNaN(
+                lambda: bool(self.all_finite.item()),
+                lambda: bool(torch.stack([p.isfinite().all() for p in self._trained]).all()),
+            )
+        )
 
     def _collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch = collate(examples)
@@ -238,11 +245,19 @@ class ClassifierTrainer(Trainer):
         return EvalLoopOutput(probabilities, self.eval_truth, metrics, len(self.eval_truth))
 
     def score_evaluation(self) -> np.ndarray:
-        """Probabilities (rows, labels) of the evaluation rows. The processes divide the rows."""
+        """Probabilities (rows, labels) of the evaluation rows. The processes divide the rows.
+
+        Raises `SentiloraError` in every process when a score of any is NaN.
+        """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         share = range(rank, len(self.eval_prompts), world)
-        with Progress("evaluating", len(share)) as progress:
+        scores = None
+        with Progress("evaluating", len(share)) as progress, suppress(UndefinedScores):
             scores = self.score_prompts([self.eval_prompts[i] for i in share], progress.advance)
+        is_undefined = any_process(scores is None, self.args.device)
+        if scores is None or is_undefined:
+            problem = f"the evaluation's scores are NaN at step {self.state.global_step}"
+            raise diverged(problem, self.state, self.args)
         if world == 1:
             return scores
         gathered = dict(gather_object(list(zip(share, scores.tolist(), strict=True))))
