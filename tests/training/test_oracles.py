@@ -287,12 +287,10 @@ def test_ctrl_c_at_an_evaluation_loses_nothing(toy_base, tmp_path, monkeypatch):
 
 def test_going_on_from_an_adapter_keeps_its_shape(toy_base, toy_run, tmp_path):
     short = ["training.max_steps=2", "training.eval_steps=2", "training.save_steps=2"]
-    config = settings(toy_base, tmp_path / "run", *short)
-    with pytest.raises(UsageError, match=r"lora\.r is 4, but the adapter in .* has 16"):
-        train(config.with_values({"lora.r": 4}), adapter=toy_run)
-    with pytest.raises(UsageError, match=r"lora\.lora_dropout is 0\.0, but the adapter"):
-        train(config, adapter=toy_run)
-    config = config.with_values({"lora.lora_dropout": 0.05})
+    config = settings(toy_base, tmp_path / "run", *short, "lora.lora_dropout=0.05")
+    for key, value in (("lora.r", 4), ("lora.lora_dropout", 0.0)):
+        with pytest.raises(UsageError, match=f"{key} is {value}, but the adapter in .* has "):
+            train(config.with_values({key: value}), adapter=toy_run)
     train(config, adapter=toy_run)
     assert read_config(tmp_path / "run/sentilora.toml").lora.r == 16
     assert adapter_weights(tmp_path / "run").keys() == adapter_weights(toy_run).keys()
