@@ -18,7 +18,14 @@ from typing import Any, ClassVar, Self
 from pydantic import ConfigDict
 
 from sentilora.errors import DataError, UsageError
-from sentilora.folders.checkpoints import WEIGHTS_FILE, checkpoints, run_of
+from sentilora.folders.checkpoints import (
+    WEIGHTS_FILE,
+    Checksums,
+    checkpoints,
+    faults_of,
+    faults_of_weights,
+    run_of,
+)
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.records import Record
 from sentilora.progress import say
@@ -66,6 +73,13 @@ class AdapterFolder:
         for name in (PeftConfig.FILE, cls.WEIGHTS_FILE):
             if not (path / name).is_file():
                 raise _incomplete(path, name)
+        if faults := faults_of_weights(path):
+            raise DataError(
+                f"{', '.join(faults)}: it is not what training saved",
+                setting="adapter",
+                seen=str(path),
+                remedy=f"restore it, or remove {Checksums.FILE} if it was changed on purpose",
+            )
         has_file = (path / ClassifierFile.FILE).is_file()
         classifier = ClassifierFile.load(path) if has_file else None
         return cls(path, PeftConfig.load(path), classifier)
@@ -131,14 +145,13 @@ def new_adapter(run: Path) -> Iterator[Path]:
 
 
 def _incomplete(path: Path, name: str) -> DataError:
-    folders = checkpoints(path)
-    if folders:
-        last = folders[max(folders)]
+    intact = [folder for folder in checkpoints(path).values() if not faults_of(folder)]
+    if intact:
         return DataError(
             f"the run in {path} is not finished",
             setting="adapter",
             seen=str(path),
-            remedy=f"finish it (train with `resume` and this `output_dir`), or use {last}",
+            remedy=f"finish it (train with `resume` and this `output_dir`), or use {intact[-1]}",
         )
     return DataError(
         f"{path} holds no adapter: {name} is missing",

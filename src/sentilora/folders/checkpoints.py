@@ -10,7 +10,9 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.records import Record
@@ -28,10 +30,16 @@ class Checksums(Record):
     """The SHA-256 of each file that resuming reads. step: of the checkpoint."""
 
     FILE: ClassVar[str] = "checksums.json"
-    REMEDY: ClassVar[str] = "resume from another checkpoint"
+    REMEDY: ClassVar[str] = "use another checkpoint"
 
     step: int
     sha256: dict[str, str]
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if WEIGHTS_FILE not in self.sha256:
+            raise ValueError(f"it has no {WEIGHTS_FILE!r}")
+        return self
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -77,11 +85,19 @@ def faults_of(checkpoint: Path) -> list[str]:
         return [f"{path} is damaged"]
     if str(checksums.step) != checkpoint.name.removeprefix(PREFIX):
         return [f"{path} is that of step {checksums.step}"]
-    return list(_faults(checkpoint, checksums))
+    return list(_faults(checkpoint, checksums.sha256))
 
 
-def _faults(checkpoint: Path, checksums: Checksums) -> Iterator[str]:
-    for name, digest in checksums.sha256.items():
+def faults_of_weights(folder: Path) -> list[str]:
+    """Whether an adapter's weights differ from their checksum, as `faults_of`, if there is one."""
+    if not (folder / Checksums.FILE).is_file():
+        return []
+    sha256 = Checksums.load(folder).sha256
+    return list(_faults(folder, {WEIGHTS_FILE: sha256[WEIGHTS_FILE]}))
+
+
+def _faults(checkpoint: Path, sha256: dict[str, str]) -> Iterator[str]:
+    for name, digest in sha256.items():
         path = checkpoint / name
         try:
             if _digest(path) != digest:
