@@ -130,6 +130,18 @@ def test_a_damaged_checkpoint_is_no_adapter(toy_run, tmp_path, verb):
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_file_that_a_finished_run_lacks_is_in_its_best_checkpoint(toy_run, tmp_path, name):
+    """transformers #35782: the remedy was to resume the run, which is finished."""
+    folder = shutil.copytree(toy_run, tmp_path / "run")
+    (folder / name).unlink()
+    said = failed(3, f"{folder / name} is missing; restore it from ", "predict", "x",
+                  "--adapter", folder)  # fmt: skip
+    shutil.copy(f"{said.partition(' restore it from ')[2]}/{name}", folder)
+    assert (folder / name).read_bytes() == (toy_run / name).read_bytes()
+    assert predicted("x", "--adapter", folder) == predicted("x", "--adapter", toy_run)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_file_of_zeros_is_named(toy_run, tmp_path, name, size):
     """transformers #35782: what a full disk or a power failure leaves."""

@@ -151,6 +151,25 @@ def test_without_an_intact_checkpoint_the_files_and_the_remedy_are_named(whole_r
     assert (folder / "checkpoint-4").is_dir() and not (folder / "damaged-checkpoint-4").exists()
 
 
+@pytest.mark.parametrize("damage", [empty, cut, zero])
+@pytest.mark.parametrize("name", ["sentilora.toml", "data.json", "train_results.json"])
+def test_a_damaged_file_of_the_run_is_named(whole_run, tmp_path, name, damage):
+    """transformers #35782: what a resumed run reads besides its checkpoints; and what helps."""
+    whole, _ = whole_run
+    folder = shutil.copytree(whole, tmp_path / "run")
+    damage(folder / name)
+    said = failed(3, str(folder / name), "train", "--output-dir", folder, "--resume")
+    if name == "train_results.json":
+        assert "is damaged: " in said and said.endswith(
+            "; remove the file and finish the run with --resume, or train again"
+        )
+        (folder / name).unlink()
+        code, _, stderr = run("train", "--output-dir", folder, "--resume")
+        assert code == 0, stderr
+        weights = "adapter_model.safetensors"
+        assert (folder / weights).read_bytes() == (whole / weights).read_bytes()
+
+
 def test_a_checkpoint_that_was_being_saved_is_not_used(whole_run, tmp_path, capsys):
     """transformers #35782: killed while it was written, before its checksums."""
     folder = unfinished(whole_run[0], tmp_path / "run")

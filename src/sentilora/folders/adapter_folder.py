@@ -21,6 +21,7 @@ from sentilora.errors import DataError, UsageError
 from sentilora.folders.checkpoints import (
     WEIGHTS_FILE,
     Checksums,
+    checkpoint_folder,
     checkpoints,
     faults_of,
     faults_of_weights,
@@ -28,6 +29,7 @@ from sentilora.folders.checkpoints import (
 )
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.records import Record
+from sentilora.folders.run_folder import TrainingResult
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 
@@ -146,6 +148,14 @@ def new_adapter(run: Path) -> Iterator[Path]:
 
 def _incomplete(path: Path, name: str) -> DataError:
     intact = [folder for folder in checkpoints(path).values() if not faults_of(folder)]
+    if (path / TrainingResult.FILE).is_file():
+        best = checkpoint_folder(path, TrainingResult.load(path).best_step)
+        return DataError(
+            f"{path / name} is missing",
+            setting="adapter",
+            seen=str(path),
+            remedy=f"restore it from {best}" if best in intact else "restore it, or train again",
+        )
     if intact:
         return DataError(
             f"the run in {path} is not finished",

@@ -83,7 +83,7 @@ class TrainingResult(Record):
     """
 
     FILE: ClassVar[str] = "train_results.json"
-    REMEDY: ClassVar[str] = "remove the folder and train again"
+    REMEDY: ClassVar[str] = "remove the file and finish the run with `resume`, or train again"
 
     output_dir: str
     metrics: Metrics

@@ -58,6 +58,7 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord, num_train:
     require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     require_same_rows(folder, record)
     if (folder / TrainingResult.FILE).is_file():
+        TrainingResult.load(folder)  # names a damaged one
         raise UsageError(
             f"the run in {folder} is finished, so there is nothing to resume",
             setting="output_dir",
