@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
@@ -135,48 +135,47 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
     early stopping ends the run; 0 switches it off. Raises `UsageError` when another number of
     processes saved the checkpoint, `DataError` when there is none.
     """
-    damaged: dict[Path, list[str]] = {}
+    damage: dict[Path, str] = {}  # what is wrong, by checkpoint
     for step, checkpoint in reversed(checkpoints(run).items()):
         if faults := faults_of(checkpoint):
-            damaged[checkpoint] = faults
+            damage[checkpoint] = ", ".join(faults)
             continue
         _require_same_processes(checkpoint)
-        best, num_since_best = _evaluations(checkpoint)
+        best_step, num_since_best = _evaluations(checkpoint)
         # After the run's last step, planned or by early stopping, nothing is left to train. Such a
         # run resumes from the checkpoint before that step, and ends the same way again.
         if step >= num_steps or num_since_best >= (patience or math.inf):
             continue
-        if best is not None and (faults := faults_of(checkpoint_folder(run, best))):
-            damaged[checkpoint_folder(run, best)] = faults  # the end of the run would load it
-            continue
-        _set_aside(damaged, checkpoint)
+        if best_step not in (None, step):  # the end of the run loads that one
+            best = checkpoint_folder(run, best_step)
+            if faults := faults_of(best):
+                damage[best] = ", ".join(faults)
+                continue
+        for folder, problem in damage.items():
+            say(f"warning: {problem}{_set_aside(folder)}: resuming from {checkpoint}")
         return checkpoint
-    if not damaged:
+    if not damage:
         raise DataError(
             f"{run} has no checkpoint to resume from",
             setting="output_dir",
             seen=str(run),
             remedy="remove it and train again",
         )
-    faults = [fault for faults in damaged.values() for fault in faults]
     raise DataError(
-        f"{run} has no checkpoint to resume from: {', '.join(faults)}",
+        f"{run} has no checkpoint to resume from: {', '.join(damage.values())}",
         setting="output_dir",
         seen=str(run),
-        remedy=f"remove {run} and train again, or restore {next(iter(damaged))}",
+        remedy=f"remove {run} and train again, or restore {next(iter(damage))}",
     )
 
 
-def _set_aside(damaged: dict[Path, list[str]], resumed: Path) -> None:
-    """Report damaged checkpoints and rename them. resumed: the one that is resumed from."""
-    for checkpoint, faults in damaged.items():
-        aside = checkpoint.with_name(f"{DAMAGED_PREFIX}{checkpoint.name}")
-        moved = f" ({checkpoint.name} is now {aside.name})"
-        if not is_main_process() or not checkpoint.is_dir() or aside.exists():
-            moved = ""
-        else:
-            checkpoint.rename(aside)
-        say(f"warning: {', '.join(faults)}{moved}: resuming from {resumed}")
+def _set_aside(checkpoint: Path) -> str:
+    """Rename a damaged checkpoint, unless one of that name is there; a clause about it."""
+    aside = checkpoint.with_name(f"{DAMAGED_PREFIX}{checkpoint.name}")
+    if not is_main_process() or not checkpoint.is_dir() or aside.exists():
+        return ""
+    checkpoint.rename(aside)
+    return f" ({checkpoint.name} is now {aside.name})"
 
 
 def _require_same_processes(checkpoint: Path) -> None:
@@ -193,7 +192,7 @@ def _require_same_processes(checkpoint: Path) -> None:
         )
 
 
-def _evaluations(checkpoint: Path) -> tuple[int | None, int]:
+def _evaluations(checkpoint: Path) -> tuple[Any, int]:
     """The step of the best evaluation, and the number of evaluations since, for early stopping."""
     state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
     stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") or {"attributes": {}}

@@ -136,15 +136,15 @@ def claim(folder: Path) -> Claim:
         if _is_same_file(handle, path):
             break
         os.close(handle)  # the job before has removed it between opening and locking
-    held = Claim(folder, handle, new_folders)
+    own = Claim(folder, handle, new_folders)
     try:
         os.ftruncate(handle, 0)
         os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, Holder.this_process().model_dump_json().encode())
     except OSError:  # a full disk
-        held.release()
+        own.release()
         raise
-    return held
+    return own
 
 
 def contents(folder: Path) -> list[Path]:

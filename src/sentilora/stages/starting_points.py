@@ -26,12 +26,12 @@ def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> 
     values = {f"lora.{name}": value for name, value in lora.items()}
     settings = config.flat()
     for key in sorted(config.chosen & values.keys()):
-        asked, value = settings[key], values[key]
-        if asked != value and not (isinstance(value, list) and sorted(asked) == value):
+        setting, value = settings[key], values[key]
+        if setting != value and not (isinstance(value, list) and sorted(setting) == value):
             raise UsageError(
-                f"{key} is {asked!r}, but the adapter in {start.path} has {value!r}",
+                f"{key} is {setting!r}, but the adapter in {start.path} has {value!r}",
                 setting=key,
-                seen=asked,
+                seen=setting,
                 remedy=f"leave out {key}, which belongs to the adapter, or train a new adapter "
                 "without `adapter`",
             )

@@ -86,8 +86,8 @@ def train(
     else:
         require_writable(folder)
     with training_errors(folder):
-        held = claim(folder)
-    with held:
+        own_claim = claim(folder)
+    with own_claim:
         if not resume:
             require_unused(folder)
         return train_in(folder, config, format, start, resume)

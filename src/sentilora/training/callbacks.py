@@ -64,14 +64,14 @@ class StopOnNaN(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        used = control.should_save or control.should_evaluate
-        if not (control.should_log or used):
+        needs_weights = control.should_save or control.should_evaluate
+        if not (control.should_log or needs_weights):
             return
         # All processes stop together: a single survivor would wait forever for the others.
         became = f"became NaN or infinite by step {state.global_step}"
         if any_process(not self._losses_are_finite(), args.device):
             raise diverged(f"the loss {became}", state, args)
-        if used and any_process(not self._weights_are_finite(), args.device):
+        if needs_weights and any_process(not self._weights_are_finite(), args.device):
             raise diverged(f"the adapter's weights {became}", state, args)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import TrainerState, TrainingArguments
 
 from sentilora.errors import SentiloraError
+from sentilora.metrics import measure
 from sentilora.progress import say
 
 SAME = 1e-6  # probabilities that differ by less do not depend on the text
@@ -41,18 +42,15 @@ def require_learned(
     Poor is a log-loss no better than guessing; that alone is a warning. probabilities: (rows,
     labels) of the evaluation rows. truth: the numbers of their labels. prompts: their token ids.
     """
-    num_rows, num_labels = probabilities.shape
-    guessing = math.log(num_labels)
-    of_true = probabilities[np.arange(num_rows), truth]
-    log_loss = float(-np.log(of_true.clip(np.finfo(np.float64).tiny)).mean())
+    guessing, log_loss = math.log(probabilities.shape[1]), measure(probabilities, truth).log_loss
     if log_loss < guessing - SAME:
         return
-    compared = f"a log-loss of {log_loss:.4f} where guessing has {guessing:.4f}"
+    figures = f"a log-loss of {log_loss:.4f} where guessing has {guessing:.4f}"
     texts_differ = len({tuple(prompt) for prompt in prompts}) > 1
     if texts_differ and np.ptp(probabilities, axis=0).max() < SAME:
-        problem = f"the best weights give every text the same answer, with {compared}"
+        problem = f"the best weights give every text the same answer, with {figures}"
         raise diverged(problem, state, args)
     say(
-        f"warning: the best evaluation is no better than guessing, with {compared}: train for "
+        f"warning: the best evaluation is no better than guessing, with {figures}: train for "
         "longer, or lower training.learning_rate if the training loss rose"
     )
