@@ -241,6 +241,23 @@ def test_files_and_functions_fit_in_the_head():
     ]
 
 
+def asserts(source):
+    """Lines of assert statements, and of an AssertionError raised by hand."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assert)
+        or (isinstance(node, ast.Raise) and "AssertionError" in ast.unparse(node))
+    ]
+
+
+def test_no_assert_is_reachable_by_a_user():
+    """A diverged run ended in an AssertionError; an error of ours says what to do."""
+    assert asserts("x = 1\nassert x\nif x:\n    raise AssertionError('no')") == [2, 4]
+    reached = {name: asserts(source) for name, source in modules().items() if asserts(source)}
+    assert reached == {}
+
+
 def test_modules_have_telling_names_and_say_what_they_are():
     sources = modules()
     assert len(sources) >= 80

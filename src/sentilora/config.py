@@ -14,7 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+)
 
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
@@ -84,7 +91,7 @@ class TrainingSection(Section):
     per_device_train_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
     per_device_eval_batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, lt=1e37)  # torch multiplies it in float32
     lr_scheduler_type: str
     warmup_steps: int = Field(ge=0)
     warmup_ratio: float = Field(ge=0, lt=1)
@@ -109,7 +116,12 @@ class EngineSection(Section):
 
 
 class Config(Section):
-    """Every setting of a run."""
+    """Every setting of a run.
+
+    chosen: the settings that a file, an override or a value has set; the others come from a preset.
+    """
+
+    _chosen: frozenset[str] = PrivateAttr(frozenset())
 
     output_dir: str = Field(min_length=1)
     base: BaseSection
@@ -118,6 +130,14 @@ class Config(Section):
     prompt: PromptSection
     training: TrainingSection
     engine: EngineSection
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.flat() == other.flat()
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The full names of the settings that do not come from a preset."""
+        return self._chosen
 
     def flat(self) -> dict[str, Any]:
         """Every setting with its full name, `{"section.key": value}`, as plain JSON values."""
@@ -130,7 +150,7 @@ class Config(Section):
         """
         tree = self.model_dump(mode="json")
         _change(tree, values)
-        return _validate(tree)
+        return _validate(tree, self._chosen.union(values))
 
     def save(self, path: Path) -> None:
         """Write the configuration as TOML that `read_config` and `load_config(file=…)` read."""
@@ -174,7 +194,7 @@ def load_config(
     changes.update(values or {})
     tree = preset_tree(preset, embedded=changes.get("data.train") in (None, EMBEDDED))
     _change(tree, changes)
-    return _validate(tree)
+    return _validate(tree, frozenset(changes))
 
 
 def read_config(path: Path) -> Config:
@@ -302,10 +322,12 @@ def _likeness(key: str, name: str) -> float:
     return ratio + 0.4 * difflib.SequenceMatcher(None, key_section, section).ratio()
 
 
-def _validate(tree: dict[str, Any]) -> Config:
+def _validate(tree: dict[str, Any], chosen: frozenset[str] = frozenset()) -> Config:
     """The tables as a configuration. Raises `UsageError` with every invalid value."""
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
+        config._chosen = chosen
+        return config
     except ValidationError as error:
         faults = error.errors(include_url=False)
         parts = [

@@ -1,8 +1,8 @@
 """The errors that sentilora raises on purpose.
 
-    SentiloraError              exit 1   training or scoring failed: out of memory, NaN, disk
-    ├── UsageError              exit 2   configuration, device, output folder, adapter of
-    │                                    another base
+    SentiloraError              exit 1   training or scoring failed: out of memory, divergence, disk
+    ├── UsageError              exit 2   configuration, device, output folder in use or held by
+    │                                    another job, adapter of another base
     ├── DataError               exit 3   data or adapter missing, corrupt or unreachable
     └── Interrupted             exit 130 Ctrl-C, after a checkpoint was saved
 

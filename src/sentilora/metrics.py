@@ -6,10 +6,16 @@ the calibration error and the interval of a paired difference.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 ROWS_AT_ONCE = 10_000  # rows vectorized at once: their word counts take more memory than the texts
+
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # checked where a file is read
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,12 @@ class Metrics:
     confusion: confusion matrix; rows are true labels, columns are predictions.
     """
 
-    num_rows: int
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    macro_f1: float | None
-    log_loss: float
-    confusion: list[list[int]]
+    num_rows: Annotated[int, Field(ge=1)]
+    accuracy: Share
+    accuracy_interval: tuple[Share, Share]
+    macro_f1: Share | None
+    log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    confusion: list[list[Count]]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,35 @@ def test_a_base_that_cannot_be_had(tmp_path, base):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_setting_that_belongs_to_the_adapter_is_refused(tmp_path, toy_base, toy_run):
+    """`train --adapter a lora.r=4` trained with the adapter's r: the setting was ignored.
+
+    Also where it is the preset's own value, and where a file sets it.
+    """
+    from sentilora.config import load_config
+    from sentilora.folders.adapter_folder import AdapterFolder
+    from sentilora.stages.from_config import prompt_format_of
+    from sentilora.stages.starting_points import with_lora_of
+
+    folder = shutil.copytree(toy_run, tmp_path / "adapter")
+    path = folder / "adapter_config.json"
+    path.write_text(path.read_text().replace('"r": 16', '"r": 8'))
+    (tmp_path / "my.toml").write_text("[lora]\nr = 16\n")
+    asked = ["train", "--adapter", folder, f"base.name={toy_base}", "--output-dir", tmp_path / "x"]
+    for r, options in ((4, ["lora.r=4"]), (16, ["lora.r=16"]), (16, ["--config", "my.toml"])):
+        options = [tmp_path / option if option == "my.toml" else option for option in options]
+        said = failed(2, f"lora.r is {r}, but the adapter in {folder} has 8", *asked, *options)
+        assert "; leave out lora.r, which belongs to the adapter, or train a new adapter" in said
+    assert not (tmp_path / "x").exists()
+
+    same = ["lora.r=8", 'lora.target_modules=["v_proj", "q_proj", "k_proj", "o_proj", "gate_proj",'
+            ' "up_proj", "down_proj"]']  # fmt: skip
+    for overrides in ([], same):
+        config = load_config("tiny", overrides=overrides, values={"base.name": str(toy_base)})
+        start = AdapterFolder.open(folder)
+        assert with_lora_of(start, config, prompt_format_of(config)).lora.r == 8
+
+
 def test_a_folder_that_is_no_base(tmp_path, toy_base):
     failed(3, "is not a model folder: it has no config.json", "train", f"base.name={tmp_path}")
     broken = shutil.copytree(toy_base, tmp_path / "broken")

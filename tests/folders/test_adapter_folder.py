@@ -115,6 +115,43 @@ def test_an_unfinished_run_is_reported_with_its_last_checkpoint(toy_run, tmp_pat
     failed(3, message + str(folder / "checkpoint-4"), "predict", "x", "--adapter", folder)
 
 
+@pytest.mark.parametrize("verb", [["predict", "x"], ["evaluate"]])
+def test_a_damaged_checkpoint_is_no_adapter(toy_run, tmp_path, verb):
+    """transformers #35782: a block of zeros inside loads without an error, and answers wrongly."""
+    folder = shutil.copytree(toy_run / "checkpoint-4", tmp_path / "checkpoint-4")
+    weights = folder / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2000:-1000] = bytes(1000)
+    weights.write_bytes(content)
+    failed(3, f"{weights} is damaged: it is not what training saved; restore it, or remove "
+           "checksums.json", *verb, "--adapter", folder)  # fmt: skip
+    (folder / "checksums.json").write_text("{}")
+    failed(3, "checksums.json is damaged: it has no 'step'", *verb, "--adapter", folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_file_that_a_finished_run_lacks_is_in_its_best_checkpoint(toy_run, tmp_path, name):
+    """transformers #35782: the remedy was to resume the run, which is finished."""
+    folder = shutil.copytree(toy_run, tmp_path / "run")
+    (folder / name).unlink()
+    said = failed(3, f"{folder / name} is missing; restore it from ", "predict", "x",
+                  "--adapter", folder)  # fmt: skip
+    shutil.copy(f"{said.partition(' restore it from ')[2]}/{name}", folder)
+    assert (folder / name).read_bytes() == (toy_run / name).read_bytes()
+    assert predicted("x", "--adapter", folder) == predicted("x", "--adapter", toy_run)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_file_of_zeros_is_named(toy_run, tmp_path, name, size):
+    """transformers #35782: what a full disk or a power failure leaves."""
+    folder = tmp_path / "run"
+    shutil.copytree(toy_run, folder, ignore=shutil.ignore_patterns("checkpoint*"))
+    (folder / name).write_bytes(bytes(size))
+    failed(3, f"{folder / name} is damaged: ", "predict", "x", "--adapter", folder)
+    failed(3, f"{folder / name} is damaged: ", "evaluate", "--adapter", folder)
+
+
 def test_a_checkpoint_can_be_used_as_an_adapter(toy_run):
     stdout, _ = predicted("A film.", "--adapter", toy_run / "checkpoint-4")
     assert len(stdout.splitlines()) == 1

@@ -52,6 +52,16 @@ def test_what_is_written_is_read_again(tmp_path):
         (lambda text: text.replace('"best_step"', '"step"'), "it has no 'best_step'"),
         (lambda text: text.replace('"num_rows": 4', '"num_rows": "4"'), "its 'num_rows' is '4'"),
         (lambda text: text.replace("0.733", '"0.7"'), "its 'macro_f1' is '0.7'"),
+        # valid JSON for Python, but no result
+        (lambda text: text.replace("0.75", "NaN"), "its 'accuracy' is nan"),
+        (lambda text: text.replace("0.75", "7.5"), "its 'accuracy' is 7.5"),
+        (lambda text: text.replace("0.75", "0.5"), "its 'accuracy' is not that of its 'confusion'"),
+        (lambda text: text.replace("0.95", "Infinity"), "its metrics.accuracy_interval holds inf"),
+        (lambda text: text.replace("0.733", "-0.1"), "its 'macro_f1' is -0.1"),
+        (lambda text: text.replace('"log_loss": 0.5', '"log_loss": NaN'), "its 'log_loss' is nan"),
+        (lambda text: text.replace('"num_rows": 4', '"num_rows": 5'), "its 'confusion' does not"),
+        (lambda text: text.replace('"num_rows": 4', '"num_rows": 0'), "its 'num_rows' is 0"),
+        (lambda text: text.replace("60.0", "-60.0"), "its 'train_seconds' is -60.0"),
     ],
 )
 def test_a_damaged_result_is_named(tmp_path, change, reason):

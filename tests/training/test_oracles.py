@@ -248,17 +248,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkey
         with pytest.raises(Interrupted, match="step 11"):
             train(config)
     assert (tmp_path / "parts/checkpoint-11/trainer_state.json").is_file()
-    stored = (tmp_path / "parts/checkpoint-11/trainer_state.json").read_text()
-    for damaged in ("", stored[: len(stored) // 2], "[]", "{}"):
-        (tmp_path / "parts/checkpoint-11/trainer_state.json").write_text(damaged)
-        with pytest.raises(DataError, match=r"checkpoint-11/trainer_state.json is damaged"):
-            train(config, resume=True)
-    (tmp_path / "parts/checkpoint-11/trainer_state.json").write_text(stored)
+    damaged = copied(tmp_path / "parts", tmp_path / "damaged")
+    stored = (tmp_path / "damaged/checkpoint-11/trainer_state.json").read_text()
+    (tmp_path / "damaged/checkpoint-11/trainer_state.json").write_text(stored[: len(stored) // 2])
+    train(damaged, resume=True)  # from step 8
     train(config, resume=True)
     whole = adapter_weights(tmp_path / "whole/checkpoint-16")
-    parts = adapter_weights(tmp_path / "parts/checkpoint-16")
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    for folder in (tmp_path / "parts", tmp_path / "damaged"):
+        parts = adapter_weights(folder / "checkpoint-16")
+        assert all(torch.equal(whole[name], parts[name]) for name in whole)
+        assert losses(tmp_path / "whole") == losses(folder)
 
 
 def test_ctrl_c_at_an_evaluation_loses_nothing(toy_base, tmp_path, monkeypatch):
@@ -288,7 +287,10 @@ def test_ctrl_c_at_an_evaluation_loses_nothing(toy_base, tmp_path, monkeypatch):
 
 def test_going_on_from_an_adapter_keeps_its_shape(toy_base, toy_run, tmp_path):
     short = ["training.max_steps=2", "training.eval_steps=2", "training.save_steps=2"]
-    config = settings(toy_base, tmp_path / "run", *short, "lora.r=4")
+    config = settings(toy_base, tmp_path / "run", *short, "lora.lora_dropout=0.05")
+    for key, value in (("lora.r", 4), ("lora.lora_dropout", 0.0)):
+        with pytest.raises(UsageError, match=f"{key} is {value}, but the adapter in .* has "):
+            train(config.with_values({key: value}), adapter=toy_run)
     train(config, adapter=toy_run)
     assert read_config(tmp_path / "run/sentilora.toml").lora.r == 16
     assert adapter_weights(tmp_path / "run").keys() == adapter_weights(toy_run).keys()

@@ -70,7 +70,8 @@ def _sum_of_uses(
 ) -> None:
     """Gradients of listed keys and values, summed where rows are shared, into (T, 2G, E)."""
     _, G, E = dk_KGE.shape
-    assert attention.key_rows_K is not None
+    if attention.key_rows_K is None:
+        raise ValueError("these segments list no keys: no row is shared")
     if use_triton(dk_KGE):
         _sum_uses[(len(out_TGE), 2)](
             dk_KGE.contiguous(),

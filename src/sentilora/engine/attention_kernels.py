@@ -93,7 +93,8 @@ def attend_backward(
         d_QHE.stride(0),
         kv_TGE.stride(0),
     )
-    assert dk_KGE.stride(0) == dv_KGE.stride(0)
+    if dk_KGE.stride(0) != dv_KGE.stride(0):
+        raise ValueError("the rows of dk_KGE and dv_KGE are not equally far apart")
     options = _options(BY_QUERIES, q_QHE, kv_TGE, attention, window)
     _queries_backward[_grid(attention.max_q, options["QUERIES"], kv_TGE, attention)](
         d_QHE,

@@ -272,8 +272,7 @@ def fault(like: torch.Tensor) -> str | None:
         except RuntimeError as error:
             return f"torch {torch.__version__} refuses them ({str(error).splitlines()[0]})"
         for result, expected in zip(results, (exact, exact, d.float() @ W.float()), strict=True):
-            assert result is not None
-            if not (result.float() - expected).norm() < 0.1 * expected.norm():
+            if result is None or not (result.float() - expected).norm() < 0.1 * expected.norm():
                 return f"those of torch {torch.__version__} are wrong here, in {like.dtype}"
     return None
 

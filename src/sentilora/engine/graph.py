@@ -40,8 +40,8 @@ class FlatParameters:
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set every gradient to zero in one launch; a module's own method walks its modules."""
-        assert self.whole.grad is not None
-        self.whole.grad.zero_()
+        if self.whole.grad is not None:
+            self.whole.grad.zero_()
 
     def is_like_separate(self, block: int, least: int) -> bool:
         """Whether an optimizer with 8-bit states in blocks treats the whole as it would the parts.

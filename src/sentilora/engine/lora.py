@@ -67,7 +67,7 @@ def _project_apart(
     y_TN = _times_weight(x_TD, group, onto_TN=onto_TN)
     ranks_TR = _ranks(x_TD, group, seed)
     for adapter in group.adapters:
-        assert ranks_TR is not None
+        ranks_TR = _present(ranks_TR)
         B = adapter.B.to(x_TD.dtype)
         y_TN[:, adapter.outputs].addmm_(ranks_TR[:, adapter.ranks], B.T)
     return y_TN, ranks_TR
@@ -106,8 +106,7 @@ def _times_weight(
                 y += group.bias[outputs]
         if h_TR is not None:
             y.addmm_(h_TR, weight_ND[:, group.num_in : group.num_in + group.num_ranks].T)
-    assert y_TN is not None
-    return y_TN
+    return _present(y_TN)
 
 
 def project_ranks(
@@ -150,7 +149,8 @@ def _down_in_one_product(
     A_RD = group.scaled_A(x_TD.dtype)
     if into_TD is None:
         return x_TD @ A_RD.T
-    assert into_TD.shape[1] >= D + R  # with too few columns `out=` would allocate other memory
+    if into_TD.shape[1] < D + R:  # `out=` would allocate other memory
+        raise ValueError(f"an input of {into_TD.shape[1]} columns has no room for {R} ranks")
     into_TD[:, D + R :].zero_()
     return torch.mm(x_TD, A_RD.T, out=into_TD[:, D : D + R])
 
@@ -210,9 +210,8 @@ def project_backward(
     dA_RD = lora_kernels.down_backward(dh_TR, x_TD, dx_TD, A, _scales(group), masks, prologue)
     if isinstance(prologue, SwiGLU) and dx_TD is not None:
         dx_TD = x_TD
-    assert h_TR is not None
     # All outputs times all ranks: one product that reads d once; an adapter's B is one block.
-    dB_NR = _product(d_TN.T, h_TR, group.adapters[0].B.dtype)
+    dB_NR = _product(d_TN.T, _present(h_TR), group.adapters[0].B.dtype)
     gradients = []
     for adapter in group.adapters:
         dA = dA_RD[adapter.ranks].to(adapter.A.dtype)
@@ -250,8 +249,14 @@ def _into_weight(
     for outputs, weight_ND in group.weight_parts(d_TN.dtype):
         d, weight_ND = d_TN[:, outputs], weight_ND[:, columns]
         total = d @ weight_ND if total is None else total.addmm_(d, weight_ND)
-    assert total is not None
-    return total
+    return _present(total)
+
+
+def _present(tensor: torch.Tensor | None) -> torch.Tensor:
+    """The tensor, which only a group without weights or with other adapters than before lacks."""
+    if tensor is None:
+        raise ValueError("a group of layers has no weights, or its adapters have changed")
+    return tensor
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -272,13 +277,12 @@ def _adapters_backward(
     """Gradients of A and B; that of the input is added to `dx_TD`."""
     gradients = []
     for number, adapter in enumerate(group.adapters):
-        assert h_TR is not None
         d = d_TN[:, adapter.outputs]
         A, B = adapter.A.to(d.dtype), adapter.B.to(d.dtype)
         g = (d @ B) * group.scale_of(adapter)
         mask_seed = _mask_seed(group, seed, number) if group.dropout else 0
         dA = g.T @ drop(x_TD, group.dropout, mask_seed)
-        dB = d.T @ h_TR[:, adapter.ranks]
+        dB = d.T @ _present(h_TR)[:, adapter.ranks]
         gradients += [dA.to(adapter.A.dtype), dB.to(adapter.B.dtype)]
         if dx_TD is None:
             continue

@@ -9,7 +9,9 @@ A folder is opened and checked once, without torch, and then passed on as this r
 import hashlib
 import os
 import shlex
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -17,7 +19,15 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import ConfigDict
 
 from sentilora.errors import DataError, UsageError
-from sentilora.folders.checkpoints import WEIGHTS_FILE, checkpoints, run_of
+from sentilora.folders.checkpoints import (
+    WEIGHTS_FILE,
+    Checksums,
+    checkpoint_folder,
+    checkpoints,
+    faults_of,
+    faults_of_weights,
+    run_of,
+)
 from sentilora.folders.classifier_file import (
     BaseReference,
     ClassifierFile,
@@ -26,12 +36,14 @@ from sentilora.folders.classifier_file import (
     require_base_keywords,
 )
 from sentilora.folders.records import Record
+from sentilora.folders.run_folder import TrainingResult
 from sentilora.hub import looks_like_hub_id
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.wording import quoted
 
+UNFINISHED = "unfinished-adapter"  # folder in a run's, until the saved adapter was scored again
 _REMEDY = "choose a folder in which training or PEFT saved an adapter"
 LORA = "LORA"
 # PEFT adapts these to unquantized layers, not to NF4's packed ones; compared with PEFT by a test.
@@ -84,6 +96,13 @@ class AdapterFolder:
         for name in (PeftConfig.FILE, cls.WEIGHTS_FILE):
             if not (path / name).is_file():
                 raise _incomplete(path, name)
+        if faults := faults_of_weights(path):
+            raise DataError(
+                f"{', '.join(faults)}: it is not what training saved",
+                setting="adapter",
+                seen=str(path),
+                remedy=f"restore it, or remove {Checksums.FILE} if it was changed on purpose",
+            )
         has_file = (path / ClassifierFile.FILE).is_file()
         classifier = ClassifierFile.load(path) if has_file else None
         peft = PeftConfig.load(path)
@@ -230,15 +249,40 @@ def _require_usable(path: Path, peft: PeftConfig) -> None:
     )
 
 
+@contextmanager
+def new_adapter(run: Path) -> Iterator[Path]:
+    """A folder for the files of a run's new adapter, which move to the run's own at the end.
+
+    After an error nothing is left of them, so that nothing looks like a result. PEFT's
+    configuration moves last: without it the rest is no adapter yet.
+    """
+    folder = run / UNFINISHED
+    shutil.rmtree(folder, ignore_errors=True)  # of a job that was killed
+    try:
+        yield folder
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == PeftConfig.FILE):
+            path.replace(run / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _incomplete(path: Path, name: str) -> DataError:
-    folders = checkpoints(path)
-    if folders:
-        last = folders[max(folders)]
+    intact = [folder for folder in checkpoints(path).values() if not faults_of(folder)]
+    if (path / TrainingResult.FILE).is_file():
+        best = checkpoint_folder(path, TrainingResult.load(path).best_step)
+        return DataError(
+            f"{path / name} is missing",
+            setting="adapter",
+            seen=str(path),
+            remedy=f"restore it from {best}" if best in intact else "restore it, or train again",
+        )
+    if intact:
         return DataError(
             f"the run in {quoted(path)} is not finished",
             setting="adapter",
             seen=str(path),
-            remedy=f"finish it (train with `resume` and this `output_dir`), or use {quoted(last)}",
+            remedy="finish it (train with `resume` and this `output_dir`), or use "
+            f"{quoted(intact[-1])}",
         )
     return DataError(
         f"{quoted(path)} holds no adapter: {name} is missing",

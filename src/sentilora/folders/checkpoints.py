@@ -1,19 +1,46 @@
-"""A run's checkpoint folders: their names, and the one to resume from."""
+"""A run's checkpoint folders: their names, what makes them complete, the one to resume from.
 
+Training writes the SHA-256 of a checkpoint's files next to them, last of all. A checkpoint without
+that file was never complete. One whose files differ from it is damaged, or holds files of another
+session; the run then resumes from the checkpoint before it.
+"""
+
+import hashlib
 import json
 import math
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from sentilora.errors import DataError, UsageError
-from sentilora.progress import num_processes
+from sentilora.folders.records import Record
+from sentilora.progress import is_main_process, num_processes, say
 from sentilora.wording import quoted
 
 PREFIX = "checkpoint-"
+DAMAGED_PREFIX = "damaged-"  # of a checkpoint's name, once a run was resumed from one before it
 WEIGHTS_FILE = "adapter_model.safetensors"  # of an adapter, in a run folder and a checkpoint
-STATE_FILE = (
-    "trainer_state.json"  # transformers writes it last, so a checkpoint with it is complete
-)
+STATE_FILE = "trainer_state.json"
+# What transformers reads when a run is resumed: weights, optimizer, schedule, loss scale, RNG.
+RESUMED_FILES = (WEIGHTS_FILE, "adapter_config.json", STATE_FILE, "*.pt", "*.pth")
+
+
+class Checksums(Record):
+    """The SHA-256 of each file that resuming reads. step: of the checkpoint."""
+
+    FILE: ClassVar[str] = "checksums.json"
+    REMEDY: ClassVar[str] = "use another checkpoint"
+
+    step: int
+    sha256: dict[str, str]
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if WEIGHTS_FILE not in self.sha256:
+            raise ValueError(f"it has no {WEIGHTS_FILE!r}")
+        return self
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -38,43 +65,125 @@ def run_of(folder: Path) -> Path:
     return folder.absolute().parent if is_checkpoint else folder
 
 
-def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
-    """The checkpoint from which a run resumes.
+# --- complete or damaged -------------------------------------------------------------------------
 
-    num_steps: planned length of the run in optimizer steps. patience: evaluations without
-    improvement after which early stopping ends the run; 0 switches it off. Raises `UsageError` when
-    another number of processes saved the checkpoint, `DataError` when it is missing or damaged.
+
+def seal(checkpoint: Path, step: int) -> None:
+    """Write the checksums of a checkpoint, which is complete then."""
+    files = sorted({path for pattern in RESUMED_FILES for path in checkpoint.glob(pattern)})
+    Checksums(step=step, sha256={path.name: _digest(path) for path in files}).save(checkpoint)
+
+
+def faults_of(checkpoint: Path) -> list[str]:
+    """What is missing or damaged in a checkpoint, as sentences; empty if it can be resumed from."""
+    path = checkpoint / Checksums.FILE
+    if not path.is_file():
+        is_saved = (checkpoint / STATE_FILE).is_file()
+        return [f"{path if is_saved else checkpoint / STATE_FILE} is missing"]
+    try:
+        checksums = Checksums.load(checkpoint)
+    except DataError:
+        return [f"{quoted(path)} is damaged"]
+    if str(checksums.step) != checkpoint.name.removeprefix(PREFIX):
+        return [f"{quoted(path)} is that of step {checksums.step}"]
+    return list(_faults(checkpoint, checksums.sha256))
+
+
+def faults_of_weights(folder: Path) -> list[str]:
+    """Whether an adapter's weights differ from their checksum, as `faults_of`, if there is one."""
+    if not (folder / Checksums.FILE).is_file():
+        return []
+    sha256 = Checksums.load(folder).sha256
+    return list(_faults(folder, {WEIGHTS_FILE: sha256[WEIGHTS_FILE]}))
+
+
+def _faults(checkpoint: Path, sha256: dict[str, str]) -> Iterator[str]:
+    for name, digest in sha256.items():
+        path = checkpoint / name
+        try:
+            if _digest(path) != digest:
+                yield f"{quoted(path)} is damaged"
+        except FileNotFoundError:
+            yield f"{quoted(path)} is missing"
+        except OSError as error:
+            yield f"{quoted(path)} is damaged ({error.strerror})"
+
+
+def require_intact(checkpoint: Path) -> None:
+    """Raise `DataError` when a run's best checkpoint is damaged by the time it is loaded."""
+    if faults := faults_of(checkpoint):
+        raise DataError(
+            f"the run's best checkpoint is damaged: {', '.join(faults)}",
+            setting="output_dir",
+            seen=str(checkpoint),
+            remedy="continue with `resume`, which repeats the steps since the checkpoint before it",
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- resuming ------------------------------------------------------------------------------------
+
+
+def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
+    """The newest checkpoint from which a run can be resumed; damaged ones are reported.
+
+    They are renamed, so that they do not count as the run's newest any more. num_steps: planned
+    length of the run in optimizer steps. patience: evaluations without improvement after which
+    early stopping ends the run; 0 switches it off. Raises `UsageError` when another number of
+    processes saved the checkpoint, `DataError` when there is none.
     """
-    # After the run's last step, planned or by early stopping, nothing is left to train. Such a run
-    # resumes from the checkpoint before that step, and ends the same way again.
-    usable = {
-        step: path
-        for step, path in checkpoints(run).items()
-        if (path / STATE_FILE).is_file()
-        and step < num_steps
-        and evaluations_since_best(path) < (patience or math.inf)
-    }
-    if not usable:
+    damage: dict[Path, str] = {}  # what is wrong, by checkpoint
+    for step, checkpoint in reversed(checkpoints(run).items()):
+        if faults := faults_of(checkpoint):
+            damage[checkpoint] = ", ".join(faults)
+            continue
+        _require_same_processes(checkpoint)
+        best_step, num_since_best = _evaluations(checkpoint)
+        # After the run's last step, planned or by early stopping, nothing is left to train. Such a
+        # run resumes from the checkpoint before that step, and ends the same way again.
+        if step >= num_steps or num_since_best >= (patience or math.inf):
+            continue
+        if best_step not in (None, step):  # the end of the run loads that one
+            best = checkpoint_folder(run, best_step)
+            if faults := faults_of(best):
+                damage[best] = ", ".join(faults)
+                continue
+        for folder, problem in damage.items():
+            say(f"warning: {problem}{_set_aside(folder)}: resuming from {quoted(checkpoint)}")
+        return checkpoint
+    if not damage:
         raise DataError(
             f"{quoted(run)} has no checkpoint to resume from",
             setting="output_dir",
             seen=str(run),
             remedy="remove it and train again",
         )
-    checkpoint = usable[max(usable)]
-    for name in ("optimizer.pt", "scheduler.pt", WEIGHTS_FILE):
-        if not (checkpoint / name).is_file():  # resumed without it, the run would be another one
-            raise DataError(
-                f"{quoted(checkpoint / name)} is missing",
-                setting="output_dir",
-                seen=str(checkpoint),
-                remedy=f"remove {quoted(checkpoint)} to resume from the checkpoint before it",
-            )
-    for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
-        if not zipfile.is_zipfile(path):  # torch writes zip files; a truncated one is none
-            raise _damaged(path, checkpoint)
-    before, now = len(list(checkpoint.glob("rng_state*.pth"))), num_processes()
-    if before and before != now:  # each process saves one
+    raise DataError(
+        f"{quoted(run)} has no checkpoint to resume from: {', '.join(damage.values())}",
+        setting="output_dir",
+        seen=str(run),
+        remedy=f"remove {quoted(run)} and train again, or restore {next(iter(damage))}",
+    )
+
+
+def _set_aside(checkpoint: Path) -> str:
+    """Rename a damaged checkpoint, unless one of that name is there; a clause about it."""
+    aside = checkpoint.with_name(f"{DAMAGED_PREFIX}{checkpoint.name}")
+    if not is_main_process() or not checkpoint.is_dir() or aside.exists():
+        return ""
+    checkpoint.rename(aside)
+    return f" ({checkpoint.name} is now {aside.name})"
+
+
+def _require_same_processes(checkpoint: Path) -> None:
+    """Raise `UsageError` when another number of processes saved a checkpoint."""
+    states = [name for name in Checksums.load(checkpoint).sha256 if name.startswith("rng_state")]
+    before, now = len(states), num_processes()
+    if before != now:
         raise UsageError(
             f"the number of processes was {before} in {quoted(checkpoint)} and is {now} now, so a "
             "step would hold different rows",
@@ -82,27 +191,12 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
             seen=now,
             remedy=f"resume with {before}, or choose a new `output_dir`",
         )
-    return checkpoint
 
 
-def evaluations_since_best(checkpoint: Path) -> int:
-    """The number of evaluations since the best one, as early stopping has counted them.
-
-    Raises `DataError` when the checkpoint is damaged.
-    """
-    path = checkpoint / STATE_FILE
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))["stateful_callbacks"]
-        stopping = state.get("EarlyStoppingCallback") or {"attributes": {}}
-        return int(stopping["attributes"].get("early_stopping_patience_counter", 0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, checkpoint) from error
-
-
-def _damaged(path: Path, checkpoint: Path) -> DataError:
-    return DataError(
-        f"{quoted(path)} is damaged",
-        setting="output_dir",
-        seen=str(checkpoint.parent),
-        remedy=f"remove {quoted(checkpoint)} to resume from the checkpoint before it",
+def _evaluations(checkpoint: Path) -> tuple[Any, int]:
+    """The step of the best evaluation, and the number of evaluations since, for early stopping."""
+    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") or {"attributes": {}}
+    return state.get("best_global_step"), int(
+        stopping["attributes"].get("early_stopping_patience_counter", 0)
     )

@@ -9,12 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from sentilora.data.rows import Rows, row_hash
 from sentilora.errors import DataError, UsageError, first_line
+from sentilora.folders.claim import contents
 from sentilora.folders.classifier_file import may_stand_for
 from sentilora.folders.records import STRICT, Record
 from sentilora.metrics import Metrics
@@ -25,6 +27,8 @@ METRICS_FILE = "metrics.jsonl"
 PROBABILITIES_FILE = "evaluation_probabilities.npy"  # (rows, labels), the rows as in data.json
 # Settings that may change when a run is resumed: they do not affect its result.
 FREE_ON_RESUME = {"output_dir", "training.report_to", "training.per_device_eval_batch_size"}
+
+Measured = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _METRICS_REMEDY = "repair it, or move the file away to do without the training curve"
 
@@ -81,16 +85,26 @@ class TrainingResult(Record):
     """
 
     FILE: ClassVar[str] = "train_results.json"
-    REMEDY: ClassVar[str] = "remove the folder and train again"
+    REMEDY: ClassVar[str] = "remove the file and finish the run with `resume`, or train again"
 
     output_dir: str
     metrics: Metrics
-    best_step: int
-    num_steps: int
-    train_seconds: float
-    step_seconds: float
-    peak_memory_gib: float | None
-    reload_difference: float
+    best_step: Annotated[int, Field(ge=0)]
+    num_steps: Annotated[int, Field(ge=1)]
+    train_seconds: Measured
+    step_seconds: Measured
+    peak_memory_gib: Measured | None
+    reload_difference: Measured
+
+    @model_validator(mode="after")
+    def _figures_agree(self) -> Self:
+        metrics = self.metrics
+        num_right = sum(row[i] for i, row in enumerate(metrics.confusion) if i < len(row))
+        if sum(map(sum, metrics.confusion)) != metrics.num_rows:
+            raise ValueError("its 'confusion' does not add up to its 'num_rows'")
+        if abs(num_right / metrics.num_rows - metrics.accuracy) > 1e-9:
+            raise ValueError("its 'accuracy' is not that of its 'confusion'")
+        return self
 
 
 def hash_of(hashes: Iterable[str]) -> str:
@@ -113,9 +127,28 @@ def require_unused(
 
     keyword: the keyword that sets the folder. alternative: other remedies.
     """
+    if not _is_in_use(folder):
+        require_writable(folder, keyword)
+    elif is_main_process():
+        raise UsageError(
+            f"{quoted(folder)} is in use",
+            setting=keyword,
+            seen=str(folder),
+            remedy=f"choose another `{keyword}`{alternative}",
+        )
+
+
+def _is_in_use(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or bool(contents(folder)))
+
+
+def require_writable(folder: Path, keyword: str = "output_dir") -> None:
+    """Raise `UsageError` when a folder cannot be created, or cannot be written to.
+
+    keyword: the keyword that sets the folder.
+    """
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if not in_use and not (parent.is_dir() and os.access(parent, os.W_OK)):
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
         reason = "may not be written to" if parent.is_dir() else "is not a folder"
         failed = "" if parent == folder else f"cannot create {quoted(folder)}: "
         raise UsageError(
@@ -123,13 +156,6 @@ def require_unused(
             setting=keyword,
             seen=str(folder),
             remedy=f"choose another `{keyword}`",
-        )
-    if in_use and is_main_process():
-        raise UsageError(
-            f"{quoted(folder)} is in use",
-            setting=keyword,
-            seen=str(folder),
-            remedy=f"choose another `{keyword}`{alternative}",
         )
 
 

@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 MANY_PROMPTS = 200  # from here on, the base's decoded weights are kept; in 8 bits always
 
 
+class UndefinedScores(SentiloraError):
+    """The model's scores are NaN."""
+
+
 class LabelScorer:
     """Scores a classifier's labels with a model.
 
@@ -59,7 +63,7 @@ class LabelScorer:
         """Log-probabilities of the labels after each prompt: float64 (prompts, labels) on the CPU.
 
         progress: function called after each batch with its number of prompts. Raises
-        `SentiloraError` when memory runs out or a score is NaN.
+        `SentiloraError` when memory runs out, `UndefinedScores` when a score is NaN.
         """
         self.model.eval()
         scores = torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64)
@@ -70,7 +74,7 @@ class LabelScorer:
                 while pending:
                     pending = self._score_some(prompts, pending, scores, progress)
         if scores.isnan().any():
-            raise SentiloraError(
+            raise UndefinedScores(
                 "the model's scores are NaN: training diverged, the adapter or the base is "
                 "damaged, or float16 overflows",
                 setting="base.compute_dtype",

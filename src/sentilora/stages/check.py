@@ -75,8 +75,8 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
     yield from attempt("steps", lambda: check_steps(config))
     requested = yield from attempt("device", lambda: requested_device(config))
     source = yield from attempt("base", lambda: resolve_base(config.base.name))
-    splits = yield from look_at_data(config, tables)
     yield from attempt("output", lambda: require_unused(Path(config.output_dir)))
+    splits = yield from look_at_data(config, tables)
     device = None
     if requested is not None:
         device = yield from attempt("device", lambda: choose_device(requested))

@@ -13,6 +13,7 @@ from sentilora.config import CONFIG_FILE, Config
 from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
 from sentilora.evaluation.measuring import measure_rows
+from sentilora.folders.claim import claim
 from sentilora.presets import DEMO_FOLDER
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
@@ -73,7 +74,8 @@ def set_aside(folder: Path) -> Iterator[None]:
         return
     aside = folder.with_name(f".{folder.name}-previous")
     shutil.rmtree(aside, ignore_errors=True)  # left by a demo that was killed
-    folder.rename(aside)
+    with claim(folder):  # refused while a job works in it
+        folder.rename(aside)
     try:
         yield
     finally:

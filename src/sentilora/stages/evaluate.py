@@ -193,10 +193,9 @@ def runtime_notes(
 
 def store_calibration(folder: AdapterFolder, result: Evaluation) -> None:
     """Write temperature and threshold into the adapter's `classifier.json`, and report it."""
-    if result.calibrated is None:
-        return
     stored = folder.classifier
-    assert stored is not None
+    if result.calibrated is None or stored is None:
+        return
     path = folder.path / stored.FILE
     temperature = round(result.calibrated.temperature.divisor, 4)
     below = stored.calibration.abstain_below

@@ -7,7 +7,6 @@ Each run has an adapter folder of its own.
 """
 
 import gc
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,6 +17,7 @@ from sentilora.data.rows import Rows
 from sentilora.data.splits import require_every_label, stratified
 from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.checkpoints import checkpoints
+from sentilora.folders.claim import Claim, claim, contents, empty
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     DataRecord,
@@ -26,6 +26,7 @@ from sentilora.folders.run_folder import (
     require_same_rows,
     require_same_settings,
     require_unused,
+    require_writable,
 )
 from sentilora.metrics import compare
 from sentilora.progress import is_main_process, say
@@ -66,13 +67,14 @@ def train_seeds(
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
-    runs = _train_each(config, configs, data, resume)
-    series = seed_series(runs)
     folder = Path(config.output_dir)
-    if is_main_process():
-        with training_errors(folder):
-            series.save(folder)
-    return series
+    with _claimed(folder, resume):
+        runs = _train_each(config, configs, data, resume)
+        series = seed_series(runs)
+        if is_main_process():
+            with training_errors(folder):
+                series.save(folder)
+        return series
 
 
 def train_sizes(
@@ -98,13 +100,18 @@ def train_sizes(
             seen=sizes,
             remedy="give a list of whole numbers, e.g. 100,400,2000",
         )
-    config = with_absolute_base(config)
+    config = with_absolute_base(with_tables(config, tables_of(data, "train")))
     sizes = sorted(sizes)
+    _check_sizes(sizes, len(config.prompt.labels))
+    with _claimed(Path(config.output_dir), resume):
+        return _train_sizes(config, sizes, data, resume)
+
+
+def _train_sizes(config: Config, sizes: Sequence[int], data: object, resume: bool) -> SizeSeries:
+    """`train_sizes`, in a folder that this job holds. sizes: in rising order."""
     labels = config.prompt.labels
-    _check_sizes(sizes, len(labels))
-    tables = tables_of(data, "train")
-    config = with_tables(config, tables)
-    rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}), tables)
+    every_row = config.with_values({"data.num_train_subset": 0})
+    rows, evaluation = load_rows_of(every_row, tables_of(data, "train"))
     _check_subsets(config, rows, sizes)
     num_steps = count_steps(config, sizes[-1])
     values = {"training.max_steps": num_steps}
@@ -132,6 +139,21 @@ def train_sizes(
 def is_whole(value: object) -> bool:
     """Whether a value is a whole number, and not a truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _claimed(folder: Path, resume: bool) -> Claim:
+    """The claim on the series' folder. Raises `DataError` when there is no series to resume."""
+    if not resume:
+        require_writable(folder)
+    elif not (folder / CONFIG_FILE).is_file():
+        raise DataError(
+            f"{quoted(folder)} holds no series to resume: {CONFIG_FILE} is missing",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="name the folder of a series with `output_dir`, or train without `resume`",
+        )
+    with training_errors(folder):
+        return claim(folder)
 
 
 def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:
@@ -178,13 +200,6 @@ def _train_each(
     """The results of all runs. Those that are not finished yet are trained."""
     folder = Path(config.output_dir)
     if resume:
-        if not (folder / CONFIG_FILE).is_file():
-            raise DataError(
-                f"{quoted(folder)} holds no series to resume: {CONFIG_FILE} is missing",
-                setting="output_dir",
-                seen=str(folder),
-                remedy="name the folder of a series with `output_dir`, or train without `resume`",
-            )
         require_same_series(folder, configs)
         require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
     else:
@@ -230,7 +245,7 @@ def _train_one(config: Config, data: object, resume: bool) -> TrainingResult:
         return TrainingResult.load(folder)
     if checkpoints(folder):
         return train(config, data=data, resume=True)
-    if any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+    if is_main_process() and contents(folder) and not (folder / CONFIG_FILE).is_file():
         raise UsageError(
             f"{quoted(folder)} is in use, and not by a run",
             setting="output_dir",
@@ -238,8 +253,7 @@ def _train_one(config: Config, data: object, resume: bool) -> TrainingResult:
             remedy="remove it, or choose another `output_dir`",
         )
     say("no checkpoint to resume from: training from the start")
-    if is_main_process():
-        shutil.rmtree(folder)
+    empty(folder)
     return train(config, data=data)
 
 
@@ -249,12 +263,11 @@ def _series_folder(
 ) -> Iterator[None]:
     """Saves the series' recipe in its folder, and says after Ctrl-C how to resume.
 
-    If not even the first run could start, the folder is removed again.
+    If not even the first run could start, the recipe is removed again.
     """
     folder, run = Path(config.output_dir), Path(part.output_dir)
     with training_errors(folder):
         if is_main_process() and not (folder / CONFIG_FILE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / CONFIG_FILE)
     try:
         yield
@@ -268,9 +281,8 @@ def _series_folder(
             remedy="continue with `resume`, the same series and the same `output_dir`",
         ) from error
     finally:
-        if is_main_process() and {path.name for path in folder.iterdir()} == {CONFIG_FILE}:
+        if is_main_process() and contents(folder) == [folder / CONFIG_FILE]:
             (folder / CONFIG_FILE).unlink()
-            folder.rmdir()
 
 
 def _free_memory() -> None:

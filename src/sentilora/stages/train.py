@@ -4,28 +4,28 @@ sentilora train --preset mistral-7b
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
-from sentilora.config import CONFIG_FILE, Config, read_config
+from sentilora.config import CONFIG_FILE, Config
+from sentilora.data.memory import InMemory
 from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.data.splits import label_weights
-from sentilora.errors import DataError, Interrupted, UsageError
-from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.errors import Interrupted
+from sentilora.folders.adapter_folder import AdapterFolder, new_adapter
 from sentilora.folders.card import write_model_card
-from sentilora.folders.checkpoints import checkpoint_folder, last_checkpoint
+from sentilora.folders.checkpoints import checkpoint_folder
+from sentilora.folders.claim import claim
 from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     DataRecord,
     TrainingResult,
-    require_same_rows,
-    require_same_settings,
-    require_single_run,
     require_unused,
+    require_writable,
 )
 from sentilora.models.adapters import (
     attach_adapter,
@@ -41,7 +41,6 @@ from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.stages.from_config import (
     check_steps,
-    count_steps,
     load_base_of,
     load_rows_of,
     prompt_format_of,
@@ -53,6 +52,7 @@ from sentilora.stages.from_config import (
     with_absolute_base,
     with_tables,
 )
+from sentilora.stages.starting_points import find_checkpoint, require_run, with_lora_of
 from sentilora.training.faults import refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
@@ -96,11 +96,30 @@ def train(
     start = None if adapter is None else AdapterFolder.open(adapter)
     if start is not None:
         config = with_lora_of(start, config, format)
+    if resume:
+        require_run(folder)
+    else:
+        require_writable(folder)
+    with training_errors(folder):
+        own_claim = claim(folder)
+    with own_claim:
+        if not resume:
+            require_unused(folder)
+        return train_in(folder, config, format, tables, start, resume)
+
+
+def train_in(
+    folder: Path,
+    config: Config,
+    format: PromptFormat,
+    tables: Mapping[str, InMemory],
+    start: AdapterFolder | None,
+    resume: bool,
+) -> TrainingResult:
+    """Train in a folder that this job holds."""
     rows, evaluation = load_rows_of(config, tables)
     record = DataRecord.of(rows, evaluation)
-    checkpoint = find_checkpoint(folder, config, record) if resume else None
-    if not resume:
-        require_unused(folder)
+    checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
     show_rows(config, rows, evaluation)
     check_recipe(config)
     runtime_of(config).require_possible()
@@ -115,7 +134,6 @@ def train(
         trainer = build_trainer(config, base, model, prompter, examples, evaluation)
     with training_errors(folder):
         if is_main_process():
-            folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / CONFIG_FILE)
             record.save(folder)
         seconds = run(trainer, folder, checkpoint)
@@ -126,36 +144,6 @@ def train(
 
 
 # --- before a base is loaded ---------------------------------------------------------------------
-
-
-def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> Config:
-    """The configuration, with the LoRA settings of the adapter to start from."""
-    lora = start.lora_to_continue(config.base.name, format, config.lora.model_dump())
-    return config.with_values({f"lora.{name}": value for name, value in lora.items()})
-
-
-def find_checkpoint(folder: Path, config: Config, record: DataRecord) -> Path:
-    """The checkpoint to resume from, after checking that recipe and rows are the run's own."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise DataError(
-            f"{quoted(folder)} holds no run to resume: {CONFIG_FILE} is missing",
-            setting="output_dir",
-            seen=str(folder),
-            remedy="name the folder of a run with `output_dir`, or train without `resume`",
-        )
-    require_single_run(folder)
-    require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
-    require_same_rows(folder, record)
-    if (folder / TrainingResult.FILE).is_file():
-        raise UsageError(
-            f"the run in {quoted(folder)} is finished, so there is nothing to resume",
-            setting="output_dir",
-            seen=str(folder),
-            remedy="train in a new `output_dir`, without `resume`",
-        )
-    assert record.train is not None
-    num_steps = count_steps(config, record.train.num_rows)
-    return last_checkpoint(folder, num_steps, config.training.early_stopping_patience)
 
 
 def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
@@ -293,9 +281,9 @@ def callbacks_of(config: Config) -> "list[object]":
     """The callbacks of a run, in the order in which Trainer calls them."""
     from transformers import EarlyStoppingCallback
 
-    from sentilora.training.callbacks import Report, SaveBest, StopOnInterrupt
+    from sentilora.training.callbacks import Report, SaveBest, SealCheckpoint, StopOnInterrupt
 
-    callbacks = [SaveBest(), Report(Path(config.output_dir)), StopOnInterrupt()]
+    callbacks = [SaveBest(), SealCheckpoint(), Report(Path(config.output_dir)), StopOnInterrupt()]
     patience = config.training.early_stopping_patience
     return [*callbacks, EarlyStoppingCallback(patience)] if patience else list(callbacks)
 
@@ -308,6 +296,7 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
     import torch
 
     from sentilora.training.callbacks import Report, StopOnInterrupt
+    from sentilora.training.divergence import require_learned
 
     interrupt, report = callback(trainer, StopOnInterrupt), callback(trainer, Report)
     if torch.cuda.is_available():
@@ -327,7 +316,17 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
             seen=str(folder),
             remedy="continue with `resume` and the same `output_dir`",
         )
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if trainer.best_probabilities is None:  # resumed after the best evaluation, or none was made
+        trainer.best_probabilities = trainer.score_evaluation()
+    require_learned(
+        trainer.best_probabilities,
+        trainer.eval_truth,
+        trainer.eval_prompts,
+        trainer.state,
+        trainer.args,
+    )
+    return seconds
 
 
 def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
@@ -359,10 +358,11 @@ def finish(
     peak = None
     if base.device == "cuda":
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    trainer.save_model(str(folder))
-    probabilities, difference = score_reloaded(
-        trainer, base, runtime_of(config), folder, evaluation.inputs
-    )
+    with new_adapter(folder) as unfinished:  # nothing that looks like a result before it is one
+        trainer.save_model(str(unfinished))
+        probabilities, difference = score_reloaded(
+            trainer, base, runtime_of(config), unfinished, evaluation.inputs
+        )
     result = TrainingResult(
         output_dir=str(folder),
         metrics=measure(probabilities, trainer.eval_truth),

@@ -11,11 +11,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sentilora.errors import SentiloraError
+from sentilora.folders.checkpoints import checkpoint_folder, seal
 from sentilora.folders.run_folder import METRICS_FILE
 from sentilora.progress import Progress, is_main_process
-from sentilora.training.processes import any_process, several_processes
-from sentilora.wording import quoted
+from sentilora.training.divergence import diverged
+from sentilora.training.processes import any_process, several_processes, wait_for_all
 
 # Under a launcher one press of Ctrl-C arrives twice: from the terminal and from the launcher.
 SAME_PRESS_SECONDS = 5.0
@@ -35,28 +35,44 @@ class SaveBest(TrainerCallback):
             control.should_save = True
 
 
-class StopOnNaN(TrainerCallback):
-    """Ends training before a NaN or infinite loss reaches a checkpoint, evaluation or log line."""
+class SealCheckpoint(TrainerCallback):
+    """Writes the checksums of each checkpoint once every process has saved its part."""
 
-    def __init__(self, all_finite: Callable[[], bool]) -> None:
-        self._all_finite = all_finite  # whether every loss so far was finite
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        wait_for_all()
+        checkpoint = checkpoint_folder(Path(str(args.output_dir)), state.global_step)
+        if is_main_process() and checkpoint.is_dir():  # unless it is in excess of the limit
+            seal(checkpoint, state.global_step)
+        wait_for_all()  # the end of the run reads them
+
+
+class StopOnNaN(TrainerCallback):
+    """Ends training before NaN or infinity reaches a checkpoint, evaluation or log line.
+
+    losses_are_finite: whether every loss so far was finite. weights_are_finite: whether the trained
+    weights are, which matters before they are saved or scored.
+    """
+
+    def __init__(
+        self, losses_are_finite: Callable[[], bool], weights_are_finite: Callable[[], bool]
+    ) -> None:
+        self._losses_are_finite = losses_are_finite
+        self._weights_are_finite = weights_are_finite
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not (control.should_log or control.should_save or control.should_evaluate):
+        needs_weights = control.should_save or control.should_evaluate
+        if not (control.should_log or needs_weights):
             return
         # All processes stop together: a single survivor would wait forever for the others.
-        if any_process(not self._all_finite(), args.device):
-            best = state.best_model_checkpoint
-            saved = f"the best checkpoint is {quoted(best)}" if best else "no checkpoint was saved"
-            raise SentiloraError(
-                f"the loss became NaN or infinite by step {state.global_step} ({saved})",
-                setting="training.learning_rate",
-                seen=args.learning_rate,
-                remedy="lower training.learning_rate, or set base.compute_dtype to bfloat16 or "
-                "float32",
-            )
+        became = f"became NaN or infinite by step {state.global_step}"
+        if any_process(not self._losses_are_finite(), args.device):
+            raise diverged(f"the loss {became}", state, args)
+        if needs_weights and any_process(not self._weights_are_finite(), args.device):
+            raise diverged(f"the adapter's weights {became}", state, args)
 
 
 class StopOnInterrupt(TrainerCallback):

@@ -53,7 +53,7 @@ def training_errors(folder: Path) -> Iterator[None]:
                 f"a checkpoint in {quoted(folder)} is damaged: {first_line(error)}",
                 setting="output_dir",
                 seen=str(folder),
-                remedy="remove it to resume from the checkpoint before it",
+                remedy="continue with `resume`, which uses the checkpoint before it",
             ) from error
         raise _write_error(folder, error) from error
 

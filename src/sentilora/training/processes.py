@@ -19,6 +19,12 @@ def several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def wait_for_all() -> None:
+    """Return once every process has called this."""
+    if several_processes():
+        torch.distributed.barrier()
+
+
 def as_one(collective: Callable[[torch.Tensor], object], tensors: Sequence[torch.Tensor]) -> None:
     """Run one collective operation over all tensors at once, in place. They share a device."""
     whole = torch.cat([tensor.flatten() for tensor in tensors])

@@ -10,7 +10,8 @@ from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.bases import Base
 from sentilora.models.runtime import Runtime
 from sentilora.scoring.classifier import Classifier
-from sentilora.wording import quoted
+from sentilora.scoring.labels import UndefinedScores
+from sentilora.training.divergence import diverged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # In half precision on a GPU, two runs of the same passes may sum in different orders.
 MAX_DIFFERENCE = {"cpu": 0.0, "cuda": 1e-3}
+TOO_LARGE = "the adapter's weights became too large to compute with"
 
 
 def score_reloaded(
@@ -29,8 +31,8 @@ def score_reloaded(
     The adapter is loaded as `Classifier.load` loads it, on the base that is already in memory.
     Raises `SentiloraError` when it scores differently from the trained one.
     """
-    # The best weights are loaded now. Their probabilities are unknown if the run was resumed after
-    # that evaluation, and come from other batches if several processes shared it.
+    # The best weights are loaded now. Their probabilities come from other batches if several
+    # processes shared the evaluation.
     expected = trainer.best_probabilities
     if expected is None or trainer.accelerator.num_processes > 1:
         expected = trainer.score_prompts(trainer.eval_prompts)
@@ -41,13 +43,17 @@ def score_reloaded(
     engine = classifier.scorer.engine
     if before is not None and engine is not None:
         engine.take_plan(before)  # the same passes give the same bits
-    probabilities = classifier.predict_proba(texts)
+    try:
+        probabilities = classifier.predict_proba(texts)
+    except UndefinedScores as error:
+        raise diverged(TOO_LARGE, trainer.state, trainer.args) from error
     difference = float(abs(probabilities - expected).max())
     if difference > MAX_DIFFERENCE[base.device]:
+        if before is not None and engine is None:
+            raise diverged(TOO_LARGE, trainer.state, trainer.args)
         raise SentiloraError(
-            f"the adapter saved in {quoted(folder)} scores differently after reloading: "
-            f"probabilities differ by up to {difference:.2g}, the limit is "
-            f"{MAX_DIFFERENCE[base.device]:g}",
+            f"the saved adapter scores differently after reloading: probabilities differ by up to "
+            f"{difference:.2g}, the limit is {MAX_DIFFERENCE[base.device]:g}",
             remedy="please report this",
         )
     return probabilities, difference

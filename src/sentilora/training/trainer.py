@@ -7,6 +7,7 @@ log-loss. The loop, the schedule, resuming, trackers and processes remain transf
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,9 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from sentilora.engine.graph import Graphs
 from sentilora.engine.segments import Pass
+from sentilora.engine.swap import Engine
+from sentilora.errors import SentiloraError
+from sentilora.folders.checkpoints import require_intact
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.metrics import measure
 from sentilora.models.adapters import save_classifier
@@ -33,9 +37,10 @@ from sentilora.scoring.batching import (
     plan_passes,
     plan_tokens,
 )
-from sentilora.scoring.labels import LabelScorer
+from sentilora.scoring.labels import LabelScorer, UndefinedScores
 from sentilora.training.callbacks import StopOnNaN
-from sentilora.training.processes import as_one, several_processes
+from sentilora.training.divergence import diverged
+from sentilora.training.processes import any_process, as_one, several_processes
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +93,12 @@ class ClassifierTrainer(Trainer):
         self.best_probabilities: np.ndarray | None = None
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         # The last callback, so that no checkpoint requested before, by Ctrl-C too, holds a NaN.
-        self.add_callback(StopOnNaN(lambda: bool(self.all_finite.item())))
+        self.add_callback(
+            StopOnNaN(
+                lambda: bool(self.all_finite.item()),
+                lambda: bool(torch.stack([p.isfinite().all() for p in self._trained]).all()),
+            )
+        )
 
     def _collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         batch = collate(examples)
@@ -104,13 +114,17 @@ class ClassifierTrainer(Trainer):
         """The loss of an optimizer step, after forward and backward over all of its passes."""
         if not model.training:
             model.train()
-        assert num_items_in_batch is not None
+        if num_items_in_batch is None:
+            raise SentiloraError(
+                "this transformers does not count the answer tokens of a step",
+                remedy="install a version that constraints.txt names",
+            )
         step = inputs["step"].examples
         scale = 1 / num_items_in_batch  # counted over all processes
         if self.engine is None:
             loss = self._plain_passes(model, step, scale)
         else:
-            loss = self._fast_passes(model, step, scale)
+            loss = self._fast_passes(self.engine, model, step, scale)
         self.all_finite &= torch.isfinite(loss)
         if several_processes():
             # Every weight takes part in every pass, so no gradient is None.
@@ -132,47 +146,50 @@ class ClassifierTrainer(Trainer):
         return loss
 
     def _fast_passes(
-        self, model: torch.nn.Module, step: Sequence[Example], scale: torch.Tensor | float
+        self,
+        engine: Engine,
+        model: torch.nn.Module,
+        step: Sequence[Example],
+        scale: torch.Tensor | float,
     ) -> torch.Tensor:
         """The loss of a step, in packed passes. They shrink each time memory runs out."""
-        assert self.engine is not None
         lengths = [len(example.input_ids) for example in step]
         while True:
-            passes = plan_tokens(lengths, self.engine.max_tokens)
+            passes = plan_tokens(lengths, engine.max_tokens)
             try:
-                loss = self._run_fast_passes(model, step, passes, scale)
-                self._prepare_next(model, step)
+                loss = self._run_fast_passes(engine, model, step, passes, scale)
+                self._prepare_next(engine, model, step)
                 return loss
             except torch.OutOfMemoryError:
                 longest, largest = max(lengths), max(sum(lengths[i] for i in p) for p in passes)
                 if largest <= longest:
                     raise
-                self.engine.limit_passes(max(longest, int(0.8 * largest)))
+                engine.limit_passes(max(longest, int(0.8 * largest)))
                 if self.graphs is not None:
                     self.graphs.forget()
                 model.zero_grad()
             torch.cuda.empty_cache()
             logger.warning(
                 "out of GPU memory: continuing with passes of up to %d tokens",
-                self.engine.max_tokens,
+                engine.max_tokens,
             )
 
     def _run_fast_passes(
         self,
+        engine: Engine,
         model: torch.nn.Module,
         step: Sequence[Example],
         passes: Sequence[Sequence[int]],
         scale: torch.Tensor | float,
     ) -> torch.Tensor:
-        assert self.engine is not None
         if self.graphs is None:
-            self.engine.refresh()
+            engine.refresh()
         else:
             self.graphs.scale_losses(self._gradient_scale(scale))
         loss = torch.zeros((), device=self.args.device)
         for chosen in passes:
             seed = int(torch.randint(2**30, ()))  # checkpoints restore this generator
-            whole = self._pack(step, chosen, seed)
+            whole = self._pack(engine, step, chosen, seed)
             if self.graphs is not None:
                 loss += scale * self.graphs.backward(partial(self._packed_loss, model), *whole)
                 continue
@@ -181,26 +198,27 @@ class ClassifierTrainer(Trainer):
             loss += part.detach()
         return loss
 
-    def _prepare_next(self, model: torch.nn.Module, step: Sequence[Example]) -> None:
+    def _prepare_next(
+        self, engine: Engine, model: torch.nn.Module, step: Sequence[Example]
+    ) -> None:
         """Capture the graphs of the next step while the GPU computes this one."""
         upcoming = self._upcoming
-        if self.graphs is None or self.engine is None or upcoming is step:
+        if self.graphs is None or upcoming is step:
             return
         lengths = [len(example.input_ids) for example in upcoming]
-        for chosen in plan_tokens(lengths, self.engine.max_tokens):
-            whole = self._pack(upcoming, chosen, 0)
+        for chosen in plan_tokens(lengths, engine.max_tokens):
+            whole = self._pack(engine, upcoming, chosen, 0)
             self.graphs.prepare(partial(self._packed_loss, model), *whole)
 
     def _pack(
-        self, step: Sequence[Example], chosen: Sequence[int], dropout_seed: int
+        self, engine: Engine, step: Sequence[Example], chosen: Sequence[int], dropout_seed: int
     ) -> tuple[Pass, torch.Tensor, torch.Tensor]:
         """The chosen examples of a step as a packed pass, with its targets and weights."""
-        assert self.engine is not None
         answers = pack_answers(
             *_columns(step, chosen),
             "cpu" if self.graphs is not None else self.args.device,
             dropout_seed=dropout_seed,
-            checkpoint_layers=self.engine.checkpoint_layers,
+            checkpoint_layers=engine.checkpoint_layers,
             round_up=self.graphs is not None,
         )
         return answers.packed, answers.targets_A, answers.weights_A
@@ -237,11 +255,19 @@ class ClassifierTrainer(Trainer):
         return EvalLoopOutput(probabilities, self.eval_truth, metrics, len(self.eval_truth))
 
     def score_evaluation(self) -> np.ndarray:
-        """Probabilities (rows, labels) of the evaluation rows. The processes divide the rows."""
+        """Probabilities (rows, labels) of the evaluation rows. The processes divide the rows.
+
+        Raises `SentiloraError` in every process when a score of any is NaN.
+        """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         share = range(rank, len(self.eval_prompts), world)
-        with Progress("evaluating", len(share)) as progress:
+        scores = None
+        with Progress("evaluating", len(share)) as progress, suppress(UndefinedScores):
             scores = self.score_prompts([self.eval_prompts[i] for i in share], progress.advance)
+        is_undefined = any_process(scores is None, self.args.device)
+        if scores is None or is_undefined:
+            problem = f"the evaluation's scores are NaN at step {self.state.global_step}"
+            raise diverged(problem, self.state, self.args)
         if world == 1:
             return scores
         gathered = dict(gather_object(list(zip(share, scores.tolist(), strict=True))))
@@ -263,6 +289,10 @@ class ClassifierTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """0: counting would walk all parameters at every step."""
         return 0
+
+    def _load_best_model(self) -> None:
+        require_intact(Path(str(self.state.best_model_checkpoint)))
+        super()._load_best_model()
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
