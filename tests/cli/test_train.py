@@ -55,9 +55,9 @@ def test_a_folder_that_is_no_base(tmp_path, toy_base):
     broken = shutil.copytree(toy_base, tmp_path / "broken")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    failed(3, f"cannot load '{broken}'", "evaluate", "--base", broken)
+    failed(3, f"cannot load {broken}", "evaluate", "--base", broken)
     (broken / "config.json").write_text("{")
-    failed(3, f"cannot load '{broken}'", "evaluate", "--base", broken)
+    failed(3, f"cannot load {broken}", "evaluate", "--base", broken)
 
 
 def test_an_output_folder_in_use_is_refused(tmp_path, toy_base):

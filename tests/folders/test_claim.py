@@ -138,15 +138,16 @@ def test_a_run_that_starts_again_in_a_series_is_not_removed_under_another_job(to
 
 def test_a_demo_does_not_remove_a_running_one(tmp_path, monkeypatch):
     """torchtune #481: a second `demo` used to remove the folder of the first."""
-    from sentilora.stages.demo import OUTPUT_DIR, demo
+    from sentilora.presets import DEMO_FOLDER
+    from sentilora.stages.demo import demo
 
     monkeypatch.chdir(tmp_path)
-    with running(HOLD, OUTPUT_DIR):
-        load_config("tiny").save(tmp_path / OUTPUT_DIR / "sentilora.toml")
+    with running(HOLD, DEMO_FOLDER):
+        load_config("tiny").save(tmp_path / DEMO_FOLDER / "sentilora.toml")
         with pytest.raises(UsageError, match="another job works in"):
-            demo(load_config("tiny", values={"output_dir": OUTPUT_DIR}))
-        assert (tmp_path / OUTPUT_DIR / "sentilora.toml").is_file()
-    assert read_config(tmp_path / OUTPUT_DIR / "sentilora.toml")
+            demo(load_config("tiny", values={"output_dir": DEMO_FOLDER}))
+        assert (tmp_path / DEMO_FOLDER / "sentilora.toml").is_file()
+    assert read_config(tmp_path / DEMO_FOLDER / "sentilora.toml")
 
 
 def test_of_many_claims_at_once_one_holds_at_a_time(tmp_path):

@@ -13,7 +13,7 @@ from sentilora.config import CONFIG_FILE, Config
 from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
 from sentilora.evaluation.measuring import measure_rows
-from sentilora.folders.claim import claim
+from sentilora.folders.claim import CLAIM_FILE, claim
 from sentilora.presets import DEMO_FOLDER
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
@@ -76,6 +76,7 @@ def set_aside(folder: Path) -> Iterator[None]:
     shutil.rmtree(aside, ignore_errors=True)  # left by a demo that was killed
     with claim(folder):  # refused while a job works in it
         folder.rename(aside)
+        (aside / CLAIM_FILE).unlink()
     try:
         yield
     finally:

@@ -21,10 +21,10 @@ SAME = 1e-6  # probabilities that differ by less do not depend on the text
 def diverged(problem: str, state: TrainerState, args: TrainingArguments) -> SentiloraError:
     """The error for a run that diverged. problem: a sentence without its end."""
     best = state.best_model_checkpoint
-    checkpoint = f"the best checkpoint is {best}" if best else "no checkpoint was saved"
+    saved = f"the best checkpoint is {quoted(best)}" if best else "no checkpoint was saved"
     dtype = ", or set base.compute_dtype to bfloat16 or float32" if args.fp16 else ""
     return SentiloraError(
-        f"{problem} ({quoted(checkpoint)}): training diverged",
+        f"{problem} ({saved}): training diverged",
         setting="training.learning_rate",
         seen=args.learning_rate,
         remedy=f"lower training.learning_rate{dtype}",
