@@ -267,3 +267,49 @@ def test_a_checkpoint_whose_best_one_is_damaged_is_not_used(whole_run, tmp_path,
     shutil.rmtree(folder / "checkpoint-2")
     with pytest.raises(DataError, match=r"checkpoint-4/trainer_state\.json is missing"):
         last_checkpoint(folder, 6, 0)
+
+
+# --- further public reports about resuming
+
+
+def test_a_run_resumes_where_it_was_moved_to(whole_run, tmp_path):
+    """transformers #48315: the best checkpoint's old path was kept, and the end of the run crashed.
+
+    Step 4 is the first of the second epoch, so this is also accelerate #2016 and ms-swift #10050:
+    resumed within a later epoch, the rows came in the first epoch's order.
+    """
+    whole, asked = whole_run
+    code, _, stderr = run(*asked, tmp_path / "before")
+    assert code == 0, stderr
+    (tmp_path / "elsewhere").mkdir()
+    folder = unfinished(tmp_path / "before", tmp_path / "elsewhere" / "after")
+    shutil.rmtree(tmp_path / "before")
+    code, _, stderr = run(*asked, folder, "--resume")
+    assert code == 0 and "checkpoint" not in stderr, stderr
+    for part in ("", "checkpoint-6"):
+        name = f"{part}/adapter_model.safetensors".lstrip("/")
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert without_clock(folder) == without_clock(whole)
+
+
+def test_another_batch_size_is_refused_when_a_run_is_resumed(whole_run, tmp_path):
+    """transformers #43708: a resumed run kept the old batch size and ran 32 steps instead of 8."""
+    folder = unfinished(whole_run[0], tmp_path / "run")
+    ask = [*whole_run[1], folder, "--resume"]
+    failed(2, "training.per_device_train_batch_size was 4 in", *ask,
+           "training.per_device_train_batch_size=2",
+           "training.gradient_accumulation_steps=8")  # fmt: skip
+
+
+def test_rows_that_changed_under_their_name_are_refused_when_a_run_is_resumed(toy_base, tmp_path):
+    """OpenTau #502: the file has new rows, the split moves, and validation rows are trained on."""
+    rows = [f"Film number {i} is {'fine' if i % 2 else 'dull'}.,{'pn'[i % 2]}" for i in range(80)]
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    ask = ["train", *FEW, f"base.name={toy_base}", f"data.train={path}", "--output-dir",
+           tmp_path / "run", 'data.label_map={p = "positive", n = "negative"}']  # fmt: skip
+    assert run(*ask)[0] == 0
+    unfinished(tmp_path / "run", tmp_path / "again")
+    path.write_text("\n".join(["text,label", *rows, "One more film.,p"]))
+    ask[ask.index(tmp_path / "run")] = tmp_path / "again"
+    failed(2, "the rows of data.train have changed since the run", *ask, "--resume")

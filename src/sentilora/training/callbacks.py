@@ -22,7 +22,18 @@ SAME_PRESS_SECONDS = 5.0
 
 
 class SaveBest(TrainerCallback):
-    """Requests a checkpoint at every evaluation that is the best so far."""
+    """Requests a checkpoint at every evaluation that is the best so far.
+
+    The best one is the run folder's own, also when the folder was moved or copied before the run
+    was resumed: a checkpoint records its path.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.best_global_step:
+            best = checkpoint_folder(Path(str(args.output_dir)), state.best_global_step)
+            state.best_model_checkpoint = str(best)
 
     def on_evaluate(
         self,
