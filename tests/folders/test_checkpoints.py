@@ -296,7 +296,7 @@ def test_another_batch_size_is_refused_when_a_run_is_resumed(whole_run, tmp_path
     """transformers #43708: a resumed run kept the old batch size and ran 32 steps instead of 8."""
     folder = unfinished(whole_run[0], tmp_path / "run")
     ask = [*whole_run[1], folder, "--resume"]
-    failed(2, "training.per_device_train_batch_size was 4 in", *ask,
+    failed(2, "training.gradient_accumulation_steps was 4 in", *ask,
            "training.per_device_train_batch_size=2",
            "training.gradient_accumulation_steps=8")  # fmt: skip
 
