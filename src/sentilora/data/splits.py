@@ -82,7 +82,7 @@ def sample(rows: Rows, num_rows: int, seed: int, setting: str) -> Rows:
     first = order[: num_rows or len(rows)]
     if not _absent(rows, first):
         return rows.take(first)
-    chosen = _in_order(order, _by_label(rows.labels, order)[: len(first)])
+    chosen = _in_order(order, by_label(rows.labels, order)[: len(first)])
     name = {"data.num_train": "training", "data.num_evaluation": "evaluation"}.get(setting, "test")
     return replace(rows.take(chosen), notes=(_stratified_note(name, _absent(rows, first)),))
 
@@ -116,11 +116,11 @@ def carve(
         return rows.take(train), rows.take(evaluation)
     draws = [
         (train, evaluation, ""),
-        (train, _by_label(rows.labels, remaining)[: len(evaluation)], "evaluation"),
+        (train, by_label(rows.labels, remaining)[: len(evaluation)], "evaluation"),
     ]
     train, remaining = _split_off(rows, keys, _held_back(rows, keys, order), *request)
     if train and len(remaining) >= max(num_evaluation, 1):
-        evaluation = _by_label(rows.labels, remaining)[: num_evaluation or len(remaining)]
+        evaluation = by_label(rows.labels, remaining)[: num_evaluation or len(remaining)]
         draws.append((train, evaluation, "training and evaluation"))
     # The first of the best: as near to the plain shuffle as possible.
     train, evaluation, name = min(
@@ -156,7 +156,7 @@ def _split_off(
 
 def _held_back(rows: Rows, keys: Sequence[bytes], order: list[int]) -> list[int]:
     """`order` by label, with a text of each label that has two or more at the end: to evaluate."""
-    spread = _by_label(rows.labels, order)
+    spread = by_label(rows.labels, order)
     keys_by_label: dict[str, dict[bytes, None]] = {}
     for i in spread:
         keys_by_label.setdefault(rows.labels[i], {})[keys[i]] = None
@@ -204,7 +204,7 @@ def _absent(rows: Rows, indices: Iterable[int]) -> list[str]:
     return [label for label in dict.fromkeys(rows.labels) if label not in present]
 
 
-def _by_label(labels: Sequence[str], order: Sequence[int], every_label: bool = True) -> list[int]:
+def by_label(labels: Sequence[str], order: Sequence[int], every_label: bool = True) -> list[int]:
     """`order` rearranged: any number of rows from its beginning has about the labels' shares.
 
     The j-th row of a label with n rows has the position (j − ½) / n, and the rows with the lowest
@@ -251,8 +251,8 @@ def stratified(rows: Rows, num_rows: int) -> Rows:
             remedy=f"set data.num_train_subset={len(rows)} or less",
         )
     every_row = range(len(rows))
-    chosen = rows.take(sorted(_by_label(rows.labels, every_row)[:num_rows]))
-    by_share = _by_label(rows.labels, every_row, every_label=False)[:num_rows]
+    chosen = rows.take(sorted(by_label(rows.labels, every_row)[:num_rows]))
+    by_share = by_label(rows.labels, every_row, every_label=False)[:num_rows]
     rare = [label for label in _absent(rows, by_share) if label in chosen.labels]
     if not rare:
         return chosen

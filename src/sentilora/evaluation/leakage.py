@@ -1,11 +1,8 @@
 """Leakage: texts of one split that another has too, exactly (but for spaces and case) or nearly.
 
-    index = TwinIndex(near=True)
-    index.add("train", train_texts)
-    index.twins_of(test_texts)
-
-Near-duplicates are found with MinHash (Broder 1997) over runs of five words, by datasketch, and
-confirmed on the runs themselves.
+index = TwinIndex(near=True)
+index.add("train", train_texts)
+index.twins_of(test_texts)
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sentilora.data.near_duplicates import NEAR, new_index, runs_of, similarity, sketch_of
 from sentilora.data.rows import Rows
 from sentilora.data.text import Item, digest, normalized
 from sentilora.metrics import FullMetrics, measure_fully
 from sentilora.progress import Progress, say
 
-NEAR = 0.7  # Jaccard similarity of two texts' runs of words that makes them near-duplicates
-RUN = 5  # words
 # Beyond this many rows, near-duplicates are searched for on request only: a text of 230 words takes
 # 0.36 ms and, if it is a training text, 6.2 KiB (CPU, 10,000 texts, 2026-11-25).
 MAX_ROWS_NEAR = 200_000
@@ -70,10 +66,7 @@ class TwinIndex:
         self._progress = progress or (lambda count: None)
         self._lsh = None
         if near:
-            from datasketch import MinHashLSH
-
-            # Lower than `NEAR`: an estimate from 128 hashes is off by up to 0.1.
-            self._lsh = MinHashLSH(threshold=NEAR - 0.1, num_perm=128)
+            self._lsh = new_index()
 
     def add(self, split: str, texts: Sequence[Item]) -> None:
         """Add the texts of a split."""
@@ -82,7 +75,7 @@ class TwinIndex:
             key = normalized(text)
             self._exact.setdefault(digest(key), (split, number))
             if self._lsh is not None:
-                self._lsh.insert((split, number), _sketch(_runs(key)))
+                self._lsh.insert((split, number), sketch_of(runs_of(key)))
             self._progress(1)
 
     def twins_of(self, texts: Sequence[Item]) -> list[Twin]:
@@ -101,13 +94,13 @@ class TwinIndex:
             return (*same, 1.0, True)
         if self._lsh is None:
             return None
-        runs = _runs(key)
+        runs = runs_of(key)
         best: tuple[str, int, float, bool] | None = None
-        for split, number in sorted(self._lsh.query(_sketch(runs))):
-            others = _runs(normalized(self._texts[split][number]))
-            similarity = len(runs & others) / len(runs | others)
-            if similarity >= NEAR and (best is None or similarity > best[2]):
-                best = split, number, similarity, False
+        for split, number in sorted(self._lsh.query(sketch_of(runs))):
+            others = runs_of(normalized(self._texts[split][number]))
+            likeness = similarity(runs, others)
+            if likeness >= NEAR and (best is None or likeness > best[2]):
+                best = split, number, likeness, False
         return best
 
 
@@ -153,17 +146,3 @@ def look_for_leakage(
         num_evaluation_twins=len(of_evaluation),
         num_evaluation_exact=sum(twin.is_exact for twin in of_evaluation),
     )
-
-
-def _runs(normalized_text: str) -> set[str]:
-    """Every run of five words; a shorter text is one run."""
-    words = normalized_text.split()
-    return {" ".join(words[i : i + RUN]) for i in range(max(1, len(words) - RUN + 1))}
-
-
-def _sketch(runs: set[str]):  # type: ignore[no-untyped-def]
-    from datasketch import MinHash
-
-    sketch = MinHash(num_perm=128, seed=1)
-    sketch.update_batch([run.encode("utf-8", "surrogatepass") for run in runs])
-    return sketch

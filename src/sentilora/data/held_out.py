@@ -1,0 +1,99 @@
+"""Test and evaluation rows held out of data that come without splits.
+
+    train, evaluation, test = hold_out(rows, num_train=2000, num_evaluation=400, seed=42)
+
+Rows are drawn from the shuffle, stratified by label. Near-duplicates of one text stay on one side,
+because a test row that resembles a training row measures memory.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sentilora.data.near_duplicates import groups_of
+from sentilora.data.rows import Rows
+from sentilora.data.splits import by_label, shuffled
+from sentilora.data.text import digest, normalized
+from sentilora.errors import DataError
+from sentilora.progress import Progress
+from sentilora.wording import counted, quoted
+
+TEST_SHARE, MAX_TEST = 0.2, 2000
+EVALUATION_SHARE = 0.1
+MIN_ROWS = 10  # fewer cannot be split in three
+MAX_GROUP_SHARE = 0.1  # of the rows; larger groups of near-duplicates stay in training
+MAX_ROWS_NEAR = 50_000  # beyond, only equal texts count as duplicates: 0.4 ms a text
+
+
+def hold_out(rows: Rows, num_train: int, num_evaluation: int, seed: int) -> tuple[Rows, Rows, Rows]:
+    """Training, evaluation and test rows out of one source; test and evaluation never change alone.
+
+    num_train, num_evaluation: the most rows to take; 0 for no limit. The test rows depend on the
+    source and the seed only: a fifth of the rows, 2,000 at most. Evaluation rows are a tenth.
+
+    Raises `DataError` for a source of too few rows.
+    """
+    if len(rows) < MIN_ROWS:
+        raise DataError(
+            f"{quoted(rows.source)} has {counted(len(rows), 'row')}, too few to hold out test and "
+            "evaluation rows",
+            setting="data.train",
+            seen=rows.source,
+            remedy=f"give {MIN_ROWS} rows or more, or name data.test and data.evaluation",
+        )
+    groups = _groups(rows)
+    order = by_label(rows.labels, shuffled(len(rows), seed))
+    num_test = min(MAX_TEST, max(1, round(TEST_SHARE * len(rows))))
+    most = num_evaluation or len(rows)
+    test, rest = _draw(order, groups, num_test)
+    evaluation, rest = _draw(rest, groups, min(most, max(1, round(EVALUATION_SHARE * len(rows)))))
+    train = rest[: num_train or len(rest)]
+    notes = tuple(_notes(rows, groups))
+    in_order = {i: place for place, i in enumerate(shuffled(len(rows), seed))}
+    parts = [rows.take(sorted(part, key=in_order.__getitem__)) for part in (train, evaluation)]
+    return parts[0], replace(parts[1], notes=notes), rows.take(sorted(test))
+
+
+def _groups(rows: Rows) -> list[int]:
+    """The group of each row: rows with the same or nearly the same text have the same number."""
+    texts = [normalized(item) for item in rows.inputs]
+    if len(rows) <= MAX_ROWS_NEAR:
+        with Progress("searching for near-duplicates", len(rows)) as progress:
+            return groups_of(texts, progress.advance)
+    first: dict[bytes, int] = {}
+    return [first.setdefault(digest(text), number) for number, text in enumerate(texts)]
+
+
+def _draw(
+    order: Sequence[int], groups: Sequence[int], num_rows: int
+) -> tuple[list[int], list[int]]:
+    """About `num_rows` rows from the beginning of `order`, whole groups each, and the others.
+
+    A group too large to be held out stays with the others, unless nothing is left to hold out.
+    """
+    members = defaultdict(list)
+    for i in order:
+        members[groups[i]].append(i)
+    limit = max(2, MAX_GROUP_SHARE * len(order))
+    held: dict[int, None] = {}
+    for i in order:
+        if len(held) >= num_rows:
+            break
+        if i not in held and len(members[groups[i]]) <= limit:
+            held.update(dict.fromkeys(members[groups[i]]))
+    for i in order:  # texts that are all alike: rows of one group then stand on both sides
+        if len(held) >= max(1, num_rows // 2):
+            break
+        held.setdefault(i)
+    return list(held), [i for i in order if i not in held]
+
+
+def _notes(rows: Rows, groups: Sequence[int]) -> list[str]:
+    sizes = Counter(groups)
+    num_similar = sum(size for size in sizes.values() if size > 1)
+    if not num_similar:
+        return []
+    return [
+        f"{num_similar:,} of {counted(len(rows), 'row')} nearly repeat another: each such group is "
+        "on one side of the split"
+    ]

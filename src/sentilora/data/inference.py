@@ -1,0 +1,78 @@
+"""The labels of a task, found in its column of labels.
+
+labels = infer_labels("tickets.csv", table, "queue")   # ("billing", "delivery", "other")
+"""
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from sentilora.data.columns import is_missing
+from sentilora.data.label_words import stored_names
+from sentilora.data.tables import python_values
+from sentilora.errors import DataError
+from sentilora.wording import counted, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+MAX_LABELS = 300
+MAX_LABEL_CHARACTERS = 100
+MAX_DISTINCT_SHARE = 0.5  # of the rows; a column with more distinct values is an id or a text
+FEW_ROWS = 12  # whose labels may all differ
+
+
+def infer_labels(source: str, table: "pa.Table", column: str) -> tuple[str, ...]:
+    """The labels of a column, as words: those in the data, numbers in order, words by the alphabet.
+
+    Names that the data store for their numbers are the labels, in the numbers' order.
+
+    Raises `DataError` for a column that holds ids or texts instead of labels, or a single label.
+    """
+    values = [value for value in python_values(table[column]) if not is_missing(value)]
+    names = stored_names(table, column)
+    if names is not None and not set(map(str, values)) <= set(names):
+        return names
+    counts = Counter(map(_word, values))
+    labels = sorted(counts, key=_order)
+    if fault := _fault(labels, counts, len(values)):
+        raise DataError(
+            f"{quoted(column)} of {quoted(source)} is no column of labels: {fault}",
+            setting="label_column",
+            seen=column,
+            remedy="name the column of labels with `label_column`, or the labels with `labels`",
+        )
+    return tuple(labels)
+
+
+def are_numbers(labels: tuple[str, ...]) -> bool:
+    """Whether labels are numbers, which tell a model nothing."""
+    return all(re.fullmatch(r"[+-]?\d+", label) for label in labels)
+
+
+def _word(value: Any) -> str:
+    """A stored label as a word: 1.0, which a column with gaps makes of 1, is "1"."""
+    word = str(value).strip()
+    whole = re.fullmatch(r"([+-]?\d+)\.0+", word)
+    return whole[1] if whole else word
+
+
+def _order(label: str) -> tuple[int, float, str]:
+    """Numbers by their value, then words by the alphabet."""
+    is_number = re.fullmatch(r"[+-]?\d+", label) is not None
+    return (0, float(label), "") if is_number else (1, 0.0, label.casefold())
+
+
+def _fault(labels: list[str], counts: Counter[str], num_rows: int) -> str:
+    """Why the values of a column are no labels; "" if they can be."""
+    longest = max(labels, key=len, default="")
+    if len(labels) < 2:
+        return f"all its {counted(num_rows, 'value')} are {longest!r}" if labels else "it is empty"
+    if len(longest) > MAX_LABEL_CHARACTERS:
+        return f"it has {counted(len(labels), 'text')}, such as {longest[:40]!r}…"
+    if num_rows > FEW_ROWS and len(labels) > MAX_DISTINCT_SHARE * num_rows:
+        return f"it has {len(labels):,} values in {counted(num_rows, 'row')}, as ids or texts have"
+    if len(labels) > MAX_LABELS:
+        return f"it has {len(labels):,} values, and {MAX_LABELS} are the most"
+    return ""
