@@ -7,6 +7,11 @@ EMBEDDED = "embedded"  # as base.name: the base that ships; as data.train or dat
 SENTIMENT_SUITE = "sentiment"
 
 
+def is_film_reviews(source: str) -> bool:
+    """Whether a source is what the recipe was made for: IMDB, known by its name, or what ships."""
+    return source == EMBEDDED or "imdb" in Path(source).name.lower()
+
+
 def embedded_base() -> str:
     """Folder of the base that ships with the package: a small Mistral, quantized to NF4."""
     return str(_asset("tiny"))

@@ -25,11 +25,14 @@ MAX_GROUP_SHARE = 0.1  # of the rows; larger groups of near-duplicates stay in t
 MAX_ROWS_NEAR = 50_000  # beyond, only equal texts count as duplicates: 0.4 ms a text
 
 
-def hold_out(rows: Rows, num_train: int, num_evaluation: int, seed: int) -> tuple[Rows, Rows, Rows]:
+def hold_out(
+    rows: Rows, num_train: int, num_evaluation: int, seed: int, with_evaluation: bool = True
+) -> tuple[Rows, Rows, Rows]:
     """Training, evaluation and test rows out of one source; test and evaluation never change alone.
 
     num_train, num_evaluation: the most rows to take; 0 for no limit. The test rows depend on the
-    source and the seed only: a fifth of the rows, 2,000 at most. Evaluation rows are a tenth.
+    source and the seed only: a fifth of the rows, 2,000 at most. Evaluation rows are a tenth, or
+    none without `with_evaluation`.
 
     Raises `DataError` for a source of too few rows.
     """
@@ -46,7 +49,8 @@ def hold_out(rows: Rows, num_train: int, num_evaluation: int, seed: int) -> tupl
     num_test = min(MAX_TEST, max(1, round(TEST_SHARE * len(rows))))
     most = num_evaluation or len(rows)
     test, rest = _draw(order, groups, num_test)
-    evaluation, rest = _draw(rest, groups, min(most, max(1, round(EVALUATION_SHARE * len(rows)))))
+    share = max(1, round(EVALUATION_SHARE * len(rows))) if with_evaluation else 0
+    evaluation, rest = _draw(rest, groups, min(most, share)) if share else ([], rest)
     train = rest[: num_train or len(rest)]
     notes = tuple(_notes(rows, groups))
     in_order = {i: place for place, i in enumerate(shuffled(len(rows), seed))}

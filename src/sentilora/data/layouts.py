@@ -59,6 +59,17 @@ def paths_of_split(folder: Path, split: str) -> list[Path]:
     )
 
 
+def has_split(source: str, split: str) -> bool:
+    """Whether a source on this machine is a folder that has this split of its own."""
+    folder = Path(os.path.expanduser(source))
+    if not os.path.isdir(folder) or is_saved(folder):
+        return False
+    try:
+        return bool(paths_of_split(folder, split))
+    except DataError:
+        return False
+
+
 def _in_folder(folder: Path, split: str) -> list[Path]:
     """The files, or the one folder, that hold a split directly in `folder`; empty for none."""
     for name in SPLIT_NAMES[split]:

@@ -11,51 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sentilora.data.rows import Columns, Rows
-from sentilora.data.sources import Source, load_rows
+from sentilora.data.rows import Rows
 from sentilora.data.text import digest, normalized
 from sentilora.errors import DataError
 from sentilora.wording import counted, listed, quoted
-
-
-def load_splits(
-    *,
-    train: Source,
-    evaluation: Source,
-    test: Source,
-    columns: Columns,
-    num_train: int,
-    num_evaluation: int,
-    seed: int,
-    balance: str,
-    num_train_subset: int = 0,
-) -> tuple[Rows, Rows]:
-    """Training and evaluation rows. The arguments are the settings of the `data` section.
-
-    Raises `DataError` if a source cannot be used or has too few rows, and if all training rows have
-    the same label.
-    """
-    rows = load_rows(train, "train", columns)
-    if evaluation == "train":
-        train_rows, evaluation_rows = carve(rows, num_train, num_evaluation, seed, balance)
-    else:
-        if balance == "sample":
-            train_rows = rows.take(_balanced(rows, shuffled(len(rows), seed), num_train))
-        else:
-            train_rows = sample(rows, num_train, seed, "data.num_train")
-        source, split = (test, "test") if evaluation == "test" else (evaluation, "validation")
-        other = load_rows(source, split, columns)
-        evaluation_rows = sample(other, num_evaluation, seed, "data.num_evaluation")
-    if num_train_subset:
-        train_rows = stratified(train_rows, num_train_subset)
-    require_every_label(train_rows, columns.labels)
-    return train_rows, evaluation_rows
-
-
-def load_test(test: Source, columns: Columns, num_test: int, seed: int) -> Rows:
-    """The test rows: all in the source's order, or the first `num_test` of the shuffle."""
-    rows = load_rows(test, "test", columns)
-    return sample(rows, num_test, seed, "data.num_test") if num_test else rows
 
 
 def shuffled(num_rows: int, seed: int) -> list[int]:
@@ -147,7 +106,7 @@ def _split_off(
     """
     indices = order[: num_train or max(0, len(rows) - (num_evaluation or len(rows) // 5))]
     if balance == "sample":
-        indices = _balanced(rows, order if num_train else indices, num_train)
+        indices = balanced(rows, order if num_train else indices, num_train)
     in_training = set(indices)
     train_keys = {keys[i] for i in indices}
     remaining = [i for i in order if i not in in_training and keys[i] not in train_keys]
@@ -263,7 +222,7 @@ def stratified(rows: Rows, num_rows: int) -> Rows:
     return replace(chosen, notes=(*chosen.notes, note))
 
 
-def _balanced(rows: Rows, order: list[int], num_rows: int) -> list[int]:
+def balanced(rows: Rows, order: list[int], num_rows: int) -> list[int]:
     """The first rows of `order`, about `num_rows`, with the same number of each label.
 
     With `num_rows` 0 that number is the rarest label's count.

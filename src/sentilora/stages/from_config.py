@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from sentilora import template
 from sentilora.data.layouts import SPLIT_NAMES
+from sentilora.data.loading import load_splits, load_test
 from sentilora.data.memory import InMemory, in_memory
 from sentilora.data.rows import Columns, Rows
-from sentilora.data.splits import load_splits, load_test
 from sentilora.errors import UsageError
 from sentilora.folders.classifier_file import BaseReference, absolute_base
 from sentilora.models.bases import Base, load_base
@@ -18,7 +18,7 @@ from sentilora.models.runtime import Runtime
 from sentilora.presets import DEFAULT_PRESET, preset_tree
 from sentilora.progress import num_processes, say
 from sentilora.prompt import PromptFormat
-from sentilora.shipped import EMBEDDED
+from sentilora.shipped import EMBEDDED, is_film_reviews
 from sentilora.wording import listed
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def load_rows_of(
         num_evaluation=data.num_evaluation,
         seed=data.shuffle_seed,
         balance=data.balance,
+        are_limits=not is_film_reviews(data.train)
+        and not {"data.num_train", "data.num_evaluation"} & config.chosen,
     )
 
 
@@ -120,7 +122,8 @@ def load_test_of(
     """The test rows of a configuration. labels: the adapter's, which may differ from its own."""
     data = config.data
     test = tables.get("data.test", data.test)
-    return load_test(test, columns_of(config, labels), data.num_test, data.shuffle_seed)
+    train = tables.get("data.train", data.train)
+    return load_test(test, train, columns_of(config, labels), data.num_test, data.shuffle_seed)
 
 
 def shipped_test_warning(config: "Config") -> str | None:

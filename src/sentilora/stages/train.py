@@ -39,6 +39,7 @@ from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine
 from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
+from sentilora.stages.automatic import fit_data, fit_schedule
 from sentilora.stages.from_config import (
     check_steps,
     load_base_of,
@@ -105,19 +106,23 @@ def train(
     with own_claim:
         if not resume:
             require_unused(folder)
-        return train_in(folder, config, format, tables, start, resume)
+        return train_in(folder, config, tables, start, resume)
 
 
 def train_in(
     folder: Path,
     config: Config,
-    format: PromptFormat,
     tables: Mapping[str, InMemory],
     start: AdapterFolder | None,
     resume: bool,
 ) -> TrainingResult:
     """Train in a folder that this job holds."""
+    config, notes = fit_data(config, tables)
     rows, evaluation = load_rows_of(config, tables)
+    config, more = fit_schedule(config, len(rows))
+    for setting, reason in {**notes, **more}.items():
+        say(f"{setting} = {config.flat()[setting]!r}: {reason}")
+    format = prompt_format_of(config)
     record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
     show_rows(config, rows, evaluation)
