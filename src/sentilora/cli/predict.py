@@ -35,7 +35,8 @@ Output = Annotated[
     Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
 ]
 Base = Annotated[
-    str | None, typer.Option(help="Where the adapter's base is now: a folder or a hub id.")
+    str | None,
+    typer.Option(help="Where the adapter's base is now: a folder, a .gguf file or a hub id."),
 ]
 Labels = Annotated[
     str | None, typer.Option(help="Labels of a plain PEFT adapter, separated by commas.")

@@ -32,12 +32,13 @@ from sentilora.folders.classifier_file import (
     BaseReference,
     ClassifierFile,
     absolute_base,
+    is_on_disk,
     may_stand_for,
     require_base_keywords,
 )
 from sentilora.folders.records import Record
 from sentilora.folders.run_folder import TrainingResult
-from sentilora.hub import looks_like_hub_id
+from sentilora.hub import is_gguf, looks_like_hub_id
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
@@ -162,15 +163,16 @@ class AdapterFolder:
     def _moved(self, recorded: BaseReference) -> BaseReference:
         """The recorded base; by another path if it was moved together with the run's folder."""
         name = recorded.name
-        if name == EMBEDDED or os.path.isdir(os.path.expanduser(name)):
+        if name == EMBEDDED or is_on_disk(name):
             return recorded
-        folder = self.run / (recorded.path_from_run or os.path.expanduser(name))
-        if name and (folder / "config.json").is_file():
-            say(f"base: {os.path.abspath(folder)}, found from the adapter's folder")
-            return replace(recorded, name=os.path.abspath(folder))
+        path = self.run / (recorded.path_from_run or os.path.expanduser(name))
+        if name and ((path / "config.json").is_file() or (is_gguf(name) and path.is_file())):
+            say(f"base: {quoted(os.path.abspath(path))}, found from the adapter's folder")
+            return replace(recorded, name=os.path.abspath(path))
         if looks_like_hub_id(name):
             return recorded
-        fault = f"belongs to the base {quoted(name)}, and there is no such folder"
+        kind = "file" if is_gguf(name) else "folder"
+        fault = f"belongs to the base {quoted(name)}, and there is no such {kind}"
         raise DataError(
             f"the adapter in {quoted(self.path)} {fault if name else 'names no base'}",
             setting="base",
@@ -205,7 +207,7 @@ class AdapterFolder:
             recorded = self.classifier.base.name
             if not may_stand_for(recorded, base_name):
                 elsewhere = "set base.name to the folder in which it is now"
-                is_here = recorded == EMBEDDED or os.path.isdir(os.path.expanduser(recorded))
+                is_here = recorded == EMBEDDED or is_on_disk(recorded)
                 raise UsageError(
                     f"the adapter in {quoted(self.path)} belongs to the base {recorded!r}, but the "
                     f"configuration names {base_name!r}",

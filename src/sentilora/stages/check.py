@@ -17,6 +17,7 @@ from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
 from sentilora.errors import DataError, SentiloraError, first_line
+from sentilora.folders.classifier_file import is_on_disk
 from sentilora.folders.run_folder import require_unused
 from sentilora.hub import hub_reachable
 from sentilora.models.adapters import attach_adapter, count_parameters
@@ -339,7 +340,7 @@ def look_at_download(config: Config) -> Finding:
 
     name = config.base.name
     free = f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free here"
-    if name == EMBEDDED or Path(name).expanduser().is_dir():
+    if name == EMBEDDED or is_on_disk(name):
         return Finding("ok", "download", f"none, the base is local; {free}")
     if HF_HUB_OFFLINE or not hub_reachable():
         reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub is not reachable"
