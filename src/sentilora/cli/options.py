@@ -27,7 +27,7 @@ Overrides = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Recipe to start from: {' or '.join(preset_names())}.", show_default=DEFAULT_PRESET
+        help=f"Recipe to start from: {', '.join(preset_names())}.", show_default=DEFAULT_PRESET
     ),
 ]
 ConfigFile = Annotated[

@@ -29,8 +29,8 @@ FORMAT_VERSION = 1
 class BaseReference:
     """The base that an adapter belongs to.
 
-    name: a hub id, the absolute path of a folder or GGUF file, or "embedded". path_from_run: the way
-    from the run's folder to a base on disk, which finds the base when both were moved together.
+    name: a hub id, the absolute path of a folder or GGUF file, or "embedded". path_from_run: the
+    way from the run's folder to a base on disk, which finds it when both were moved together.
     """
 
     name: str

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +61,7 @@ def _state_of(file: Path) -> list[object]:
     return [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
-def _folder_of(name: str, content: list[object]) -> Path:
+def _folder_of(name: str, content: Sequence[object]) -> Path:
     """The cache folder for content that is determined by these values."""
     from huggingface_hub.constants import HF_HOME
 
@@ -71,7 +71,7 @@ def _folder_of(name: str, content: list[object]) -> Path:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that is renamed to `folder` at the end: other processes see all of it or none.
+    """An empty folder that becomes `folder` at the end: other processes see all of it or none.
 
     Raises `OSError` when it cannot be written, or when `folder` exists by then.
     """

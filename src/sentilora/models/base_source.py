@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_READERS = {"builtins", "safetensors", "struct", "tokenizers"}
+
+
 @dataclass(frozen=True)
 class Spelling:
     """How a caller names a base and the way it is loaded, for the remedies in messages."""
@@ -75,8 +78,6 @@ def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
 
 def _require_gguf(path: Path, name: str, spelling: Spelling) -> None:
     """Raise `DataError` unless this is a GGUF file that is converted, or can be."""
-    from importlib.metadata import PackageNotFoundError, version
-
     fault = ""
     try:
         with path.open("rb") as file:
@@ -93,17 +94,28 @@ def _require_gguf(path: Path, name: str, spelling: Spelling) -> None:
             seen=name,
             remedy=f"set {spelling.name} to a hub id, a folder or another .gguf file",
         )
-    if converted_folder(path).is_dir():
-        return
+    if not converted_folder(path).is_dir():
+        require_gguf_package(name)
+
+
+def require_gguf_package(name: str) -> None:
+    """Raise `DataError` about the GGUF file `name` unless the packages that read it are here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    fault, remedy = "", ""
     try:
         version("gguf")  # transformers asks for it, so a copy without metadata is not enough
-    except PackageNotFoundError as error:
+    except PackageNotFoundError:
+        fault, remedy = "the package that reads them, gguf, is not installed", "pip install gguf"
+    transformers = version("transformers")
+    if not fault and tuple(map(int, transformers.split(".")[:2])) < (5, 23):
+        # Up to 5.22 it forgets the BOS token that belongs before each text, without an error.
+        fault = f"transformers {transformers} reads their tokenizers wrongly"
+        remedy = 'pip install -U "transformers>=5.23"'
+    if fault:
         raise DataError(
-            f"{name} is a GGUF file, and the package that reads them, gguf, is not installed",
-            setting="base.name",
-            seen=name,
-            remedy="pip install gguf",
-        ) from error
+            f"{name} is a GGUF file, and {fault}", setting="base.name", seen=name, remedy=remedy
+        )
 
 
 def is_stored_quantized(config: Any, name: str, quantization: str, spelling: Spelling) -> bool:
@@ -227,8 +239,8 @@ def readable(name: str, spelling: Spelling) -> Iterator[None]:
                 remedy="stop other programs that use the device, keep "
                 f"{spelling.quantization}=nf4, or choose a smaller base or a larger device",
             ) from error
-        # For a damaged file, safetensors and tokenizers raise exceptions without a common class.
-        if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
+        # For a damaged file, the packages that read it raise exceptions without a common class.
+        if type(error).__module__.split(".")[0] in _READERS:
             raise _unreadable(name, error) from error
         raise
 
