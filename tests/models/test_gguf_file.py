@@ -142,7 +142,10 @@ def test_a_file_that_was_replaced_is_converted_again(toy_base, tmp_path, home, c
     write_gguf(file, toy_base, kind=Q8_0)
     unquantized(file)
     assert capsys.readouterr().err.count(CONVERTED) == 1
-    assert len([path for path in home.iterdir() if path.is_dir()]) == 2
+    folders = [path for path in home.iterdir() if path.is_dir()]
+    assert len(folders) == 2
+    modes = {path.stat().st_mode & 0o777 for folder in folders for path in folder.iterdir()}
+    assert modes == {home.stat().st_mode & 0o666}  # whoever may read the cache may read all of it
 
 
 def test_the_package_is_asked_for_before_anything_is_read(gguf_file, tmp_path, monkeypatch):

@@ -79,7 +79,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
         yield partial
-        partial.chmod(folder.parent.stat().st_mode)  # the same readers as the cache
+        mode = folder.parent.stat().st_mode  # the same readers as the cache
+        for file in partial.iterdir():
+            file.chmod(mode & 0o666)  # safetensors writes for its owner only
+        partial.chmod(mode)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
