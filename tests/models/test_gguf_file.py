@@ -181,7 +181,7 @@ def test_what_is_no_usable_gguf_file_is_refused(gguf_file, toy_base, tmp_path, m
     whole = gguf_file.read_bytes()
     for length in (4, 20, 5_000, 50_000, len(whole) // 2, len(whole) - 5_000):
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
-        failed(3, "cannot load 'cut.gguf': ", *ask, "cut.gguf")
+        failed(3, "cannot load cut.gguf: ", *ask, "cut.gguf")
     write_gguf(tmp_path / "bert.gguf", toy_base, architecture="bert")
     failed(3, "architecture bert is not supported", *ask, "bert.gguf")
     write_gguf(tmp_path / "half.gguf", toy_base, without={"blk.1.ffn_up.weight"})

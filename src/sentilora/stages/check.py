@@ -21,12 +21,8 @@ from sentilora.folders.classifier_file import is_on_disk
 from sentilora.folders.run_folder import require_unused
 from sentilora.hub import hub_reachable
 from sentilora.models.adapters import attach_adapter, count_parameters
-from sentilora.models.bases import (
-    beyond_positions,
-    load_structure,
-    load_tokenizer,
-    resolve_base,
-)
+from sentilora.models.base_source import resolve_base
+from sentilora.models.bases import beyond_positions, load_structure, load_tokenizer
 from sentilora.models.device import choose_device, choose_dtype, require_device
 from sentilora.models.fast_path import why_not_fast
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
