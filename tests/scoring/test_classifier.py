@@ -18,14 +18,14 @@ def classifier(toy_run):
 @pytest.fixture
 def small_pieces(classifier, monkeypatch):
     """Pieces of four texts; the sizes that the scorer was asked for."""
-    sizes, log_probs = [], classifier.scorer.log_probs
+    sizes, score = [], classifier.scorer.score
 
-    def recorded(prompts, progress=None):
+    def recorded(prompts, progress=None, **options):
         sizes.append(len(prompts))
-        return log_probs(prompts, progress)
+        return score(prompts, progress, **options)
 
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 4)
-    monkeypatch.setattr(classifier.scorer, "log_probs", recorded)
+    monkeypatch.setattr(classifier.scorer, "score", recorded)
     return sizes
 
 

@@ -36,6 +36,7 @@ RECOMPUTE = 0.37
 LARGE_STEP = 1.25  # times the average step's tokens: steps up to this size fit as planned
 SCORE_TOKENS = 16384  # of a pass that only scores, on a GPU; see docs/results.md
 LEAST_SCORE_TOKENS = 2048  # tried in any case
+LEAST_TREE_TOKENS = 256  # tried in any case; on a CPU, larger passes are not faster
 
 
 # --- the GPU -------------------------------------------------------------------------------------
@@ -301,6 +302,49 @@ def plan_scoring(free_bytes: int, sizes: LayerSizes, num_layers: int) -> Scoring
     max_score_tokens = min(SCORE_TOKENS, max(LEAST_SCORE_TOKENS, fits))
     room -= max_score_tokens * sizes.score_per_token
     return ScoringPlan(max_score_tokens, min(num_layers, max(0, room) // sizes.weights))
+
+
+@dataclass(frozen=True)
+class TreeRoom:
+    """How much fits into the memory of a scoring pass when labels are read level by level.
+
+    total: bytes of such a pass. Bytes per token: `work` in a pass, `kept` in all layers from then
+    on, and `logits` of a tree token. `key`: bytes for each key that a layer copies.
+    """
+
+    total: int
+    work: int
+    kept: int
+    logits: int
+    key: int
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of the texts read at once: the pass, and what it keeps, each get half."""
+        return self.total // (2 * max(self.work, self.kept))
+
+    def tree_tokens(self, num_kept: int, longest: int) -> int:
+        """Tree tokens of a pass after `num_kept` tokens; one sees up to `longest` tokens."""
+        each = self.work + self.kept + self.logits + longest * self.key
+        return max(LEAST_TREE_TOKENS, (self.total - num_kept * self.kept) // each)
+
+
+def plan_trees(
+    max_score_tokens: int,
+    sizes: LayerSizes,
+    num_layers: int,
+    vocabulary: int,
+    element_size: int,
+    copies_keys: bool,
+) -> TreeRoom:
+    """The room for label trees in the memory planned for scoring passes."""
+    return TreeRoom(
+        total=max_score_tokens * sizes.score_per_token,
+        work=sizes.score_per_token,
+        kept=num_layers * sizes.keys_per_token,
+        logits=vocabulary * (element_size + 8),  # as they are, in float32, and their exponentials
+        key=2 * sizes.keys_per_token if copies_keys else 0,
+    )
 
 
 # --- the plain path ------------------------------------------------------------------------------

@@ -15,17 +15,19 @@ from typing import Any
 import torch
 
 from sentilora.engine import fp8
-from sentilora.engine.attention import choose_attention
+from sentilora.engine.attention import choose_attention, tiled
 from sentilora.engine.groups import ProjectionGroup
 from sentilora.engine.kernels import use_triton
 from sentilora.engine.layer import FastLayer, Parts
 from sentilora.engine.memory import (
     SCORE_TOKENS,
     Refusal,
+    TreeRoom,
     Workload,
     gpu_memory,
     plan_scoring,
     plan_training,
+    plan_trees,
 )
 from sentilora.engine.nf4 import Weights
 from sentilora.engine.segments import Pass
@@ -114,6 +116,26 @@ class Engine:
         """Memory of a layer of the usual kind, with the adapters in use."""
         weight = self.layers[0].input_layernorm.weight
         return layer_sizes(group_shapes(self.layers), weight.element_size(), use_triton(weight))
+
+    def tree_room(self, vocabulary: int) -> TreeRoom:
+        """How much fits into a scoring pass when labels are read level by level."""
+        weight = self.layers[0].input_layernorm.weight
+        return plan_trees(
+            self.max_score_tokens,
+            self.sizes(),
+            len(self.layers),
+            vocabulary,
+            weight.element_size(),
+            copies_keys=self.layers[0].fast.attend is not tiled,
+        )
+
+    def reads_paths(self, longest: int) -> bool:
+        """Whether trees below texts enter passes as paths, not as clusters with a mask.
+
+        longest: the most tokens that a token sees, itself included.
+        """
+        windows = [layer.fast.window for layer in self.layers]
+        return self.device.type == "cuda" or any(w is not None and w < longest for w in windows)
 
     def plan(self, workload: Workload, max_memory_gib: float = 0.0) -> str:
         """Fit a run into the GPU's free memory; returns a sentence on what was chosen, and why.

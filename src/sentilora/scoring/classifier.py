@@ -37,12 +37,14 @@ class Scores:
 
     log_probs: log-probabilities of the labels, float64 (texts, labels), before any temperature.
     base_log_probs: the same of the base without its adapter; None if not requested. truncated: bool
-    (texts,), whether part of a text was left out to fit `max_length`.
+    (texts,), whether part of a text was left out to fit `max_length`. left_out: float64 (texts,),
+    the most of a text's probability that labels can have which were not scored themselves.
     """
 
     log_probs: "np.ndarray"
     base_log_probs: "np.ndarray | None"
     truncated: "np.ndarray"
+    left_out: "np.ndarray"
 
 
 class Classifier:
@@ -243,12 +245,16 @@ class Classifier:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             prompts = [self.prompter.encode(text) for text in texts[start : start + TEXTS_AT_ONCE]]
             ids = [prompt.input_ids for prompt in prompts]
-            log_probs, base_log_probs = self.scorer.log_probs(ids, progress).numpy(), None
+            temperature = self.calibration.temperature
+            scores = self.scorer.score(ids, progress, temperature=temperature)
+            base_log_probs, left_out = None, scores.left_out.numpy()
             if with_base:
                 with self.adapter_disabled():
-                    base_log_probs = self.scorer.log_probs(ids, progress).numpy()
+                    of_base = self.scorer.score(ids, progress)
+                base_log_probs = of_base.log_probs.numpy()
+                left_out = np.maximum(left_out, of_base.left_out.numpy())
             truncated = np.array([prompt.truncated for prompt in prompts])
-            yield Scores(log_probs, base_log_probs, truncated)
+            yield Scores(scores.log_probs.numpy(), base_log_probs, truncated, left_out)
 
     def _probabilities(self, scores: Scores) -> "np.ndarray":
         return at_temperature(scores.log_probs, self.calibration.temperature)
