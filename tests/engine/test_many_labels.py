@@ -21,6 +21,7 @@ def make_scorer(model, labels, path, **runtime):
     """A scorer that takes one of the `PATHS`."""
     engine = installed(model) if path == "engine" else None
     scorer = LabelScorer(model, labels, 0, runtime=Runtime(**runtime), engine=engine)
+    assert scorer.tree is not None
     if path == "rows":
         scorer._branches_work = False
     return scorer
@@ -42,7 +43,7 @@ def readers_of(scorer, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("num_labels", [12, 40, 200])
+@pytest.mark.parametrize("num_labels", [30, 60, 200])
 def test_every_path_has_the_scores_of_separate_rows(path, num_labels, monkeypatch):
     model = make_model("mistral").eval()
     labels = many_labels(num_labels)
@@ -83,7 +84,7 @@ def test_few_labels_take_one_pass_as_before(monkeypatch):
     """Up to `FEW_TOKENS` tokens the scores are the same bits as without any tree."""
     model = make_model("mistral").eval()
     few = [[3, 4, 2], [5, 2], [5, 6, 2]]
-    scorer = make_scorer(model, few, "engine")
+    scorer = LabelScorer(model, few, 0, engine=installed(model))
     made = readers_of(scorer, monkeypatch)
     scores = scorer.score(PROMPTS)
     assert scorer.tree is None and not made and not scores.left_out.any()
@@ -108,7 +109,7 @@ def test_one_text_scores_as_it_does_among_others():
 
 def test_a_model_without_such_a_cache_reads_rows(monkeypatch, caplog):
     model = make_model("mistral").eval()
-    labels = many_labels(20)
+    labels = many_labels(40)
     scorer = make_scorer(model, labels, "cache")
     monkeypatch.setattr(
         CachedReader, "_forward", lambda *_: (_ for _ in ()).throw(TypeError("no such cache"))
@@ -122,7 +123,7 @@ def test_a_model_without_such_a_cache_reads_rows(monkeypatch, caplog):
 @pytest.mark.parametrize("path", ["engine", "cache"])
 def test_out_of_memory_reads_fewer_texts_at_once_or_ends(path, monkeypatch):
     model = make_model("mistral").eval()
-    labels = many_labels(20)
+    labels = many_labels(40)
     scorer = make_scorer(model, labels, path)
     scorer._branches_work = True
     read, tried = PATHS[path].__call__, []
@@ -147,8 +148,9 @@ def test_out_of_memory_reads_fewer_texts_at_once_or_ends(path, monkeypatch):
 
 def test_a_narrow_window_reads_rows_without_the_engine():
     model = make_model("mistral", sliding_window=7).eval()
-    labels = many_labels(15)
+    labels = many_labels(40)
     scorer = make_scorer(model, labels, "cache")
+    assert scorer.tree is not None
     got = scorer.log_probs(PROMPTS)
     with torch.inference_mode():
         assert not scorer._supports_branches(PROMPTS)
@@ -160,6 +162,7 @@ def test_a_window_wider_than_every_path_is_none():
     model = make_model("mistral", sliding_window=45).eval()
     labels = many_labels(60)
     scorer = make_scorer(model, labels, "cache")
+    assert scorer.tree is not None
     got = scorer.log_probs(PROMPTS)
     with torch.inference_mode():
         assert scorer._supports_branches(PROMPTS) and scorer.tree.num_inner > 100

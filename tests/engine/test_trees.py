@@ -103,13 +103,28 @@ def test_paths_end_where_a_node_is_not_the_next_ones_parent():
     assert list(zip(starts, ends, strict=True)) == [(0, 3), (3, 4), (4, 5), (5, 6)]
 
 
-def test_kept_rows_are_those_of_every_pass():
+def test_kept_rows_are_those_chosen_of_every_pass():
     parts = [torch.randn(n, 4, 2) for n in (5, 1, 7, 2, 2)]
-    kept = KeptRows()
-    for number, part in enumerate(parts):
+    chosen = [[0, 1, 2, 3, 4], [], [1, 2, 6], [0, 1], [1]]
+    kept, earlier = KeptRows(), torch.empty(0, 4, 2)
+    for part, rows in zip(parts, chosen, strict=True):
         for layer in (0, 3):
-            rows = kept.extend(layer, part + layer)
-            assert torch.equal(rows, torch.cat(parts[: number + 1]) + layer)
+            seen = kept.extend(layer, part + layer, torch.tensor(rows, dtype=torch.int64))
+            assert torch.equal(seen, torch.cat([earlier, part]) + layer)
+        earlier = torch.cat([earlier, part[rows]])
+
+
+def test_a_pass_ends_before_a_node_that_is_not_kept_only_if_it_is_no_longer_needed():
+    tree = TokenTree.of([[3, 4, 5, 6], [3, 8], [9, 9, 9]])
+    shared = np.isin(np.arange(tree.num_nodes), [0, 1])
+    state = TextTrees(tree, 0, [1, 1], shared)
+    texts, nodes = np.repeat([0, 1], 8), np.tile(np.arange(1, 9), 2)
+    paths = [1, 4, 5, 8, 9, 12, 13, 16]
+    for most in (1, 2, 3, 4, 7, 100):
+        ends = state.ends_of_pass(texts, nodes, most)
+        assert ends[-1] == 16 and set(ends) <= set(paths) and ends == sorted(set(ends))
+        sizes = np.diff([0, *ends])
+        assert max(sizes) <= max(most, 3) and (most < 100 or len(ends) == 1)
 
 
 def scored(model, labels, prompts, left_out=0.0, by_path=None, room=None):
@@ -172,7 +187,7 @@ def test_trees_in_passes_of_every_size(by_path, monkeypatch):
     model = make_model("llama").eval()
     labels = many_labels(20)
     expected, _ = scored(model, labels, PROMPTS, by_path=by_path)
-    room = plan_trees(64, SIZES, 2, VOCABULARY, 4, copies_keys=True)
+    room = plan_trees(64, SIZES, 2, VOCABULARY, 4, copies_keys=True, most=10**6)
     for least in (1, 2, 7, 50):
         monkeypatch.setattr("sentilora.engine.memory.LEAST_TREE_TOKENS", least)
         got, _ = scored(model, labels, PROMPTS, by_path=by_path, room=room)
@@ -194,7 +209,7 @@ def test_texts_and_their_trees_fit_the_memory_of_a_scoring_pass():
     """Rows that are kept, and logits, count: both are more than the rest with many labels."""
     for num_layers, vocabulary in ((2, 100), (32, 100), (32, 150_000)):
         for copies_keys in (False, True):
-            room = plan_trees(16384, SIZES, num_layers, vocabulary, 2, copies_keys)
+            room = plan_trees(16384, SIZES, num_layers, vocabulary, 2, copies_keys, 16384)
             kept = room.text_tokens
             assert kept * (1000 + num_layers * 200) <= 16384 * 1000
             num = room.tree_tokens(kept, longest=80)

@@ -36,7 +36,7 @@ RECOMPUTE = 0.37
 LARGE_STEP = 1.25  # times the average step's tokens: steps up to this size fit as planned
 SCORE_TOKENS = 16384  # of a pass that only scores, on a GPU; see docs/results.md
 LEAST_SCORE_TOKENS = 2048  # tried in any case
-LEAST_TREE_TOKENS = 256  # tried in any case; on a CPU, larger passes are not faster
+LEAST_TREE_TOKENS = 64  # tried in any case
 
 
 # --- the GPU -------------------------------------------------------------------------------------
@@ -309,7 +309,8 @@ class TreeRoom:
     """How much fits into the memory of a scoring pass when labels are read level by level.
 
     total: bytes of such a pass. Bytes per token: `work` in a pass, `kept` in all layers from then
-    on, and `logits` of a tree token. `key`: bytes for each key that a layer copies.
+    on, and `logits` of a tree token. `key`: bytes for each key that a layer copies. `most`: tree
+    tokens of a pass that are not slower than fewer.
     """
 
     total: int
@@ -317,16 +318,21 @@ class TreeRoom:
     kept: int
     logits: int
     key: int
+    most: int
 
     @property
     def text_tokens(self) -> int:
-        """Tokens of the texts read at once: the pass, and what it keeps, each get half."""
+        """Tokens of the texts read at once, and of what is kept of the trees below them.
+
+        They take half of the memory, and the passes the other half.
+        """
         return self.total // (2 * max(self.work, self.kept))
 
     def tree_tokens(self, num_kept: int, longest: int) -> int:
         """Tree tokens of a pass after `num_kept` tokens; one sees up to `longest` tokens."""
         each = self.work + self.kept + self.logits + longest * self.key
-        return max(LEAST_TREE_TOKENS, (self.total - num_kept * self.kept) // each)
+        room = (self.total - num_kept * self.kept) // each
+        return max(LEAST_TREE_TOKENS, min(self.most, room))
 
 
 def plan_trees(
@@ -336,9 +342,11 @@ def plan_trees(
     vocabulary: int,
     element_size: int,
     copies_keys: bool,
+    most: int,
 ) -> TreeRoom:
     """The room for label trees in the memory planned for scoring passes."""
     return TreeRoom(
+        most=most,
         total=max_score_tokens * sizes.score_per_token,
         work=sizes.score_per_token,
         kept=num_layers * sizes.keys_per_token,

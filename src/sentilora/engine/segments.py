@@ -63,14 +63,18 @@ class Attention:
 
 
 class KeptRows:
-    """Keys and values of the rows of earlier passes, layer by layer."""
+    """Keys and values of the rows that later passes see, layer by layer."""
 
     def __init__(self) -> None:
-        self._kv: dict[int, tuple[torch.Tensor, int]] = {}  # with spare rows, and how many are used
+        # Rows with room for more, how many are kept, and those of the last pass to be added.
+        self._kv: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
 
-    def extend(self, layer: int, kv_TGE: torch.Tensor) -> torch.Tensor:
-        """The rows that a layer has kept, then those of this pass, which it keeps from here on."""
-        rows, used = self._kv.get(layer, (kv_TGE[:0], 0))
+    def extend(self, layer: int, kv_TGE: torch.Tensor, kept_rows_T: torch.Tensor) -> torch.Tensor:
+        """The rows that a layer has kept, then all of this pass, of which it keeps some."""
+        rows, used, of_last = self._kv.get(layer, (kv_TGE[:0], 0, kept_rows_T[:0]))
+        # Only now: until here the last pass's rows were needed as they are.
+        rows[used : used + len(of_last)] = rows[used:].index_select(0, of_last)
+        used += len(of_last)
         end = used + len(kv_TGE)
         if end > len(rows):
             # Half as many again: the earlier rows are not copied at every pass.
@@ -78,7 +82,7 @@ class KeptRows:
             more[:used] = rows[:used]
             rows = more
         rows[used:end] = kv_TGE
-        self._kv[layer] = rows, end
+        self._kv[layer] = rows, used, kept_rows_T
         return rows[:end]
 
 
@@ -88,7 +92,8 @@ class Pass:
 
     answer_rows_A: rows of the pass, segment after segment. dropout_seed: of this pass's masks.
     checkpoint_layers: how many of the first layers are computed again in the backward pass. kept:
-    rows of earlier passes, which this one sees and is added to; key rows count from the first one.
+    rows of earlier passes, which this one sees, and the rows of this pass that are kept with them.
+    Key rows count from the first row kept.
     """
 
     input_ids: torch.Tensor
@@ -99,7 +104,7 @@ class Pass:
     num_tokens: int
     dropout_seed: torch.Tensor
     checkpoint_layers: int
-    kept: KeptRows | None = None
+    kept: tuple[KeptRows, torch.Tensor] | None = None
 
     def to(self, device: torch.device | str) -> "Pass":
         """A copy on another device."""

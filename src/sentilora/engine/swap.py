@@ -45,6 +45,8 @@ from sentilora.engine.trial import try_layers
 logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 2048  # of a pass; see docs/results.md
+CPU_TREE_TOKENS = 256  # of a pass over label trees: 512 take as long, 1,024 a tenth longer
+CPU_TREE_MEMORY = 8  # times that of a pass: a CPU has it, and small batches have small passes
 CPU_WEIGHTS_BYTES = 2 * 2**30  # of decoded weights
 
 
@@ -120,13 +122,15 @@ class Engine:
     def tree_room(self, vocabulary: int) -> TreeRoom:
         """How much fits into a scoring pass when labels are read level by level."""
         weight = self.layers[0].input_layernorm.weight
+        on_gpu = self.device.type == "cuda"
         return plan_trees(
-            self.max_score_tokens,
+            self.max_score_tokens if on_gpu else CPU_TREE_MEMORY * self.max_score_tokens,
             self.sizes(),
             len(self.layers),
             vocabulary,
             weight.element_size(),
             copies_keys=self.layers[0].fast.attend is not tiled,
+            most=SCORE_TOKENS if on_gpu else CPU_TREE_TOKENS,
         )
 
     def reads_paths(self, longest: int) -> bool:

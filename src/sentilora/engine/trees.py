@@ -95,11 +95,19 @@ class TextTrees:
     """Which row of all passes so far holds which token, for some texts and the tree below each.
 
     num_shared: rows at the beginning that all texts see. lengths: further rows of each text, text
-    after text.
+    after text. is_kept_N: nodes that a later pass sees if it has nodes below them; the others have
+    at most one node below them, in the same pass.
     """
 
-    def __init__(self, tree: TokenTree, num_shared: int, lengths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tree: TokenTree,
+        num_shared: int,
+        lengths: Sequence[int],
+        is_kept_N: np.ndarray | None = None,
+    ) -> None:
         self.tree = tree
+        self.is_kept_N = np.ones(tree.num_nodes, bool) if is_kept_N is None else is_kept_N
         self.num_shared = num_shared
         self.lengths = np.asarray(lengths)
         self.starts = num_shared + np.asarray(starts_of(lengths)[:-1])
@@ -117,11 +125,14 @@ class TextTrees:
         """
         num_new = len(nodes_Q)
         self._rows[texts_Q, nodes_Q] = self.num_rows + np.arange(num_new)
-        self.num_rows += num_new
         above = self.num_shared + self.lengths[texts_Q]
         positions = above + self.tree.depths_N[nodes_Q] - 1
         split = self._split_paths if by_path else self._split_clusters
         attention = split(texts_Q, nodes_Q, device)
+        kept = np.flatnonzero(self.is_kept_N[nodes_Q])
+        self._rows[texts_Q, nodes_Q] = -1
+        self._rows[texts_Q[kept], nodes_Q[kept]] = self.num_rows + np.arange(len(kept))
+        self.num_rows += len(kept)
         return Pass(
             input_ids=to_device(self.tree.tokens_N[nodes_Q], device)[None],
             position_ids=to_device(positions, device)[None],
@@ -131,8 +142,24 @@ class TextTrees:
             num_tokens=num_new,
             dropout_seed=to_device([0], device),
             checkpoint_layers=0,
-            kept=self.kept,
+            kept=(self.kept, to_device(kept, device)),
         )
+
+    def ends_of_pass(self, texts_Q: np.ndarray, nodes_Q: np.ndarray, most: int) -> list[int]:
+        """Where these nodes are cut into passes of about `most` nodes: after each, one starts.
+
+        A node that is not kept stays with the one below it.
+        """
+        joined = ~self.is_kept_N[nodes_Q[:-1]] & (texts_Q[1:] == texts_Q[:-1])
+        joined &= self.tree.parents_N[nodes_Q[1:]] == nodes_Q[:-1]
+        cuts = np.append(np.flatnonzero(~joined) + 1, len(nodes_Q))
+        ends, at = [], 0
+        while at < len(nodes_Q):
+            first = np.searchsorted(cuts, at, side="right")
+            last = np.searchsorted(cuts, at + most, side="right") - 1
+            at = int(cuts[max(first, last)])
+            ends.append(at)
+        return ends
 
     def _split_paths(
         self, texts_Q: np.ndarray, nodes_Q: np.ndarray, device: torch.device | str

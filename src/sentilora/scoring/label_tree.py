@@ -37,6 +37,8 @@ class LabelTree:
         ends_here = np.bincount(tree.sequences, minlength=tree.num_nodes)
         total = np.append(0, np.cumsum(ends_here))
         self._num_labels_N = total[tree.ends_N] - total[nodes]
+        # Several labels pass through these; what is below the others is read together with them.
+        self.is_shared_N = self.is_inner_N & (self._num_labels_N > 1)
         self._levels = [
             np.flatnonzero(tree.depths_N == d) for d in range(1, tree.depths_N.max() + 1)
         ]
@@ -50,6 +52,11 @@ class LabelTree:
     def num_inner(self) -> int:
         """Tokens that a model reads to score every label; the end of the text is not counted."""
         return int(self.is_inner_N.sum()) - 1
+
+    @property
+    def num_shared(self) -> int:
+        """Tokens that are kept for those below them; the end of the text is not counted."""
+        return int(self.is_shared_N.sum()) - 1
 
     def below(self, texts_Q: np.ndarray, nodes_Q: np.ndarray) -> tuple[np.ndarray, ...]:
         """The nodes below each of these: number in the lists, text, node and token of each."""

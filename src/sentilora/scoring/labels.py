@@ -191,6 +191,7 @@ class LabelScorer:
         assert self.engine is not None
         if self.tree is None:
             return num_tokens // 2
+        num_tokens += len(prompts) * self.tree.num_shared
         room = self.engine.tree_room(self._vocabulary)
         return self.engine.max_score_tokens * num_tokens // (2 * room.text_tokens)
 
@@ -217,7 +218,7 @@ class LabelScorer:
         if weight * len(prompts) >= MANY_PROMPTS or self.engine.uses_8_bits:
             self.engine.keep_weights(self.runtime.max_memory_gib)
         if self.tree is not None:
-            num_label_tokens = 0  # they are read afterwards
+            num_label_tokens = self.tree.num_shared  # the others are not kept
             max_tokens = self.engine.tree_room(self._vocabulary).text_tokens
         else:
             num_label_tokens = sum(len(ids) - 1 for ids in self.label_ids)

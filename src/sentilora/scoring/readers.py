@@ -41,21 +41,25 @@ class PackedReader:
         self.segments = share_prefix(prompts, [1] * len(prompts))
         own = self.segments[-len(prompts) :]
         num_shared = len(self.segments[0].tokens) if len(own) < len(self.segments) else 0
-        self.trees = TextTrees(labels.tokens, num_shared, [len(s.tokens) for s in own])
+        lengths = [len(segment.tokens) for segment in own]
+        self.trees = TextTrees(labels.tokens, num_shared, lengths, labels.is_shared_N)
         self.longest = max(map(len, prompts)) + int(labels.tokens.depths_N.max())
         self.by_path = engine.reads_paths(self.longest)
 
     def __call__(self, texts_Q: np.ndarray, nodes_Q: np.ndarray) -> np.ndarray:
         """See `label_tree.Read`."""
         if not nodes_Q[0]:
-            first = replace(lay_out(self.segments, self.device), kept=self.trees.kept)
+            first = lay_out(self.segments, self.device)
+            every_row = torch.arange(first.num_tokens, device=self.device)
+            first = replace(first, kept=(self.trees.kept, every_row))
             return self._read(first, texts_Q, nodes_Q)
+        most = self.room.tree_tokens(self.trees.num_rows, self.longest)
         parts, at = [], 0
-        while at < len(nodes_Q):
-            some = slice(at, at + self.room.tree_tokens(self.trees.num_rows, self.longest))
-            packed = self.trees.lay_out(texts_Q[some], nodes_Q[some], self.device, self.by_path)
-            parts.append(self._read(packed, texts_Q[some], nodes_Q[some]))
-            at = some.stop
+        for end in self.trees.ends_of_pass(texts_Q, nodes_Q, most):
+            texts, nodes = texts_Q[at:end], nodes_Q[at:end]
+            packed = self.trees.lay_out(texts, nodes, self.device, self.by_path)
+            parts.append(self._read(packed, texts, nodes))
+            at = end
         return np.concatenate(parts)
 
     def _read(self, packed: Any, texts_Q: np.ndarray, nodes_Q: np.ndarray) -> np.ndarray:
