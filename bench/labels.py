@@ -69,11 +69,12 @@ def compare(classifier: Any, prompts: list[list[int]]) -> None:
     exact = None
     for bound in BOUNDS:
         seconds, cpu, scores = measure(whole, prompts, bound)
+        times = (seconds if on_gpu else cpu) / least
         probabilities = scores.log_probs.softmax(-1)
         exact = probabilities if exact is None else exact
         print(
             f"left out at most {bound:<6g}{1e3 * seconds:8.2f} ms a text (CPU time "
-            f"{1e3 * cpu:.2f}), {(seconds if on_gpu else cpu) / least:5.1f} times two labels; up to "
+            f"{1e3 * cpu:.2f}), {times:5.1f} times two labels; up to "
             f"{scores.left_out.max():.1e} left out, probabilities differ by up to "
             f"{(probabilities - exact).abs().max():.1e}",
             flush=True,
