@@ -34,7 +34,7 @@ def readers_of(scorer, monkeypatch):
 
         def build(*args, kind=kind, **options):
             reader = kind(*args, **options)
-            made.append((name_of[kind], len(args[3 if kind is PackedReader else 2])))
+            made.append((name_of[kind], len(reader.prompts)))
             return reader
 
         monkeypatch.setattr(module, kind.__name__, build)

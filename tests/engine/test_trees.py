@@ -9,7 +9,7 @@ from test_scoring import by_label
 from tiny_models import KINDS, installed, make_model, make_rows
 
 from sentilora.engine import trees
-from sentilora.engine.memory import LEAST_TREE_TOKENS, plan_trees
+from sentilora.engine.memory import LEAST_TREE_TOKENS, TREE_BYTES, plan_trees
 from sentilora.engine.segments import KeptRows
 from sentilora.engine.sizes import LayerSizes
 from sentilora.engine.trees import TextTrees, TokenTree, paths_of
@@ -103,10 +103,11 @@ def test_paths_end_where_a_node_is_not_the_next_ones_parent():
     assert list(zip(starts, ends, strict=True)) == [(0, 3), (3, 4), (4, 5), (5, 6)]
 
 
-def test_kept_rows_are_those_chosen_of_every_pass():
+@pytest.mark.parametrize("capacity", [0, 7, 30])
+def test_kept_rows_are_those_chosen_of_every_pass(capacity):
     parts = [torch.randn(n, 4, 2) for n in (5, 1, 7, 2, 2)]
     chosen = [[0, 1, 2, 3, 4], [], [1, 2, 6], [0, 1], [1]]
-    kept, earlier = KeptRows(), torch.empty(0, 4, 2)
+    kept, earlier = KeptRows(capacity), torch.empty(0, 4, 2)
     for part, rows in zip(parts, chosen, strict=True):
         for layer in (0, 3):
             seen = kept.extend(layer, part + layer, torch.tensor(rows, dtype=torch.int64))
@@ -131,11 +132,10 @@ def scored(model, labels, prompts, left_out=0.0, by_path=None, room=None):
     engine = installed(model)
     tree = LabelTree(labels)
     with torch.inference_mode():
-        reader = PackedReader(model, engine, tree, prompts, VOCABULARY)
+        room = room or engine.tree_room(VOCABULARY)
+        reader = PackedReader(model, engine, tree, prompts, room)
         if by_path is not None:
             reader.by_path = by_path
-        if room is not None:
-            reader.room = room
         scores = tree.score(len(prompts), reader, left_out)
     engine.remove()
     return scores
@@ -187,9 +187,9 @@ def test_trees_in_passes_of_every_size(by_path, monkeypatch):
     model = make_model("llama").eval()
     labels = many_labels(20)
     expected, _ = scored(model, labels, PROMPTS, by_path=by_path)
-    room = plan_trees(64, SIZES, 2, VOCABULARY, 4, copies_keys=True, most=10**6)
     for least in (1, 2, 7, 50):
         monkeypatch.setattr("sentilora.engine.memory.LEAST_TREE_TOKENS", least)
+        room = plan_trees(64, 0, SIZES, 2, VOCABULARY, 4, copies_keys=True, most=least)
         got, _ = scored(model, labels, PROMPTS, by_path=by_path, room=room)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -209,7 +209,11 @@ def test_texts_and_their_trees_fit_the_memory_of_a_scoring_pass():
     """Rows that are kept, and logits, count: both are more than the rest with many labels."""
     for num_layers, vocabulary in ((2, 100), (32, 100), (32, 150_000)):
         for copies_keys in (False, True):
-            room = plan_trees(16384, SIZES, num_layers, vocabulary, 2, copies_keys, 16384)
+            options = SIZES, num_layers, vocabulary, 2, copies_keys, 16384
+            room = plan_trees(16384, 0, *options)
+            assert room.total == 16384 * 1000
+            assert plan_trees(16384, 200 * 2**20, *options).total == 100 * 2**20
+            assert plan_trees(16384, None, *options).total == 16384 * TREE_BYTES
             kept = room.text_tokens
             assert kept * (1000 + num_layers * 200) <= 16384 * 1000
             num = room.tree_tokens(kept, longest=80)

@@ -36,6 +36,7 @@ RECOMPUTE = 0.37
 LARGE_STEP = 1.25  # times the average step's tokens: steps up to this size fit as planned
 SCORE_TOKENS = 16384  # of a pass that only scores, on a GPU; see docs/results.md
 LEAST_SCORE_TOKENS = 2048  # tried in any case
+TREE_BYTES = 2**17  # a token with trees: Mistral-7B's; a small model's logits exceed its layers
 LEAST_TREE_TOKENS = 64  # tried in any case
 
 
@@ -306,11 +307,10 @@ def plan_scoring(free_bytes: int, sizes: LayerSizes, num_layers: int) -> Scoring
 
 @dataclass(frozen=True)
 class TreeRoom:
-    """How much fits into the memory of a scoring pass when labels are read level by level.
+    """How much fits into `total` bytes when labels are read level by level.
 
-    total: bytes of such a pass. Bytes per token: `work` in a pass, `kept` in all layers from then
-    on, and `logits` of a tree token. `key`: bytes for each key that a layer copies. `most`: tree
-    tokens of a pass that are not slower than fewer.
+    Bytes per token: `work` in a pass, `kept` in all layers from then on, `logits` of a tree token,
+    `key` for each key that a layer copies. most: tree tokens of a pass; larger ones are not faster.
     """
 
     total: int
@@ -322,10 +322,7 @@ class TreeRoom:
 
     @property
     def text_tokens(self) -> int:
-        """Tokens of the texts read at once, and of what is kept of the trees below them.
-
-        They take half of the memory, and the passes the other half.
-        """
+        """Tokens kept of the texts read at once and of their trees; passes have the other half."""
         return self.total // (2 * max(self.work, self.kept))
 
     def tree_tokens(self, num_kept: int, longest: int) -> int:
@@ -337,6 +334,7 @@ class TreeRoom:
 
 def plan_trees(
     max_score_tokens: int,
+    free_bytes: int | None,
     sizes: LayerSizes,
     num_layers: int,
     vocabulary: int,
@@ -344,10 +342,16 @@ def plan_trees(
     copies_keys: bool,
     most: int,
 ) -> TreeRoom:
-    """The room for label trees in the memory planned for scoring passes."""
+    """The room for label trees: the memory planned for a scoring pass, for a small model more.
+
+    free_bytes: of the GPU now; more than the plan takes at most half of them. None: no limit.
+    """
+    total = max_score_tokens * max(sizes.score_per_token, TREE_BYTES)
+    if free_bytes is not None:
+        total = max(max_score_tokens * sizes.score_per_token, min(total, free_bytes // 2))
     return TreeRoom(
         most=most,
-        total=max_score_tokens * sizes.score_per_token,
+        total=total,
         work=sizes.score_per_token,
         kept=num_layers * sizes.keys_per_token,
         logits=vocabulary * (element_size + 8),  # as they are, in float32, and their exponentials

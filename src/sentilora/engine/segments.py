@@ -63,9 +63,13 @@ class Attention:
 
 
 class KeptRows:
-    """Keys and values of the rows that later passes see, layer by layer."""
+    """Keys and values of the rows that later passes see, layer by layer.
 
-    def __init__(self) -> None:
+    capacity: rows to allocate at once, those of the largest pass included.
+    """
+
+    def __init__(self, capacity: int = 0) -> None:
+        self._capacity = capacity
         # Rows with room for more, how many are kept, and those of the last pass to be added.
         self._kv: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
 
@@ -77,8 +81,7 @@ class KeptRows:
         used += len(of_last)
         end = used + len(kv_TGE)
         if end > len(rows):
-            # Half as many again: the earlier rows are not copied at every pass.
-            more = kv_TGE.new_empty(max(end, 3 * len(rows) // 2), *kv_TGE.shape[1:])
+            more = kv_TGE.new_empty(max(end, self._capacity), *kv_TGE.shape[1:])
             more[:used] = rows[:used]
             rows = more
         rows[used:end] = kv_TGE

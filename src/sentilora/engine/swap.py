@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 2048  # of a pass; see docs/results.md
 CPU_TREE_TOKENS = 256  # of a pass over label trees: 512 take as long, 1,024 a tenth longer
-CPU_TREE_MEMORY = 8  # times that of a pass: a CPU has it, and small batches have small passes
 CPU_WEIGHTS_BYTES = 2 * 2**30  # of decoded weights
 
 
@@ -119,12 +118,16 @@ class Engine:
         weight = self.layers[0].input_layernorm.weight
         return layer_sizes(group_shapes(self.layers), weight.element_size(), use_triton(weight))
 
-    def tree_room(self, vocabulary: int) -> TreeRoom:
-        """How much fits into a scoring pass when labels are read level by level."""
+    def tree_room(self, vocabulary: int, max_memory_gib: float = 0.0) -> TreeRoom:
+        """How much fits into a scoring pass when labels are read level by level.
+
+        max_memory_gib: as in `keep_weights`.
+        """
         weight = self.layers[0].input_layernorm.weight
         on_gpu = self.device.type == "cuda"
         return plan_trees(
-            self.max_score_tokens if on_gpu else CPU_TREE_MEMORY * self.max_score_tokens,
+            self.max_score_tokens,
+            gpu_memory(self.device).usable(max_memory_gib) if on_gpu else None,
             self.sizes(),
             len(self.layers),
             vocabulary,

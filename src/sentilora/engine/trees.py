@@ -96,7 +96,8 @@ class TextTrees:
 
     num_shared: rows at the beginning that all texts see. lengths: further rows of each text, text
     after text. is_kept_N: nodes that a later pass sees if it has nodes below them; the others have
-    at most one node below them, in the same pass.
+    at most one node below them, in the same pass. largest_pass: nodes of a pass, for which memory
+    is allocated at once.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class TextTrees:
         num_shared: int,
         lengths: Sequence[int],
         is_kept_N: np.ndarray | None = None,
+        largest_pass: int = 0,
     ) -> None:
         self.tree = tree
         self.is_kept_N = np.ones(tree.num_nodes, bool) if is_kept_N is None else is_kept_N
@@ -113,7 +115,8 @@ class TextTrees:
         self.starts = num_shared + np.asarray(starts_of(lengths)[:-1])
         self.num_rows = num_shared + int(self.lengths.sum())
         self._rows = np.full((len(lengths), tree.num_nodes), -1, dtype=np.int32)
-        self.kept = KeptRows()
+        num_kept = len(lengths) * int(self.is_kept_N.sum())
+        self.kept = KeptRows(self.num_rows + num_kept + largest_pass)
 
     def lay_out(
         self, texts_Q: np.ndarray, nodes_Q: np.ndarray, device: torch.device | str, by_path: bool

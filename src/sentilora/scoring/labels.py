@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from sentilora.engine.memory import TreeRoom
 from sentilora.engine.segments import Segment, lay_out, share_prefix, to_device, to_host
 from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
@@ -192,46 +193,43 @@ class LabelScorer:
         if self.tree is None:
             return num_tokens // 2
         num_tokens += len(prompts) * self.tree.num_shared
-        room = self.engine.tree_room(self._vocabulary)
+        room = self._tree_room(self.engine)
         return self.engine.max_score_tokens * num_tokens // (2 * room.text_tokens)
 
-    @property
-    def _vocabulary(self) -> int:
-        """Number of logits of a token."""
-        head: Any = self.model
-        return int(head.get_output_embeddings().weight.shape[0])
+    def _tree_room(self, engine: Engine) -> TreeRoom:
+        model: Any = self.model
+        vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        return engine.tree_room(vocabulary, self.runtime.max_memory_gib)
 
     def _plan(self, prompts: Sequence[list[int]], max_left_out: float, temperature: float) -> _Plan:
         """How the prompts are scored, and in which batches."""
         lengths = [len(prompt) for prompt in prompts]
         fast = self.engine is not None and self.engine.is_usable()
-        if self.tree is not None:
-            reader = self._packed_reader if fast else self._plain_reader(prompts)
-            score: _ScoreBatch = partial(self._by_level, reader, max_left_out, temperature)
-        else:
-            few = self._packed if fast else self._choose(prompts)
-            score = partial(_with_nothing_left_out, few)
         if self.engine is None or not fast:
+            score = self._plain_score(prompts, max_left_out, temperature)
             return _Plan(score, plan_passes(lengths, self.runtime.batch_size))
         self.engine.refresh()
         weight = 1 + (self.tree.num_inner / TREE_PASS if self.tree is not None else 0)
         if weight * len(prompts) >= MANY_PROMPTS or self.engine.uses_8_bits:
             self.engine.keep_weights(self.runtime.max_memory_gib)
         if self.tree is not None:
-            num_label_tokens = self.tree.num_shared  # the others are not kept
-            max_tokens = self.engine.tree_room(self._vocabulary).text_tokens
+            room = self._tree_room(self.engine)
+            reader = partial(PackedReader, self.model, self.engine, self.tree, room=room)
+            score = partial(self._by_level, reader, max_left_out, temperature)
+            num_label_tokens, max_tokens = self.tree.num_shared, room.text_tokens
         else:
+            score = partial(_with_nothing_left_out, self._packed)
             num_label_tokens = sum(len(ids) - 1 for ids in self.label_ids)
             max_tokens = self.engine.max_score_tokens
         batches: list[list[int]] = []
-        room = 0
+        left = 0
         for row in plan_passes(lengths, len(lengths))[0]:
             size = lengths[row] + num_label_tokens
-            if size > room:
+            if size > left:
                 batches.append([])
-                room = max_tokens
+                left = max_tokens
             batches[-1].append(row)
-            room -= size
+            left -= size
         return _Plan(score, batches, shrinks=True)
 
     def _by_level(
@@ -248,9 +246,15 @@ class LabelScorer:
         )
         return torch.from_numpy(log_probs), torch.from_numpy(left_out)
 
-    def _packed_reader(self, prompts: list[list[int]]) -> PackedReader:
-        assert self.engine is not None and self.tree is not None
-        return PackedReader(self.model, self.engine, self.tree, prompts, self._vocabulary)
+    def _plain_score(
+        self, prompts: Sequence[list[int]], max_left_out: float, temperature: float
+    ) -> _ScoreBatch:
+        """The function that scores a batch without fast layers."""
+        if self.tree is None:
+            return partial(_with_nothing_left_out, self._choose(prompts))
+        # With a cache, if the model supports it.
+        reader = self._cached_reader if self._supports_branches(prompts) else self._row_reader
+        return partial(self._by_level, reader, max_left_out, temperature)
 
     def _packed(self, prompts: list[list[int]]) -> torch.Tensor:
         """Scores of one packed pass: prompts end to end, each followed by all labels.
@@ -277,12 +281,6 @@ class LabelScorer:
         answer = to_device([i for i, ids in enumerate(answers) for _ in ids], device)
         scores = log_probs.new_zeros(len(answers)).index_add_(0, answer, log_probs[flat, tokens])
         return scores.view(len(prompts), -1)
-
-    def _plain_reader(
-        self, prompts: Sequence[list[int]]
-    ) -> Callable[[list[list[int]]], CachedReader | RowReader]:
-        """A reader for models without fast layers: with a cache, if the model supports it."""
-        return self._cached_reader if self._supports_branches(prompts) else self._row_reader
 
     def _cached_reader(
         self, prompts: list[list[int]], tree: LabelTree | None = None

@@ -1,6 +1,6 @@
 """Readers of a label tree: log-probabilities of the tokens below some of its nodes, after prompts.
 
-    read = PackedReader(model, engine, labels, prompts, vocabulary)
+    read = PackedReader(model, engine, labels, prompts, room)
     log_probs, left_out = labels.score(len(prompts), read, 1e-6)
 
 A reader is called level by level (`LabelTree.score`). The fast engine and most models keep the keys
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from sentilora.engine.memory import TreeRoom
 from sentilora.engine.segments import lay_out, share_prefix, to_device
 from sentilora.engine.swap import Engine, packed_logits
 from sentilora.engine.trees import TextTrees, paths_of
@@ -33,17 +34,19 @@ class PackedReader:
         engine: Engine,
         labels: LabelTree,
         prompts: Sequence[list[int]],
-        vocabulary: int,
+        room: TreeRoom,
     ) -> None:
-        self.model, self.labels = model, labels
+        self.model, self.labels, self.prompts = model, labels, prompts
         self.device = engine.device
-        self.room = engine.tree_room(vocabulary)
+        self.room = room
         self.segments = share_prefix(prompts, [1] * len(prompts))
         own = self.segments[-len(prompts) :]
         num_shared = len(self.segments[0].tokens) if len(own) < len(self.segments) else 0
         lengths = [len(segment.tokens) for segment in own]
-        self.trees = TextTrees(labels.tokens, num_shared, lengths, labels.is_shared_N)
         self.longest = max(map(len, prompts)) + int(labels.tokens.depths_N.max())
+        largest = room.tree_tokens(num_shared + sum(lengths), self.longest)
+        largest = min(largest, len(prompts) * labels.num_inner)
+        self.trees = TextTrees(labels.tokens, num_shared, lengths, labels.is_shared_N, largest)
         self.by_path = engine.reads_paths(self.longest)
 
     def __call__(self, texts_Q: np.ndarray, nodes_Q: np.ndarray) -> np.ndarray:
