@@ -199,7 +199,8 @@ class Classifier:
         """
         import numpy as np
 
-        pieces = [self._probabilities(piece) for piece in self.score(texts, progress)]
+        scores = self._calibrated_pieces(_require_texts(texts), progress)
+        pieces = [self._probabilities(piece) for piece in scores]
         return np.concatenate(pieces) if pieces else np.empty((0, len(self.labels)))
 
     def classify(
@@ -208,7 +209,7 @@ class Classifier:
         """The prediction for each text: label, probabilities, and whether it was truncated."""
         texts = _require_texts(texts)
         predictions: list[Prediction] = []
-        for piece in self._pieces(texts, progress):
+        for piece in self._calibrated_pieces(texts, progress):
             for row, truncated in zip(self._probabilities(piece), piece.truncated, strict=True):
                 predictions.append(
                     Prediction(
@@ -229,23 +230,30 @@ class Classifier:
     ) -> Iterator[Scores]:
         """Scores of the texts in order, in pieces of at most `TEXTS_AT_ONCE` texts.
 
-        Only one piece's prompts are in memory at a time. progress: function called after each batch
+        What is left out cannot matter at temperature 1, whatever the classifier's own is. Only one
+        piece's prompts are in memory at a time. progress: function called after each batch
         of each model with its number of texts. with_base: also score the base without its adapter.
         """
         return self._pieces(_require_texts(texts), progress, with_base)
+
+    def _calibrated_pieces(
+        self, texts: list[str], progress: Callable[[int], object] | None
+    ) -> Iterator[Scores]:
+        """Scores for probabilities at the classifier's temperature; a higher one raises tails."""
+        return self._pieces(texts, progress, temperature=max(1.0, self.calibration.temperature))
 
     def _pieces(
         self,
         texts: list[str],
         progress: Callable[[int], object] | None,
         with_base: bool = False,
+        temperature: float = 1.0,
     ) -> Iterator[Scores]:
         import numpy as np
 
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             prompts = [self.prompter.encode(text) for text in texts[start : start + TEXTS_AT_ONCE]]
             ids = [prompt.input_ids for prompt in prompts]
-            temperature = self.calibration.temperature
             scores = self.scorer.score(ids, progress, temperature=temperature)
             base_log_probs, left_out = None, scores.left_out.numpy()
             if with_base:
