@@ -88,6 +88,15 @@ RUNTIME: dict[str, Any] = {
         float | None,
         typer.Option(min=0, help="GPU memory to plan for, in GiB.", show_default="all free memory"),
     ],
+    "max_left_out": Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With many labels: the most of a text's probability in labels that are not "
+            "scored; 0 scores every label.",
+            show_default="1e-06",
+        ),
+    ],
 }
 
 

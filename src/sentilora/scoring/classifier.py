@@ -46,12 +46,14 @@ class Scores:
 
     log_probs: log-probabilities of the labels, float64 (texts, labels), before any temperature.
     base_log_probs: the same of the base without its adapter; None if not requested. truncated: bool
-    (texts,), whether part of a text was left out to fit `max_length`.
+    (texts,), whether part of a text was left out to fit `max_length`. left_out: float64 (texts,),
+    the most of a text's probability that labels can have which were not scored themselves.
     """
 
     log_probs: "np.ndarray"
     base_log_probs: "np.ndarray | None"
     truncated: "np.ndarray"
+    left_out: "np.ndarray"
 
 
 class Classifier:
@@ -226,7 +228,8 @@ class Classifier:
         """
         import numpy as np
 
-        pieces = [self._probabilities(piece) for piece in self.score(texts, progress)]
+        scores = self._calibrated_pieces(self._read(texts), progress)
+        pieces = [self._probabilities(piece) for piece in scores]
         return np.concatenate(pieces) if pieces else np.empty((0, len(self.labels)))
 
     def classify(
@@ -235,7 +238,7 @@ class Classifier:
         """The prediction for each text: label, probabilities, and whether it was truncated."""
         items = self._read(texts)
         predictions: list[Prediction] = []
-        for piece in self._pieces(items, progress):
+        for piece in self._calibrated_pieces(items, progress):
             for row, truncated in zip(self._probabilities(piece), piece.truncated, strict=True):
                 predictions.append(
                     Prediction(
@@ -256,7 +259,8 @@ class Classifier:
     ) -> Iterator[Scores]:
         """Scores of the texts in order, in pieces of at most `TEXTS_AT_ONCE` texts.
 
-        Only one piece's prompts are in memory at a time. progress: function called after each batch
+        What is left out cannot matter at temperature 1, whatever the classifier's own is. Only one
+        piece's prompts are in memory at a time. progress: function called after each batch
         of each model with its number of texts. with_base: also score the base without its adapter.
         """
         return self._pieces(self._read(texts), progress, with_base)
@@ -266,23 +270,33 @@ class Classifier:
         read = self.prompter.format.read
         return [read(text, f"texts[{i}]") for i, text in enumerate(list_of_texts(texts))]
 
+    def _calibrated_pieces(
+        self, items: list[Item], progress: Callable[[int], object] | None
+    ) -> Iterator[Scores]:
+        """Scores for probabilities at the classifier's temperature; a higher one raises tails."""
+        return self._pieces(items, progress, temperature=max(1.0, self.calibration.temperature))
+
     def _pieces(
         self,
         items: list[Item],
         progress: Callable[[int], object] | None,
         with_base: bool = False,
+        temperature: float = 1.0,
     ) -> Iterator[Scores]:
         import numpy as np
 
         for start in range(0, len(items), TEXTS_AT_ONCE):
             prompts = [self.prompter.encode(item) for item in items[start : start + TEXTS_AT_ONCE]]
             ids = [prompt.input_ids for prompt in prompts]
-            log_probs, base_log_probs = self.scorer.log_probs(ids, progress).numpy(), None
+            scores = self.scorer.score(ids, progress, temperature=temperature)
+            base_log_probs, left_out = None, scores.left_out.numpy()
             if with_base:
                 with self.adapter_disabled():
-                    base_log_probs = self.scorer.log_probs(ids, progress).numpy()
+                    of_base = self.scorer.score(ids, progress)
+                base_log_probs = of_base.log_probs.numpy()
+                left_out = np.maximum(left_out, of_base.left_out.numpy())
             truncated = np.array([prompt.truncated for prompt in prompts])
-            yield Scores(log_probs, base_log_probs, truncated)
+            yield Scores(scores.log_probs.numpy(), base_log_probs, truncated, left_out)
 
     def _probabilities(self, scores: Scores) -> "np.ndarray":
         return at_temperature(scores.log_probs, self.calibration.temperature)

@@ -277,7 +277,7 @@ class ClassifierTrainer(Trainer):
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
     ) -> np.ndarray:
         """Probabilities (prompts, labels) from the adapter's current weights."""
-        return at_temperature(self.scorer.log_probs(prompts, progress).numpy(), 1.0)
+        return at_temperature(self.scorer.score(prompts, progress).log_probs.numpy(), 1.0)
 
     def release_engine(self) -> None:
         """Remove the engine from the model and free its captured passes."""
