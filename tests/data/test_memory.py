@@ -48,8 +48,12 @@ def test_what_is_no_table_is_refused():
         with pytest.raises(UsageError, match=r"`data` is a .*pass a pandas DataFrame") as error:
             in_memory(value, "data")
         assert error.value.setting == "data"
-    with pytest.raises(DataError, match="a column holds values of several types"):
-        in_memory(pd.DataFrame({"text": ["a", 5]}), "data")
+    for frame in (pd.DataFrame({"text": ["a", 5]}), pd.DataFrame([["a", "b"]], columns=["x", "x"])):
+        with pytest.raises(DataError, match="`data` is a DataFrame that is no table of Arrow"):
+            in_memory(frame, "data")
+    stream = datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset()
+    with pytest.raises(UsageError, match="`data` is a IterableDataset, not a table"):
+        in_memory(stream, "data")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 pytest -m gpu          # their last output is in docs/results.md
 """
 
+import math
+
 import pytest
 import torch
 
@@ -261,7 +263,9 @@ def test_many_labels_level_by_level(overrides):
     for other in (got, cached):
         assert (other - expected).abs().max() < tolerance
     assert 0 < scores.left_out.max() <= 1e-3
-    assert (scores.log_probs.softmax(-1) - got.softmax(-1)).abs().max() < 1e-3 + tolerance / 10
+    # Log-probabilities at most t apart give probabilities at most tanh(t/2) apart.
+    limit = 1e-3 + math.tanh(tolerance / 2)
+    assert (scores.log_probs.softmax(-1) - got.softmax(-1)).abs().max() < limit
 
 
 @pytest.mark.parametrize("capability", [0.0, 8.6], ids=["as is", "8.6"])

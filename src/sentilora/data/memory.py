@@ -63,7 +63,8 @@ def table_of(data: Any, setting: str = "data.train") -> "pa.Table":
     try:
         if isinstance(data, pa.Table):
             return data
-        if hasattr(data, "with_format") and hasattr(data, "features"):  # datasets.Dataset
+        # datasets.Dataset; one that streams has no number of rows
+        if hasattr(data, "with_format") and hasattr(data, "num_rows"):
             table = data.with_format("arrow")[:]
             return table.replace_schema_metadata(data.features.arrow_schema.metadata)
         if hasattr(data, "iterrows"):  # pandas
@@ -71,12 +72,13 @@ def table_of(data: Any, setting: str = "data.train") -> "pa.Table":
         # polars, DuckDB and others; a Series offers a stream too, and has no schema
         if hasattr(data, "__arrow_c_stream__") and hasattr(data, "schema"):
             return pa.table(data)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (ValueError, TypeError) as error:  # of several types, or two columns of one name
         raise DataError(
-            f"a column holds values of several types: {first_line(error)}",
+            f"`{setting}` is a {type(data).__name__} that is no table of Arrow: "
+            f"{first_line(error)}",
             setting=setting,
             seen=type(data).__name__,
-            remedy="give each column one type",
+            remedy="give each column a name and a type of its own",
         ) from error
     raise UsageError(
         f"`{setting}` is a {type(data).__name__}, not a table",

@@ -1,7 +1,7 @@
 """Counts of the rows of each split before they are used, with warnings, ready to print."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sentilora.data.rows import Rows
@@ -60,7 +60,7 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
         duplicates={name: len(keys[name]) - len(distinct[name]) for name in names},
         shared=shared,
         conflicts=conflicts,
-        meanings=_meanings(splits),
+        meanings=meanings_of(splits.values()),
         warnings=[
             *(warning for name in names for warning in label_warnings(name, splits[name], labels)),
             *_warnings(balance, shared, conflicts),
@@ -68,16 +68,18 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
     )
 
 
-def _meanings(splits: Mapping[str, Rows]) -> list[str]:
-    lines = {}
-    for rows in splits.values():
+def meanings_of(splits: Iterable[Rows]) -> list[str]:
+    """What the stored labels of each split stand for: "0 → negative (29 rows) of a.csv"."""
+    lines: dict[tuple[str, str], str] = {}
+    for rows in splits:
         pairs = sorted(rows.meanings.items())
         if pairs:
             words = [
                 f"{stored} → {quoted(word)} ({counted(number, 'row')})"
                 for stored, (word, number) in pairs
             ]
-            lines[rows.source] = f"{', '.join(words)} of {quoted(rows.source)}"
+            line = f"{', '.join(words)} of {quoted(rows.source)}"
+            lines[rows.source, line] = line  # training and evaluation rows can be of one split
     return list(lines.values())
 
 

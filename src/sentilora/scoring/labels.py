@@ -193,8 +193,7 @@ class LabelScorer:
     def _half_of(self, prompts: Sequence[list[int]]) -> int:
         """Tokens of a scoring pass with which only half of these prompts share a batch."""
         num_tokens = sum(map(len, prompts))
-        assert self.engine is not None
-        if self.tree is None:
+        if self.tree is None or self.engine is None:
             return num_tokens // 2
         num_tokens += len(prompts) * self.tree.num_shared
         room = self._tree_room(self.engine)
@@ -219,7 +218,7 @@ class LabelScorer:
         if self.tree is not None:
             room = self._tree_room(self.engine)
             reader = partial(PackedReader, self.model, self.engine, self.tree, room=room)
-            score = partial(self._by_level, reader, max_left_out, temperature)
+            score = partial(_by_level, self.tree, reader, max_left_out, temperature)
             num_label_tokens, max_tokens = self.tree.num_shared, room.text_tokens
         else:
             score = partial(_with_nothing_left_out, self._packed)
@@ -236,20 +235,6 @@ class LabelScorer:
             left -= size
         return _Plan(score, batches, shrinks=True)
 
-    def _by_level(
-        self,
-        reader: Callable[[list[list[int]]], Read],
-        max_left_out: float,
-        temperature: float,
-        prompts: list[list[int]],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of prompts, and what was left out, by the tree of labels."""
-        assert self.tree is not None
-        log_probs, left_out = self.tree.score(
-            len(prompts), reader(prompts), max_left_out, temperature
-        )
-        return torch.from_numpy(log_probs), torch.from_numpy(left_out)
-
     def _plain_score(
         self, prompts: Sequence[list[int]], max_left_out: float, temperature: float
     ) -> _ScoreBatch:
@@ -257,8 +242,9 @@ class LabelScorer:
         if self.tree is None:
             return partial(_with_nothing_left_out, self._choose(prompts))
         # With a cache, if the model supports it.
-        reader = self._cached_reader if self._supports_branches(prompts) else self._row_reader
-        return partial(self._by_level, reader, max_left_out, temperature)
+        supported = self._supports_branches(prompts)
+        reader = partial(self._cached_reader if supported else self._row_reader, self.tree)
+        return partial(_by_level, self.tree, reader, max_left_out, temperature)
 
     def _packed(self, prompts: list[list[int]]) -> torch.Tensor:
         """Scores of one packed pass: prompts end to end, each followed by all labels.
@@ -286,17 +272,11 @@ class LabelScorer:
         scores = log_probs.new_zeros(len(answers)).index_add_(0, answer, log_probs[flat, tokens])
         return scores.view(len(prompts), -1)
 
-    def _cached_reader(
-        self, prompts: list[list[int]], tree: LabelTree | None = None
-    ) -> CachedReader:
-        labels = tree or self.tree
-        assert labels is not None
-        return CachedReader(self.model, labels, prompts, self.pad_token_id, self.dtype)
+    def _cached_reader(self, tree: LabelTree, prompts: list[list[int]]) -> CachedReader:
+        return CachedReader(self.model, tree, prompts, self.pad_token_id, self.dtype)
 
-    def _row_reader(self, prompts: list[list[int]], tree: LabelTree | None = None) -> RowReader:
-        labels = tree or self.tree
-        assert labels is not None
-        return RowReader(self.model, labels, prompts, self.pad_token_id, self.runtime.batch_size)
+    def _row_reader(self, tree: LabelTree, prompts: list[list[int]]) -> RowReader:
+        return RowReader(self.model, tree, prompts, self.pad_token_id, self.runtime.batch_size)
 
     def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
         """`_branches` if the model supports them and its window is wide enough, else `_rows`."""
@@ -337,8 +317,8 @@ class LabelScorer:
         if self.tree is None:
             return (self._branches(sample) - self._rows(sample)).abs().max().item()
         few = LabelTree(sorted(self.label_ids)[:4])  # neighbors, so that they begin alike
-        by_cache, _ = few.score(len(sample), self._cached_reader(sample, few), 0.0)
-        by_rows, _ = few.score(len(sample), self._row_reader(sample, few), 0.0)
+        by_cache, _ = few.score(len(sample), self._cached_reader(few, sample), 0.0)
+        by_rows, _ = few.score(len(sample), self._row_reader(few, sample), 0.0)
         return float(abs(by_cache - by_rows).max())
 
     def _rows(self, prompts: list[list[int]]) -> torch.Tensor:
@@ -354,3 +334,15 @@ def _with_nothing_left_out(
     score: Callable[[list[list[int]]], torch.Tensor], prompts: list[list[int]]
 ) -> tuple[torch.Tensor, None]:
     return score(prompts), None
+
+
+def _by_level(
+    tree: LabelTree,
+    reader: Callable[[list[list[int]]], Read],
+    max_left_out: float,
+    temperature: float,
+    prompts: list[list[int]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of prompts, and what was left out, by the tree of labels."""
+    log_probs, left_out = tree.score(len(prompts), reader(prompts), max_left_out, temperature)
+    return torch.from_numpy(log_probs), torch.from_numpy(left_out)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sentilora.config import CONFIG_FILE, Config, keyword_for, load_config, read_config
 from sentilora.data.memory import InMemory
-from sentilora.data.overview import label_warnings
+from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -86,6 +86,8 @@ def load_test(
             seen=config.data.test,
             remedy="say where it is: data.test=…",
         ) from error
+    for line in meanings_of([rows]):
+        say(f"labels: {line}")
     for warning in label_warnings("test", rows, labels):
         say(f"warning: {warning}")
     return rows
