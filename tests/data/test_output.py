@@ -243,3 +243,24 @@ def test_nothing_stays_of_a_file_that_cannot_be_completed(tmp_path, monkeypatch)
 
 def full_disk(*args):
     raise OSError(28, "No space left on device")
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]), min_size=1)] * 2),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from(FORMATS),
+    st.sampled_from(FORMATS),
+)
+def test_strings_pass_through_every_pair_of_formats(tmp_path_factory, rows, before, after):
+    folder = tmp_path_factory.getbasetemp()
+    names = ["text", 'a name, with "quotes"']
+    table = pa.table([["some text"] * len(rows), *zip(*rows, strict=True)], names=["id", *names])
+    source = folder / f"first.{before}"
+    source.unlink(missing_ok=True)
+    write_encoded(encode_table(table, source), source)
+    again = read_table(str(copy(source, folder / f"second.{after}")), "test")
+    assert again.column_names == ["id", *names]
+    assert [again[name].to_pylist() for name in names] == [list(x) for x in zip(*rows, strict=True)]
