@@ -67,9 +67,9 @@ def test_what_the_numbers_mean_is_printed(frame, config, capsys):
     data = datasets.Dataset.from_dict(rows, features=features)
     counts = frame["label"].value_counts()
     line = (
-        f"0 → positive ({counts['positive']} rows), 1 (neg) → negative ({counts['negative']} rows) "
-        "of memory:Dataset"
+        f"train: 0 → positive ({counts['positive']} rows), 1 (neg) → negative "
+        f"({counts['negative']} rows)"
     )
     assert line in [finding.text for finding in sentilora.check(config, data=data)]
     sentilora.train(config, data=data)
-    assert f"labels: {line}" in capsys.readouterr().err
+    assert f"labels of {line}" in capsys.readouterr().err

@@ -86,8 +86,8 @@ def load_test(
             seen=config.data.test,
             remedy="say where it is: data.test=…",
         ) from error
-    for line in meanings_of([rows]):
-        say(f"labels: {line}")
+    for line in meanings_of({"test": rows}):
+        say(f"labels of {line}")
     for warning in label_warnings("test", rows, labels):
         say(f"warning: {warning}")
     return rows

@@ -152,7 +152,7 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
     for name in overview.num_rows:
         say(f"{name}: {overview.describe(name)}")
     for line in overview.meanings:
-        say(f"labels: {line}")
+        say(f"labels of {line}")
     for warning in overview.warnings:
         say(f"warning: {warning}")
     if test_warning := shipped_test_warning(config):
