@@ -47,6 +47,17 @@ def test_check_names_special_tokens_that_the_base_lacks(written, toy_base):
     assert "which reads it as plain text" in " ".join(stdout.split())
 
 
+def test_train_names_special_tokens_that_the_base_lacks(toy_base, tmp_path):
+    steps = [f"training.{name}=1" for name in ("max_steps", "eval_steps", "save_steps")]
+    code, _, stderr = run(
+        "train", f"base.name={toy_base}", f"output_dir={tmp_path / 'run'}", *steps,
+        "data.num_train=8", "data.num_evaluation=4",
+        "prompt.template=<|im_start|>user\n{text}<|im_end|>\n",
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert "warning: <|im_start|>, <|im_end|> in the prompt are not special tokens" in stderr
+
+
 def test_what_only_resembles_special_tokens_is_not_warned_about(toy_base):
     template = "<s><review>[1] a <b> | c |> {text}</review></s>\n[Answer]:\n"
     _, stdout, _ = run("check", f"base.name={toy_base}", f"prompt.template={template}")
