@@ -44,6 +44,12 @@ def test_a_table_trains_as_its_file_does(frame, config, tmp_path, capsys):
         sentilora.evaluate(tmp_path / "run", overrides={"data.test": "memory:DataFrame"})
     with pytest.raises(DataError, match="passed from memory"):
         sentilora.train(recorded, resume=True)
+    # Such a name in the adapter's folder was said to be "as seen from the folder" of the training.
+    named = recorded.with_values({"data.test": "memory:DataFrame"})
+    named.save(tmp_path / "run" / "sentilora.toml")
+    with pytest.raises(DataError, match="passed from memory") as error:
+        sentilora.evaluate(tmp_path / "run")
+    assert error.value.remedy == "name a file with data.test=FILE, or pass them again from Python"
 
 
 def test_check_looks_at_a_table(frame, config):

@@ -30,7 +30,12 @@ NUM_WORDS = 5  # words shown for the predicted label, and as many against it
 Texts = Annotated[
     list[str] | None, typer.Argument(help="Texts to classify; - reads one per line from stdin.")
 ]
-Input = Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file to classify.")]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV, TSV, JSON, JSONL, Parquet or Excel file to classify, or a folder with test rows."
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
 ]

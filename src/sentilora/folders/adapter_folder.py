@@ -246,8 +246,8 @@ def _require_usable(path: Path, peft: PeftConfig) -> None:
         f"{path / peft.FILE} has peft_type {peft.peft_type!r}, which is not supported",
         setting="adapter",
         seen=str(path),
-        remedy=f"choose an adapter of {LORA}, or on an unquantized base of "
-        f"{', '.join(UNQUANTIZED_KINDS)}",
+        remedy=f"choose an adapter of type {LORA}; on an unquantized base "
+        f"{', '.join(UNQUANTIZED_KINDS)} work too",
     )
 
 

@@ -147,6 +147,8 @@ def look_at_prompt(config: Config, format: PromptFormat) -> Findings[Prompter | 
         if counts := Counter(prompter.special_tokens):
             names = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in counts.items())
             yield Finding("ok", "special tokens", f"in the template: {names}")
+        for warning in prompter.warnings:
+            yield Finding("note", "special tokens", warning)
     return prompter
 
 

@@ -127,6 +127,8 @@ def train_in(
     base = load_base_of(config)
     show_base(config, base)
     prompter = Prompter(base.tokenizer, format)
+    for warning in prompter.warnings:
+        say(f"warning: {warning}")
     examples = encode_training(prompter, rows, config.data.balance)
     show_lengths(examples, base, format)
     model = prepare_model(config, base, start)
