@@ -53,7 +53,7 @@ def test_what_is_no_table_is_refused():
         with pytest.raises(DataError, match="`data` is a DataFrame that is no table of Arrow"):
             in_memory(frame, "data")
     stream = datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset()
-    with pytest.raises(UsageError, match="`data` is a IterableDataset, not a table"):
+    with pytest.raises(UsageError, match="`data` is an IterableDataset, not a table"):
         in_memory(stream, "data")
 
 
