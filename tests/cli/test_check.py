@@ -107,7 +107,7 @@ def test_check_ends_with_the_code_of_what_is_wrong(toy_base, tmp_path):
 
 def test_check_refuses_an_output_folder_in_use_as_train_does(toy_base, toy_run):
     code, stdout, _ = run("check", f"base.name={toy_base}", f"output_dir={toy_run}")
-    line = f"✗ output              {toy_run} is in use; choose another --output-dir, "
+    line = f"✗ output              {toy_run} holds a finished run; choose another --output-dir, "
     assert code == 2 and line in stdout
 
 

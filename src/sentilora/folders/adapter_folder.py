@@ -37,7 +37,7 @@ from sentilora.folders.classifier_file import (
     require_base_keywords,
 )
 from sentilora.folders.records import Record
-from sentilora.folders.run_folder import TrainingResult
+from sentilora.folders.run_folder import Divergence, TrainingResult
 from sentilora.hub import is_gguf, looks_like_hub_id
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
@@ -98,12 +98,17 @@ class AdapterFolder:
             if not (path / name).is_file():
                 raise _incomplete(path, name)
         if faults := faults_of_weights(path):
+            best = _best_checkpoint(path)
+            origin = "" if best is None else f" from {quoted(best)}"
             raise DataError(
                 f"{', '.join(faults)}: it is not what training saved",
                 setting="adapter",
                 seen=str(path),
-                remedy=f"restore it, or remove {Checksums.FILE} if it was changed on purpose",
+                remedy=f"restore it{origin}, or remove {Checksums.FILE} if it was changed on "
+                "purpose",
             )
+        if divergence := Divergence.of(run_of(path)):
+            say(f"warning: {quoted(path)} is of a run that failed: {divergence.problem}")
         has_file = (path / ClassifierFile.FILE).is_file()
         classifier = ClassifierFile.load(path) if has_file else None
         peft = PeftConfig.load(path)
@@ -268,16 +273,31 @@ def new_adapter(run: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _best_checkpoint(run: Path) -> Path | None:
+    """The best checkpoint of a finished run, which has the run's adapter too, if it is intact."""
+    if not (run / TrainingResult.FILE).is_file():
+        return None
+    best = checkpoint_folder(run, TrainingResult.load(run).best_step)
+    return None if faults_of(best) else best
+
+
 def _incomplete(path: Path, name: str) -> DataError:
-    intact = [folder for folder in checkpoints(path).values() if not faults_of(folder)]
     if (path / TrainingResult.FILE).is_file():
-        best = checkpoint_folder(path, TrainingResult.load(path).best_step)
+        best = _best_checkpoint(path)
         return DataError(
             f"{path / name} is missing",
             setting="adapter",
             seen=str(path),
-            remedy=f"restore it from {best}" if best in intact else "restore it, or train again",
+            remedy=f"restore it from {best}" if best else "restore it, or train again",
         )
+    if divergence := Divergence.of(path):
+        return DataError(
+            f"the run in {quoted(path)} is not finished: {divergence.problem}",
+            setting="adapter",
+            seen=str(path),
+            remedy="train again in another `output_dir`, with a lower training.learning_rate",
+        )
+    intact = [folder for folder in checkpoints(path).values() if not faults_of(folder)]
     if intact:
         return DataError(
             f"the run in {quoted(path)} is not finished",

@@ -17,7 +17,7 @@ from sentilora.data.splits import label_weights
 from sentilora.errors import Interrupted
 from sentilora.folders.adapter_folder import AdapterFolder, new_adapter
 from sentilora.folders.card import write_model_card
-from sentilora.folders.checkpoints import checkpoint_folder
+from sentilora.folders.checkpoints import checkpoint_folder, seal
 from sentilora.folders.claim import claim
 from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
@@ -117,6 +117,8 @@ def train_in(
     resume: bool,
 ) -> TrainingResult:
     """Train in a folder that this job holds."""
+    from sentilora.training.divergence import divergence_recorded
+
     rows, evaluation = load_rows_of(config, tables)
     record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
@@ -134,7 +136,7 @@ def train_in(
     model = prepare_model(config, base, start)
     with refused_settings(), training_errors(folder):
         trainer = build_trainer(config, base, model, prompter, examples, evaluation)
-    with training_errors(folder):
+    with training_errors(folder), divergence_recorded(folder):
         if is_main_process():
             config.save(folder / CONFIG_FILE)
             record.save(folder)
@@ -357,18 +359,20 @@ def finish(
     from sentilora.training.reloading import score_reloaded
 
     folder = Path(config.output_dir)
+    best_step = trainer.state.best_global_step or trainer.state.global_step
     peak = None
     if base.device == "cuda":
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     with new_adapter(folder) as unfinished:  # nothing that looks like a result before it is one
         trainer.save_model(str(unfinished))
+        seal(unfinished, best_step)
         probabilities, difference = score_reloaded(
             trainer, base, runtime_of(config), unfinished, evaluation.inputs
         )
     result = TrainingResult(
         output_dir=str(folder),
         metrics=measure(probabilities, trainer.eval_truth),
-        best_step=trainer.state.best_global_step or trainer.state.global_step,
+        best_step=best_step,
         num_steps=trainer.state.global_step,
         train_seconds=round(train_seconds, 1),
         step_seconds=round(median(callback(trainer, Report).step_seconds or [0.0]), 4),
