@@ -53,7 +53,7 @@ from sentilora.stages.from_config import (
     with_tables,
 )
 from sentilora.stages.starting_points import find_checkpoint, require_run, with_lora_of
-from sentilora.training.faults import refused_settings, training_errors
+from sentilora.training.faults import divergence_recorded, refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
 from sentilora.wording import quoted
@@ -117,8 +117,6 @@ def train_in(
     resume: bool,
 ) -> TrainingResult:
     """Train in a folder that this job holds."""
-    from sentilora.training.divergence import divergence_recorded
-
     rows, evaluation = load_rows_of(config, tables)
     record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None

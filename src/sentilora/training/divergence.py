@@ -5,20 +5,17 @@ finite weights of no use: the classifier then gives every text the same answer.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from transformers import TrainerState, TrainingArguments
 
 from sentilora.errors import SentiloraError
-from sentilora.folders.run_folder import Divergence
 from sentilora.metrics import measure
-from sentilora.progress import is_main_process, say
+from sentilora.progress import say
+from sentilora.training.faults import DIVERGENCE_SETTING
 from sentilora.wording import quoted
 
-SETTING = "training.learning_rate"  # of the error for a run that diverged, and of no other
 SAME = 1e-6  # probabilities that differ by less do not depend on the text
 
 
@@ -29,23 +26,10 @@ def diverged(problem: str, state: TrainerState, args: TrainingArguments) -> Sent
     dtype = ", or set base.compute_dtype to bfloat16 or float32" if args.fp16 else ""
     return SentiloraError(
         f"{problem} ({saved}): training diverged",
-        setting=SETTING,
+        setting=DIVERGENCE_SETTING,
         seen=args.learning_rate,
         remedy=f"lower training.learning_rate{dtype}",
     )
-
-
-@contextmanager
-def divergence_recorded(folder: Path) -> Iterator[None]:
-    """Records in a run's folder that it diverged, in place of the record of an attempt before."""
-    if is_main_process():
-        (folder / Divergence.FILE).unlink(missing_ok=True)
-    try:
-        yield
-    except SentiloraError as error:
-        if error.setting == SETTING and is_main_process():
-            Divergence(problem=error.problem).save(folder)
-        raise
 
 
 def require_learned(
