@@ -194,17 +194,26 @@ def _listed(names: Iterable[str]) -> str:
 
 @contextmanager
 def without_loading_report() -> Iterator[None]:
-    """Keep transformers' table of missing and unused weights from the terminal."""
+    """Keep transformers' bar, and its table of missing and unused weights, from the terminal."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as bars
+
     logger = logging.getLogger("transformers.modeling_utils")
+    has_bar = bars.is_progress_bar_enabled()
 
     def is_other(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in str(record.msg)
 
     logger.addFilter(is_other)
+    if has_bar:
+        bars.disable_progress_bar()
+        enable_progress_bars()  # a download may take minutes
     try:
         yield
     finally:
         logger.removeFilter(is_other)
+        if has_bar:
+            bars.enable_progress_bar()
 
 
 @contextmanager
