@@ -288,8 +288,9 @@ def test_the_model_card_shows_a_record_that_the_adapter_takes(trained):
 
 def test_texts_are_refused_by_an_adapter_of_several_columns(trained):
     folder, _ = trained
-    failed(2, "also shows title, stars; pass records with text, title, stars, or a table with "
-           "these columns as --input", "predict", "A film.", "--adapter", folder)  # fmt: skip
+    failed(2, "also shows title, stars; name a file with the columns text, title, stars as "
+           "--input, or pass such records from Python", "predict", "A film.", "--adapter",
+           folder, "--base", "/none")  # fmt: skip
     with pytest.raises(DataError, match=r"texts\[0\] has no 'title'; it has text"):
         sentilora.predict([{"text": "A film."}], adapter=folder)
     failed(2, "a suite holds only texts; leave out --suite", "evaluate", "--adapter", folder,

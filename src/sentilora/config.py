@@ -9,6 +9,7 @@ values they take. Configuration objects stop at the stages.
 
 import difflib
 import json
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -257,7 +258,7 @@ def setting_in(text: str) -> str | None:
 def keyword_for(override: str) -> str | None:
     """`keyword`=value in place of `section.key=value`; None if no keyword stands for it."""
     key, _, value = override.partition("=")
-    return f"use `{_KEYWORDS[key]}`={value}" if key in _KEYWORDS else None
+    return f"use `{_KEYWORDS[key]}`={shlex.quote(value)}" if key in _KEYWORDS else None
 
 
 def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str, Any]:

@@ -51,4 +51,9 @@ def hub_reachable(timeout_seconds: float = 3.0) -> bool:
 
 def looks_like_hub_id(name: str) -> bool:
     """Whether a name that is no local path can be the id of a repository on the hub."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name))
+    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)) and not is_gguf(name)
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a name is that of a GGUF file, by its suffix."""
+    return name.lower().endswith(".gguf")

@@ -130,7 +130,7 @@ class PromptFormat:
                 f"{name} is {value!r:.60}, but the prompt also shows {', '.join(self.columns)}",
                 setting="texts",
                 seen=value,
-                remedy=f"pass records with {keys}, or a table with these columns as `input`",
+                remedy=f"pass records with {keys}, or a table with these columns",
             )
         for key in (TEXT, *self.columns):
             if key not in value:
@@ -181,7 +181,7 @@ class Prompter:
 
     label_ids: per label, its tokens after the prompt, and EOS. max_prompt_tokens: what is left of
     `max_length` for the prompt. special_tokens: those that template and instruction write, in
-    order.
+    order. unknown_tokens: what looks like special tokens there, but is none of the base's.
 
     Raises `UsageError` if the tokenizer is slow or has no EOS token, if the labels cannot be told
     apart after this prompt, or if the template alone does not fit `max_length`.
@@ -204,6 +204,7 @@ class Prompter:
         self.format = format
         self._template = TemplateTokenizer(tokenizer, format.parts, format.labels)
         self.special_tokens = self._template.special_tokens
+        self.unknown_tokens = self._template.unknown_tokens
         self._place = self._template.parts.index(Part("column", TEXT))
         # One BOS if, and only if, this tokenizer puts one before a text or the template writes it.
         first = tokenizer("a")["input_ids"][:1]
@@ -223,6 +224,19 @@ class Prompter:
 
     def _tokens(self, string: str) -> list[int]:
         return [*self._bos, *self._template.ids(string)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is probably wrong with the prompt on this base."""
+        if not self.unknown_tokens:
+            return []
+        is_one = len(self.unknown_tokens) == 1
+        return [
+            f"{', '.join(self.unknown_tokens)} in the prompt "
+            f"{'is not a special token' if is_one else 'are not special tokens'} of this base, "
+            f"which reads {'it' if is_one else 'them'} as plain text; write the base's own, or "
+            "leave as it is if plain text is meant"
+        ]
 
     def _probe(self, value: str) -> Item:
         """An item whose text and other columns are all `value`."""

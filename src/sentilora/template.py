@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 
 TEXT = "text"  # the placeholder, and a record's key, of the column of texts
+# What chat templates write: <|im_start|>, <｜User｜>, [INST], <<SYS>>, </s>, <start_of_turn>.
+_NAMES = "s|bos|eos|pad|unk|cls|sep|mask|start_of_turn|end_of_turn|begin_of_text|end_of_text"
+_BRACKETED = "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|CLS|SEP|MASK|PAD|UNK"
+_LIKE_SPECIAL = re.compile(
+    rf"<[|｜][^\s<>]{{1,60}}[|｜]>|</?(?:{_NAMES})>|\[/?(?:{_BRACKETED})\]|<</?SYS>>"
+)
 _PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")
 
 
@@ -65,7 +71,8 @@ class TemplateTokenizer:
     itself.
 
     parts: the template's parts, to join to a prompt, which one of `labels` may follow.
-    special_tokens: those of the template, in order, with repeats.
+    special_tokens: those of the template, in order, with repeats. unknown_tokens: what looks like
+    special tokens there, but is none of this tokenizer's; each once, in order.
     """
 
     def __init__(
@@ -81,6 +88,10 @@ class TemplateTokenizer:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         written = [part.content for part in parts if part.kind == "written"]
         self.special_tokens = [name for piece in written for name in self._special.findall(piece)]
+        known = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        rest = "\n".join(self._special.sub("\n", piece) for piece in written)
+        names = dict.fromkeys(_LIKE_SPECIAL.findall(rest))
+        self.unknown_tokens = [name for name in names if name not in known]
         # Clean texts hold no carriage return, and template and labels fewer in a row.
         fixed = "".join([*(part.content for part in parts), *labels])
         fence = "\r" * (1 + fixed.count("\r"))

@@ -9,6 +9,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def with_article(noun: str) -> str:
+    """A noun and its indefinite article: "a DataFrame", "an IterableDataset"."""
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
+
+
 def signed(difference: float, digits: int = 1) -> str:
     """A difference with its sign: "+0.8", "−1.2"."""
     return f"{difference:+.{digits}f}".replace("-", "−")

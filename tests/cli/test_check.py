@@ -34,6 +34,36 @@ def test_check_looks_at_everything(toy_base):
     assert "no --preset given, using tiny" in stderr and "✗" not in stdout
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["<|im_start|>", "<｜User｜>", "[INST]", "[/INST]", "<<SYS>>", "<bos>", "<start_of_turn>"],
+)
+def test_check_names_special_tokens_that_the_base_lacks(written, toy_base):
+    """They were split into characters without a word."""
+    base, tail = f"base.name={toy_base}", "\n{text}\nAnswer:\n"
+    code, stdout, _ = run("check", base, f"prompt.template=<s>{written}{written}{tail}")
+    [line] = [x for x in stdout.splitlines() if "special tokens" in x and "not a special" in x]
+    assert code == 0 and line.startswith("!") and line.count(written) == 1
+    assert "which reads it as plain text" in " ".join(stdout.split())
+
+
+def test_train_names_special_tokens_that_the_base_lacks(toy_base, tmp_path):
+    steps = [f"training.{name}=1" for name in ("max_steps", "eval_steps", "save_steps")]
+    code, _, stderr = run(
+        "train", f"base.name={toy_base}", f"output_dir={tmp_path / 'run'}", *steps,
+        "data.num_train=8", "data.num_evaluation=4",
+        "prompt.template=<|im_start|>user\n{text}<|im_end|>\n",
+    )  # fmt: skip
+    assert code == 0, stderr
+    assert "warning: <|im_start|>, <|im_end|> in the prompt are not special tokens" in stderr
+
+
+def test_what_only_resembles_special_tokens_is_not_warned_about(toy_base):
+    template = "<s><review>[1] a <b> | c |> {text}</review></s>\n[Answer]:\n"
+    _, stdout, _ = run("check", f"base.name={toy_base}", f"prompt.template={template}")
+    assert "in the template: <s>, </s>" in stdout and "not a special" not in stdout
+
+
 def test_check_lists_every_problem(toy_base, tmp_path):
     code, stdout, stderr = run(
         "check", f"base.name={toy_base}", "data.train=none.csv", "data.evaluation=never.csv",
@@ -77,7 +107,7 @@ def test_check_ends_with_the_code_of_what_is_wrong(toy_base, tmp_path):
 
 def test_check_refuses_an_output_folder_in_use_as_train_does(toy_base, toy_run):
     code, stdout, _ = run("check", f"base.name={toy_base}", f"output_dir={toy_run}")
-    line = f"✗ output              {toy_run} is in use; choose another --output-dir, "
+    line = f"✗ output              {toy_run} holds a finished run; choose another --output-dir, "
     assert code == 2 and line in stdout
 
 
@@ -175,7 +205,7 @@ def test_check_refuses_what_does_not_fit_on_a_gpu(engine, promise, refusal, toy_
         assert all(text in finding.text for text in texts), finding.text
         assert findings["device"].text.startswith("cuda, computing in bfloat16")
         assert findings["engine"].text.startswith("fast" if engine == "auto" else "plain path, as")
-        assert findings["time"].text.startswith("100 steps take about 0 min")
+        assert findings["time"].text.startswith("100 steps take less than a minute, without")
 
 
 def test_check_estimates_the_plain_path_for_a_base_that_the_engine_does_not_support(

@@ -2,7 +2,9 @@
 
 import json
 import re
+import resource
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,21 @@ def test_evaluate_hands_on_what_is_asked_for(monkeypatch):
     for options in ([], ["--label-issues"], ["--near-duplicates"]):
         run("evaluate", *options)
     assert asked == [(False, False), (True, False), (False, True)]
+
+
+def test_nothing_stays_of_a_result_that_cannot_be_written(monkeypatch, tmp_path):
+    """On a full disk the beginning of --output stayed, which looked like a result."""
+    result = SimpleNamespace(to_json=lambda: json.dumps("x" * 10_000))
+    monkeypatch.setattr("sentilora.stages.evaluate.evaluate", lambda *_, **__: result)
+    monkeypatch.setattr("sentilora.evaluation.table.as_table", lambda *_: "")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        code, _, stderr = run("evaluate", "--output", tmp_path / "result.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1 and "cannot write" in stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -134,9 +135,40 @@ def test_predict_refuses_files_before_it_works(toy_run, tmp_path):
     failed(3, "has no column 'review'; it has text, prediction", *ask, "--text-column", "review")
     failed(3, "the input already has a column 'prediction'", *ask, "--output", tmp_path / "o.csv")
     failed(3, "there is no file", "predict", "--input", tmp_path / "none.csv")
-    failed(3, "is a folder; name a file as --input", "predict", "--input", tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    failed(3, "has no test data; it holds nothing", "predict", "--input", empty)
     source.write_text('text\n<br>\n" "\n')
     failed(3, "row 0 (counted from 0): text is empty (and 1 more unusable row)", *ask)
+
+
+def test_predict_reads_the_folders_that_training_reads(toy_run, tmp_path):
+    """--input took files only, though every other source may be a folder."""
+    rows = pd.DataFrame({"text": ["A lovely film.", "Dull."]})
+    parts, saved, classes = (tmp_path / name for name in ("parts", "saved", "classes"))
+    parts.mkdir()
+    for number in (0, 1):
+        part = parts / f"test-0000{number}-of-00002.parquet"
+        rows[number : number + 1].to_parquet(part, index=False)
+    datasets.Dataset.from_pandas(rows).save_to_disk(saved)
+    for label, text in zip(("pos", "neg"), rows["text"], strict=True):
+        (classes / "test" / label).mkdir(parents=True)
+        (classes / "test" / label / "0.txt").write_text(text)
+    answers = []
+    for folder in (parts, saved, classes):
+        stdout, _ = predicted("--input", folder, "--adapter", toy_run)
+        answers.append(sorted(stdout.splitlines()))
+    assert len(answers[0]) == 2 and answers[0] == answers[1] == answers[2]
+    output = tmp_path / "out.csv"
+    predicted("--input", parts, "--adapter", toy_run, "--output", output)
+    assert pd.read_csv(output)["text"].tolist() == rows["text"].tolist()
+
+
+def test_a_remedy_quotes_the_value_for_the_shell(toy_run):
+    """`use --base=moved base` was two arguments."""
+    for verb, text in (("predict", ["Good."]), ("evaluate", [])):
+        failed(2, "use --base='moved base'", verb, "--adapter", toy_run, "base.name=moved base",
+               *text)  # fmt: skip
 
 
 def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expected):

@@ -39,6 +39,12 @@ def test_a_tsv_that_can_be_read_in_two_ways_is_refused(tmp_path):
     content = 'text\tlabel\nGood.\tpos\n"Never again.\tneg\nThe screen has 15"\tpos\n'
     with pytest.raises(DataError, match=r"two ways: row 1 \(counted from 0\) is one quoted row of"):
         read(tmp_path, "m.tsv", content)
+    rows = ['"Never again,neg', "Lovely,pos", "Good,pos", 'The TV has 55",neg', "Bright.,pos"]
+    with pytest.raises(DataError, match=r"two ways: row 0 \(counted from 0\) is one quoted row of"):
+        read(tmp_path, "m.csv", "\n".join(["text,label", *rows]))
+    # One line of a quoted text has a comma, too, but none is a row.
+    table = read(tmp_path, "n.csv", 'text,label\n"Well, I\nsaid, no.",pos\nBad.,neg\n')
+    assert table["text"].to_pylist() == ["Well, I\nsaid, no.", "Bad."]
     # A line break and no separator within the quotes: only one way is left.
     table = read(tmp_path, "m.tsv", 'text\tlabel\n"Good.\nSo good."\tpos\nBad.\tneg\n')
     assert table["text"].to_pylist() == ["Good.\nSo good.", "Bad."]
@@ -76,6 +82,14 @@ def test_another_separator_is_seen_in_the_header(tmp_path, separator, capsys):
     table = read(tmp_path, "export.csv", content)
     assert table.to_pydict() == {"text": [f"Good, and{separator} fine."], "label": ["pos"]}
     assert f"export.csv: its separator is {separator!r}" in capsys.readouterr().err
+    table = read(tmp_path, "excel.csv", f"sep={separator}\n{content}")
+    assert table.to_pydict() == {"text": [f"Good, and{separator} fine."], "label": ["pos"]}
+
+
+def test_a_comma_in_the_header_of_a_tsv_is_seen(tmp_path, capsys):
+    assert read(tmp_path, "x.tsv", "text,label\nGood.,pos\n").column_names == ["text", "label"]
+    assert "x.tsv: its separator is ','" in capsys.readouterr().err
+    assert read(tmp_path, "y.csv", '"text;label"\nGood.\n').column_names == ["text;label"]
 
 
 def test_a_cell_may_be_long_and_the_modules_own_limit_stays(tmp_path):

@@ -82,6 +82,38 @@ def test_a_map_that_contradicts_the_names_is_refused(tmp_path):
     )
 
 
+def test_a_map_by_number_that_contradicts_short_names_is_refused(tmp_path):
+    named(["neg", "pos"]).to_parquet(tmp_path / "x.parquet")
+    columns = Columns(label_map={"0": "positive", "1": "negative"}, labels=LABELS)
+    refused(
+        "says that label 0 is 'neg', data.label_map that", tmp_path / "x.parquet", columns=columns
+    )
+
+
+def test_names_that_are_numbers_are_names(tmp_path):
+    named(["1", "2"]).to_parquet(tmp_path / "x.parquet")
+    columns = Columns(label_map={"1": "positive", "2": "negative"}, labels=LABELS)
+    rows = load_rows(str(tmp_path / "x.parquet"), "train", columns)
+    assert rows.labels == ["positive", "negative", "positive"]
+
+
+def test_descriptions_of_other_data_and_damaged_ones(tmp_path):
+    inner = tmp_path / "project" / "mine"
+    inner.mkdir(parents=True)
+    pd.DataFrame({"text": TEXTS, "label": [0, 1, 0]}).to_csv(inner / "test.csv", index=False)
+    info = {"features": named(["positive", "negative"]).features.to_dict()}
+    (inner.parent / "dataset_info.json").write_text(json.dumps(info))
+    columns = Columns(label_map={"0": "negative", "1": "positive"}, labels=LABELS)
+    rows = load_rows(str(inner / "test.csv"), "test", columns)  # nothing above it describes it
+    assert rows.labels == ["negative", "positive", "negative"]
+    for text in ('{"ClassLabel"', '["ClassLabel"]', '{"a": "ClassLabel"}'):
+        (inner / "dataset_info.json").write_text(text)
+        refused("dataset_info.json is damaged: .*restore it, or remove it", inner, "test")
+    named(["negative", "positive"]).to_parquet(inner / "train.parquet")
+    (inner / "dataset_info.json").write_text(json.dumps(info))
+    refused("names the labels of label negative, positive, the description", inner)
+
+
 def test_names_that_are_unknown_or_missing_are_refused(tmp_path):
     named(["good", "bad"]).to_parquet(tmp_path / "x.parquet")
     refused(r"label is '0 \(good\)', which is no label", tmp_path / "x.parquet", columns=DEFAULT)

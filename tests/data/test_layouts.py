@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from data_files import COLUMNS, refused, write, write_reviews
 
-from sentilora.data.sources import load_rows
+from sentilora.data.sources import load_rows, read_table
 
 
 def parts(folder, split, count, suffix="parquet", total=None):
@@ -46,7 +46,13 @@ def test_all_the_files_in_a_folder_named_after_a_split(tmp_path):
 def test_two_candidates_are_not_chosen_from(tmp_path):
     parts(tmp_path / "plain", "train", 1)
     parts(tmp_path / "raw", "train", 1)
-    refused("has train data in plain, raw; name one of them, e.g. .*plain", tmp_path)
+    refused("has train data in plain/train.*, raw/train.*; name one of them", tmp_path)
+    for other in ("train.parquet", "data/train-00000-of-00001.parquet", "train/a.csv"):
+        folder = tmp_path / other.replace("/", "-")
+        write(folder / "Train.csv", ["a"], ["positive"])
+        assert load_rows(str(folder), "train", COLUMNS).texts == ["a"]
+        write(folder / other, ["b"], ["positive"])
+        refused("has train data in Train.csv, ", folder)
 
 
 def test_what_save_to_disk_wrote_is_read(tmp_path):
@@ -67,6 +73,34 @@ def test_hidden_files_and_folders_are_no_data(tmp_path):
     (tmp_path / "train" / "pos" / "._1.txt").write_bytes(b"\0\5\x16\7")
     rows = load_rows(str(tmp_path), "train", COLUMNS)
     assert (rows.texts, rows.labels) == (["Bad.", "Good."], ["negative", "positive"])
+
+
+def test_what_is_no_text_of_a_class_is_said(tmp_path, capsys):
+    write_reviews(tmp_path / "train", "pos", ["Good."])
+    write_reviews(tmp_path / "train", "neg", [])
+    (tmp_path / "train" / "neg" / "1.TXT").write_text("Bad.")
+    (tmp_path / "train" / "pos" / "2.text").write_text("Fine.")
+    (tmp_path / "train" / "notes").mkdir()
+    assert load_rows(str(tmp_path), "train", COLUMNS).texts == ["Bad.", "Good."]
+    said = capsys.readouterr().err
+    assert "left out, without .txt files: notes" in said
+    assert "left out, no .txt files: 1 file, 2.text" in said
+
+
+def test_shards_may_differ_in_form(tmp_path):
+    a, b = tmp_path / "train-00000-of-00002.jsonl", tmp_path / "train-00001-of-00002.jsonl"
+    a.write_text('{"text": "a", "label": "pos", "note": "x"}')
+    b.write_text('{"label": "neg", "note": 5, "text": "b"}')
+    assert load_rows(str(tmp_path), "train", COLUMNS).texts == ["a", "b"]
+    assert read_table(str(tmp_path), "train").column_names == ["text", "label", "note"]
+    names = ["positive", "negative"]
+    for number, order in enumerate((names, names[::-1])):
+        features = datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=order)}
+        )
+        data = datasets.Dataset.from_dict({"text": ["a"], "label": [0]}, features=features)
+        data.to_parquet(tmp_path / f"test-0000{number}-of-00002.parquet")
+    refused("test-00001-of-00002.parquet names its labels differently from", tmp_path, "test")
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.ndjson", "x.jsonl", "x.json.gz", "x.jsonl.gz"])

@@ -44,12 +44,17 @@ def test_a_data_set_keeps_the_names_of_its_labels():
 
 
 def test_what_is_no_table_is_refused():
-    for value in ([1], "reviews.csv", np.zeros(3), pd.Series(["a"])):
-        with pytest.raises(UsageError, match=r"`data` is a .*pass a pandas DataFrame") as error:
+    stream = datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset()  # ended in AttributeError
+    for value in ([1], "reviews.csv", np.zeros(3), pd.Series(["a"]), stream):
+        with pytest.raises(UsageError, match=r"`data` is an? .*pass a pandas DataFrame") as error:
             in_memory(value, "data")
         assert error.value.setting == "data"
-    with pytest.raises(DataError, match="a column holds values of several types"):
-        in_memory(pd.DataFrame({"text": ["a", 5]}), "data")
+    for frame in (pd.DataFrame({"text": ["a", 5]}), pd.DataFrame([["a", "b"]], columns=["x", "x"])):
+        with pytest.raises(DataError, match="`data` is a DataFrame that is no table of Arrow"):
+            in_memory(frame, "data")
+    stream = datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset()
+    with pytest.raises(UsageError, match="`data` is an IterableDataset, not a table"):
+        in_memory(stream, "data")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,38 @@ def test_a_table_is_not_classified_by_its_columns_names(table, method, classifie
         getattr(classifier, method)(table)
     with pytest.raises(UsageError, match=r"data\['text'\]"):
         sentilora.predict(table)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (datasets.Dataset.from_dict(COLUMNS)[:2],
+         r"not a dict with the columns text, label; pass its .*, e\.g\. data\['text'\]$"),
+        (pa.table({"review": ["a"]}), r"with the column review; pass .*, e\.g\. data\['review'\]$"),
+        (pd.DataFrame({"title": ["a"], "review": ["b"]}), "pass its column of texts$"),
+        (datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset(), "not an IterableDataset"),
+        ({"text": "a"}, "not a dict; pass a list of strings"),
+        (7, "not an int; pass a list of strings"),
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_what_is_no_list_of_texts_is_called_by_its_name(texts, said):
+    with pytest.raises(UsageError, match=said):
+        list_of_texts(texts)
+
+
+def test_what_is_no_list_of_records_is_told_what_one_is():
+    for value, said in (
+        (datasets.Dataset.from_dict(COLUMNS)[:2], "a dict with the columns text, label"),
+        ({"text": "a", "title": "b"}, "a dict"),
+        ("a", "one string"),
+    ):
+        message = f"a list of records is expected, not {said}; pass a list of records with text, t"
+        with pytest.raises(UsageError, match=message):
+            list_of_texts(value, ["title"])
+    stream = datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset()
+    with pytest.raises(UsageError, match="`texts` is an IterableDataset, not a table"):
+        list_of_texts(stream, ["title"])
 
 
 def test_columns_of_every_kind_are_lists_of_texts():

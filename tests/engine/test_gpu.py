@@ -3,6 +3,8 @@
 pytest -m gpu          # their last output is in docs/results.md
 """
 
+import math
+
 import pytest
 import torch
 
@@ -229,6 +231,61 @@ def test_engine_equals_the_plain_path(overrides):
     assert len(fast_gradients) == len(plain_gradients) == 6 * 7 * 2
     for name, gradient in plain_gradients.items():
         assert error(fast_gradients[name], gradient) < 0.05, name
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("engine.assume_capability=8.6",),
+        ("engine.assume_capability=7.5",),
+        ("base.compute_dtype=float32",),
+    ],
+    ids=["as is", "8.6", "T4", "float32"],
+)
+def test_many_labels_level_by_level(overrides):
+    """Trees of labels on every attention, against a row for each path on the plain path."""
+    from sentilora.scoring.labels import LabelScorer
+
+    base, model, engine = embedded("lora.lora_dropout=0.0", *overrides)
+    labels = [[100 + i % 7, 200 + i % 5, 300 + i % 11, 400 + i, 2] for i in range(120)]
+    prompts = [row[:-1] for row in ROWS]
+    scorer = LabelScorer(model, labels, 0, base.dtype, engine=engine)
+    got, scores = scorer.log_probs(prompts), scorer.score(prompts, max_left_out=1e-3)
+    engine.remove()
+    scorer = LabelScorer(model, labels, 0, base.dtype)
+    cached = scorer.log_probs(prompts)
+    assert scorer._branches_work
+    scorer._branches_work = False
+    expected = scorer.log_probs(prompts)
+    # Five log-probabilities near −10, which have steps of 2⁻⁴ in bfloat16.
+    tolerance = 1e-3 if base.dtype == torch.float32 else 0.5
+    for other in (got, cached):
+        assert (other - expected).abs().max() < tolerance
+    assert 0 < scores.left_out.max() <= 1e-3
+    # Log-probabilities at most t apart give probabilities at most tanh(t/2) apart.
+    limit = 1e-3 + math.tanh(tolerance / 2)
+    assert (scores.log_probs.softmax(-1) - got.softmax(-1)).abs().max() < limit
+
+
+@pytest.mark.parametrize("capability", [0.0, 8.6], ids=["as is", "8.6"])
+def test_many_labels_stay_within_the_memory_of_a_scoring_pass(capability):
+    from sentilora.scoring.labels import LabelScorer
+
+    base, model, engine = embedded(f"engine.assume_capability={capability}")
+    labels = [[100 + i % 7, 200 + i % 5, 300 + i % 11, 400 + i, 2] for i in range(1000)]
+    prompts = [row[:-1] for row in ROWS] * 40
+    scorer = LabelScorer(model, labels, 0, base.dtype, engine=engine)
+    scorer.log_probs(prompts[:20])
+    engine.keep_weights()
+    scorer.log_probs(prompts[:20])  # weights are decoded now
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    scorer.log_probs(prompts)
+    used = torch.cuda.max_memory_allocated() - before
+    # 20 % for what is not counted.
+    assert 0 < used <= 1.2 * engine.tree_room(base.model.config.vocab_size).total
 
 
 @pytest.mark.parametrize("checkpoint_layers", [0, 4])

@@ -31,6 +31,7 @@ MISTRAL = LayerSizes(
     input_per_token=2 * 4096,
     work_per_token=2 * (14336 + 6 * 4096),
     score_per_token=2 * (3 * 14336 + 6144 + 4 * 4096),
+    keys_per_token=2 * 2 * 1024,
     weights=2 * 218_103_808,
     buffer=2 * 14336 * 4160,
 )
@@ -45,6 +46,7 @@ def sizes(draw):
         input_per_token=small,
         work_per_token=draw(st.integers(1, 10**6)),
         score_per_token=1,
+        keys_per_token=1,
         weights=weights,
         buffer=draw(st.integers(1, weights)),
     )

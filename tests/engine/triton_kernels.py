@@ -3,6 +3,7 @@
 TRITON_INTERPRET=1 pytest tests/engine/triton_kernels.py      # test_triton.py runs it
 """
 
+import numpy as np
 import pytest
 import torch
 from interpreted import apart, assert_same, plainly
@@ -11,6 +12,7 @@ from test_nf4 import by_definition, make_linear
 
 from sentilora.engine import attention, elementwise, nf4, nf4_kernels
 from sentilora.engine.segments import Segment, lay_out
+from sentilora.engine.trees import TextTrees, TokenTree
 
 # --- elementwise ---------------------------------------------------------------------------------
 
@@ -104,6 +106,22 @@ def test_tiled_attention_over_several_tiles():
             results.append((out, *torch.autograd.grad(out, (q, kv), d)))
         for want, got in zip(*results, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_tiled_attention_over_trees_after_texts():
+    """Paths whose keys are rows of earlier passes too, against masks; several passes."""
+    tree = TokenTree.of([[3, 4, 5], [3, 4, 6, 7], [3, 8], [9], [9, 9, 9], [5] * 70])
+    by_path, by_mask = (TextTrees(tree, 3, [20, 1, 40]) for _ in range(2))
+    first, rest = np.arange(1, 3), np.arange(3, tree.num_nodes)
+    for new in (first, rest):
+        texts, chosen = np.repeat([0, 1, 2], len(new)), np.tile(new, 3)
+        path = by_path.lay_out(texts, chosen, "cpu", by_path=True).attention
+        mask = by_mask.lay_out(texts, chosen, "cpu", by_path=False).attention
+        q, kv = torch.randn(len(chosen), 6, 16), torch.randn(by_path.num_rows, 4, 16)
+        expected = attention.by_segment(q, kv, mask, 0.3, None)
+        for attend in (attention.tiled, attention.by_segment):
+            got = attend(q, kv, path, 0.3, None)
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- keys and weights ----------------------------------------------------------------------------

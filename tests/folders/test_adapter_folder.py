@@ -25,6 +25,7 @@ def test_a_damaged_adapter(tmp_path, toy_run):
     weights.write_bytes(weights.read_bytes()[:-9])
     failed(3, "adapter_model.safetensors is damaged", "predict", "x", "--adapter", folder)
     tensors = load_file(toy_run / weights.name)
+    (folder / "checksums.json").unlink()  # as in an adapter of plain PEFT
     for num_left in (5, 0):
         some = {name: tensors[name] for name in list(tensors)[:num_left]}
         save_file(
@@ -129,6 +130,25 @@ def test_a_damaged_checkpoint_is_no_adapter(toy_run, tmp_path, verb):
     failed(3, "checksums.json is damaged: it has no 'step'", *verb, "--adapter", folder)
 
 
+@pytest.mark.parametrize("verb", [["predict", "x"], ["evaluate"]])
+@pytest.mark.parametrize("has_checkpoints", [True, False])
+def test_zeros_in_a_finished_runs_weights_are_damage(toy_run, tmp_path, verb, has_checkpoints):
+    """transformers #35782: only checkpoints had checksums, so the run itself answered wrongly."""
+    ignore = None if has_checkpoints else shutil.ignore_patterns("checkpoint*")
+    folder = shutil.copytree(toy_run, tmp_path / "run", ignore=ignore)
+    weights = folder / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    start = len(content) // 4  # the header stays
+    content[start:] = bytes(len(content) - start)
+    weights.write_bytes(content)
+    said = failed(3, f"{weights} is damaged: it is not what training saved; restore it", *verb,
+                  "--adapter", folder)  # fmt: skip
+    assert said.endswith(", or remove checksums.json if it was changed on purpose")
+    assert (f"restore it from {folder}/checkpoint-" in said) == has_checkpoints
+    (folder / "checksums.json").unlink()
+    predicted("x", "--adapter", folder)  # nothing is known about these weights
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_file_that_a_finished_run_lacks_is_in_its_best_checkpoint(toy_run, tmp_path, name):
     """transformers #35782: the remedy was to resume the run, which is finished."""
@@ -150,6 +170,24 @@ def test_a_file_of_zeros_is_named(toy_run, tmp_path, name, size):
     (folder / name).write_bytes(bytes(size))
     failed(3, f"{folder / name} is damaged: ", "predict", "x", "--adapter", folder)
     failed(3, f"{folder / name} is damaged: ", "evaluate", "--adapter", folder)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("verb", [["predict", "x"], ["evaluate"]])
+def test_weights_that_are_no_numbers_are_refused(toy_run, tmp_path, verb, value):
+    """From a trial: of an adapter that diverged, a note about the engine was all that was said."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "run"
+    shutil.copytree(toy_run, folder, ignore=shutil.ignore_patterns("check*"))
+    weights = folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    last = sorted(tensors)[-1]
+    tensors[last].view(-1)[-1] = float(value)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    said = failed(3, f"{weights} holds NaN or infinite weights ({last})", *verb,
+                  "--adapter", folder)  # fmt: skip
+    assert said.endswith("use another adapter, or train again with a lower training.learning_rate")
 
 
 def test_a_checkpoint_can_be_used_as_an_adapter(toy_run):

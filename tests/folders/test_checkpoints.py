@@ -151,6 +151,46 @@ def test_without_an_intact_checkpoint_the_files_and_the_remedy_are_named(whole_r
     assert (folder / "checkpoint-4").is_dir() and not (folder / "damaged-checkpoint-4").exists()
 
 
+def test_a_run_of_which_the_last_checkpoint_alone_is_left_says_what_that_is_good_for(
+    whole_run, tmp_path
+):
+    """transformers #35782: `--resume` advised to remove a run whose final weights are there."""
+    whole, asked = whole_run
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("train_results.json"))
+    (folder / "adapter_model.safetensors").unlink()
+    for step in (2, 4):
+        cut(folder / f"checkpoint-{step}/optimizer.pt")
+    said = failed(3, f"{folder} has no checkpoint to resume from: ", *asked, folder, "--resume")
+    last = folder / "checkpoint-6"
+    assert f"{last} is that of the last step; use {last} as the adapter" in said
+    assert f", or remove {folder} and train again, or restore {folder / 'checkpoint-4'}" in said
+    assert run("predict", "A film.", "--adapter", last)[0] == 0
+    for step in (2, 4):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    state = json.loads((last / "trainer_state.json").read_text())
+    state["best_global_step"] = 6
+    (last / "trainer_state.json").write_text(json.dumps(state))
+    seal(last, 6)
+    with pytest.raises(DataError) as caught:
+        last_checkpoint(folder, 6, 0)
+    assert str(caught.value).endswith(
+        f"{last} is that of the last step; use {last} as the adapter, with the weights of that "
+        "step, or remove it and train again"
+    )
+
+
+@pytest.mark.parametrize("damage", [empty, cut, zero, remove])
+def test_the_remedy_for_the_record_of_the_rows_is_one_that_helps(whole_run, tmp_path, damage):
+    """transformers #35782: "remove it" was advised, and then the file was missing."""
+    folder = unfinished(whole_run[0], tmp_path / "run")
+    damage(folder / "data.json")
+    fault = "missing" if damage is remove else "damaged: "
+    said = failed(3, f"{folder / 'data.json'} is {fault}", "train", "--output-dir", folder,
+                  "--resume")  # fmt: skip
+    assert said.endswith("; restore it, or train again in another --output-dir")
+
+
 @pytest.mark.parametrize("damage", [empty, cut, zero])
 @pytest.mark.parametrize("name", ["sentilora.toml", "data.json", "train_results.json"])
 def test_a_damaged_file_of_the_run_is_named(whole_run, tmp_path, name, damage):
@@ -286,6 +326,7 @@ def test_a_run_resumes_where_it_was_moved_to(whole_run, tmp_path):
     shutil.rmtree(tmp_path / "before")
     code, _, stderr = run(*asked, folder, "--resume")
     assert code == 0 and "checkpoint" not in stderr, stderr
+    assert stderr.startswith("resuming after step 4 of 6\n")  # from a trial: nothing said so
     for part in ("", "checkpoint-6"):
         name = f"{part}/adapter_model.safetensors".lstrip("/")
         assert (folder / name).read_bytes() == (whole / name).read_bytes()

@@ -108,6 +108,29 @@ def test_a_job_killed_before_it_began_leaves_the_folder_free(toy_base, tmp_path)
     assert not (folder / CLAIM_FILE).exists()
 
 
+def test_what_a_folder_holds_and_what_can_be_done_with_it(toy_base, toy_run, tmp_path):
+    """torchtune #481: a run without a checkpoint was "in use", and could not be resumed."""
+    asked = ["train", *FEW, f"base.name={toy_base}", "--output-dir"]
+    folder = shutil.copytree(toy_run, tmp_path / "run")
+    started = "choose another --output-dir"
+    failed(2, f"{folder} holds a finished run; {started}, or remove it", *asked, folder)
+    (folder / "train_results.json").unlink()
+    failed(2, f"{folder} holds a run that is not finished; {started}, resume that run with "
+           "--resume, or remove it", *asked, folder)  # fmt: skip
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    failed(2, f"{folder} holds a run that has no checkpoint; {started}, or remove it",
+           *asked, folder)  # fmt: skip
+    with running(HOLD, folder) as job:  # so that nobody removes what another job works on
+        failed(2, f"another job works in {folder} (process {job.pid} on ", *asked, folder)
+        code, stdout, _ = run("check", f"base.name={toy_base}", "--output-dir", folder)
+        assert code == 2 and f"another job works in {folder} (process {job.pid} on " in stdout
+    (tmp_path / "series").mkdir()
+    folder.rename(tmp_path / "series" / "seed-42")
+    failed(2, "holds a series of runs; choose another --output-dir, resume it with --resume and "
+           "--seeds, or remove it", *asked, tmp_path / "series")  # fmt: skip
+
+
 @pytest.mark.parametrize("series", [["--seeds", 2], ["--sizes", "12,24"]])
 def test_a_series_holds_its_folder(toy_base, tmp_path, series):
     """torchtune #481: a series beside a job in its folder, and beside one in a run's folder."""
@@ -121,6 +144,36 @@ def test_a_series_holds_its_folder(toy_base, tmp_path, series):
     part = folder / ("seed-42" if "--seeds" in series else "size-12")
     with running(HOLD, part) as job:
         failed(2, f"another job works in {part} (process {job.pid} on ", *asked, "--resume")
+
+
+def test_a_job_that_has_just_started_is_named_when_its_folder_is_resumed(toy_base, tmp_path):
+    """torchtune #481: it has no recipe there yet, so `--resume` said that there is no run."""
+    asked = ["train", *FEW, f"base.name={toy_base}", "--resume", "--output-dir", tmp_path]
+    with running(HOLD, tmp_path) as job:
+        for series in ([], ["--seeds", 2], ["--sizes", "12,24"]):
+            failed(2, f"another job works in {tmp_path} (process {job.pid} on ", *asked, *series)
+    assert contents(tmp_path) == []
+    for series in (
+        [],
+        ["--seeds", 2],
+        ["--sizes", "12,24"],
+    ):  # the file of a killed job is no claim
+        failed(3, "to resume: sentilora.toml is missing", *asked, *series)
+
+
+@pytest.mark.parametrize("inside", ["seed-43", "deep/er"])
+def test_a_series_holds_the_folders_of_its_later_runs(toy_base, tmp_path, inside):
+    """torchtune #481: a job could take the folder of the series' next run, which then failed."""
+    folder = tmp_path / "series"
+    asked = ["train", *FEW, f"base.name={toy_base}", "--output-dir", folder / inside]
+    with running(HOLD, folder) as job:
+        for series in ([], ["--seeds", 2]):
+            said = failed(2, f"another job works in {folder} (process {job.pid} on ",
+                          *asked, *series)  # fmt: skip
+            assert said.endswith("; wait until it ends, or choose another --output-dir")
+        assert contents(folder) == []
+        with claim(tmp_path / "series-2"), claim(tmp_path / "series-2" / "seed-43"):
+            pass  # another folder, and a series' own
 
 
 def test_a_run_that_starts_again_in_a_series_is_not_removed_under_another_job(toy_run, tmp_path):

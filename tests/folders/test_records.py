@@ -75,7 +75,7 @@ def test_a_damaged_result_is_named(tmp_path, change, reason):
 
 
 def test_a_missing_file_and_bytes_that_are_no_text_are_named_too(tmp_path):
-    with pytest.raises(DataError, match=r"data\.json is damaged: .*No such file"):
+    with pytest.raises(DataError, match=r"data\.json is missing; restore it"):
         DataRecord.load(tmp_path)
     (tmp_path / "data.json").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="it is not UTF-8 text"):

@@ -1,6 +1,8 @@
 """Bases that are no causal language model, or lack weights: refused before they are scored."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -149,3 +151,18 @@ def test_tied_weights_are_not_missing_and_unused_ones_are_said(toy_base, tmp_pat
     code, _, stderr = run("evaluate", "--base", more, "data.num_test=4")
     assert code == 0, stderr
     assert f"{more} holds weights that MistralForCausalLM does not use: score.weight\n" in stderr
+
+
+def test_loading_from_python_prints_nothing(monkeypatch):
+    """From a trial: each `Classifier.load` left a bar "Loading weights" in the terminal."""
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        monkeypatch.delenv(name)
+    program = (
+        "import sentilora; sentilora.Classifier.load()\n"
+        "from huggingface_hub.utils import are_progress_bars_disabled\n"
+        "from transformers.utils import logging\n"
+        "print(logging.is_progress_bar_enabled(), are_progress_bars_disabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("True False\n", 0), done.stderr
+    assert "Loading weights" not in done.stderr

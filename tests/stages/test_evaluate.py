@@ -110,6 +110,15 @@ def test_a_temperature_that_helps_is_stored_and_used(run_copy, monkeypatch):
     assert again.to_json() == result.to_json()
 
 
+def test_what_was_left_out_stands_in_the_evaluation(run_copy):
+    """A share of probability, of which few labels leave nothing out; the table names it."""
+    result = evaluate(run_copy)
+    assert result.left_out == 0.0 and "not scored" not in as_table(result)
+    some = replace(result, left_out=4.2e-7)
+    assert "labels not scored because they cannot matter: at most 4e-07 of a pr" in as_table(some)
+    assert json.loads(some.to_json())["left_out"] == 4.2e-7
+
+
 @pytest.mark.parametrize("helps", [True, False])
 def test_a_temperature_at_its_bound_is_told_and_never_stored(run_copy, monkeypatch, helps):
     found = Temperature(20.0, 0.9, 0.8 if helps else 1.0, "the fit ran into its upper bound")

@@ -44,6 +44,12 @@ def test_a_table_trains_as_its_file_does(frame, config, tmp_path, capsys):
         sentilora.evaluate(tmp_path / "run", overrides={"data.test": "memory:DataFrame"})
     with pytest.raises(DataError, match="passed from memory"):
         sentilora.train(recorded, resume=True)
+    # Such a name in the adapter's folder was said to be "as seen from the folder" of the training.
+    named = recorded.with_values({"data.test": "memory:DataFrame"})
+    named.save(tmp_path / "run" / "sentilora.toml")
+    with pytest.raises(DataError, match="passed from memory") as error:
+        sentilora.evaluate(tmp_path / "run")
+    assert error.value.remedy == "name a file with data.test=FILE, or pass them again from Python"
 
 
 def test_check_looks_at_a_table(frame, config):
@@ -67,9 +73,9 @@ def test_what_the_numbers_mean_is_printed(frame, config, capsys):
     data = datasets.Dataset.from_dict(rows, features=features)
     counts = frame["label"].value_counts()
     line = (
-        f"0 → positive ({counts['positive']} rows), 1 (neg) → negative ({counts['negative']} rows) "
-        "of memory:Dataset"
+        f"train: 0 → positive ({counts['positive']} rows), 1 (neg) → negative "
+        f"({counts['negative']} rows)"
     )
     assert line in [finding.text for finding in sentilora.check(config, data=data)]
     sentilora.train(config, data=data)
-    assert f"labels: {line}" in capsys.readouterr().err
+    assert f"labels of {line}" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import datasets
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -146,6 +147,68 @@ def test_a_file_of_several_columns_is_read_as_records(titled, tmp_path, suffix):
     frame[["body"]].to_json(tmp_path / "b.jsonl", orient="records", lines=True)
     with pytest.raises(DataError, match=r"the prompt names \{title\}, and .* it has body"):
         sentilora.predict(input=tmp_path / "b.jsonl", text_column="body", adapter=titled)
+
+
+@pytest.mark.parametrize(
+    "table_of", [pd.DataFrame, datasets.Dataset.from_dict, pa.table], ids=["pandas", "hf", "arrow"]
+)
+def test_a_table_of_several_columns_is_read_as_records(titled, table_of):
+    """A table was refused for its column of texts, and that for the table."""
+    columns = {"id": [7, 8], "title": ["Rain", None], "text": TEXTS}
+    records = [{"title": "Rain", "text": TEXTS[0]}, {"title": "", "text": TEXTS[1]}]
+    predictions = sentilora.predict(records, adapter=titled)
+    assert sentilora.predict(table_of(columns), adapter=titled) == predictions
+    classifier = sentilora.Classifier.load(titled)
+    assert classifier.classify(table_of(columns)) == predictions
+    assert classifier.predict(table_of(columns)) == [p.label for p in predictions]
+    assert (classifier.predict_proba(table_of(columns)) == classifier.predict_proba(records)).all()
+    renamed = {"review": columns["text"], "title": columns["title"]}
+    with pytest.raises(DataError, match="no column 'text'; it has review, title; the prompt shows"):
+        classifier.predict(table_of(renamed))
+    with pytest.raises(DataError, match=r"texts\[1\]: text is empty; "):
+        sentilora.predict(table_of({**columns, "text": ["Good.", " "]}), adapter=titled)
+    with pytest.raises(UsageError, match="pass records with text, title, or a table with these"):
+        classifier.predict(TEXTS)
+
+
+def test_other_columns_of_a_data_frame_may_hold_anything(titled):
+    frame = pd.DataFrame({"text": TEXTS, "title": ["a", "b"], "mixed": [1, "x"]})
+    assert len(sentilora.predict(frame, adapter=titled)) == 2
+    frame.columns = ["text", "title", "title"]
+    with pytest.raises(DataError, match="has two columns 'title'"):
+        sentilora.predict(frame, adapter=titled)
+
+
+def test_a_table_is_no_input_file(toy_run):
+    with pytest.raises(UsageError, match="`input` is a DataFrame, not the name of a file; pass"):
+        sentilora.predict(input=pd.DataFrame({"text": TEXTS}), adapter=toy_run)
+
+
+def test_a_lacking_column_is_not_blamed_on_the_template_of_an_adapter(titled, tmp_path):
+    """The remedy was to change the template, which belongs to the adapter."""
+    source = tmp_path / "in.csv"
+    pd.DataFrame({"text": TEXTS, "label": ["positive", "negative"]}).to_csv(source, index=False)
+    said = r"names \{title\}, .* it has text, label; add this column to the rows: the prompt bel"
+    with pytest.raises(DataError, match=said):
+        sentilora.predict(input=source, adapter=titled)
+    for folder in (titled, shutil.copytree(titled, tmp_path / "moved")):
+        with pytest.raises(DataError, match=said):
+            sentilora.evaluate(folder, overrides={"data.test": str(source)})
+
+
+def test_a_text_for_several_columns_is_refused_before_the_base_is_loaded(titled):
+    with pytest.raises(
+        UsageError, match=r"text 2 is .*title; name a file with the columns text, t"
+    ):
+        sentilora.predict([{"text": "a", "title": "b"}, "Good."], adapter=titled, base="/none")
+
+
+def test_one_row_without_an_answer_is_not_the_first_of_several(toy_run, tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("Good.", "")))
+    sentilora.predict(input=source, adapter=toy_run)
+    said = "1 row without an answer, row 1 (counted from 0): text is empty"
+    assert said in capsys.readouterr().err
 
 
 def test_a_row_whose_other_column_is_no_text_has_no_answer(titled, tmp_path):

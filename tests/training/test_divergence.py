@@ -28,7 +28,33 @@ def test_a_diverged_run_says_what_to_lower_and_is_no_result(toy_base, tmp_path):
     assert f"(the best checkpoint is {folder}/checkpoint-" in said
     assert (folder / "checkpoint-4/adapter_model.safetensors").is_file()
     assert not [name for name in ADAPTER if (folder / name).exists()]
-    failed(3, "is not finished", "predict", "A film.", "--adapter", folder)
+    fault = "the best weights give every text the same answer"
+    said = failed(3, f"{folder} is not finished: {fault}", "predict", "A film.",
+                  "--adapter", folder)  # fmt: skip
+    assert said.endswith(  # it advised to resume, which ends the same way
+        "; train again in another --output-dir, with a lower training.learning_rate"
+    )
+    last = folder / "checkpoint-4"
+    warning = f"warning: {last} is of a run that failed: {fault}"
+    for verb in (["predict", "A film."], ["evaluate", "data.num_test=4"]):
+        code, _, stderr = run(*verb, "--adapter", last)
+        assert code == 0 and stderr.count(warning) == 1, stderr
+
+
+def test_a_diverged_run_that_is_resumed_says_so(toy_base, tmp_path, monkeypatch):
+    """From a trial: resuming a diverged run ended in the same divergence, unannounced."""
+    folder = tmp_path / "run"
+    asked = ["train", *FEW, "training.eval_steps=2", f"base.name={toy_base}",
+             "--output-dir", folder]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("sentilora.training.divergence.SAME", 10.0)
+        failed(1, "training diverged; lower training.learning_rate", *asked)
+    assert (folder / "divergence.json").is_file()
+    code, _, stderr = run(*asked, "--resume")
+    assert code == 0, stderr
+    assert "warning: this run diverged before, and is likely to again: the best weights" in stderr
+    assert not (folder / "divergence.json").exists()
+    assert "that failed" not in run("predict", "A film.", "--adapter", folder)[2]
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,8 @@ def test_time_is_the_arithmetic_at_the_measured_rate(monkeypatch):
     assert plain.seconds == pytest.approx(plain.flop / 0.6e14 + launches)
     on_cpu = time_of(model, replace(RUN, is_fast=False, device="cpu"))
     assert on_cpu.flop == fast.flop and on_cpu.seconds == pytest.approx(on_cpu.flop / 0.33e14)
-    assert str(fast).startswith(f"100 steps take about {fast.seconds / 60:.0f} min")
+    assert str(fast).startswith(f"100 steps take about {fast.seconds / 60:,.0f} min")
+    assert str(replace(fast, num_steps=6, seconds=20.0)).startswith("6 steps take less than a min")
 
 
 def test_the_rate_of_this_machine_is_measured():

@@ -130,7 +130,7 @@ def test_an_interrupted_series_goes_on_and_ends_as_if_nothing_had_been(
     assert not (folder / "seed-44").exists() and not (folder / "seeds.json").exists()
     finished = (folder / "seed-42/train_results.json").stat().st_mtime_ns
 
-    failed(2, f"{folder} is in use", *asked)
+    failed(2, f"{folder} holds a series of runs", *asked)
     failed(2, "holds a series of runs; resume it with --resume and --seeds", "train",
            "--output-dir", folder, "--resume")  # fmt: skip
     failed(2, "training.learning_rate was 0.001", *asked, "training.learning_rate=0.1", "--resume")

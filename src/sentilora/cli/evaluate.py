@@ -20,6 +20,7 @@ from sentilora.cli.options import (
     with_runtime_options,
 )
 from sentilora.errors import SentiloraError, UsageError
+from sentilora.folders.records import write_atomically
 from sentilora.wording import quoted
 
 Base = Annotated[
@@ -129,7 +130,7 @@ def _check_output(output: Path, report: Path | None) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
     except OSError as error:
         raise SentiloraError(
             f"cannot write {quoted(path)}: {error}", setting="output", seen=str(path)

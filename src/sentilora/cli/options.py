@@ -27,7 +27,7 @@ Overrides = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Recipe to start from: {' or '.join(preset_names())}.", show_default=DEFAULT_PRESET
+        help=f"Recipe to start from: {', '.join(preset_names())}.", show_default=DEFAULT_PRESET
     ),
 ]
 ConfigFile = Annotated[
@@ -87,6 +87,15 @@ RUNTIME: dict[str, Any] = {
     "max_memory_gib": Annotated[
         float | None,
         typer.Option(min=0, help="GPU memory to plan for, in GiB.", show_default="all free memory"),
+    ],
+    "max_left_out": Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With many labels: the most of a text's probability in labels that are not "
+            "scored; 0 scores every label.",
+            show_default="1e-06",
+        ),
     ],
 }
 

@@ -30,12 +30,18 @@ NUM_WORDS = 5  # words shown for the predicted label, and as many against it
 Texts = Annotated[
     list[str] | None, typer.Argument(help="Texts to classify; - reads one per line from stdin.")
 ]
-Input = Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet file to classify.")]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV, TSV, JSON, JSONL, Parquet or Excel file to classify, or a folder with test rows."
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
 ]
 Base = Annotated[
-    str | None, typer.Option(help="Where the adapter's base is now: a folder or a hub id.")
+    str | None,
+    typer.Option(help="Where the adapter's base is now: a folder, a .gguf file or a hub id."),
 ]
 Labels = Annotated[
     str | None, typer.Option(help="Labels of a plain PEFT adapter, separated by commas.")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 _ROWS_AT_ONCE = 8192  # become Arrow arrays together
-_OTHER_SEPARATORS = ";\t|"
+_SEPARATORS = ",;\t|"
+_MAX_SEEN = 1000  # values of a column that are compared with the lines of a doubtful row
 _PADDED_QUOTES = re.compile(r' +".*"', re.DOTALL)
 
 
@@ -42,33 +43,40 @@ def read_delimited(
     header. A TSV file with a quote out of place is read without quoting, and that is reported, if
     every line of it has the header's number of cells.
     """
-    reader = _Reader(path, open_text, separator)
-    header = reader.header()
-    if len(header) == 1 and (other := re.search(f"[{_OTHER_SEPARATORS}]", header[0])):
-        reader = replace(reader, separator=other[0])
-        header = reader.header()
-        say(f"{path.name}: its separator is {other[0]!r}")
-    if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
-        reader = replace(reader, is_padded=True)
-        say(f"{path.name}: a space after a separator is no part of a cell, as in its header")
-    if reader.separator != "\t":
-        return reader.table(is_needed)
+    reader = _reader_for(path, open_text, separator)
     try:
         table = reader.table(is_needed)
     except _Malformed:
-        if not reader.is_plain():
+        if reader.separator != "\t" or not reader.is_plain():
             raise
         say(f"{path.name}: read without quoting, because its quotes are part of the texts")
         return replace(reader, is_quoted=False).table(is_needed)
-    if reader.joins_lines and reader.is_plain():
+    if number := reader.number_of_doubtful_row():
         raise DataError(
-            f"{quoted(path)} can be read in two ways: {row_place(reader.joins_lines[0])} is one "
-            "quoted row of several lines, or its quotes are part of the texts and each line is a "
-            "row",
+            f"{quoted(path)} can be read in two ways: {row_place(number - 1)} is one quoted row of "
+            "several lines, or its quotes are part of the texts and each line is a row",
             seen=str(path),
-            remedy='save it as CSV or JSONL, or write "" for each quote within a text',
+            remedy="save it as JSONL or Parquet",
         )
     return table
+
+
+def _reader_for(path: Path, open_text: Callable[[], TextIO], separator: str) -> "_Reader":
+    """The reader that suits a file's header. Prints what is not as the suffix says."""
+    with open_text() as file:
+        named = re.fullmatch("sep=(.)\r?\n?", file.readline())  # Excel's own first line
+    reader = _Reader(path, open_text, named[1] if named else separator, num_skipped=bool(named))
+    header = reader.header()
+    other = re.search(f"[{_SEPARATORS}]", header[0]) if len(header) == 1 else None
+    if other and len(replace(reader, separator=other[0]).header()) > 1:
+        reader = replace(reader, separator=other[0])
+        header = reader.header()
+    if reader.separator != separator:
+        say(f"{path.name}: its separator is {reader.separator!r}")
+    if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
+        reader = replace(reader, is_padded=True)
+        say(f"{path.name}: a space after a separator is no part of a cell, as in its header")
+    return reader
 
 
 class _Malformed(DataError):
@@ -79,27 +87,30 @@ class _Malformed(DataError):
 class _Reader:
     """Reads one file in one way.
 
-    is_quoted: whether a cell can be quoted. is_padded: whether to skip a space after a separator.
-    joins_lines: the rows of several lines, after `table` was called.
+    num_skipped: lines before the header. is_quoted: whether a cell can be quoted. is_padded:
+    whether to skip a space after a separator. joined: after `table` was called, number and cells
+    of each row of several lines. seen: then the values of each column in the other rows.
     """
 
     path: Path
     open_text: Callable[[], TextIO]
     separator: str
+    num_skipped: int = 0
     is_quoted: bool = True
     is_padded: bool = False
-    joins_lines: list[int] = field(default_factory=list)
+    joined: list[tuple[int, list[str]]] = field(default_factory=list)
+    seen: dict[int, set[str]] = field(default_factory=dict)
 
     def header(self) -> list[str]:
         """The names of the columns."""
-        with self.open_text() as file, _cells_of_any_length():
+        with self._open() as file, _cells_of_any_length():
             return self._next_header(self._rows(file))
 
     def table(self, is_needed: Callable[[str], bool] | None) -> "pa.Table":
         """The columns that are needed. One of them must not occur twice."""
         import pyarrow as pa
 
-        with self.open_text() as file, _cells_of_any_length():
+        with self._open() as file, _cells_of_any_length():
             rows = self._rows(file)
             header = self._next_header(rows)
             places = [i for i, name in enumerate(header) if is_needed is None or is_needed(name)]
@@ -115,9 +126,37 @@ class _Reader:
 
     def is_plain(self) -> bool:
         """Whether every line has the header's number of cells, two or more, read unquoted."""
-        with self.open_text() as file:
+        with self._open() as file:
             counts = {line.count(self.separator) for line in file if line.strip("\r\n")}
         return len(counts) == 1 and counts != {0}
+
+    def number_of_doubtful_row(self) -> int:
+        """The number, from 1, of a row of several lines that may be rows of their own; 0 for none.
+
+        It is doubtful if every line of the file has the header's number of cells and, except in a
+        TSV file, where quotes are rare, if one of its lines has a value of another row in the same
+        column, such as a label.
+        """
+        if not self.joined or not self.is_plain():
+            return 0
+        for number, cells in self.joined:
+            if self.separator == "\t" or self._has_rows_within(cells):
+                return number + 1
+        return 0
+
+    def _has_rows_within(self, cells: list[str]) -> bool:
+        lines = [line.split(self.separator) for line in self.separator.join(cells).splitlines()]
+        return any(
+            cell and cell in self.seen.get(place, ())
+            for line in lines[:-1]  # the end of the last one belongs to the row in both readings
+            for place, cell in enumerate(line)
+        )
+
+    def _open(self) -> TextIO:
+        file = self.open_text()
+        for _ in range(self.num_skipped):
+            file.readline()
+        return file
 
     def _rows(self, file: TextIO) -> Iterator[list[str]]:
         """The rows, header included. A blank line is none. A fault has the number of its row."""
@@ -139,8 +178,8 @@ class _Reader:
             except csv.Error as error:
                 raise self._quote_fault(error, number) from error
             if row:
-                if rows.line_num > line + 1 and number >= 0:
-                    self.joins_lines.append(number)
+                if number >= 0:
+                    self._notice(number, row, is_joined=rows.line_num > line + 1)
                 ends |= {
                     end for end in "\r\n" if lines.last.endswith(end)
                 }  # none at the end of a file
@@ -153,6 +192,15 @@ class _Reader:
                 number += 1
                 yield row
             line = rows.line_num
+
+    def _notice(self, number: int, row: list[str], is_joined: bool) -> None:
+        if is_joined:
+            self.joined.append((number, row))
+            return
+        for place, cell in enumerate(row):
+            values = self.seen.setdefault(place, set())
+            if len(values) < _MAX_SEEN:
+                values.add(cell)
 
     def _next_header(self, rows: Iterator[list[str]]) -> list[str]:
         header = next(rows, None)

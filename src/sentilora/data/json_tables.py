@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,7 +77,7 @@ class _Column:
         self._store()
         if any(chunk.type != pa.string() for chunk in self.chunks):
             self.chunks = [
-                chunk if chunk.type != pa.string() else _as_json(chunk.to_pylist())
+                chunk if chunk.type != pa.string() else json_column(chunk.to_pylist())
                 for chunk in self.chunks
             ]
         return pa.chunked_array(self.chunks)
@@ -113,7 +113,20 @@ def _items(file: TextIO, may_be_list: bool) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str) -> Any:
     """The value of a JSON text. Raises `ValueError` for an object that has a key twice."""
-    return json.loads(text, object_pairs_hook=_object)
+    return json.loads(
+        text, object_pairs_hook=_object, parse_float=_Literal, parse_constant=_Literal
+    )
+
+
+class _Literal(float):
+    """A number that keeps the text it was written as: 1.10, or more digits than a float has."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Self:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,21 +153,16 @@ def _to_arrow(values: Sequence[Any]) -> "pa.Array":
             return pa.array(values, pa.string())
         except UnicodeEncodeError:
             pass  # a half of a surrogate pair, which JSON can write and UTF-8 cannot
-    return _as_json(values)
+    return json_column(values)
 
 
-def _as_json(values: Sequence[Any]) -> "pa.Array":
+def json_column(values: Sequence[Any]) -> "pa.Array":
+    """Values of any kind as a column of JSON."""
     import pyarrow as pa
 
-    texts = [None if value is _ABSENT else _encodable(value) for value in values]
+    texts = [None if value is _ABSENT else json_text(value) for value in values]
     storage = pa.array(texts, pa.string())
     return pa.ExtensionArray.from_storage(pa.json_(), storage)
-
-
-def _encodable(value: Any) -> str:
-    """The JSON text of a value that JSON had. Readable, unless UTF-8 cannot hold it."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or _is_encodable(text) else json.dumps(value)
 
 
 def _is_encodable(text: str) -> bool:
@@ -177,7 +185,10 @@ def json_text(value: Any) -> str:
         case None | bool() | int():
             return json.dumps(value)
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            text = json.dumps(value, ensure_ascii=False)
+            return text if _is_encodable(text) else json.dumps(value)
+        case _Literal():
+            return value.text
         case float():
             if math.isinf(value):
                 raise ValueError(f"JSON has no {value}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from sentilora.data.columns import is_missing, more_rows
+from sentilora.data.descriptions import stored_names
 from sentilora.data.rows import Columns, row_place
 from sentilora.data.tables import python_values
 from sentilora.errors import DataError
@@ -59,21 +60,6 @@ def labels_of(
     return [words[value] for value in values], meanings
 
 
-def stored_names(table: "pa.Table", column: str) -> tuple[str, ...] | None:
-    """The names that a table's own metadata, as `datasets` writes it, has for a column's numbers.
-
-    Raises no error: metadata of another form say nothing about the column.
-    """
-    try:
-        features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
-        feature = features[column]
-    except (KeyError, ValueError, TypeError):
-        return None
-    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
-        return None
-    return tuple(map(str, feature.get("names") or ())) or None
-
-
 class _Resolver:
     """Finds the label word of a stored value."""
 
@@ -91,16 +77,27 @@ class _Resolver:
     def conflict(self) -> tuple[str, str, str] | None:
         """A number, its name in the data, and another label that `data.label_map` has for it."""
         for number, name in enumerate(self.names or ()):
+            if str(number) in (self.names or ()):
+                continue  # the map's key is then a name, not a number
             by_map = self._of_key(self.label_map.get(str(number), ""))
-            by_name = self._of_keys([name])
+            by_name = self._of_keys([name]) or self._short_for(name)
             if by_map and by_name and by_map != by_name:
                 return str(number), name, by_map
         return None
 
+    def _short_for(self, name: str) -> str | None:
+        """The only label that begins with a name, such as "negative" for "neg"."""
+        words = [
+            word for label, word in self.labels.items() if label.lower().startswith(name.lower())
+        ]
+        return words[0] if len(words) == 1 else None
+
     def word(self, value: Any) -> str | None:
         """The label word, None if there is none."""
         name, keys = self._name(value), _keys_of(value, len(self.labels))
-        return self._of_keys(keys if name is None else [name, *keys])
+        if name is None:
+            return self._of_keys(keys)
+        return self._of_keys([name, *(key for key in keys if key not in (self.names or ()))])
 
     def shown(self, value: Any) -> str:
         """A value for messages: with its name, if the data have one."""

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentilora.data.tables import SUFFIXES, suffix_of
+from sentilora.data.tables import suffix_of
 from sentilora.errors import DataError
-from sentilora.wording import listed, quoted
+from sentilora.progress import say
+from sentilora.wording import counted, listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,18 +39,21 @@ def paths_of_split(folder: Path, split: str) -> list[Path]:
     """
     if is_saved(folder):
         return [folder]
-    if paths := _in_folder(folder, split):
-        return paths
-    candidates = {child: paths for child in _folders(folder) if (paths := _in_folder(child, split))}
+    candidates = list(_in_folder(folder, split))
+    used = {path for paths in candidates for path in paths}
+    for child in _folders(folder):
+        if child not in used and not any(child in path.parents for path in used):
+            candidates += _in_folder(child, split)
     if len(candidates) > 1:
+        names = [str(paths[0].relative_to(folder)) for paths in candidates]
         raise DataError(
-            f"{quoted(folder)} has {split} data in {listed(child.name for child in candidates)}",
+            f"{quoted(folder)} has {split} data in {listed(names)}",
             seen=str(folder),
-            remedy=f"name one of them, e.g. {next(iter(candidates))}",
+            remedy=f"name one of them, e.g. {quoted(folder / names[0])}, or remove the others",
         )
     if candidates:
-        return next(iter(candidates.values()))
-    content = ", ".join(path.name for path in _visible(folder)[:8]) or "nothing"
+        return candidates[0]
+    content = listed(path.name for path in _visible(folder)[:8]) or "nothing"
     name = SPLIT_NAMES[split][0]
     raise DataError(
         f"{quoted(folder)} has no {split} data; it holds {content}",
@@ -70,21 +74,20 @@ def has_split(source: str, split: str) -> bool:
         return False
 
 
-def _in_folder(folder: Path, split: str) -> list[Path]:
-    """The files, or the one folder, that hold a split directly in `folder`; empty for none."""
+def _in_folder(folder: Path, split: str) -> Iterator[list[Path]]:
+    """Each set of files, or folder of rows, that holds a split directly in `folder`."""
+    for path in _visible(folder):
+        name = path.name.lower()
+        if path.is_dir() and name in SPLIT_NAMES[split]:
+            if is_saved(path) or class_folders(path):  # aclImdb/train/pos/0_9.txt
+                yield [path]
+            elif files := _files_of_one_format(path):
+                yield files
+        elif path.is_file() and suffix_of(path) and name.split(".")[0] in SPLIT_NAMES[split]:
+            yield [path]
     for name in SPLIT_NAMES[split]:
-        for suffix in SUFFIXES:
-            if (folder / f"{name}{suffix}").is_file():
-                return [folder / f"{name}{suffix}"]
         if shards := _shards(folder, name):
-            return shards
-        child = folder / name
-        if child.is_dir():
-            if is_saved(child) or class_folders(child):  # aclImdb/train/pos/0_9.txt
-                return [child]
-            if files := _files_of_one_format(child):
-                return files
-    return []
+            yield shards
 
 
 def _shards(folder: Path, name: str) -> list[Path]:
@@ -147,16 +150,27 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def _texts(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.suffix == ".txt"]
+    return [path for path in _visible(folder) if path.suffix.lower() == ".txt"]
 
 
 def read_class_folders(folder: Path) -> "pa.Table":
-    """The .txt files of a folder per label, in the order of their numbers."""
+    """The .txt files of a folder per label, in the order of their numbers.
+
+    Prints which other files and folders are left out.
+    """
     import pyarrow as pa
 
     records = []
-    for label in class_folders(folder):
-        for file in sorted(_texts(label), key=_review_number):
+    labels = class_folders(folder)
+    no_labels = [p.name for p in _folders(folder) if p not in labels and p.name not in _NO_LABELS]
+    if no_labels:
+        say(f"{quoted(folder)}: left out, without .txt files: {listed(no_labels)}")
+    for label in labels:
+        texts = _texts(label)
+        if others := [path.name for path in _visible(label) if path not in texts]:
+            say(f"{quoted(label)}: left out, no .txt files: {counted(len(others), 'file')}, "
+                f"{listed(others[:3])}{', …' if len(others) > 3 else ''}")  # fmt: skip
+        for file in sorted(texts, key=_review_number):
             try:
                 text = file.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
@@ -176,10 +190,3 @@ def read_class_folders(folder: Path) -> "pa.Table":
 def _review_number(file: Path) -> tuple[int, str]:
     number = file.stem.split("_")[0]
     return (int(number) if number.isdecimal() else 0, file.name)
-
-
-def info_folders(path: Path) -> Iterator[Path]:
-    """The folders, from a data file's own upwards, whose description may be of that file."""
-    for folder in (path.parent, path.parent.parent):
-        if os.access(folder, os.R_OK):
-            yield folder

@@ -33,13 +33,16 @@ def encode_table(table: "pa.Table", path: Path) -> "pa.Table":
 
     suffix = suffix_of(path)
     names = table.column_names
-    if suffix not in (".csv", ".tsv", ".parquet") and len(set(names)) < len(names):
+    if suffix not in (".csv", ".tsv") and len(set(names)) < len(names):
         repeat = next(name for name in names if names.count(name) > 1)
-        raise _unwritable(repeat, path, "it occurs twice, and a JSON object has each key once")
+        raise _unwritable(repeat, path, "it occurs twice, and only CSV and TSV files can repeat it")
     arrays = []
     for name, column in zip(names, table.columns, strict=True):
         try:
             arrays.append(_encoded(column, suffix))
+        except UnicodeEncodeError as error:
+            reason = "it has half of a surrogate pair, which only JSON can write"
+            raise _unwritable(name, path, reason) from error
         except (ValueError, TypeError) as error:  # Arrow's errors are such errors
             raise _unwritable(name, path, first_line(error)) from error
     fields = [

@@ -22,7 +22,7 @@ class Overview:
     shared: dict[str, int]  # between splits: rows of the second whose text is in the first
     conflicts: int  # texts that occur with more than one label
     warnings: list[str]
-    meanings: list[str]  # per source, what its labels that are no label words stand for
+    meanings: list[str]  # per split of a source, what its labels that are no label words stand for
 
     def describe(self, name: str) -> str:
         """A split in one line: "9 rows of a.csv: 5 negative, 4 positive; 0 exact duplicates"."""
@@ -60,7 +60,7 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
         duplicates={name: len(keys[name]) - len(distinct[name]) for name in names},
         shared=shared,
         conflicts=conflicts,
-        meanings=_meanings(splits),
+        meanings=meanings_of(splits),
         warnings=[
             *(warning for name in names for warning in label_warnings(name, splits[name], labels)),
             *_warnings(balance, shared, conflicts),
@@ -68,16 +68,17 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
     )
 
 
-def _meanings(splits: Mapping[str, Rows]) -> list[str]:
-    lines = {}
-    for rows in splits.values():
+def meanings_of(splits: Mapping[str, Rows]) -> list[str]:
+    """What the stored labels of each split stand for: "test: 0 → negative (29 rows)"."""
+    lines: dict[tuple[str, str], str] = {}
+    for name, rows in splits.items():
         pairs = sorted(rows.meanings.items())
-        if pairs:
-            words = [
-                f"{stored} → {quoted(word)} ({counted(number, 'row')})"
-                for stored, (word, number) in pairs
-            ]
-            lines[rows.source] = f"{', '.join(words)} of {quoted(rows.source)}"
+        words = ", ".join(
+            f"{stored} → {quoted(word)} ({counted(number, 'row')})"
+            for stored, (word, number) in pairs
+        )
+        if words:  # evaluation rows can be of the training rows' split
+            lines.setdefault((rows.source, words), f"{name}: {words}")
     return list(lines.values())
 
 

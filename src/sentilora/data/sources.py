@@ -21,15 +21,16 @@ from sentilora.data.columns import (
     texts_of,
     unknown_placeholder,
 )
+from sentilora.data.descriptions import features_beside, stored_names
 from sentilora.data.label_words import labels_of
-from sentilora.data.layouts import info_folders, is_saved, paths_of_split, read_class_folders
+from sentilora.data.layouts import is_saved, paths_of_split, read_class_folders
 from sentilora.data.memory import InMemory, require_passed
 from sentilora.data.rows import Columns, Rows
-from sentilora.data.tables import SUFFIXES, python_values, read_file
+from sentilora.data.tables import SUFFIXES, concatenated, python_values, read_file
 from sentilora.errors import DataError, first_line
 from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.shipped import EMBEDDED, reviews_path
-from sentilora.wording import quoted
+from sentilora.wording import listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +82,7 @@ def read_table(
     if len(paths) == 1 and paths[0].is_dir():
         return _read_saved(paths[0]) if is_saved(paths[0]) else read_class_folders(paths[0])
     tables = [read_file(path, is_needed) for path in paths]
-    return _described(_joined(source, paths, tables), paths[0])
+    return _described(_joined(source, paths, tables), source, paths[0])
 
 
 def _local_paths(source: str, split: str) -> list[Path] | None:
@@ -101,18 +102,26 @@ def _local_paths(source: str, split: str) -> list[Path] | None:
 
 
 def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> "pa.Table":
-    """The tables one after the other. Raises `DataError` if their columns differ."""
-    import pyarrow as pa
-
-    for path, table in zip(paths, tables, strict=True):
-        if not table.schema.equals(tables[0].schema):
+    """The tables one after the other. Raises `DataError` if columns or names of labels differ."""
+    first = tables[0]
+    names = {column: stored_names(first, column) for column in first.column_names}
+    for path, table in zip(paths[1:], tables[1:], strict=True):
+        try:
+            concatenated([first, table])
+        except ValueError as error:
             raise DataError(
-                f"{path.name} has other columns than {paths[0].name} in {quoted(source)}: "
-                f"{_columns(table)}; {_columns(tables[0])}",
+                f"{quoted(path.name)} has other columns than {quoted(paths[0].name)} in "
+                f"{quoted(source)}: {_columns(table)}; {_columns(first)}",
                 seen=source,
                 remedy="give the files of a split the same columns, with the same types",
+            ) from error
+        if {column: stored_names(table, column) for column in names} != names:
+            raise DataError(
+                f"{quoted(path.name)} names its labels differently from {quoted(paths[0].name)}",
+                seen=source,
+                remedy="give the files of a split the same names in the same order",
             )
-    return pa.concat_tables(tables)
+    return concatenated(tables)
 
 
 def _columns(table: "pa.Table") -> str:
@@ -122,24 +131,29 @@ def _columns(table: "pa.Table") -> str:
 # --- what `datasets` knows of the data -----------------------------------------------------------
 
 
-def _described(table: "pa.Table", path: Path) -> "pa.Table":
+def _described(table: "pa.Table", source: str, path: Path) -> "pa.Table":
     """The table with the names of its labels, if a file beside it, as the hub has it, names them.
 
-    The names go where `datasets` puts them in a Parquet file, unless they are there already.
+    The names go where `datasets` puts them in a Parquet file. Raises `DataError` if other names are
+    there already.
     """
-    if b"huggingface" in (table.schema.metadata or {}):
-        return table
-    for folder in info_folders(path):
-        info, card = folder / "dataset_info.json", folder / "README.md"
-        if info.is_file() and "ClassLabel" in info.read_text(encoding="utf-8", errors="replace"):
-            features = json.loads(info.read_text(encoding="utf-8")).get("features")
-            return _with_features(table, features)
-        if card.is_file() and "class_label" in card.read_text(encoding="utf-8", errors="replace"):
-            from datasets.info import DatasetInfosDict
-
-            infos = list(DatasetInfosDict.from_directory(str(folder)).values())
-            if len(infos) == 1 and infos[0].features is not None:
-                return _with_features(table, infos[0].features.to_dict())
+    folder = Path(os.path.expanduser(source))
+    for place in dict.fromkeys([path.parent, *([folder] if folder.is_dir() else [])]):
+        features = features_beside(place)
+        if features is None:
+            continue
+        described = _with_features(table, features)
+        for name in table.column_names:
+            own, beside = stored_names(table, name), stored_names(described, name)
+            if own and beside and own != beside:
+                raise DataError(
+                    f"{quoted(path)} names the labels of {quoted(name)} {listed(own)}, the "
+                    f"description in {quoted(place)} {listed(beside)}",
+                    seen=str(path),
+                    remedy="remove the description that is wrong",
+                )
+        if b"huggingface" not in (table.schema.metadata or {}):
+            return described
     return table
 
 

@@ -6,12 +6,12 @@ can be written with everything else it holds.
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from sentilora.data.delimited import read_delimited, require_unique
-from sentilora.data.json_tables import read_json
+from sentilora.data.json_tables import json_column, read_json
 from sentilora.errors import DataError, first_line
 from sentilora.progress import say
 from sentilora.wording import quoted
@@ -30,6 +30,41 @@ def suffix_of(path: Path) -> str:
     """The suffix that names a file's format, without ".gz": ".csv" of "a.CSV.gz"; "" for none."""
     name = path.name.lower()
     return next((s.removesuffix(".gz") for s in SUFFIXES if name.endswith(s)), "")
+
+
+def concatenated(tables: Sequence["pa.Table"]) -> "pa.Table":
+    """Tables of the same columns, one after the other, in the first one's order of columns.
+
+    Categories become their values, and texts become JSON where another table has other values.
+
+    Raises `ValueError` if their columns, or the types of them, are others.
+    """
+    import pyarrow as pa
+
+    names = tables[0].column_names
+    if len(tables) == 1:
+        return tables[0]
+    if any(sorted(table.column_names) != sorted(names) for table in tables):
+        raise ValueError("the columns have other names")
+    if len(set(names)) == len(names):
+        tables = [table.select(names) for table in tables]
+    columns = []
+    for place, name in enumerate(names):
+        parts = [_without_categories(table.column(place)) for table in tables]
+        if {part.type for part in parts} == {pa.string(), pa.json_()}:
+            parts = [pa.chunked_array([json_column(python_values(part))]) for part in parts]
+        if len({part.type for part in parts}) > 1:
+            raise ValueError(f"{name} has other types")
+        columns.append(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
+    metadata = tables[0].schema.metadata
+    return pa.Table.from_arrays(columns, names=names).replace_schema_metadata(metadata)
+
+
+def _without_categories(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    import pyarrow as pa
+
+    is_category = pa.types.is_dictionary(column.type)
+    return column.cast(column.type.value_type) if is_category else column
 
 
 def python_values(column: "pa.Array | pa.ChunkedArray") -> list[Any]:
@@ -126,6 +161,8 @@ def _with_range_index(table: "pa.Table") -> "pa.Table":
         return table
     name = index["name"] or "__index_level_0__"  # pandas' own name for an index without one
     pandas["index_columns"] = [name]
+    integer = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
+    pandas["columns"].append({"name": index["name"], "field_name": name, **integer})
     metadata = {**table.schema.metadata, b"pandas": json.dumps(pandas).encode()}
     return table.append_column(name, pa.array(numbers)).replace_schema_metadata(metadata)
 
@@ -170,12 +207,14 @@ def _filled(row: tuple[Any, ...]) -> Iterator[bool]:
 
 
 def _cells_to_arrow(cells: list[Any]) -> "pa.Array":
-    """The cells of a sheet's column. Cells of several types become strings."""
+    """The cells of a sheet's column. Cells of several types become JSON values."""
     import pyarrow as pa
 
-    if len({type(cell) for cell in cells if cell is not None}) > 1:
-        cells = [None if cell is None else str(cell) for cell in cells]
-    return pa.array(cells)
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds <= {int, float}:  # a whole number in a column of others, or one beyond 64 bits
+        kinds = {float} if float in kinds else kinds
+        cells = [None if cell is None else next(iter(kinds))(cell) for cell in cells]
+    return json_column(cells) if len(kinds) > 1 else pa.array(cells)
 
 
 def _bad_byte(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The fast engine: the same arithmetic as the plain path, without padding and repetition.
 
     segments      which tokens see which: rows end to end, shared beginnings once
+    trees         trees of tokens after texts, read in several passes
     attention     variable-length attention over segments
     elementwise   RMSNorm, rotary embedding, SwiGLU
     dropout       masks drawn from a seed

@@ -102,13 +102,15 @@ def by_segment(
     outputs = []
     queries = q_QHE.split(attention.q_lengths)
     keys, values = k_KGE.split(attention.k_lengths), v_KGE.split(attention.k_lengths)
-    for q, k, v in zip(queries, keys, values, strict=True):
+    for number, (q, k, v) in enumerate(zip(queries, keys, values, strict=True)):
         num_q, num_k = len(q), len(k)
         if not num_q:
             continue
         mask = None
         before = num_k - num_q
-        if 0 < before < num_q and window is None:
+        if attention.masks:
+            mask = attention.masks[number]
+        elif 0 < before < num_q and window is None:
             # With as many idle queries in front the square needs no mask and half the work.
             q = torch.nn.functional.pad(q, (0, 0, 0, 0, before, 0))
         elif before or (window is not None and window < num_k):

@@ -160,6 +160,9 @@ class FastLayer:
         else:
             attention = packed.attention
             x_TD, q, kv = self._queries_or_keys(x_TD, norm, groups["qkv"], cos_TE, sin_TE, seed)
+        if packed.kept is not None:
+            earlier, kept_rows_T = packed.kept
+            kv = earlier.extend(fast.number, kv, kept_rows_T)
         group = groups["o"]
         out = fast.attend(q, kv, attention, fast.scaling, fast.window, group.input_room).flatten(1)
         x_TD = ActProject.apply(out, x_TD, group, seed, None, False, *group.parameters)

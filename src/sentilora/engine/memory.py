@@ -36,6 +36,8 @@ RECOMPUTE = 0.37
 LARGE_STEP = 1.25  # times the average step's tokens: steps up to this size fit as planned
 SCORE_TOKENS = 16384  # of a pass that only scores, on a GPU; see docs/results.md
 LEAST_SCORE_TOKENS = 2048  # tried in any case
+TREE_BYTES = 2**17  # a token with trees: Mistral-7B's; a small model's logits exceed its layers
+LEAST_TREE_TOKENS = 64  # tried in any case
 
 
 # --- the GPU -------------------------------------------------------------------------------------
@@ -301,6 +303,60 @@ def plan_scoring(free_bytes: int, sizes: LayerSizes, num_layers: int) -> Scoring
     max_score_tokens = min(SCORE_TOKENS, max(LEAST_SCORE_TOKENS, fits))
     room -= max_score_tokens * sizes.score_per_token
     return ScoringPlan(max_score_tokens, min(num_layers, max(0, room) // sizes.weights))
+
+
+@dataclass(frozen=True)
+class TreeRoom:
+    """How much fits into `total` bytes when labels are read level by level.
+
+    Bytes per token: `work` in a pass, `kept` in all layers from then on, `logits` of a tree token,
+    `key` for each key that a layer copies. most: tree tokens of a pass; larger ones are not faster.
+    """
+
+    total: int
+    work: int
+    kept: int
+    logits: int
+    key: int
+    most: int
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens kept of the texts read at once and of their trees; passes have the other half."""
+        return self.total // (2 * max(self.work, self.kept))
+
+    def tree_tokens(self, num_kept: int, longest: int) -> int:
+        """Tree tokens of a pass after `num_kept` tokens; one sees up to `longest` tokens."""
+        each = self.work + self.kept + self.logits + longest * self.key
+        room = (self.total - num_kept * self.kept) // each
+        return max(LEAST_TREE_TOKENS, min(self.most, room))
+
+
+def plan_trees(
+    max_score_tokens: int,
+    free_bytes: int | None,
+    sizes: LayerSizes,
+    num_layers: int,
+    vocabulary: int,
+    element_size: int,
+    copies_keys: bool,
+    most: int,
+) -> TreeRoom:
+    """The room for label trees: the memory planned for a scoring pass, for a small model more.
+
+    free_bytes: of the GPU now; more than the plan takes at most half of them. None: no limit.
+    """
+    total = max_score_tokens * max(sizes.score_per_token, TREE_BYTES)
+    if free_bytes is not None:
+        total = max(max_score_tokens * sizes.score_per_token, min(total, free_bytes // 2))
+    return TreeRoom(
+        most=most,
+        total=total,
+        work=sizes.score_per_token,
+        kept=num_layers * sizes.keys_per_token,
+        logits=vocabulary * (element_size + 8),  # as they are, in float32, and their exponentials
+        key=2 * sizes.keys_per_token if copies_keys else 0,
+    )
 
 
 # --- the plain path ------------------------------------------------------------------------------

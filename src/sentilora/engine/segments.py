@@ -41,7 +41,9 @@ class Attention:
     Segment s has queries q_starts_S[s]:q_starts_S[s+1] and keys k_starts_S[s]:k_starts_S[s+1]. Its
     last query sees all of them, the one before all but the last, and so on. `key_rows_K` are rows
     of the pass, None if key row i is row i. Row t is key number uses_K[i] for every i in
-    use_starts_T[t]:use_starts_T[t+1].
+    use_starts_T[t]:use_starts_T[t+1]; both are None where nothing is listed or no backward pass
+    follows. masks: which keys each query of a segment sees, (q, k), where that is another rule than
+    the one above; only on a CPU.
     """
 
     q_lengths: list[int]
@@ -53,10 +55,38 @@ class Attention:
     key_rows_K: torch.Tensor | None
     use_starts_T: torch.Tensor | None
     uses_K: torch.Tensor | None
+    masks: tuple[torch.Tensor, ...] = ()
 
     def to(self, device: torch.device | str) -> "Attention":
         """A copy on another device."""
         return _move(self, device)
+
+
+class KeptRows:
+    """Keys and values of the rows that later passes see, layer by layer.
+
+    capacity: rows to allocate at once, those of the largest pass included.
+    """
+
+    def __init__(self, capacity: int = 0) -> None:
+        self._capacity = capacity
+        # Rows with room for more, how many are kept, and those of the last pass to be added.
+        self._kv: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
+
+    def extend(self, layer: int, kv_TGE: torch.Tensor, kept_rows_T: torch.Tensor) -> torch.Tensor:
+        """The rows that a layer has kept, then all of this pass, of which it keeps some."""
+        rows, used, of_last = self._kv.get(layer, (kv_TGE[:0], 0, kept_rows_T[:0]))
+        # Only now: until here the last pass's rows were needed as they are.
+        rows[used : used + len(of_last)] = rows[used:].index_select(0, of_last)
+        used += len(of_last)
+        end = used + len(kv_TGE)
+        if end > len(rows):
+            more = kv_TGE.new_empty(max(end, self._capacity), *kv_TGE.shape[1:])
+            more[:used] = rows[:used]
+            rows = more
+        rows[used:end] = kv_TGE
+        self._kv[layer] = rows, used, kept_rows_T
+        return rows[:end]
 
 
 @dataclass(frozen=True)
@@ -64,7 +94,9 @@ class Pass:
     """One forward pass: its input, which rows see which, and the rows that need logits.
 
     answer_rows_A: rows of the pass, segment after segment. dropout_seed: of this pass's masks.
-    checkpoint_layers: how many of the first layers are computed again in the backward pass.
+    checkpoint_layers: how many of the first layers are computed again in the backward pass. kept:
+    rows of earlier passes, which this one sees, and the rows of this pass that are kept with them.
+    Key rows count from the first row kept.
     """
 
     input_ids: torch.Tensor
@@ -75,6 +107,7 @@ class Pass:
     num_tokens: int
     dropout_seed: torch.Tensor
     checkpoint_layers: int
+    kept: tuple[KeptRows, torch.Tensor] | None = None
 
     def to(self, device: torch.device | str) -> "Pass":
         """A copy on another device."""
@@ -116,7 +149,7 @@ def lay_out(
         spare, spare_keys = _spare_segment(segments)
         segments = [*segments, spare]
     lengths = [len(segment.tokens) for segment in segments]
-    starts = _starts_of(lengths)
+    starts = starts_of(lengths)
     above: list[list[int]] = []
     depths = []
     for segment in segments:
@@ -192,15 +225,16 @@ def _attention(
         k_lengths=k_lengths,
         max_q=max_q,
         max_k=max_k,
-        q_starts_S=to_device(_starts_of(q_lengths), device, torch.int32),
-        k_starts_S=to_device(_starts_of(k_lengths), device, torch.int32),
+        q_starts_S=to_device(starts_of(q_lengths), device, torch.int32),
+        k_starts_S=to_device(starts_of(k_lengths), device, torch.int32),
         key_rows_K=None if plain else to_device(key_rows, device),
         use_starts_T=None if plain else to_device(np.cumsum(num_uses), device),
         uses_K=None if plain else to_device(np.argsort(key_rows, kind="stable"), device),
     )
 
 
-def _starts_of(lengths: Sequence[int]) -> list[int]:
+def starts_of(lengths: Sequence[int]) -> list[int]:
+    """Where each of several adjacent stretches starts, and where the last one ends."""
     return list(accumulate(lengths, initial=0))
 
 

@@ -65,14 +65,15 @@ class LayerSizes:
     """Bytes of a decoder layer.
 
     Per token: what it keeps for its backward pass, what it keeps if it is computed twice, what it
-    works with, and what it works with when scoring. weights: all its decoded weights. buffer: the
-    largest part that is decoded at each use.
+    works with, what it works with when scoring, and its keys and values. weights: all its decoded
+    weights. buffer: the largest part that is decoded at each use.
     """
 
     kept_per_token: int
     input_per_token: int
     work_per_token: int
     score_per_token: int
+    keys_per_token: int
     weights: int
     buffer: int
 
@@ -92,12 +93,14 @@ def layer_sizes(
     ranks = sum(sum(group.ranks) for group in groups.values())
     # SwiGLU's gradient overwrites its input where the adapter's kernels run.
     work = 0.5 * gate_up + 6 * hidden if all(room.values()) else 3 * gate_up + 4 * hidden
+    keys = sum(groups["qkv"].outputs[1:]) if "qkv" in groups else sum(groups["kv"].outputs)
     parts = [largest_part(width[name], group.outputs) for name, group in groups.items()]
     return LayerSizes(
         kept_per_token=element_size * (2 * hidden + qkv + 2 * attended + gate_up + ranks),
         input_per_token=element_size * hidden,
         work_per_token=int(element_size * work),
         score_per_token=int(element_size * (1.5 * gate_up + qkv + 4 * hidden)),
+        keys_per_token=element_size * keys,
         weights=element_size * sum(num_out[name] * width[name] for name in groups),
         buffer=element_size * max(parts),
     )

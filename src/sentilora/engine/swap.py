@@ -15,17 +15,19 @@ from typing import Any
 import torch
 
 from sentilora.engine import fp8
-from sentilora.engine.attention import choose_attention
+from sentilora.engine.attention import choose_attention, tiled
 from sentilora.engine.groups import ProjectionGroup
 from sentilora.engine.kernels import use_triton
 from sentilora.engine.layer import FastLayer, Parts
 from sentilora.engine.memory import (
     SCORE_TOKENS,
     Refusal,
+    TreeRoom,
     Workload,
     gpu_memory,
     plan_scoring,
     plan_training,
+    plan_trees,
 )
 from sentilora.engine.nf4 import Weights
 from sentilora.engine.segments import Pass
@@ -43,6 +45,7 @@ from sentilora.engine.trial import try_layers
 logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 2048  # of a pass; see docs/results.md
+CPU_TREE_TOKENS = 256  # of a pass over label trees: 512 take as long, 1,024 a tenth longer
 CPU_WEIGHTS_BYTES = 2 * 2**30  # of decoded weights
 
 
@@ -114,6 +117,32 @@ class Engine:
         """Memory of a layer of the usual kind, with the adapters in use."""
         weight = self.layers[0].input_layernorm.weight
         return layer_sizes(group_shapes(self.layers), weight.element_size(), use_triton(weight))
+
+    def tree_room(self, vocabulary: int, max_memory_gib: float = 0.0) -> TreeRoom:
+        """How much fits into a scoring pass when labels are read level by level.
+
+        max_memory_gib: as in `keep_weights`.
+        """
+        weight = self.layers[0].input_layernorm.weight
+        on_gpu = self.device.type == "cuda"
+        return plan_trees(
+            self.max_score_tokens,
+            gpu_memory(self.device).usable(max_memory_gib) if on_gpu else None,
+            self.sizes(),
+            len(self.layers),
+            vocabulary,
+            weight.element_size(),
+            copies_keys=self.layers[0].fast.attend is not tiled,
+            most=SCORE_TOKENS if on_gpu else CPU_TREE_TOKENS,
+        )
+
+    def reads_paths(self, longest: int) -> bool:
+        """Whether trees below texts enter passes as paths, not as clusters with a mask.
+
+        longest: the most tokens that a token sees, itself included.
+        """
+        windows = [layer.fast.window for layer in self.layers]
+        return self.device.type == "cuda" or any(w is not None and w < longest for w in windows)
 
     def plan(self, workload: Workload, max_memory_gib: float = 0.0) -> str:
         """Fit a run into the GPU's free memory; returns a sentence on what was chosen, and why.

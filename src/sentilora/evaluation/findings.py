@@ -77,7 +77,8 @@ class Evaluation:
     calibrated, abstention: what the evaluation rows say about temperature and threshold. ratings:
     None when the data has none. behaviour, label_issues: None unless requested. explained: of the
     surest errors; None without a report to show them in. missing: notes on what could not be
-    measured, and why.
+    measured, and why. left_out: the most of a text's probability, over all texts, in labels that
+    were not scored because they cannot matter.
     """
 
     test: str
@@ -99,6 +100,7 @@ class Evaluation:
     label_issues: LabelIssues | None = None
     explained: ErrorExplanations | None = None
     missing: list[str] = field(default_factory=list)
+    left_out: float = 0.0
 
     def to_json(self) -> str:
         """The whole evaluation as JSON."""
@@ -109,7 +111,7 @@ class Evaluation:
 class RowScores:
     """Label numbers, each model's probabilities (rows, labels), and which texts were truncated.
 
-    adapter, baseline: None where there is no such model.
+    adapter, baseline: None where there is no such model. left_out: as in `Evaluation`.
     """
 
     truth: np.ndarray
@@ -117,6 +119,7 @@ class RowScores:
     base: np.ndarray
     baseline: np.ndarray | None
     truncated: np.ndarray
+    left_out: float = 0.0
 
     @property
     def best(self) -> np.ndarray:

@@ -48,12 +48,13 @@ MAX_EXPLAINED = 50  # errors, in a report: half a minute to two and a half on tw
 class LogProbs:
     """Log-probabilities of the labels, (rows, labels), and which texts were truncated.
 
-    adapter: None for a base without one.
+    adapter: None for a base without one. left_out: as in `Evaluation`.
     """
 
     adapter: np.ndarray | None
     base: np.ndarray
     truncated: np.ndarray
+    left_out: float
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Measurement:
             behaviour=behaviour,
             label_issues=label_issues,
             missing=notes,
+            left_out=scores.left_out,
         )
 
 
@@ -151,6 +153,7 @@ def measure_rows(
         base=at_temperature(log_probs.base, 1.0),
         baseline=None if known is None else _baseline(known[0], rows, labels),
         truncated=log_probs.truncated,
+        left_out=log_probs.left_out,
     )
     measurement = partial(
         Measurement, rows, labels, adapter_path, classifier.reference.name, scores
@@ -178,10 +181,11 @@ def score_texts(
         pieces = list(classifier.score(texts, progress.advance, with_base=has_adapter))
     log_probs = np.concatenate([piece.log_probs for piece in pieces])
     truncated = np.concatenate([piece.truncated for piece in pieces])
+    left_out = max((float(piece.left_out.max()) for piece in pieces), default=0.0)
     if not has_adapter:
-        return LogProbs(None, log_probs, truncated)
+        return LogProbs(None, log_probs, truncated, left_out)
     of_base = [piece.base_log_probs for piece in pieces if piece.base_log_probs is not None]
-    return LogProbs(log_probs, np.concatenate(of_base), truncated)
+    return LogProbs(log_probs, np.concatenate(of_base), truncated, left_out)
 
 
 def _baseline(train: Rows, rows: Rows, labels: Sequence[str]) -> np.ndarray:

@@ -37,6 +37,7 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
     rows = f"{counted(result.num_rows, 'row')} of {quoted(result.test)}"
     lines = [
         f"{rows}, {result.num_truncated:,} truncated",
+        *_left_out_lines(result.left_out),
         "",
         *_model_lines(result),
         *_comparison_lines(result),
@@ -57,6 +58,14 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
     if result.explained is not None:
         lines += ["", *_explanation_lines(result.explained)]
     return "\n".join(lines)
+
+
+def _left_out_lines(left_out: float) -> list[str]:
+    if not left_out:
+        return []
+    return [
+        f"labels not scored because they cannot matter: at most {left_out:.1g} of a probability"
+    ]
 
 
 def _model_lines(result: Evaluation) -> list[str]:

@@ -32,12 +32,13 @@ from sentilora.folders.classifier_file import (
     BaseReference,
     ClassifierFile,
     absolute_base,
+    is_on_disk,
     may_stand_for,
     require_base_keywords,
 )
 from sentilora.folders.records import Record
-from sentilora.folders.run_folder import TrainingResult
-from sentilora.hub import looks_like_hub_id
+from sentilora.folders.run_folder import Divergence, TrainingResult
+from sentilora.hub import is_gguf, looks_like_hub_id
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
@@ -97,12 +98,17 @@ class AdapterFolder:
             if not (path / name).is_file():
                 raise _incomplete(path, name)
         if faults := faults_of_weights(path):
+            best = _best_checkpoint(path)
+            origin = "" if best is None else f" from {quoted(best)}"
             raise DataError(
                 f"{', '.join(faults)}: it is not what training saved",
                 setting="adapter",
                 seen=str(path),
-                remedy=f"restore it, or remove {Checksums.FILE} if it was changed on purpose",
+                remedy=f"restore it{origin}, or remove {Checksums.FILE} if it was changed on "
+                "purpose",
             )
+        if divergence := Divergence.of(run_of(path)):
+            say(f"warning: {quoted(path)} is of a run that failed: {divergence.problem}")
         has_file = (path / ClassifierFile.FILE).is_file()
         classifier = ClassifierFile.load(path) if has_file else None
         peft = PeftConfig.load(path)
@@ -162,15 +168,16 @@ class AdapterFolder:
     def _moved(self, recorded: BaseReference) -> BaseReference:
         """The recorded base; by another path if it was moved together with the run's folder."""
         name = recorded.name
-        if name == EMBEDDED or os.path.isdir(os.path.expanduser(name)):
+        if name == EMBEDDED or is_on_disk(name):
             return recorded
-        folder = self.run / (recorded.path_from_run or os.path.expanduser(name))
-        if name and (folder / "config.json").is_file():
-            say(f"base: {os.path.abspath(folder)}, found from the adapter's folder")
-            return replace(recorded, name=os.path.abspath(folder))
+        path = self.run / (recorded.path_from_run or os.path.expanduser(name))
+        if name and ((path / "config.json").is_file() or (is_gguf(name) and path.is_file())):
+            say(f"base: {quoted(os.path.abspath(path))}, found from the adapter's folder")
+            return replace(recorded, name=os.path.abspath(path))
         if looks_like_hub_id(name):
             return recorded
-        fault = f"belongs to the base {quoted(name)}, and there is no such folder"
+        kind = "file" if is_gguf(name) else "folder"
+        fault = f"belongs to the base {quoted(name)}, and there is no such {kind}"
         raise DataError(
             f"the adapter in {quoted(self.path)} {fault if name else 'names no base'}",
             setting="base",
@@ -205,7 +212,7 @@ class AdapterFolder:
             recorded = self.classifier.base.name
             if not may_stand_for(recorded, base_name):
                 elsewhere = "set base.name to the folder in which it is now"
-                is_here = recorded == EMBEDDED or os.path.isdir(os.path.expanduser(recorded))
+                is_here = recorded == EMBEDDED or is_on_disk(recorded)
                 raise UsageError(
                     f"the adapter in {quoted(self.path)} belongs to the base {recorded!r}, but the "
                     f"configuration names {base_name!r}",
@@ -244,8 +251,8 @@ def _require_usable(path: Path, peft: PeftConfig) -> None:
         f"{path / peft.FILE} has peft_type {peft.peft_type!r}, which is not supported",
         setting="adapter",
         seen=str(path),
-        remedy=f"choose an adapter of {LORA}, or on an unquantized base of "
-        f"{', '.join(UNQUANTIZED_KINDS)}",
+        remedy=f"choose an adapter of type {LORA}; on an unquantized base "
+        f"{', '.join(UNQUANTIZED_KINDS)} work too",
     )
 
 
@@ -266,16 +273,31 @@ def new_adapter(run: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _best_checkpoint(run: Path) -> Path | None:
+    """The best checkpoint of a finished run, which has the run's adapter too, if it is intact."""
+    if not (run / TrainingResult.FILE).is_file():
+        return None
+    best = checkpoint_folder(run, TrainingResult.load(run).best_step)
+    return None if faults_of(best) else best
+
+
 def _incomplete(path: Path, name: str) -> DataError:
-    intact = [folder for folder in checkpoints(path).values() if not faults_of(folder)]
     if (path / TrainingResult.FILE).is_file():
-        best = checkpoint_folder(path, TrainingResult.load(path).best_step)
+        best = _best_checkpoint(path)
         return DataError(
             f"{path / name} is missing",
             setting="adapter",
             seen=str(path),
-            remedy=f"restore it from {best}" if best in intact else "restore it, or train again",
+            remedy=f"restore it from {best}" if best else "restore it, or train again",
         )
+    if divergence := Divergence.of(path):
+        return DataError(
+            f"the run in {quoted(path)} is not finished: {divergence.problem}",
+            setting="adapter",
+            seen=str(path),
+            remedy="train again in another `output_dir`, with a lower training.learning_rate",
+        )
+    intact = [folder for folder in checkpoints(path).values() if not faults_of(folder)]
     if intact:
         return DataError(
             f"the run in {quoted(path)} is not finished",

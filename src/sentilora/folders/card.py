@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sentilora.data.text import Item
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
+from sentilora.hub import is_gguf
 from sentilora.metrics import Metrics
 from sentilora.shipped import EMBEDDED, card_template
 from sentilora.wording import as_metric, counted, percent, percent_interval
@@ -42,7 +43,7 @@ def write_model_card(
         _metadata(folder.name, None if embedded else base.name, metrics, source),
         template_str=card_template(),
         base=base.name,
-        base_in_python="sentilora.embedded_base()" if embedded else _in_python(base.name),
+        base_in_python=_base_in_python(base.name),
         embedded=embedded,
         revision=base.revision,
         quantization=base.quantization,
@@ -67,6 +68,15 @@ def write_model_card(
 def _in_python(name: str) -> str:
     """A string as Python source, in double quotes."""
     return json.dumps(name, ensure_ascii=False)
+
+
+def _base_in_python(name: str) -> str:
+    """The arguments with which transformers loads the base of this name, as Python source."""
+    if name == EMBEDDED:
+        return "sentilora.embedded_base()"
+    if is_gguf(name):
+        return f"{_in_python(str(Path(name).parent))}, gguf_file={_in_python(Path(name).name)}"
+    return _in_python(name)
 
 
 def _metadata(name: str, base_model: str | None, metrics: Metrics, source: str) -> "ModelCardData":

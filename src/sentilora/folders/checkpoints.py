@@ -28,10 +28,13 @@ RESUMED_FILES = (WEIGHTS_FILE, "adapter_config.json", STATE_FILE, "*.pt", "*.pth
 
 
 class Checksums(Record):
-    """The SHA-256 of each file that resuming reads. step: of the checkpoint."""
+    """The SHA-256 of each file that resuming reads, in a run's folder of its adapter.
+
+    step: of the checkpoint.
+    """
 
     FILE: ClassVar[str] = "checksums.json"
-    REMEDY: ClassVar[str] = "use another checkpoint"
+    REMEDY: ClassVar[str] = "use another adapter, or remove the file to load this one unchecked"
 
     step: int
     sha256: dict[str, str]
@@ -58,6 +61,11 @@ def _number(step: str) -> tuple[int, str]:
     return len(step), step
 
 
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a checkpoint's folder."""
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
 def run_of(folder: Path) -> Path:
     """The run folder of an adapter: the adapter's own folder, or for a checkpoint its parent."""
     step = folder.name.removeprefix(PREFIX)
@@ -69,7 +77,7 @@ def run_of(folder: Path) -> Path:
 
 
 def seal(checkpoint: Path, step: int) -> None:
-    """Write the checksums of a checkpoint, which is complete then."""
+    """Write the checksums of a checkpoint, or of a finished run's adapter: it is complete then."""
     files = sorted({path for pattern in RESUMED_FILES for path in checkpoint.glob(pattern)})
     Checksums(step=step, sha256={path.name: _digest(path) for path in files}).save(checkpoint)
 
@@ -137,6 +145,7 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
     processes saved the checkpoint, `DataError` when there is none.
     """
     damage: dict[Path, str] = {}  # what is wrong, by checkpoint
+    last: Path | None = None  # an intact one from which nothing is left to train
     for step, checkpoint in reversed(checkpoints(run).items()):
         if faults := faults_of(checkpoint):
             damage[checkpoint] = ", ".join(faults)
@@ -146,6 +155,7 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
         # After the run's last step, planned or by early stopping, nothing is left to train. Such a
         # run resumes from the checkpoint before that step, and ends the same way again.
         if step >= num_steps or num_since_best >= (patience or math.inf):
+            last = last or checkpoint
             continue
         if best_step not in (None, step):  # the end of the run loads that one
             best = checkpoint_folder(run, best_step)
@@ -155,18 +165,29 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
         for folder, problem in damage.items():
             say(f"warning: {problem}{_set_aside(folder)}: resuming from {quoted(checkpoint)}")
         return checkpoint
-    if not damage:
-        raise DataError(
-            f"{quoted(run)} has no checkpoint to resume from",
-            setting="output_dir",
-            seen=str(run),
-            remedy="remove it and train again",
-        )
-    raise DataError(
-        f"{quoted(run)} has no checkpoint to resume from: {', '.join(damage.values())}",
+    raise _nothing_to_resume(run, damage, last)
+
+
+def _nothing_to_resume(run: Path, damage: dict[Path, str], last: Path | None) -> DataError:
+    """The error for a run without a checkpoint to resume from.
+
+    damage: what is wrong, by checkpoint. last: an intact checkpoint of the run's last step.
+    """
+    reasons = list(damage.values())
+    remedies = ["remove it and train again"]
+    if damage:
+        remedies = [
+            f"remove {quoted(run)} and train again, or restore {quoted(next(iter(damage)))}"
+        ]
+    if last is not None:
+        reasons.append(f"{quoted(last)} is that of the last step")
+        remedies.insert(0, f"use {quoted(last)} as the adapter, with the weights of that step")
+    return DataError(
+        f"{quoted(run)} has no checkpoint to resume from{': ' if reasons else ''}"
+        f"{', '.join(reasons)}",
         setting="output_dir",
         seen=str(run),
-        remedy=f"remove {quoted(run)} and train again, or restore {next(iter(damage))}",
+        remedy=", or ".join(remedies),
     )
 
 

@@ -26,6 +26,7 @@ from sentilora.wording import quoted
 
 CLAIM_FILE = ".sentilora-claim"
 # Of a file system without locks: some network and cluster file systems.
+HELD = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}  # another process holds the lock
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 if sys.platform == "win32":
@@ -112,10 +113,12 @@ def claim(folder: Path) -> Claim:
     """Claim an output folder for this job; the folder is created if it is missing.
 
     Only the main process of a launcher claims. Raises `UsageError` when another job holds the
-    folder, `OSError` when it cannot be written to.
+    folder or one above it, as a series does, and `OSError` when it cannot be written to.
     """
     if not is_main_process():
         return Claim(folder, None, [])
+    for above in folder.resolve().parents:
+        require_free(above)
     path = folder / CLAIM_FILE
     parents = [folder, *folder.parents]
     new_folders = [parent for parent in parents if not parent.exists()]
@@ -130,7 +133,7 @@ def claim(folder: Path) -> Claim:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(handle)
-                if error.errno not in {errno.EAGAIN, errno.EACCES, errno.EDEADLK}:
+                if error.errno not in HELD:
                     raise
                 raise _held(folder) from error
             say(
@@ -149,6 +152,33 @@ def claim(folder: Path) -> Claim:
         own.release()
         raise
     return own
+
+
+def require_free(folder: Path) -> None:
+    """Raise `UsageError` when another job holds a folder. Nothing is created or removed."""
+    path = folder / CLAIM_FILE
+    if not is_main_process() or not os.access(path, os.R_OK | os.W_OK):
+        return
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except FileNotFoundError:  # the job has just ended
+        return
+    try:
+        _lock(handle)
+    except OSError as error:  # a file system without locks is reported by `claim`
+        if error.errno in HELD and not _is_own(folder):
+            raise _held(folder) from error
+    finally:
+        os.close(handle)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether it is this process that holds a folder: a series holds its runs' parent."""
+    try:
+        holder = Holder.load(folder)
+    except DataError:  # it has just started, so it is another one
+        return False
+    return (holder.pid, holder.host) == (os.getpid(), gethostname())
 
 
 def contents(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.records import STRICT, Record
-from sentilora.hub import looks_like_hub_id
+from sentilora.hub import is_gguf, looks_like_hub_id
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.version import __version__
@@ -29,8 +29,8 @@ FORMAT_VERSION = 1
 class BaseReference:
     """The base that an adapter belongs to.
 
-    name: a hub id, the absolute path of a folder, or "embedded". path_from_run: the way from the
-    run's folder to a base in a folder, which finds the base when both were moved together.
+    name: a hub id, the absolute path of a folder or GGUF file, or "embedded". path_from_run: the
+    way from the run's folder to a base on disk, which finds it when both were moved together.
     """
 
     name: str
@@ -40,17 +40,23 @@ class BaseReference:
     path_from_run: str | None = None
 
     def seen_from(self, run: str | Path) -> Self:
-        """The same base, with the way to it from a run's folder if it is in a folder."""
-        if self.name == EMBEDDED or not os.path.isdir(self.name):
+        """The same base, with the way to it from a run's folder if it is on disk."""
+        if self.name == EMBEDDED or not is_on_disk(self.name):
             return self
         way = os.path.relpath(os.path.realpath(self.name), os.path.realpath(run))
         return replace(self, path_from_run=way)
 
 
+def is_on_disk(name: str) -> bool:
+    """Whether a base's name is the path of a folder, or of a GGUF file, that exists."""
+    path = os.path.expanduser(name)
+    return os.path.isdir(path) or (is_gguf(name) and os.path.isfile(path))
+
+
 def absolute_base(name: str) -> str:
-    """The name of a base, as an absolute path if it is a folder's: valid in any directory."""
-    folder = os.path.expanduser(name)
-    return os.path.abspath(folder) if name != EMBEDDED and os.path.isdir(folder) else name
+    """The name of a base, as an absolute path if it is on disk: valid in any directory."""
+    path = os.path.expanduser(name)
+    return os.path.abspath(path) if name != EMBEDDED and is_on_disk(name) else name
 
 
 def require_base_keywords(base: object, quantization: object) -> None:
@@ -60,7 +66,7 @@ def require_base_keywords(base: object, quantization: object) -> None:
             f"`base` is {base!r:.60}",
             setting="base",
             seen=base,
-            remedy="give a hub id, a folder or embedded",
+            remedy="give a hub id, a folder, a .gguf file or embedded",
         )
     if quantization not in (None, "nf4", "none"):
         raise UsageError(
@@ -74,13 +80,13 @@ def require_base_keywords(base: object, quantization: object) -> None:
 def may_stand_for(recorded: str, name: str) -> bool:
     """Whether the base `name` can be the recorded one: the same, or a copy of one not at hand.
 
-    Only a folder can be a copy of a hub's base. Whether it fits is seen when it is loaded.
+    Only what is on disk can be a copy of a hub's base. Whether it fits is seen when it is loaded.
     """
     if os.path.realpath(absolute_base(name)) == os.path.realpath(absolute_base(recorded)):
         return True
-    if EMBEDDED in (recorded, name) or os.path.isdir(os.path.expanduser(recorded)):
+    if EMBEDDED in (recorded, name) or is_on_disk(recorded):
         return False
-    return os.path.isdir(os.path.expanduser(name)) or not looks_like_hub_id(recorded)
+    return is_on_disk(name) or not looks_like_hub_id(recorded)
 
 
 @dataclass(frozen=True, config=STRICT)

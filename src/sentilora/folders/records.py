@@ -27,6 +27,11 @@ class Record(BaseModel):
         """The record in a folder. Raises `DataError` when it is missing or damaged."""
         try:
             return cls.model_validate_json((folder / cls.FILE).read_text(encoding="utf-8-sig"))
+        except FileNotFoundError as error:
+            path = folder / cls.FILE
+            raise DataError(
+                f"{quoted(path)} is missing", setting=cls.FILE, seen=str(path), remedy=cls.REMEDY
+            ) from error
         except (OSError, ValueError) as error:
             raise cls.damaged(folder, _reason(error, next(iter(cls.model_fields)))) from error
 
@@ -70,6 +75,8 @@ def _reason(error: Exception, first_field: str) -> str:
     """Why a JSON file is damaged, as a sentence about "it"."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
+    if isinstance(error, OSError):
+        return f"it cannot be read ({error.strerror})"
     if not isinstance(error, ValidationError):
         return str(error)
     fault: Any = error.errors(include_url=False)[0]

@@ -16,7 +16,8 @@ from pydantic.dataclasses import dataclass
 
 from sentilora.data.rows import Rows, row_hash
 from sentilora.errors import DataError, UsageError, first_line
-from sentilora.folders.claim import contents
+from sentilora.folders.checkpoints import checkpoints
+from sentilora.folders.claim import contents, require_free
 from sentilora.folders.classifier_file import may_stand_for
 from sentilora.folders.records import STRICT, Record
 from sentilora.metrics import Metrics
@@ -107,6 +108,20 @@ class TrainingResult(Record):
         return self
 
 
+class Divergence(Record):
+    """Left in a run's folder by a run that diverged. problem: how that showed, as a sentence."""
+
+    FILE: ClassVar[str] = "divergence.json"
+    REMEDY: ClassVar[str] = "remove it"
+
+    problem: str
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """The record in a run's folder; None if the run did not diverge."""
+        return cls.load(folder) if (folder / cls.FILE).is_file() else None
+
+
 def hash_of(hashes: Iterable[str]) -> str:
     """SHA-256 over the hashes of rows, in order: one hash for all the rows."""
     digest = hashlib.sha256()
@@ -121,7 +136,7 @@ def hash_of(hashes: Iterable[str]) -> str:
 def require_unused(
     folder: Path,
     keyword: str = "output_dir",
-    alternative: str = ", resume training there with `resume`, or remove it",
+    alternative: str = ", or remove it",
 ) -> None:
     """Raise `UsageError` when a folder is in use or cannot be written to.
 
@@ -130,12 +145,27 @@ def require_unused(
     if not _is_in_use(folder):
         require_writable(folder, keyword)
     elif is_main_process():
+        require_free(folder)
+        use, resuming = _use_of(folder)
         raise UsageError(
-            f"{quoted(folder)} is in use",
+            f"{quoted(folder)} {use}",
             setting=keyword,
             seen=str(folder),
-            remedy=f"choose another `{keyword}`{alternative}",
+            remedy=f"choose another `{keyword}`{alternative and resuming}{alternative}",
         )
+
+
+def _use_of(folder: Path) -> tuple[str, str]:
+    """What a folder is in use for, and how to resume that if it is possible, as clauses."""
+    if (folder / TrainingResult.FILE).is_file():
+        return "holds a finished run", ""
+    if (folder / DataRecord.FILE).is_file():
+        if checkpoints(folder):
+            return "holds a run that is not finished", ", resume that run with `resume`"
+        return "holds a run that has no checkpoint", ""
+    if kind := _kind_of_series(folder):
+        return "holds a series of runs", f", resume it with `resume` and `{kind}s`"
+    return "is in use", ""
 
 
 def _is_in_use(folder: Path) -> bool:
@@ -174,14 +204,22 @@ def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[
 
 
 def require_same_rows(folder: Path, record: DataRecord) -> None:
-    """Raise `UsageError` about the first split whose rows differ from the run in `folder`."""
-    before = DataRecord.load(folder).splits
+    """Raise `UsageError` about the first split whose rows differ from the run in `folder`.
+
+    Raises `DataError` when the run's own record is missing or damaged.
+    """
+    remedy = "restore it, or train again in another `output_dir`"
+    try:
+        before = DataRecord.load(folder).splits
+    except DataError as error:
+        error.remedy = remedy  # without it nobody knows whether these are the run's rows
+        raise
     for name, split in record.splits.items():
         if name not in before:
             raise DataError(
                 f"{quoted(folder / DataRecord.FILE)} is damaged: it has no {name!r}",
                 setting=DataRecord.FILE,
-                remedy=DataRecord.REMEDY,
+                remedy=remedy,
             )
         if before[name].sha256 != split.sha256:
             raise UsageError(
@@ -195,16 +233,22 @@ def require_same_rows(folder: Path, record: DataRecord) -> None:
 
 def require_single_run(folder: Path) -> None:
     """Raise `UsageError` when a folder holds a series of runs, each in a subfolder."""
-    name = DataRecord.FILE
-    parts = [path.parent.name.partition("-")[0] for path in folder.glob(f"*-*/{name}")]
-    kind = next((kind for kind in ("seed", "size") if kind in parts), None)
-    if kind is not None and not (folder / name).exists():
+    if kind := _kind_of_series(folder):
         raise UsageError(
             f"{quoted(folder)} holds a series of runs",
             setting="output_dir",
             seen=str(folder),
             remedy=f"resume it with `resume` and `{kind}s`",
         )
+
+
+def _kind_of_series(folder: Path) -> str | None:
+    """What the runs of a series in a folder differ by, "seed" or "size"; None without a series."""
+    name = DataRecord.FILE
+    if (folder / name).exists():
+        return None
+    parts = [path.parent.name.partition("-")[0] for path in folder.glob(f"*-*/{name}")]
+    return next((kind for kind in ("seed", "size") if kind in parts), None)
 
 
 # --- after a run ---------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def load_adapter(
 ) -> "PeftModel":
     """A loaded base with the adapter in a folder: every weight in its file, and no other.
 
-    Raises `UsageError` when the adapter belongs to another base, `DataError` when it is damaged.
+    Raises `UsageError` when the adapter belongs to another base, `DataError` when it is damaged or
+    holds NaN or infinity.
     """
     from peft import PeftModel
 
@@ -124,6 +125,7 @@ def load_adapter(
     hook = model.register_load_state_dict_post_hook(lambda _, keys: reports.append(keys))
     try:
         names = names_in_file(folder)
+        _require_finite(folder)
         with _peft_notices():
             peft_model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
     except Exception as error:
@@ -198,6 +200,25 @@ def names_in_file(folder: AdapterFolder) -> set[str]:
             seen=str(folder.path),
             remedy="restore it, or train again",
         ) from error
+
+
+def _require_finite(folder: AdapterFolder) -> None:
+    """Raise `DataError` when a weight in an adapter's file is NaN or infinite."""
+    from safetensors import safe_open
+
+    weights = folder.path / folder.WEIGHTS_FILE
+    with safe_open(weights, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            tensor = file.get_tensor(name)
+            if tensor.is_floating_point() and not tensor.float().isfinite().all():
+                raise DataError(
+                    f"{quoted(weights)} holds NaN or infinite weights ({name}): the run that saved "
+                    "it diverged, or the file is damaged",
+                    setting="adapter",
+                    seen=str(folder.path),
+                    remedy="use another adapter, or train again with a lower "
+                    "training.learning_rate",
+                )
 
 
 # --- the base under an adapter -------------------------------------------------------------------

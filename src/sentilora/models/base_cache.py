@@ -1,4 +1,5 @@
-"""Cache of bases in NF4 on disk, so that later runs need not read and quantize the full base.
+"""Cache of bases on disk: in NF4, so that later runs need not read and quantize the full base, and
+those of GGUF files as the model folders that they are converted to.
 
     folder = cache_folder(source, commit, device, dtype, double_quantization)
     store(model, folder)                  # once; from then on `load_base` reads the folder
@@ -12,6 +13,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,29 +36,63 @@ def cache_folder(
     """
     from importlib.metadata import version
 
-    from huggingface_hub.constants import HF_HOME
-
     origin: list[object] = [source, commit]
     if Path(source).is_dir():
         files = sorted(path for path in Path(source).resolve().iterdir() if path.is_file())
-        origin = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        origin = [_state_of(path) for path in files]
     form = f"{dtype}-{'double' if double_quantization else 'single'}"
     content = [origin, device, form, version("bitsandbytes"), version("transformers")]
+    return _folder_of(f"{Path(source).name}-nf4", content)
+
+
+def converted_folder(file: Path) -> Path:
+    """The folder in which the base in a GGUF file is cached, whether or not it exists yet.
+
+    A file that was replaced counts as another base.
+    """
+    from importlib.metadata import version
+
+    content = [_state_of(file.resolve()), "float16", version("transformers")]
+    return _folder_of(file.stem, content)
+
+
+def _state_of(file: Path) -> list[object]:
+    """What changes when a file is replaced: its path, size and time of modification."""
+    return [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+
+
+def _folder_of(name: str, content: Sequence[object]) -> Path:
+    """The cache folder for content that is determined by these values."""
+    from huggingface_hub.constants import HF_HOME
+
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    return Path(HF_HOME) / "sentilora" / f"{Path(source).name}-nf4-{key}"
+    return Path(HF_HOME) / "sentilora" / f"{name}-{key}"
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that becomes `folder` at the end: other processes see all of it or none.
+
+    Raises `OSError` when it cannot be written, or when `folder` exists by then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        yield partial
+        mode = folder.parent.stat().st_mode  # the same readers as the cache
+        for file in partial.iterdir():
+            file.chmod(mode & 0o666)  # safetensors writes for its owner only
+        partial.chmod(mode)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def store(model: "PreTrainedModel", folder: Path) -> None:
     """Write a loaded base to the cache. Other processes see the complete folder or none."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        try:
+        with whole_folder(folder) as partial:
             model.save_pretrained(partial)
-            partial.chmod(folder.parent.stat().st_mode)  # the same readers as the cache
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         if folder.is_dir():
             return  # another process was first

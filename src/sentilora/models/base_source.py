@@ -1,18 +1,27 @@
 """Where a base is read from, and why it cannot be: each reason in one line.
 
-resolve_base("mistralai/Mistral-7B-v0.1")     # the argument for `from_pretrained`
+resolve_base("mistralai/Mistral-7B-v0.1")     # a hub id, a folder or a GGUF file
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
-from sentilora.hub import looks_like_hub_id, require_hub
+from sentilora.hub import is_gguf, looks_like_hub_id, require_hub
+from sentilora.models.base_cache import converted_folder
+from sentilora.progress import say
 from sentilora.shipped import EMBEDDED, embedded_base
-from sentilora.wording import quoted
+from sentilora.wording import counted, quoted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+_READERS = {"builtins", "safetensors", "struct", "tokenizers"}
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,10 @@ KEYWORDS = Spelling("`base`", "`quantization`", "`attn_implementation`")  # pred
 
 
 def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
-    """The argument for `from_pretrained` that stands for a base's name: a folder or a hub id.
+    """What a base's name stands for: the path of a folder or of a GGUF file, or a hub id.
 
-    Raises `DataError` when a folder is missing or holds no model, or when the hub is unreachable.
+    Raises `DataError` when a folder or file is missing or holds no model, or when the hub is
+    unreachable.
     """
     if name == EMBEDDED:
         return embedded_base()
@@ -40,9 +50,12 @@ def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
             "the name of the base is empty",
             setting="base.name",
             seen=name,
-            remedy=f"set {spelling.name} to a hub id, a folder or embedded",
+            remedy=f"set {spelling.name} to a hub id, a folder, a .gguf file or embedded",
         )
     path = Path(name).expanduser()
+    if is_gguf(name) and not path.is_dir():
+        _require_gguf(path, name, spelling)
+        return str(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise DataError(
@@ -61,6 +74,48 @@ def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
         )
     require_hub(name, f"load the base from a folder: {spelling.name}=FOLDER")
     return name
+
+
+def _require_gguf(path: Path, name: str, spelling: Spelling) -> None:
+    """Raise `DataError` unless this is a GGUF file that is converted, or can be."""
+    fault = ""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                fault = f"{quoted(name)} is not a GGUF file"
+    except FileNotFoundError:
+        fault = f"there is no GGUF file {quoted(name)}"
+    except OSError as error:
+        fault = f"cannot read {quoted(name)}: {error.strerror}"
+    if fault:
+        raise DataError(
+            fault,
+            setting="base.name",
+            seen=name,
+            remedy=f"set {spelling.name} to a hub id, a folder or another .gguf file",
+        )
+    if not converted_folder(path).is_dir():
+        require_gguf_package(name)
+
+
+def require_gguf_package(name: str) -> None:
+    """Raise `DataError` about the GGUF file `name` unless the packages that read it are here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    fault, remedy = "", ""
+    try:
+        version("gguf")  # transformers asks for it, so a copy without metadata is not enough
+    except PackageNotFoundError:
+        fault, remedy = "the package that reads them, gguf, is not installed", "pip install gguf"
+    transformers = version("transformers")
+    if not fault and tuple(map(int, transformers.split(".")[:2])) < (5, 23):
+        # Up to 5.22 it forgets the BOS token that belongs before each text, without an error.
+        fault = f"transformers {transformers} reads their tokenizers wrongly"
+        remedy = 'pip install -U "transformers>=5.23"'
+    if fault:
+        raise DataError(
+            f"{name} is a GGUF file, and {fault}", setting="base.name", seen=name, remedy=remedy
+        )
 
 
 def is_stored_quantized(config: Any, name: str, quantization: str, spelling: Spelling) -> bool:
@@ -99,6 +154,68 @@ def require_causal(config: Any, name: str) -> None:
     )
 
 
+def require_complete(
+    model: "PreTrainedModel", loaded: dict[str, Any], name: str, spelling: Spelling
+) -> None:
+    """Raise `DataError` unless every weight of a base was read; report those it does not use.
+
+    loaded: what transformers says of the loading. It draws what is missing at random, with other
+    values at each start. Tied weights are not missing.
+    """
+    kind = type(model).__name__
+    other_shapes = {key for key, *_ in loaded["mismatched_keys"]}
+    other_shapes |= {  # transformers compares no shapes of what it quantizes
+        f"{quoted(path)}.weight"
+        for path, module in model.named_modules()
+        if (state := getattr(getattr(module, "weight", None), "quant_state", None)) is not None
+        and tuple(state.shape) != (module.out_features, module.in_features)
+    }
+    for names, fault in ((loaded["missing_keys"], "lacks"), (other_shapes, "has other shapes of")):
+        if names:
+            raise DataError(
+                f"{quoted(name)} {fault} weights of {kind}: {_listed(names)}",
+                setting="base.name",
+                seen=name,
+                remedy=f"set {spelling.name} to a complete causal language model",
+            )
+    if loaded["unexpected_keys"]:
+        say(
+            f"{quoted(name)} holds weights that {kind} does not use: "
+            f"{_listed(loaded['unexpected_keys'])}"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first three of these weights, and how many there are if there are more."""
+    ordered = sorted(names)
+    more = f" … ({counted(len(ordered), 'tensor')})" if len(ordered) > 3 else ""
+    return ", ".join(ordered[:3]) + more
+
+
+@contextmanager
+def without_loading_report() -> Iterator[None]:
+    """Keep transformers' bar, and its table of missing and unused weights, from the terminal."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as bars
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    has_bar = bars.is_progress_bar_enabled()
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in str(record.msg)
+
+    logger.addFilter(is_other)
+    if has_bar:
+        bars.disable_progress_bar()
+        enable_progress_bars()  # a download may take minutes
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+        if has_bar:
+            bars.enable_progress_bar()
+
+
 @contextmanager
 def readable(name: str, spelling: Spelling) -> Iterator[None]:
     """Turn other packages' errors about an unreadable base into sentilora's, one line each."""
@@ -131,8 +248,8 @@ def readable(name: str, spelling: Spelling) -> Iterator[None]:
                 remedy="stop other programs that use the device, keep "
                 f"{spelling.quantization}=nf4, or choose a smaller base or a larger device",
             ) from error
-        # For a damaged file, safetensors and tokenizers raise exceptions without a common class.
-        if type(error).__module__.split(".")[0] in {"safetensors", "builtins", "tokenizers"}:
+        # For a damaged file, the packages that read it raise exceptions without a common class.
+        if type(error).__module__.split(".")[0] in _READERS:
             raise _unreadable(name, error) from error
         raise
 

@@ -6,14 +6,10 @@ Training, evaluation and prediction load bases with the same function, so a relo
 computes what it computed in training.
 """
 
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.errors import DataError
 from sentilora.folders.classifier_file import BaseReference
 from sentilora.models.base_cache import cache_folder, store
 from sentilora.models.base_source import (
@@ -22,13 +18,15 @@ from sentilora.models.base_source import (
     is_stored_quantized,
     readable,
     require_causal,
-    resolve_base,
+    require_complete,
+    without_loading_report,
 )
 from sentilora.models.device import choose_device, choose_dtype, place_of_process
 from sentilora.models.four_bits import import_bitsandbytes, linear_4bit_modules
+from sentilora.models.gguf_file import loadable_source
 from sentilora.models.runtime import Runtime
-from sentilora.progress import is_main_process, say
-from sentilora.wording import counted, quoted
+from sentilora.progress import is_main_process
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +75,7 @@ def load_base(
     dtype or quantization is unavailable.
     """
     name, revision = reference.name, reference.revision
-    source = resolve_base(name, spelling)
+    source = loadable_source(name, spelling)
     import_bitsandbytes()  # before transformers does
     from transformers import AutoConfig
 
@@ -147,7 +145,7 @@ def _load_weights(
             bnb_4bit_compute_dtype=dtype,
         )
     result: Any = None  # transformers declares the type without the information
-    with readable(name, spelling), _without_loading_report():
+    with readable(name, spelling), without_loading_report():
         result = AutoModelForCausalLM.from_pretrained(
             source,
             revision=reference.revision,
@@ -159,61 +157,8 @@ def _load_weights(
             **options,
         )
     model: PreTrainedModel = result[0]
-    _require_complete(model, result[1], name, spelling)
+    require_complete(model, result[1], name, spelling)
     return model
-
-
-def _require_complete(
-    model: "PreTrainedModel", loaded: dict[str, Any], name: str, spelling: Spelling
-) -> None:
-    """Raise `DataError` unless every weight of a base was read; report those it does not use.
-
-    loaded: what transformers says of the loading. It draws what is missing at random, with other
-    values at each start. Tied weights are not missing.
-    """
-    kind = type(model).__name__
-    other_shapes = {key for key, *_ in loaded["mismatched_keys"]}
-    other_shapes |= {  # transformers compares no shapes of what it quantizes
-        f"{quoted(path)}.weight"
-        for path, module in model.named_modules()
-        if (state := getattr(getattr(module, "weight", None), "quant_state", None)) is not None
-        and tuple(state.shape) != (module.out_features, module.in_features)
-    }
-    for names, fault in ((loaded["missing_keys"], "lacks"), (other_shapes, "has other shapes of")):
-        if names:
-            raise DataError(
-                f"{quoted(name)} {fault} weights of {kind}: {_listed(names)}",
-                setting="base.name",
-                seen=name,
-                remedy=f"set {spelling.name} to a complete causal language model",
-            )
-    if loaded["unexpected_keys"]:
-        say(
-            f"{quoted(name)} holds weights that {kind} does not use: "
-            f"{_listed(loaded['unexpected_keys'])}"
-        )
-
-
-def _listed(names: Iterable[str]) -> str:
-    """The first three of these weights, and how many there are if there are more."""
-    ordered = sorted(names)
-    more = f" … ({counted(len(ordered), 'tensor')})" if len(ordered) > 3 else ""
-    return ", ".join(ordered[:3]) + more
-
-
-@contextmanager
-def _without_loading_report() -> Iterator[None]:
-    """Keep transformers' table of missing and unused weights from the terminal."""
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in str(record.msg)
-
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
 
 
 def _compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
@@ -242,7 +187,7 @@ def load_structure(
 
     Also returns whether the base is stored quantized. Raises the errors of `load_base`.
     """
-    source = resolve_base(name)
+    source = loadable_source(name)
     import_bitsandbytes()  # before transformers does
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -275,7 +220,7 @@ def load_tokenizer(
     name: str, revision: str = "main", spelling: Spelling = SETTINGS
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer of a base."""
-    source = resolve_base(name, spelling)
+    source = loadable_source(name, spelling)
     import_bitsandbytes()  # before transformers does
     from transformers import AutoTokenizer
 

@@ -39,6 +39,7 @@ class RuntimeOverrides(TypedDict, total=False):
     base_matmul: str | None
     batch_size: int | None
     max_memory_gib: float | None
+    max_left_out: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Runtime:
     "fp8" for 8-bit products with the base's weights. batch_size: number of texts scored at once
     without the fast engine. max_memory_gib: GPU memory to plan for; 0 means all that is free.
     assume_capability: compute capability to assume for the GPU (7.5 for a T4); 0 uses the real one.
+    max_left_out: with many labels, the most of a text's probability that may be in labels which are
+    not scored because they cannot matter; 0 scores every label.
     """
 
     device: str = "auto"
@@ -61,6 +64,7 @@ class Runtime:
     batch_size: int = 16
     max_memory_gib: float = 0.0
     assume_capability: float = 0.0
+    max_left_out: float = 1e-6
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -88,6 +92,14 @@ class Runtime:
                 raise UsageError(
                     f"`{name}` is {value!r:.60}", setting=name, seen=value, remedy=remedy
                 )
+
+        if not 0 <= self.max_left_out < 1:
+            raise UsageError(
+                f"`max_left_out` is {self.max_left_out}",
+                setting="max_left_out",
+                seen=self.max_left_out,
+                remedy="use a share from 0 to below 1, such as 1e-6",
+            )
 
     @classmethod
     def from_record(cls, record: RecordedRuntime | None) -> Self:

@@ -70,9 +70,21 @@ def collate(examples: Sequence["Example"]) -> dict[str, Any]:
 
 def takes(model: torch.nn.Module, *names: str) -> bool:
     """Whether the forward of a model, or of the base under PEFT, has all these parameters."""
+    return set(names) <= _parameters_of(model)
+
+
+def cache_parameter(model: torch.nn.Module) -> str | None:
+    """The name under which the forward takes a cache of keys and values, None if it takes none.
+
+    transformers up to 5.17 call it `past_key_values`, 5.24 calls it `cache`.
+    """
+    names = ("cache", "past_key_values")
+    return next((name for name in names if name in _parameters_of(model)), None)
+
+
+def _parameters_of(model: torch.nn.Module) -> set[str]:
     get_base = getattr(model, "get_base_model", None)
-    forward = (get_base() if get_base else model).forward
-    return set(names) <= set(inspect.signature(forward).parameters)
+    return set(inspect.signature((get_base() if get_base else model).forward).parameters)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

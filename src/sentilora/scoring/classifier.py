@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-from sentilora.data.memory import column_names, is_table
+from sentilora.data.memory import column_names, is_table, records_of
 from sentilora.data.text import Item, text_of
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -32,7 +32,8 @@ from sentilora.progress import say
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.scoring.answers import TEXTS_AT_ONCE, Prediction, answer, at_temperature
 from sentilora.shipped import shipped_adapter
-from sentilora.wording import listed, quoted
+from sentilora.template import TEXT
+from sentilora.wording import listed, quoted, with_article
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,12 +47,14 @@ class Scores:
 
     log_probs: log-probabilities of the labels, float64 (texts, labels), before any temperature.
     base_log_probs: the same of the base without its adapter; None if not requested. truncated: bool
-    (texts,), whether part of a text was left out to fit `max_length`.
+    (texts,), whether part of a text was left out to fit `max_length`. left_out: float64 (texts,),
+    the most of a text's probability that labels can have which were not scored themselves.
     """
 
     log_probs: "np.ndarray"
     base_log_probs: "np.ndarray | None"
     truncated: "np.ndarray"
+    left_out: "np.ndarray"
 
 
 class Classifier:
@@ -211,7 +214,7 @@ class Classifier:
         """The most probable label of each text, or "abstain". See `Prediction`.
 
         Where the prompt shows other columns besides the text, here and in the methods below, texts
-        are records: `{"text": "…", "title": "…"}`.
+        are records, `{"text": "…", "title": "…"}`, or a table with these columns.
         """
         threshold = self.calibration.abstain_below
         return [answer(row, self.labels, threshold) for row in self.predict_proba(texts)]
@@ -226,7 +229,8 @@ class Classifier:
         """
         import numpy as np
 
-        pieces = [self._probabilities(piece) for piece in self.score(texts, progress)]
+        scores = self._calibrated_pieces(self._read(texts), progress)
+        pieces = [self._probabilities(piece) for piece in scores]
         return np.concatenate(pieces) if pieces else np.empty((0, len(self.labels)))
 
     def classify(
@@ -235,7 +239,7 @@ class Classifier:
         """The prediction for each text: label, probabilities, and whether it was truncated."""
         items = self._read(texts)
         predictions: list[Prediction] = []
-        for piece in self._pieces(items, progress):
+        for piece in self._calibrated_pieces(items, progress):
             for row, truncated in zip(self._probabilities(piece), piece.truncated, strict=True):
                 predictions.append(
                     Prediction(
@@ -256,33 +260,45 @@ class Classifier:
     ) -> Iterator[Scores]:
         """Scores of the texts in order, in pieces of at most `TEXTS_AT_ONCE` texts.
 
-        Only one piece's prompts are in memory at a time. progress: function called after each batch
+        What is left out cannot matter at temperature 1, whatever the classifier's own is. Only one
+        piece's prompts are in memory at a time. progress: function called after each batch
         of each model with its number of texts. with_base: also score the base without its adapter.
         """
         return self._pieces(self._read(texts), progress, with_base)
 
     def _read(self, texts: object) -> list[Item]:
         """The texts or records as a list. Raises an error about the first unusable one."""
-        read = self.prompter.format.read
-        return [read(text, f"texts[{i}]") for i, text in enumerate(list_of_texts(texts))]
+        format = self.prompter.format
+        items = list_of_texts(texts, format.columns)
+        return [format.read(item, f"texts[{i}]") for i, item in enumerate(items)]
+
+    def _calibrated_pieces(
+        self, items: list[Item], progress: Callable[[int], object] | None
+    ) -> Iterator[Scores]:
+        """Scores for probabilities at the classifier's temperature; a higher one raises tails."""
+        return self._pieces(items, progress, temperature=max(1.0, self.calibration.temperature))
 
     def _pieces(
         self,
         items: list[Item],
         progress: Callable[[int], object] | None,
         with_base: bool = False,
+        temperature: float = 1.0,
     ) -> Iterator[Scores]:
         import numpy as np
 
         for start in range(0, len(items), TEXTS_AT_ONCE):
             prompts = [self.prompter.encode(item) for item in items[start : start + TEXTS_AT_ONCE]]
             ids = [prompt.input_ids for prompt in prompts]
-            log_probs, base_log_probs = self.scorer.log_probs(ids, progress).numpy(), None
+            scores = self.scorer.score(ids, progress, temperature=temperature)
+            base_log_probs, left_out = None, scores.left_out.numpy()
             if with_base:
                 with self.adapter_disabled():
-                    base_log_probs = self.scorer.log_probs(ids, progress).numpy()
+                    of_base = self.scorer.score(ids, progress)
+                base_log_probs = of_base.log_probs.numpy()
+                left_out = np.maximum(left_out, of_base.left_out.numpy())
             truncated = np.array([prompt.truncated for prompt in prompts])
-            yield Scores(log_probs, base_log_probs, truncated)
+            yield Scores(scores.log_probs.numpy(), base_log_probs, truncated, left_out)
 
     def _probabilities(self, scores: Scores) -> "np.ndarray":
         return at_temperature(scores.log_probs, self.calibration.temperature)
@@ -330,30 +346,48 @@ def format_of(
     return PromptFormat(template=template, labels=tuple(labels))
 
 
-def list_of_texts(texts: object) -> list[Item]:
-    """The texts as a list. Raises `UsageError` for one string, a mapping, and what is no series."""
+def list_of_texts(texts: object, columns: Sequence[str] = ()) -> list[Item]:
+    """The texts as a list, or the records. columns: what the prompt shows besides the text.
+
+    Raises `UsageError` for one string, a mapping, and what is no series, and for a table where
+    texts alone are classified.
+    """
+    if columns and is_table(texts):
+        return records_of(texts, TEXT, columns)
+    records = f"records with {', '.join((TEXT, *columns))}"
+    expected = f"list of {'records' if columns else 'texts'}"
+    kind, remedy = with_article(type(texts).__name__), f"pass a list of {records}"
     if isinstance(texts, str):
-        raise UsageError(
-            "a list of texts is expected, not one string",
-            setting="texts",
-            seen=texts,
-            remedy="write [text]",
-        )
+        kind, remedy = "one string", remedy if columns else "write [text]"
+    elif names := _names_in(texts):
+        noun = "column" if len(names) == 1 else "columns"
+        kind = f"{kind} with the {noun} {listed(names)}"
+        column = TEXT if TEXT in names else names[0]
+        is_clear = column == TEXT or len(names) == 1
+        if not columns:
+            example = f", e.g. data[{column!r}]" if is_clear else ""
+            remedy = f"pass its column of texts{example}"
+    elif is_table(texts):
+        remedy = "pass its column of texts"
+    elif isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+        remedy = remedy if columns else "pass a list of strings"
+    else:  # an Arrow array has a method of its own
+        return texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
+    raise UsageError(
+        f"a {expected} is expected, not {kind}",
+        setting="texts",
+        seen=texts if isinstance(texts, str) else type(texts).__name__,
+        remedy=remedy,
+    )
+
+
+def _names_in(texts: object) -> list[str]:
+    """The columns of a table or of a mapping of lists (`data[:2]` of a data set); else none."""
     if is_table(texts):
-        names = column_names(texts)
-        column = next((name for name in names if name == "text"), names[0] if names else "text")
-        raise UsageError(
-            f"a list of texts is expected, not a {type(texts).__name__} with the columns "
-            f"{listed(names)}",
-            setting="texts",
-            seen=type(texts).__name__,
-            remedy=f"pass its column of texts, e.g. data[{column!r}]",
-        )
-    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
-        raise UsageError(
-            f"a list of texts is expected, not {type(texts).__name__}",
-            setting="texts",
-            seen=type(texts).__name__,
-            remedy="pass a list of strings",
-        )
-    return texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # Arrow's, or any
+        return column_names(texts)
+    if not isinstance(texts, Mapping):
+        return []
+    columns = (
+        isinstance(value, Iterable) and not isinstance(value, str) for value in texts.values()
+    )
+    return list(map(str, texts)) if all(columns) else []

@@ -6,6 +6,8 @@ forward pass, as branches after the prompt that do not attend to each other:
     prompt ─┬─ positive </s>
             └─ negative </s>
 
+Labels with more than `FEW_TOKENS` tokens together are read as a tree, level by level: `label_tree`.
+
 Each model is checked once on a short prompt. If its branches give other numbers than separate rows
 do, it is scored with one row per label instead, and a warning says so.
 """
@@ -13,19 +15,55 @@ do, it is scored with one row per label instead, and a warning says so.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
+from sentilora.engine.memory import TreeRoom
 from sentilora.engine.segments import Segment, lay_out, share_prefix, to_device, to_host
 from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
 from sentilora.models.runtime import Runtime
 from sentilora.scoring.answers import TEXTS_AT_ONCE
-from sentilora.scoring.batching import last_logits, plan_passes, takes
+from sentilora.scoring.batching import cache_parameter, plan_passes, takes
+from sentilora.scoring.branches import score_branches, score_rows
+from sentilora.scoring.label_tree import LabelTree, Read
+from sentilora.scoring.readers import CachedReader, PackedReader, RowReader
 from sentilora.wording import counted
 
 logger = logging.getLogger(__name__)
 MANY_PROMPTS = 200  # from here on, the base's decoded weights are kept; in 8 bits always
+FEW_TOKENS = 64  # of all labels, EOS not counted: so many cost less in one pass than level by level
+TREE_PASS = 64  # label tokens that weigh like a prompt when it is decided whether to keep weights
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of labels after prompts.
+
+    log_probs: float64 (prompts, labels) on the CPU. left_out: float64 (prompts,), the most of a
+    prompt's probability that labels can have which were not scored themselves (`label_tree`).
+    """
+
+    log_probs: torch.Tensor
+    left_out: torch.Tensor
+
+
+_ScoreBatch = Callable[[list[list[int]]], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How prompts are scored: the function for a batch, the row numbers of each batch.
+
+    shrinks: whether smaller batches are tried when memory runs out.
+    """
+
+    score: _ScoreBatch
+    batches: list[list[int]]
+    shrinks: bool = False
 
 
 class UndefinedScores(SentiloraError):
@@ -55,25 +93,44 @@ class LabelScorer:
         self.dtype = dtype
         self.runtime = runtime or Runtime()
         self.engine = engine
+        many = sum(len(ids) - 1 for ids in self.label_ids) > FEW_TOKENS
+        self.tree = LabelTree(self.label_ids) if many else None
         self._branches_work: bool | None = None
 
     def log_probs(
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
     ) -> torch.Tensor:
-        """Log-probabilities of the labels after each prompt: float64 (prompts, labels) on the CPU.
+        """Log-probabilities (prompts, labels) of `score`, with nothing left out."""
+        return self.score(prompts, progress, max_left_out=0.0).log_probs
 
-        progress: function called after each batch with its number of prompts. Raises
-        `SentiloraError` when memory runs out, `UndefinedScores` when a score is NaN.
+    def score(
+        self,
+        prompts: Sequence[list[int]],
+        progress: Callable[[int], object] | None = None,
+        *,
+        max_left_out: float | None = None,
+        temperature: float = 1.0,
+    ) -> LabelScores:
+        """Log-probabilities of the labels after each prompt.
+
+        progress: function called after each batch with its number of prompts. max_left_out: instead
+        of the runtime's. temperature: what the scores will be divided by. Raises `SentiloraError`
+        when memory runs out, `UndefinedScores` when a score is NaN.
         """
+        bound = self.runtime.max_left_out if max_left_out is None else max_left_out
         self.model.eval()
-        scores = torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64)
+        scores = LabelScores(
+            torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64),
+            torch.zeros(len(prompts), dtype=torch.float64),
+        )
         with torch.inference_mode(), self._autocast():
             # The same pieces as in `Classifier.score`, so that the same rows share a batch.
             for start in range(0, len(prompts), TEXTS_AT_ONCE):
                 pending = list(range(start, min(start + TEXTS_AT_ONCE, len(prompts))))
                 while pending:
-                    pending = self._score_some(prompts, pending, scores, progress)
-        if scores.isnan().any():
+                    plan = self._plan([prompts[i] for i in pending], bound, temperature)
+                    pending = self._score_some(plan, prompts, pending, scores, progress)
+        if scores.log_probs.isnan().any():
             raise UndefinedScores(
                 "the model's scores are NaN: training diverged, the adapter or the base is "
                 "damaged, or float16 overflows",
@@ -91,33 +148,38 @@ class LabelScorer:
 
     def _score_some(
         self,
+        plan: _Plan,
         prompts: Sequence[list[int]],
         pending: list[int],
-        scores: torch.Tensor,
+        scores: LabelScores,
         progress: Callable[[int], object] | None,
     ) -> list[int]:
         """The prompts of `pending` that memory did not suffice for; fills in the others' scores."""
-        score, passes = self._plan([prompts[i] for i in pending])
         running: list[tuple[list[int], Callable[[], torch.Tensor]]] = []
 
         def finish(num_left: int) -> None:
             while len(running) > num_left:
                 rows, fetch = running.pop(0)
-                scores[rows] = fetch()
+                scores.log_probs[rows] = fetch()
                 if progress:
                     progress(len(rows))
 
-        for number, numbers in enumerate(passes):
+        for number, numbers in enumerate(plan.batches):
             rows = [pending[i] for i in numbers]
             try:
-                running.append((rows, to_host(score([prompts[i] for i in rows]).double())))
+                log_probs, left_out = plan.score([prompts[i] for i in rows])
+                running.append((rows, to_host(log_probs.double())))
+                if left_out is not None:
+                    scores.left_out[rows] = left_out
                 finish(1)  # fetch a batch's scores once the device has the next batch
             except torch.OutOfMemoryError as error:
                 finish(0)
-                if self.engine is not None and score == self._packed and len(rows) > 1:
-                    self.engine.limit_scoring(sum(len(prompts[i]) for i in rows) // 2)
+                if self.engine is not None and plan.shrinks and len(rows) > 1:
+                    self.engine.limit_scoring(self._half_of([prompts[i] for i in rows]))
                     logger.warning("out of GPU memory: scoring continues in smaller passes")
-                    return [pending[i] for row_numbers in passes[number:] for i in row_numbers]
+                    return [
+                        pending[i] for row_numbers in plan.batches[number:] for i in row_numbers
+                    ]
                 raise SentiloraError(
                     f"out of GPU memory while scoring {counted(len(rows), 'text')} at once",
                     setting="batch_size",
@@ -128,28 +190,61 @@ class LabelScorer:
         finish(0)
         return []
 
-    def _plan(
-        self, prompts: Sequence[list[int]]
-    ) -> tuple[Callable[[list[list[int]]], torch.Tensor], list[list[int]]]:
-        """The function that scores a batch, and the row numbers of each batch."""
+    def _half_of(self, prompts: Sequence[list[int]]) -> int:
+        """Tokens of a scoring pass with which only half of these prompts share a batch."""
+        num_tokens = sum(map(len, prompts))
+        if self.tree is None or self.engine is None:
+            return num_tokens // 2
+        num_tokens += len(prompts) * self.tree.num_shared
+        room = self._tree_room(self.engine)
+        return self.engine.max_score_tokens * num_tokens // (2 * room.text_tokens)
+
+    def _tree_room(self, engine: Engine) -> TreeRoom:
+        model: Any = self.model
+        vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        return engine.tree_room(vocabulary, self.runtime.max_memory_gib)
+
+    def _plan(self, prompts: Sequence[list[int]], max_left_out: float, temperature: float) -> _Plan:
+        """How the prompts are scored, and in which batches."""
         lengths = [len(prompt) for prompt in prompts]
-        if self.engine is None or not self.engine.is_usable():
-            return self._choose(prompts), plan_passes(lengths, self.runtime.batch_size)
+        fast = self.engine is not None and self.engine.is_usable()
+        if self.engine is None or not fast:
+            score = self._plain_score(prompts, max_left_out, temperature)
+            return _Plan(score, plan_passes(lengths, self.runtime.batch_size))
         self.engine.refresh()
-        if len(prompts) >= MANY_PROMPTS or self.engine.uses_8_bits:
+        weight = 1 + (self.tree.num_inner / TREE_PASS if self.tree is not None else 0)
+        if weight * len(prompts) >= MANY_PROMPTS or self.engine.uses_8_bits:
             self.engine.keep_weights(self.runtime.max_memory_gib)
-        order = plan_passes(lengths, len(lengths) or 1)[0] if lengths else []
-        num_label_tokens = sum(len(ids) - 1 for ids in self.label_ids)
-        passes: list[list[int]] = []
-        room = 0
-        for row in order:
+        if self.tree is not None:
+            room = self._tree_room(self.engine)
+            reader = partial(PackedReader, self.model, self.engine, self.tree, room=room)
+            score = partial(_by_level, self.tree, reader, max_left_out, temperature)
+            num_label_tokens, max_tokens = self.tree.num_shared, room.text_tokens
+        else:
+            score = partial(_with_nothing_left_out, self._packed)
+            num_label_tokens = sum(len(ids) - 1 for ids in self.label_ids)
+            max_tokens = self.engine.max_score_tokens
+        batches: list[list[int]] = []
+        left = 0
+        for row in plan_passes(lengths, len(lengths))[0]:
             size = lengths[row] + num_label_tokens
-            if size > room:
-                passes.append([])
-                room = self.engine.max_score_tokens
-            passes[-1].append(row)
-            room -= size
-        return self._packed, passes
+            if size > left:
+                batches.append([])
+                left = max_tokens
+            batches[-1].append(row)
+            left -= size
+        return _Plan(score, batches, shrinks=True)
+
+    def _plain_score(
+        self, prompts: Sequence[list[int]], max_left_out: float, temperature: float
+    ) -> _ScoreBatch:
+        """The function that scores a batch without fast layers."""
+        if self.tree is None:
+            return partial(_with_nothing_left_out, self._choose(prompts))
+        # With a cache, if the model supports it.
+        supported = self._supports_branches(prompts)
+        reader = partial(self._cached_reader if supported else self._row_reader, self.tree)
+        return partial(_by_level, self.tree, reader, max_left_out, temperature)
 
     def _packed(self, prompts: list[list[int]]) -> torch.Tensor:
         """Scores of one packed pass: prompts end to end, each followed by all labels.
@@ -177,26 +272,37 @@ class LabelScorer:
         scores = log_probs.new_zeros(len(answers)).index_add_(0, answer, log_probs[flat, tokens])
         return scores.view(len(prompts), -1)
 
+    def _cached_reader(self, tree: LabelTree, prompts: list[list[int]]) -> CachedReader:
+        return CachedReader(self.model, tree, prompts, self.pad_token_id, self.dtype)
+
+    def _row_reader(self, tree: LabelTree, prompts: list[list[int]]) -> RowReader:
+        return RowReader(self.model, tree, prompts, self.pad_token_id, self.runtime.batch_size)
+
     def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
         """`_branches` if the model supports them and its window is wide enough, else `_rows`."""
+        return self._branches if self._supports_branches(prompts) else self._rows
+
+    def _supports_branches(self, prompts: Sequence[list[int]]) -> bool:
+        """Whether branches give the numbers of rows, and all of them fit the model's window."""
         if not prompts:
-            return self._rows
+            return False
         if self._branches_work is None:
             self._branches_work = self._try_branches(prompts[0])
         window = getattr(self.model.config, "sliding_window", None)
-        longest = max(map(len, prompts)) + sum(map(len, self.label_ids))
-        return (
-            self._branches if self._branches_work and longest <= (window or longest) else self._rows
-        )
+        # In a cache no column is lost to the window; without one, every label's columns count.
+        each = map(len, self.label_ids)
+        longest = max(map(len, prompts)) + (sum(each) if self.tree is None else max(each))
+        return self._branches_work and longest <= (window or longest)
 
     def _try_branches(self, prompt: list[int]) -> bool:
         """Whether branches and rows give the same scores, tried on two beginnings of a prompt."""
         sample = [prompt[:16], prompt[:11]]
-        reason = "its forward has no position_ids or logits_to_keep"
-        if takes(self.model, "position_ids", "logits_to_keep"):
+        reason = "its forward has no position_ids, logits_to_keep or cache"
+        has_cache = self.tree is None or cache_parameter(self.model) is not None
+        if has_cache and takes(self.model, "position_ids", "logits_to_keep"):
             try:
-                difference = (self._branches(sample) - self._rows(sample)).abs().max().item()
-            except (RuntimeError, ValueError, IndexError) as error:
+                difference = self._difference_of_branches(sample)
+            except (RuntimeError, ValueError, IndexError, AttributeError, TypeError) as error:
                 reason = f"it rejects a mask of four dimensions ({type(error).__name__})"
             else:
                 # Half precision adds up log-probabilities near −10, which have steps of 2⁻⁵.
@@ -206,58 +312,37 @@ class LabelScorer:
         logger.warning("this model scores labels with one row each: %s", reason)
         return False
 
+    def _difference_of_branches(self, sample: list[list[int]]) -> float:
+        """The largest difference between scores by branches and by rows."""
+        if self.tree is None:
+            return (self._branches(sample) - self._rows(sample)).abs().max().item()
+        few = LabelTree(sorted(self.label_ids)[:4])  # neighbors, so that they begin alike
+        by_cache, _ = few.score(len(sample), self._cached_reader(few, sample), 0.0)
+        by_rows, _ = few.score(len(sample), self._row_reader(few, sample), 0.0)
+        return float(abs(by_cache - by_rows).max())
+
     def _rows(self, prompts: list[list[int]]) -> torch.Tensor:
         """Scores of prompts, with one row per prompt and label."""
-        columns = []
-        for ids in self.label_ids:
-            rows = [prompt + ids[:-1] for prompt in prompts]
-            logits = last_logits(self.model, rows, len(ids), self.pad_token_id)
-            columns.append(_sum_log_probs(logits, torch.tensor(ids)))
-        return torch.stack(columns, -1)
+        return score_rows(self.model, self.label_ids, prompts, self.pad_token_id)
 
     def _branches(self, prompts: list[list[int]]) -> torch.Tensor:
         """Scores of prompts, with one row per prompt: padding, the prompt, then all labels."""
-        device = next(self.model.parameters()).device
-        branches = [ids[:-1] for ids in self.label_ids]
-        width, extra = max(map(len, prompts)), sum(map(len, branches))
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        tail = [token for branch in branches for token in branch]
-        input_ids = torch.tensor(
-            [[self.pad_token_id] * (width - len(p)) + p + tail for p in prompts]
-        )
-        # The branch of each column (-1 for the prompt), and its place within the branch.
-        branch = torch.tensor([-1] * width + [c for c, ids in enumerate(branches) for _ in ids])
-        place = torch.tensor([0] * width + [i for ids in branches for i in range(len(ids))])
-        column = torch.arange(width + extra)
-        in_prompt = branch == -1
-        positions = torch.where(
-            in_prompt, column - (width - lengths[:, None]), lengths[:, None] + place
-        )
-        causal = column[:, None] >= column
-        visible = causal & (in_prompt | (branch[:, None] == branch))
-        real = column >= (width - lengths[:, None])  # (prompts, columns)
-        mask = (visible & real[:, None]) | torch.eye(width + extra, dtype=torch.bool)
-        additive = torch.zeros(mask.shape, dtype=self.dtype).masked_fill_(
-            ~mask, torch.finfo(self.dtype).min
-        )
-        logits = self.model(
-            input_ids=input_ids.to(device),
-            attention_mask=additive[:, None].to(device),
-            position_ids=positions.clamp(min=0).to(device),
-            use_cache=False,
-            logits_to_keep=extra + 1,
-        ).logits
-        scores, start = [], 1
-        for ids in self.label_ids:
-            at = [0, *range(start, start + len(ids) - 1)]
-            scores.append(_sum_log_probs(logits[:, at], torch.tensor(ids)))
-            start += len(ids) - 1
-        return torch.stack(scores, -1)
+        return score_branches(self.model, self.label_ids, prompts, self.pad_token_id, self.dtype)
 
 
-def _sum_log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Log-probability of the token sequence `ids` under logits (rows, len(ids), vocabulary)."""
-    logits = logits.float()
-    ids = ids.to(logits.device).expand(logits.shape[:-1])
-    token_logits = logits.gather(-1, ids[..., None])[..., 0]
-    return (token_logits - logits.logsumexp(-1)).sum(-1)
+def _with_nothing_left_out(
+    score: Callable[[list[list[int]]], torch.Tensor], prompts: list[list[int]]
+) -> tuple[torch.Tensor, None]:
+    return score(prompts), None
+
+
+def _by_level(
+    tree: LabelTree,
+    reader: Callable[[list[list[int]]], Read],
+    max_left_out: float,
+    temperature: float,
+    prompts: list[list[int]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of prompts, and what was left out, by the tree of labels."""
+    log_probs, left_out = tree.score(len(prompts), reader(prompts), max_left_out, temperature)
+    return torch.from_numpy(log_probs), torch.from_numpy(left_out)

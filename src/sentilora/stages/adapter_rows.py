@@ -1,12 +1,14 @@
 """Settings and rows that belong to an adapter: its test rows, and the rows it was trained on."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sentilora.config import CONFIG_FILE, Config, keyword_for, load_config, read_config
-from sentilora.data.memory import InMemory
-from sentilora.data.overview import label_warnings
+from sentilora.data.memory import InMemory, was_passed
+from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -74,21 +76,52 @@ def load_test(
 
     Warns about labels that no row has.
     """
+    source = config.data.test
+    path = Path(os.path.expanduser(source))
     try:
         rows = load_test_of(config, labels, tables)
     except DataError as error:
-        if is_override or Path(config.data.test).is_absolute() or config.data.test == EMBEDDED:
+        if is_override or path.is_absolute() or source == EMBEDDED or os.path.exists(path):
             raise
+        if was_passed(source):
+            raise DataError(
+                error.problem,
+                setting="data.test",
+                seen=source,
+                remedy="name a file with data.test=FILE, or pass them again from Python",
+            ) from error
         raise DataError(
             f"{error} (the adapter's {CONFIG_FILE} names it, as seen from the folder that it was "
             "trained in)",
             setting="data.test",
-            seen=config.data.test,
+            seen=source,
             remedy="say where it is: data.test=…",
         ) from error
+    for line in meanings_of({"test": rows}):
+        say(f"labels of {line}")
     for warning in label_warnings("test", rows, labels):
         say(f"warning: {warning}")
     return rows
+
+
+@contextmanager
+def belongs_to_adapter(folder: AdapterFolder | None) -> Iterator[None]:
+    """Within a `with` block, a column that the rows lack is the adapter's to ask for.
+
+    Its template cannot be changed, so the remedy is not to change it. A plain adapter's template is
+    the user's own.
+    """
+    try:
+        yield
+    except DataError as error:
+        if error.setting != "prompt.template" or folder is None or folder.classifier is None:
+            raise
+        raise DataError(
+            error.problem,
+            setting=error.setting,
+            seen=error.seen,
+            remedy="add this column to the rows: the prompt belongs to the adapter",
+        ) from error
 
 
 def known_rows(
@@ -116,7 +149,8 @@ def known_rows(
         reason = f"{name} does not say which rows it was trained on"
         return None, [*notes, f"{unmeasured}: {reason}"]
     try:
-        train, evaluation = load_rows_of(config, tables)
+        with belongs_to_adapter(folder):
+            train, evaluation = load_rows_of(config, tables)
         record = DataRecord.of(train, evaluation)
         require_same_rows(run, record)
     except (DataError, UsageError) as error:

@@ -17,15 +17,12 @@ from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
 from sentilora.errors import DataError, SentiloraError, first_line
+from sentilora.folders.classifier_file import is_on_disk
 from sentilora.folders.run_folder import require_unused
 from sentilora.hub import hub_reachable
 from sentilora.models.adapters import attach_adapter, count_parameters
-from sentilora.models.bases import (
-    beyond_positions,
-    load_structure,
-    load_tokenizer,
-    resolve_base,
-)
+from sentilora.models.base_source import resolve_base
+from sentilora.models.bases import beyond_positions, load_structure, load_tokenizer
 from sentilora.models.device import choose_device, choose_dtype, require_device
 from sentilora.models.fast_path import why_not_fast
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
@@ -150,6 +147,8 @@ def look_at_prompt(config: Config, format: PromptFormat) -> Findings[Prompter | 
         if counts := Counter(prompter.special_tokens):
             names = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in counts.items())
             yield Finding("ok", "special tokens", f"in the template: {names}")
+        for warning in prompter.warnings:
+            yield Finding("note", "special tokens", warning)
     return prompter
 
 
@@ -339,7 +338,7 @@ def look_at_download(config: Config) -> Finding:
 
     name = config.base.name
     free = f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB free here"
-    if name == EMBEDDED or Path(name).expanduser().is_dir():
+    if name == EMBEDDED or is_on_disk(name):
         return Finding("ok", "download", f"none, the base is local; {free}")
     if HF_HUB_OFFLINE or not hub_reachable():
         reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub is not reachable"

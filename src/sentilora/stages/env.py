@@ -13,7 +13,7 @@ from sentilora.version import __version__
 
 PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors",
-    "scikit-learn", "pydantic", "kernels",
+    "scikit-learn", "pydantic", "kernels", "gguf",
 )  # fmt: skip
 VARIABLES = ("HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")  # listed where they are set
 

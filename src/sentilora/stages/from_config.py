@@ -149,7 +149,7 @@ def runtime_of(config: "Config") -> Runtime:
 
 
 def with_absolute_base(config: "Config") -> "Config":
-    """The configuration, its base's folder as an absolute path: found from any directory."""
+    """The configuration, a base on disk as an absolute path: found from any directory."""
     return config.with_values({"base.name": absolute_base(config.base.name)})
 
 

@@ -28,11 +28,14 @@ from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.runtime import RuntimeOverrides
 from sentilora.progress import Progress, say
+from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.shipped import shipped_adapter
-from sentilora.wording import counted, quoted
+from sentilora.stages.adapter_rows import belongs_to_adapter
+from sentilora.template import TEXT
+from sentilora.wording import counted, listed, quoted, with_article
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,8 +57,10 @@ def predict(
 ) -> list[Prediction]:
     """The predictions for texts or records, or for the rows of a file, in their order.
 
-    input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`. A row
-    without a usable text gets a prediction without a label, with the reason as its `fault`.
+    texts: strings; where the adapter's prompt shows other columns too, records or a table of them.
+    input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`, or a folder
+    with test rows. A row without a usable text gets a prediction without a label, with the reason
+    as its `fault`.
     text_column: its column of texts, "text" by default. output: new file for its rows, unchanged,
     with the columns `prediction`, `probability_<label>`, `truncated`, and, if a row has one,
     `fault` added. adapter: folder of an adapter; None for the one that ships. explain: whether to
@@ -71,29 +76,32 @@ def predict(
         template=template,
         **runtime,
     )
-    if input is None:
-        items = list_of_texts(texts)
-        check_texts(items)
-        return classify_all(load(adapter), items, explain)
     path = None if output is None else Path(output)
-    check_files(Path(input), path)
+    if input is not None:
+        check_files(Path(input), path)
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
-    columns = [text_column or "text", *format_of(folder, labels, template).columns]
-    return predict_file(partial(load, folder), Path(input), path, columns, explain)
+    format = format_of(folder, labels, template)
+    if input is None:
+        items = list_of_texts(texts, format.columns)
+        check_texts(items, format)
+        return classify_all(load(folder), items, explain)
+    columns = [text_column or TEXT, *format.columns]
+    with belongs_to_adapter(folder):
+        table = read_input(Path(input), columns, every_column=path is not None)
+    return predict_table(partial(load, folder), table, path, columns, explain)
 
 
-def predict_file(
+def predict_table(
     load: Callable[[], Classifier],
-    source: Path,
+    table: "pa.Table",
     output: Path | None,
     columns: Sequence[str],
     explain: bool,
 ) -> list[Prediction]:
-    """The predictions for the rows of a file, which are written to `output` if there is one.
+    """The predictions for the rows of a table, which are written to `output` if there is one.
 
     load: loads the classifier. columns: that of the texts, then the others that the prompt shows.
     """
-    table = read_input(source, columns, every_column=output is not None)
     encoded = None if output is None else encode_table(table, output)
     classifier = load()
     if output is not None:
@@ -127,6 +135,14 @@ def check_request(
             seen=None if input is None else str(input),
             remedy="pass either texts or a file",
         )
+    if input is not None and not isinstance(input, str | Path):
+        raise UsageError(
+            f"`input` is {with_article(type(input).__name__)}, not the name of a file",
+            setting="input",
+            seen=type(input).__name__,
+            remedy="pass its texts as a list, without `input`; where the prompt shows several "
+            "columns, the table itself",
+        )
     for name, value in (("output", output), ("text_column", text_column)):
         if value is not None and input is None:
             raise UsageError(
@@ -146,14 +162,12 @@ def check_request(
 
 def check_files(source: Path, output: Path | None) -> None:
     """Raise `DataError` for an input file, `UsageError` for an output file that cannot be used."""
-    if not source.is_file():
+    if not source.exists():
         raise DataError(
-            f"{quoted(source)} is a folder"
-            if source.is_dir()
-            else f"there is no file {quoted(source)}",
+            f"there is no file {quoted(source)}",
             setting="input",
             seen=str(source),
-            remedy="name a file as `input`",
+            remedy="name a file or a folder as `input`",
         )
     if output is None:
         return
@@ -210,11 +224,22 @@ def read_input(source: Path, columns: Sequence[str], every_column: bool) -> "pa.
     return table
 
 
-def check_texts(items: Sequence[Item]) -> None:
-    """Raise `DataError` for the first text that cannot be classified, counting from 1."""
+def check_texts(items: Sequence[Item], format: PromptFormat) -> None:
+    """Raise an error for the first text or record that cannot be classified, counting from 1."""
     for number, item in enumerate(items, 1):
-        if not isinstance(item, Mapping):  # records are checked against the adapter's prompt
+        if not format.columns:
             require_text(item, f"text {number}")
+        elif not isinstance(item, Mapping):
+            raise UsageError(
+                f"text {number} is {item!r:.60}, but the adapter's prompt also shows "
+                f"{listed(format.columns)}",
+                setting="texts",
+                seen=item,
+                remedy=f"name a file with the columns {', '.join((TEXT, *format.columns))} as "
+                "`input`, or pass such records from Python",
+            )
+        else:
+            format.read(item, f"texts[{number - 1}]")
 
 
 # --- with a model --------------------------------------------------------------------------------
@@ -255,9 +280,10 @@ def classify_usable(
     if len(usable) < len(items):
         faults = {row: item for row, item in enumerate(items) if isinstance(item, DataError)}
         row, error = next(iter(faults.items()))
+        first = "" if len(faults) == 1 else "the first of them "
         say(
-            f"{counted(len(faults), 'row')} without an answer, the first of them "
-            f"{row_place(row)}: {error.problem}"
+            f"{counted(len(faults), 'row')} without an answer, {first}{row_place(row)}: "
+            f"{error.problem}"
         )
     return [
         Prediction.without_answer(cell, item.problem)

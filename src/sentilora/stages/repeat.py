@@ -17,7 +17,7 @@ from sentilora.data.rows import Rows
 from sentilora.data.splits import require_every_label, stratified
 from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.checkpoints import checkpoints
-from sentilora.folders.claim import Claim, claim, contents, empty
+from sentilora.folders.claim import Claim, claim, contents, empty, require_free
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
     DataRecord,
@@ -145,7 +145,9 @@ def _claimed(folder: Path, resume: bool) -> Claim:
     """The claim on the series' folder. Raises `DataError` when there is no series to resume."""
     if not resume:
         require_writable(folder)
-    elif not (folder / CONFIG_FILE).is_file():
+    else:
+        require_free(folder)  # a job that has just started has no recipe there yet
+    if resume and not (folder / CONFIG_FILE).is_file():
         raise DataError(
             f"{quoted(folder)} holds no series to resume: {CONFIG_FILE} is missing",
             setting="output_dir",

@@ -5,14 +5,17 @@ from pathlib import Path
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.checkpoints import last_checkpoint
+from sentilora.folders.checkpoints import last_checkpoint, step_of
+from sentilora.folders.claim import require_free
 from sentilora.folders.run_folder import (
     DataRecord,
+    Divergence,
     TrainingResult,
     require_same_rows,
     require_same_settings,
     require_single_run,
 )
+from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.stages.from_config import count_steps
 from sentilora.wording import quoted
@@ -40,7 +43,12 @@ def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> 
 
 
 def require_run(folder: Path) -> None:
-    """Raise `DataError` when a folder holds no run, `UsageError` when it holds a series."""
+    """Raise `DataError` when a folder holds no run.
+
+    Raises `UsageError` when it holds a series, or when another job works in it, which may not have
+    written its recipe yet.
+    """
+    require_free(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise DataError(
             f"{quoted(folder)} holds no run to resume: {CONFIG_FILE} is missing",
@@ -67,4 +75,8 @@ def find_checkpoint(folder: Path, config: Config, record: DataRecord, num_train:
             remedy="train in a new `output_dir`, without `resume`",
         )
     num_steps = count_steps(config, num_train)
-    return last_checkpoint(folder, num_steps, config.training.early_stopping_patience)
+    checkpoint = last_checkpoint(folder, num_steps, config.training.early_stopping_patience)
+    say(f"resuming after step {step_of(checkpoint):,} of {num_steps:,}")
+    if divergence := Divergence.of(folder):
+        say(f"warning: this run diverged before, and is likely to again: {divergence.problem}")
+    return checkpoint

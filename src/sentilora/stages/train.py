@@ -17,7 +17,7 @@ from sentilora.data.splits import label_weights
 from sentilora.errors import Interrupted
 from sentilora.folders.adapter_folder import AdapterFolder, new_adapter
 from sentilora.folders.card import write_model_card
-from sentilora.folders.checkpoints import checkpoint_folder
+from sentilora.folders.checkpoints import checkpoint_folder, seal
 from sentilora.folders.claim import claim
 from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
@@ -54,7 +54,7 @@ from sentilora.stages.from_config import (
     with_tables,
 )
 from sentilora.stages.starting_points import find_checkpoint, require_run, with_lora_of
-from sentilora.training.faults import refused_settings, training_errors
+from sentilora.training.faults import divergence_recorded, refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
 from sentilora.wording import quoted
@@ -132,12 +132,14 @@ def train_in(
     base = load_base_of(config)
     show_base(config, base)
     prompter = Prompter(base.tokenizer, format)
+    for warning in prompter.warnings:
+        say(f"warning: {warning}")
     examples = encode_training(prompter, rows, config.data.balance)
     show_lengths(examples, base, format)
     model = prepare_model(config, base, start)
     with refused_settings(), training_errors(folder):
         trainer = build_trainer(config, base, model, prompter, examples, evaluation)
-    with training_errors(folder):
+    with training_errors(folder), divergence_recorded(folder):
         if is_main_process():
             config.save(folder / CONFIG_FILE)
             record.save(folder)
@@ -157,7 +159,7 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
     for name in overview.num_rows:
         say(f"{name}: {overview.describe(name)}")
     for line in overview.meanings:
-        say(f"labels: {line}")
+        say(f"labels of {line}")
     for warning in overview.warnings:
         say(f"warning: {warning}")
     if test_warning := shipped_test_warning(config):
@@ -360,18 +362,20 @@ def finish(
     from sentilora.training.reloading import score_reloaded
 
     folder = Path(config.output_dir)
+    best_step = trainer.state.best_global_step or trainer.state.global_step
     peak = None
     if base.device == "cuda":
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     with new_adapter(folder) as unfinished:  # nothing that looks like a result before it is one
         trainer.save_model(str(unfinished))
+        seal(unfinished, best_step)
         probabilities, difference = score_reloaded(
             trainer, base, runtime_of(config), unfinished, evaluation.inputs
         )
     result = TrainingResult(
         output_dir=str(folder),
         metrics=measure(probabilities, trainer.eval_truth),
-        best_step=trainer.state.best_global_step or trainer.state.global_step,
+        best_step=best_step,
         num_steps=trainer.state.global_step,
         train_seconds=round(train_seconds, 1),
         step_seconds=round(median(callback(trainer, Report).step_seconds or [0.0]), 4),

@@ -13,6 +13,7 @@ from transformers import TrainerState, TrainingArguments
 from sentilora.errors import SentiloraError
 from sentilora.metrics import measure
 from sentilora.progress import say
+from sentilora.training.faults import DIVERGENCE_SETTING
 from sentilora.wording import quoted
 
 SAME = 1e-6  # probabilities that differ by less do not depend on the text
@@ -25,7 +26,7 @@ def diverged(problem: str, state: TrainerState, args: TrainingArguments) -> Sent
     dtype = ", or set base.compute_dtype to bfloat16 or float32" if args.fp16 else ""
     return SentiloraError(
         f"{problem} ({saved}): training diverged",
-        setting="training.learning_rate",
+        setting=DIVERGENCE_SETTING,
         seen=args.learning_rate,
         remedy=f"lower training.learning_rate{dtype}",
     )

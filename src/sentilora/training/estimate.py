@@ -199,9 +199,14 @@ class TrainingTime:
     flop: float
     flop_per_second: float
 
+    @property
+    def _duration(self) -> str:
+        minutes = round(self.seconds / 60)
+        return f"about {minutes:,} min" if minutes else "less than a minute"
+
     def __str__(self) -> str:
         return (
-            f"{counted(self.num_steps, 'step')} take about {self.seconds / 60:.0f} min, without "
+            f"{counted(self.num_steps, 'step')} take {self._duration}, without "
             f"evaluations ({self.flop:.2g} FLOP; a matrix product here reaches "
             f"{self.flop_per_second / 1e12:.2f} TFLOP/s)"
         )

@@ -1,11 +1,16 @@
-"""Translates errors that other packages raise during training into ours."""
+"""Translates errors of other packages during training into ours; records that a run diverged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.folders.run_folder import Divergence
+from sentilora.progress import is_main_process
 from sentilora.wording import quoted
+
+# Of the error for a run that diverged, and of no other error while it runs.
+DIVERGENCE_SETTING = "training.learning_rate"
 
 
 @contextmanager
@@ -56,6 +61,19 @@ def training_errors(folder: Path) -> Iterator[None]:
                 remedy="continue with `resume`, which uses the checkpoint before it",
             ) from error
         raise _write_error(folder, error) from error
+
+
+@contextmanager
+def divergence_recorded(folder: Path) -> Iterator[None]:
+    """Records in a run's folder that it diverged, in place of the record of an attempt before."""
+    if is_main_process():
+        (folder / Divergence.FILE).unlink(missing_ok=True)
+    try:
+        yield
+    except SentiloraError as error:
+        if error.setting == DIVERGENCE_SETTING and is_main_process():
+            Divergence(problem=error.problem).save(folder)
+        raise
 
 
 def _write_error(folder: Path, error: Exception) -> SentiloraError:

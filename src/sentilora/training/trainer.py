@@ -6,8 +6,8 @@ log-loss. The loop, the schedule, resuming, trackers and processes remain transf
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -277,7 +277,7 @@ class ClassifierTrainer(Trainer):
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
     ) -> np.ndarray:
         """Probabilities (prompts, labels) from the adapter's current weights."""
-        return at_temperature(self.scorer.log_probs(prompts, progress).numpy(), 1.0)
+        return at_temperature(self.scorer.score(prompts, progress).log_probs.numpy(), 1.0)
 
     def release_engine(self) -> None:
         """Remove the engine from the model and free its captured passes."""
@@ -289,6 +289,10 @@ class ClassifierTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """0: counting would walk all parameters at every step."""
         return 0
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with _without_remark_on_times():
+            super()._save_checkpoint(*args, **kwargs)
 
     def _load_best_model(self) -> None:
         require_intact(Path(str(self.state.best_model_checkpoint)))
@@ -303,6 +307,21 @@ class ClassifierTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             save_classifier(model, self.tokenizer, self.classifier, folder, state_dict)
             torch.save(self.args, folder / "training_args.bin")
+
+
+@contextmanager
+def _without_remark_on_times() -> Iterator[None]:
+    """Keep from the terminal that checkpoints within a second are sorted by step, not by time."""
+    source = logging.getLogger("transformers.trainer_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "mtime may not be reliable" not in str(record.msg)
+
+    source.addFilter(is_other)
+    try:
+        yield
+    finally:
+        source.removeFilter(is_other)
 
 
 def _columns(
