@@ -121,7 +121,6 @@ def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) ->
 
 def _misfit(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> DataError:
     """The error for the first table that does not fit the first of all."""
-    place = 1
     for place in range(1, len(tables)):
         try:
             concatenated([tables[0], tables[place]])
