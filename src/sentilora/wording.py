@@ -30,7 +30,7 @@ def percent_interval(bounds: tuple[float, float], digits: int = 1) -> str:
 
 
 def as_metric(value: float | None) -> str:
-    """A metric with four digits: "0.9123", or "–" where there is none."""
+    """A metric with four digits: "0.9123", or "–" if it is undefined."""
     return "–" if value is None else f"{value:.4f}"
 
 

@@ -53,7 +53,7 @@ def test_a_tree_is_its_sequences(sequences):
 @pytest.mark.parametrize("by_path", [True, False])
 @pytest.mark.parametrize("cluster", [1, 3, 64])
 def test_every_tree_token_sees_its_text_and_the_tokens_above_it(by_path, cluster, monkeypatch):
-    """Over several passes, in each of which some texts have new nodes."""
+    """Several passes; each brings new nodes to some of the texts."""
     monkeypatch.setattr(trees, "CLUSTER", cluster)
     tree = TokenTree.of([[3, 4, 5], [3, 4, 6, 7], [3, 8], [9], [9, 9, 9]])
     lengths = [2, 1, 4]

@@ -93,7 +93,7 @@ class _Resolver:
         return words[0] if len(words) == 1 else None
 
     def word(self, value: Any) -> str | None:
-        """The label word, None if there is none."""
+        """The label word of a value; None if it is unknown."""
         name, keys = self._name(value), _keys_of(value, len(self.labels))
         if name is None:
             return self._of_keys(keys)

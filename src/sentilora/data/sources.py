@@ -103,25 +103,35 @@ def _local_paths(source: str, split: str) -> list[Path] | None:
 
 def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> "pa.Table":
     """The tables one after the other. Raises `DataError` if columns or names of labels differ."""
+    try:
+        joined = concatenated(tables)
+    except ValueError as error:
+        raise _misfit(source, paths, tables) from error
     first = tables[0]
     names = {column: stored_names(first, column) for column in first.column_names}
     for path, table in zip(paths[1:], tables[1:], strict=True):
-        try:
-            concatenated([first, table])
-        except ValueError as error:
-            raise DataError(
-                f"{quoted(path.name)} has other columns than {quoted(paths[0].name)} in "
-                f"{quoted(source)}: {_columns(table)}; {_columns(first)}",
-                seen=source,
-                remedy="give the files of a split the same columns, with the same types",
-            ) from error
         if {column: stored_names(table, column) for column in names} != names:
             raise DataError(
                 f"{quoted(path.name)} names its labels differently from {quoted(paths[0].name)}",
                 seen=source,
                 remedy="give the files of a split the same names in the same order",
             )
-    return concatenated(tables)
+    return joined
+
+
+def _misfit(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> DataError:
+    """The error for the first table that does not fit the first of all."""
+    for place in range(1, len(tables)):
+        try:
+            concatenated([tables[0], tables[place]])
+        except ValueError:
+            break
+    return DataError(
+        f"{quoted(paths[place].name)} has other columns than {quoted(paths[0].name)} in "
+        f"{quoted(source)}: {_columns(tables[place])}; {_columns(tables[0])}",
+        seen=source,
+        remedy="give the files of a split the same columns, with the same types",
+    )
 
 
 def _columns(table: "pa.Table") -> str:

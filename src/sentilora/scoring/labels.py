@@ -35,7 +35,7 @@ from sentilora.wording import counted
 
 logger = logging.getLogger(__name__)
 MANY_PROMPTS = 200  # from here on, the base's decoded weights are kept; in 8 bits always
-FEW_TOKENS = 64  # of all labels, EOS not counted: so many cost less in one pass than level by level
+FEW_TOKENS = 64  # of all labels without EOS: up to this many, one pass costs less than levels
 TREE_PASS = 64  # label tokens that weigh like a prompt when it is decided whether to keep weights
 
 

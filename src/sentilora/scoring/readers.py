@@ -87,7 +87,7 @@ class CachedReader:
         self.prompts = prompts
         self.lengths = np.array([len(prompt) for prompt in prompts])
         self.width = int(self.lengths.max())
-        # Of each prompt the node in each column after it, -1 where there is none.
+        # For each prompt, the node in each column after it; -1 for an empty column.
         self.nodes_PC = np.empty((len(prompts), 0), dtype=np.int64)
         # Without a window of its own: the mask says what is seen.
         self.cache = {cache_parameter(model) or "": DynamicCache()}
