@@ -3,8 +3,7 @@
     config = load_config("tiny", overrides=["training.learning_rate=1e-4"])
     config.training.learning_rate
 
-Every default is in `presets/defaults.toml`. The models here only define which keys exist and which
-values they take. Configuration objects stop at the stages.
+Every default is in `presets/defaults.toml`. Configuration objects stop at the stages.
 """
 
 import difflib
@@ -13,107 +12,25 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-)
+from pydantic import Field, PrivateAttr, ValidationError
 
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
-from sentilora.shipped import EMBEDDED
+from sentilora.settings import (
+    BaseSection,
+    DataSection,
+    EngineSection,
+    LoraSection,
+    PromptSection,
+    Section,
+    TrainingSection,
+)
+from sentilora.shipped import EMBEDDED, is_film_reviews
 from sentilora.wording import quoted
 
 CONFIG_FILE = "sentilora.toml"  # the resolved recipe in a run folder
-
-
-def _without_mark(value: Any) -> Any:
-    """A string without the byte-order mark that some editors begin a file with."""
-    return value.removeprefix("\ufeff") if isinstance(value, str) else value
-
-
-Words = Annotated[str, BeforeValidator(_without_mark)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class BaseSection(Section):
-    name: str = Field(min_length=1)
-    revision: str
-    device: Literal["auto", "cuda", "cpu"]
-    quantization: Literal["nf4", "none"]
-    double_quantization: bool
-    compute_dtype: Literal["auto", "float16", "bfloat16", "float32"]
-    attn_implementation: str
-    cache_quantized: bool = False  # older recipes lack it
-
-
-class LoraSection(Section):
-    r: int = Field(ge=1)
-    lora_alpha: int = Field(ge=1)
-    lora_dropout: float = Field(ge=0, lt=1)
-    bias: Literal["none", "all", "lora_only"]
-    target_modules: tuple[str, ...] = Field(min_length=1)
-
-
-class DataSection(Section):
-    train: str = Field(min_length=1)
-    evaluation: str = Field(min_length=1)
-    test: str = Field(min_length=1)
-    text_column: str
-    label_column: str
-    label_map: dict[str, str]
-    num_train: int = Field(ge=0)
-    num_train_subset: int = Field(0, ge=0)  # older recipes lack it
-    num_evaluation: int = Field(ge=0)
-    num_test: int = Field(ge=0)
-    shuffle_seed: int = Field(ge=0)
-    balance: Literal["none", "weights", "sample"]
-
-
-class PromptSection(Section):
-    template: Words
-    instruction: Words
-    labels: tuple[Words, ...]
-    max_length: int = Field(ge=1)
-    truncation: Literal["head", "tail", "head+tail"]
-
-
-class TrainingSection(Section):
-    num_train_epochs: float = Field(gt=0)
-    max_steps: int = Field(ge=0)
-    per_device_train_batch_size: int = Field(ge=1)
-    gradient_accumulation_steps: int = Field(ge=1)
-    per_device_eval_batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0, lt=1e37)  # torch multiplies it in float32
-    lr_scheduler_type: str
-    warmup_steps: int = Field(ge=0)
-    warmup_ratio: float = Field(ge=0, lt=1)
-    optim: str
-    weight_decay: float = Field(ge=0)
-    max_grad_norm: float = Field(ge=0)
-    gradient_checkpointing: bool
-    seed: int = Field(ge=0, lt=2**32)  # the range of NumPy's seeds
-    logging_steps: int = Field(ge=1)
-    eval_steps: int = Field(ge=1)
-    save_steps: int = Field(ge=1)
-    save_total_limit: int = Field(ge=2)
-    early_stopping_patience: int = Field(ge=0)
-    report_to: str
-
-
-class EngineSection(Section):
-    implementation: Literal["auto", "reference"]
-    base_matmul: Literal["exact", "fp8"]
-    assume_capability: float = Field(ge=0)
-    max_memory_gib: float = Field(ge=0)
 
 
 class Config(Section):
@@ -123,6 +40,7 @@ class Config(Section):
     """
 
     _chosen: frozenset[str] = PrivateAttr(frozenset())
+    _preset: str | None = PrivateAttr(None)
 
     output_dir: str = Field(min_length=1)
     base: BaseSection
@@ -140,6 +58,11 @@ class Config(Section):
         """The full names of the settings that do not come from a preset."""
         return self._chosen
 
+    @property
+    def preset(self) -> str | None:
+        """The preset that the other settings come from; None for a saved configuration."""
+        return self._preset
+
     def flat(self) -> dict[str, Any]:
         """Every setting with its full name, `{"section.key": value}`, as plain JSON values."""
         return dict(flatten(self.model_dump(mode="json")))
@@ -147,11 +70,21 @@ class Config(Section):
     def with_values(self, values: Mapping[str, Any]) -> "Config":
         """A copy with the settings `{"section.key": value}` changed, validated like any other.
 
-        Raises `UsageError` as `load_config` does.
+        With other training data, settings of the preset are those that it has for such data. Raises
+        `UsageError` as `load_config` does.
         """
         tree = self.model_dump(mode="json")
-        _change(tree, values)
-        return _validate(tree, self._chosen.union(values))
+        if self._preset is not None and "data.train" in values:
+            own = {key: value for key, value in self.flat().items() if key in self._chosen}
+            return _layered(self._preset, {**own, **values})
+        changed = _change(tree, values)
+        return _validate(tree, self._chosen | changed, self._preset)
+
+    def as_in_preset(self, setting: str) -> "Config":
+        """A copy in which one setting is as the preset has it, or the default preset."""
+        others = {key: value for key, value in self.flat().items() if key in self._chosen}
+        others.pop(setting, None)
+        return _layered(self._preset or DEFAULT_PRESET, others)
 
     def save(self, path: Path) -> None:
         """Write the configuration as TOML that `read_config` and `load_config(file=…)` read."""
@@ -193,15 +126,32 @@ def load_config(
         changes.update(flatten(_read_toml(Path(file), UsageError)))
     changes.update(parse_override(item) for item in overrides)
     changes.update(values or {})
-    tree = preset_tree(preset, embedded=changes.get("data.train") in (None, EMBEDDED))
-    _change(tree, changes)
-    return _validate(tree, frozenset(changes))
+    return _layered(preset, changes)
+
+
+def _layered(preset: str, changes: Mapping[str, Any]) -> Config:
+    """A preset with these settings changed."""
+    tree = preset_tree(preset, _conditions(changes))
+    return _validate(tree, _change(tree, changes), preset)
+
+
+def _conditions(changes: Mapping[str, Any]) -> set[str]:
+    """The conditional tables of a preset that hold when these settings are changed."""
+    source = changes.get("data.train")
+    if source in (None, EMBEDDED):
+        return {"with_embedded_data"}
+    is_own = not is_film_reviews(str(source)) and "base.name" not in changes
+    return {"with_own_data"} if is_own else set()
 
 
 def read_config(path: Path) -> Config:
-    """The configuration that `Config.save` wrote. Raises `DataError` if it cannot be read."""
+    """The configuration that `Config.save` wrote; every setting of it is chosen.
+
+    Raises `DataError` if it cannot be read.
+    """
     try:
-        return _validate(_read_toml(path, DataError))
+        tree = _read_toml(path, DataError)
+        return _validate(tree, frozenset(name for name, _ in flatten(tree)))
     except UsageError as error:
         raise DataError(
             f"{quoted(path)} is not a configuration of this version of sentilora: {error}",
@@ -249,7 +199,7 @@ _KEYWORDS = {
 def setting_in(text: str) -> str | None:
     """The setting that a text of the form `section.key=value` changes, None for any other text."""
     key, equals, _ = text.partition("=")
-    names = {name for name, _ in flatten(preset_tree(DEFAULT_PRESET, embedded=True))}
+    names = {name for name, _ in flatten(preset_tree(DEFAULT_PRESET))}
     is_setting = key in _KEYWORDS or ("." in key and key in names)
     is_entry = any(key.startswith(f"{table}.") for table in LEAF_TABLES)
     return key if equals and (is_setting or is_entry) else None
@@ -278,8 +228,11 @@ def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str
         ) from error
 
 
-def _change(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Set values in the tables of a configuration. Raises `UsageError` for an unknown key."""
+def _change(tree: dict[str, Any], values: Mapping[str, Any]) -> frozenset[str]:
+    """Set values in the tables of a configuration; returns the names of the settings.
+
+    Raises `UsageError` for an unknown key.
+    """
     keys = sorted(key for key, _ in flatten(tree))
     if isinstance(values.get("engine"), str):  # engine=reference
         values = {"engine.implementation": values["engine"], **values}
@@ -288,6 +241,11 @@ def _change(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
         _require_setting(key, keys)
     for key, value in values.items():
         set_value(tree, key, value)
+    tables = {f"{table}.": table for table in LEAF_TABLES}
+    return frozenset(
+        next((table for start, table in tables.items() if key.startswith(start)), key)
+        for key in values
+    )
 
 
 def _require_setting(key: str, keys: list[str]) -> None:
@@ -323,11 +281,11 @@ def _likeness(key: str, name: str) -> float:
     return ratio + 0.4 * difflib.SequenceMatcher(None, key_section, section).ratio()
 
 
-def _validate(tree: dict[str, Any], chosen: frozenset[str] = frozenset()) -> Config:
+def _validate(tree: dict[str, Any], chosen: frozenset[str], preset: str | None = None) -> Config:
     """The tables as a configuration. Raises `UsageError` with every invalid value."""
     try:
         config = Config.model_validate(tree)
-        config._chosen = chosen
+        config._chosen, config._preset = chosen, preset
         return config
     except ValidationError as error:
         faults = error.errors(include_url=False)

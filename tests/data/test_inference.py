@@ -4,7 +4,7 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from sentilora.data.inference import are_numbers, infer_labels
+from sentilora.data.inference import are_numbers, infer_columns, infer_labels
 from sentilora.data.memory import table_of
 from sentilora.errors import DataError
 
@@ -22,6 +22,7 @@ def labels(values):
         ([1.0, 0.0, None], ("0", "1")),
         ([True, False], ("False", "True")),
         (["10", "9", "x"], ("9", "10", "x")),
+        (["Billing", "billing ", "Billing", "returns"], ("Billing", "returns")),
     ],
 )
 def test_labels_are_the_values_of_their_column(values, expected):
@@ -51,3 +52,25 @@ def test_a_column_that_holds_no_labels_is_refused(values, reason):
     ) as error:
         labels(values)
     assert error.value.setting == "label_column"
+
+
+def test_values_that_the_map_names_have_its_words():
+    table = pa.table({"label": [0, 1, 2, 1]})
+    names = {"0": "no", "1": "yes", "pos": "positive"}
+    assert infer_labels("x", table, "label", names) == ("no", "yes", "2")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["text", "label"], {}),
+        (["id", "Message", "category"], {"text": "Message", "label": "category"}),
+        (["text", "anything"], {"label": "anything"}),
+        (["anything", "intent"], {"text": "anything", "label": "intent"}),
+        (["review", "comment", "label"], {}),  # which one is the text?
+        (["a", "b"], {}),
+        (["text", "label", "category"], {}),
+    ],
+)
+def test_columns_are_recognized_by_their_names(names, expected):
+    assert infer_columns(names, "text", "label") == expected

@@ -134,9 +134,9 @@ def test_the_recipe_has_exactly_these_numbers():
 def test_the_parent_holds_every_setting_and_is_no_preset():
     assert PARENT not in preset_names()
     with pytest.raises(UsageError, match=f"there is no preset '{PARENT}'"):
-        preset_tree(PARENT, embedded=False)
+        preset_tree(PARENT)
     for name in preset_names():
-        keys = {key for key, _ in flatten(preset_tree(name, embedded=False))}
+        keys = {key for key, _ in flatten(preset_tree(name))}
         assert keys == every_key() and keys >= LEAF_TABLES
 
 

@@ -4,9 +4,10 @@ import sys
 
 from sentilora.cli.options import (
     ConfigFile,
+    DataAndOverrides,
     LabelColumn,
+    Labels,
     OutputDir,
-    Overrides,
     Preset,
     TextColumn,
     config_from,
@@ -19,18 +20,19 @@ from sentilora.wording import counted
 
 
 def check(
-    overrides: Overrides = None,
+    arguments: DataAndOverrides = None,
     preset: Preset = None,
     config: ConfigFile = None,
     output_dir: OutputDir = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    labels: Labels = None,
 ) -> None:
     """Check data, labels, lengths, memory and time before training."""
     from sentilora.stages.check import check as run
 
-    values = named_values(output_dir, text_column, label_column)
-    settings = config_from(preset, config, overrides, values)
+    values = named_values(output_dir, text_column, label_column, labels)
+    settings = config_from(preset, config, arguments, values)
     quiet()
     findings = run(settings)
     for finding in findings:

@@ -9,10 +9,11 @@ import typer
 from sentilora.cli.options import (
     Adapter,
     AsJson,
+    DataAndOverrides,
     LabelColumn,
-    Overrides,
     Quantization,
     TextColumn,
+    data_and_overrides,
     in_options,
     json_for,
     named_values,
@@ -54,7 +55,7 @@ NearDuplicates = Annotated[
 
 @with_runtime_options
 def evaluate(
-    overrides: Overrides = None,
+    arguments: DataAndOverrides = None,
     adapter: Adapter = None,
     base: Base = None,
     quantization: Quantization = None,
@@ -71,12 +72,11 @@ def evaluate(
     **runtime: Any,
 ) -> None:
     """Measure an adapter, its base without it, and a baseline, on the test rows."""
-    from sentilora.config import parse_override
     from sentilora.evaluation.table import as_table
     from sentilora.shipped import SENTIMENT_SUITE
     from sentilora.stages.evaluate import evaluate as run
 
-    values = dict(parse_override(item) for item in overrides or ())
+    values = data_and_overrides(arguments, "data.test")
     values |= named_values(None, text_column, label_column)
     if suite and suite_file is not None:
         raise UsageError(

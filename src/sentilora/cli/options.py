@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from sentilora.errors import UsageError
 from sentilora.models.device import spin_briefly
 from sentilora.presets import DEFAULT_PRESET, preset_names
 from sentilora.progress import is_main_process, say
+from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -23,6 +25,14 @@ AS_TRAINED = "as in training, if recorded"
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]…", show_default=False)
+]
+DataAndOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[DATA] [SECTION.KEY=VALUE]…",
+        help="DATA: file, folder or hub id of labeled texts.",
+        show_default=False,
+    ),
 ]
 Preset = Annotated[
     str | None,
@@ -49,6 +59,7 @@ Quantization = Annotated[
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
+Labels = Annotated[str | None, typer.Option(help="Labels, separated by commas.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # The keywords of `RuntimeOverrides` as options, in the order of --help.
 RUNTIME: dict[str, Any] = {
@@ -159,14 +170,42 @@ def json_for(encoding: str | None, text: str) -> str:
     return re.sub(unsafe, lambda character: json.dumps(character[0])[1:-1], text)
 
 
+def data_and_overrides(arguments: list[str] | None, setting: str) -> dict[str, Any]:
+    """Settings from the arguments of a verb. setting: the one that DATA stands for.
+
+    Raises `UsageError` for a second DATA, and for what is not a setting.
+    """
+    from sentilora.config import parse_override
+
+    sources, values = [], {}
+    for argument in arguments or ():
+        if os.path.exists(argument) or not re.match(r"[\w.]*=", argument):
+            sources.append(argument)
+        else:
+            key, value = parse_override(argument)
+            values[key] = value
+    if len(sources) > 1:
+        raise UsageError(
+            f"{quoted(sources[0])} and {quoted(sources[1])} are both taken for the data",
+            setting=setting,
+            seen=sources,
+            remedy="give one file, folder or hub id; write settings as section.key=value",
+        )
+    return values | ({setting: sources[0]} if sources else {})
+
+
 def named_values(
-    output_dir: str | None, text_column: str | None, label_column: str | None
+    output_dir: str | None,
+    text_column: str | None,
+    label_column: str | None,
+    labels: str | None = None,
 ) -> dict[str, Any]:
     """Settings from the options that have a name of their own. None leaves a setting as it is."""
     named = {
         "output_dir": output_dir,
         "data.text_column": text_column,
         "data.label_column": label_column,
+        "prompt.labels": labels,
     }
     return {key: value for key, value in named.items() if value is not None}
 
@@ -174,26 +213,26 @@ def named_values(
 def config_from(
     preset: str | None,
     file: Path | None,
-    overrides: list[str] | None,
+    arguments: list[str] | None,
     values: dict[str, Any],
     resume: bool = False,
 ) -> "Config":
-    """The configuration of a verb: recipe, then overrides, then named options.
+    """The configuration of a verb: recipe, then its arguments, then named options.
 
     resume: whether to take the recipe from the run in `output_dir`, unless another one is named.
     """
-    from sentilora.config import CONFIG_FILE, load_config, parse_override, read_config
+    from sentilora.config import CONFIG_FILE, load_config, read_config
 
+    values = {**data_and_overrides(arguments, "data.train"), **values}
     if resume and preset is None and file is None and "output_dir" in values:
         path = Path(values["output_dir"]) / CONFIG_FILE
         if path.is_file():
-            settings = dict(parse_override(item) for item in overrides or ())
-            return read_config(path).with_values({**settings, **values})
+            return read_config(path).with_values(values)
     if preset is None:
         others = " and ".join(name for name in preset_names() if name != DEFAULT_PRESET)
         say(f"no --preset given, using {DEFAULT_PRESET} (others: {others})")
         preset = DEFAULT_PRESET
-    return load_config(preset, file, overrides or (), values)
+    return load_config(preset, file, values=values)
 
 
 def quiet() -> None:

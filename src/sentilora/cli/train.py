@@ -8,9 +8,10 @@ import typer
 
 from sentilora.cli.options import (
     ConfigFile,
+    DataAndOverrides,
     LabelColumn,
+    Labels,
     OutputDir,
-    Overrides,
     Preset,
     TextColumn,
     config_from,
@@ -39,7 +40,7 @@ Sizes = Annotated[
 
 
 def train(
-    overrides: Overrides = None,
+    arguments: DataAndOverrides = None,
     preset: Preset = None,
     config: ConfigFile = None,
     output_dir: OutputDir = None,
@@ -49,6 +50,7 @@ def train(
     sizes: Sizes = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    labels: Labels = None,
 ) -> None:
     """Fine-tune a base and save the best adapter."""
     chosen_sizes = None if sizes is None else sizes_from(sizes)
@@ -67,8 +69,8 @@ def train(
             seen=str(adapter),
             remedy="leave out --seeds and --sizes",
         )
-    values = named_values(output_dir, text_column, label_column)
-    settings = config_from(preset, config, overrides, values, resume)
+    values = named_values(output_dir, text_column, label_column, labels)
+    settings = config_from(preset, config, arguments, values, resume)
     quiet()
     option = f"--seeds {seeds} " if seeds is not None else ""
     if sizes:
@@ -116,8 +118,18 @@ def _as_lines(result: "TrainingResult") -> str:
         f"evaluation after reloading, {counted(metrics.num_rows, 'row')}: accuracy "
         f"{percent(metrics.accuracy, 2)} ({percent_interval(metrics.accuracy_interval, 2)}), "
         f"macro-F1 {as_metric(metrics.macro_f1)}, log-loss {metrics.log_loss:.4f}\n"
-        f"adapter in {quoted(result.output_dir)}; next: {_evaluate_command(result.output_dir)}"
+        f"{_what_next(result)}"
     )
+
+
+def _what_next(result: "TrainingResult") -> str:
+    """The command that follows a run; for one that has not learned, the reason and what to try."""
+    adapter = f"adapter in {quoted(result.output_dir)}"
+    if result.shortfall is None:
+        return f"{adapter}; next: {_evaluate_command(result.output_dir)}"
+    steps = [f"  {number}. {remedy}" for number, remedy in enumerate(result.remedies, 1)]
+    warning = f"warning: this run has not learned the task: {result.shortfall}"
+    return "\n".join([adapter, warning, "try, in this order:", *map(in_options, steps)])
 
 
 def _evaluate_command(folder: str) -> str:

@@ -1,6 +1,6 @@
 """Test and evaluation rows held out of data that come without splits.
 
-    train, evaluation, test = hold_out(rows, num_train=2000, num_evaluation=400, seed=42)
+    train, evaluation, test = hold_out(rows, num_evaluation=400, seed=42)
 
 Rows are drawn from the shuffle, stratified by label. Near-duplicates of one text stay on one side,
 because a test row that resembles a training row measures memory.
@@ -26,13 +26,13 @@ MAX_ROWS_NEAR = 50_000  # beyond, only equal texts count as duplicates: 0.4 ms a
 
 
 def hold_out(
-    rows: Rows, num_train: int, num_evaluation: int, seed: int, with_evaluation: bool = True
+    rows: Rows, num_evaluation: int, seed: int, with_evaluation: bool = True
 ) -> tuple[Rows, Rows, Rows]:
-    """Training, evaluation and test rows out of one source; test and evaluation never change alone.
+    """Training, evaluation and test rows out of one source.
 
-    num_train, num_evaluation: the most rows to take; 0 for no limit. The test rows depend on the
-    source and the seed only: a fifth of the rows, 2,000 at most. Evaluation rows are a tenth, or
-    none without `with_evaluation`.
+    The test rows depend on the source and the seed only: a fifth of the rows, `MAX_TEST` at most.
+    Then come about `num_evaluation` evaluation rows, 0 for `evaluation_share`, none without
+    `with_evaluation`. All others are training rows.
 
     Raises `DataError` for a source of too few rows.
     """
@@ -46,16 +46,28 @@ def hold_out(
         )
     groups = _groups(rows)
     order = by_label(rows.labels, shuffled(len(rows), seed))
-    num_test = min(MAX_TEST, max(1, round(TEST_SHARE * len(rows))))
-    most = num_evaluation or len(rows)
-    test, rest = _draw(order, groups, num_test)
-    share = max(1, round(EVALUATION_SHARE * len(rows))) if with_evaluation else 0
-    evaluation, rest = _draw(rest, groups, min(most, share)) if share else ([], rest)
-    train = rest[: num_train or len(rest)]
-    notes = tuple(_notes(rows, groups))
+    test, rest = _draw(order, groups, min(MAX_TEST, max(1, round(TEST_SHARE * len(rows)))))
+    num_evaluation = num_evaluation or evaluation_share(len(rows))
+    if with_evaluation and num_evaluation >= len(rest):
+        raise DataError(
+            f"data.num_evaluation={num_evaluation} leaves no training rows: {quoted(rows.source)} "
+            f"has {counted(len(rest), 'row')} that are not held out to test",
+            setting="data.num_evaluation",
+            seen=num_evaluation,
+            remedy=f"try data.num_evaluation={evaluation_share(len(rows))}",
+        )
+    evaluation, rest = _draw(rest, groups, num_evaluation) if with_evaluation else ([], rest)
     in_order = {i: place for place, i in enumerate(shuffled(len(rows), seed))}
-    parts = [rows.take(sorted(part, key=in_order.__getitem__)) for part in (train, evaluation)]
-    return parts[0], replace(parts[1], notes=notes), rows.take(sorted(test))
+    train_rows, evaluation_rows = (
+        rows.take(sorted(part, key=in_order.__getitem__)) for part in (rest, evaluation)
+    )
+    notes = tuple(_notes(rows, groups))
+    return train_rows, replace(evaluation_rows, notes=notes), rows.take(sorted(test))
+
+
+def evaluation_share(num_rows: int) -> int:
+    """The number of evaluation rows to hold out of this many."""
+    return max(1, round(EVALUATION_SHARE * num_rows))
 
 
 def _groups(rows: Rows) -> list[int]:

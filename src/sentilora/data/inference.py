@@ -1,10 +1,13 @@
-"""The labels of a task, found in its column of labels.
+"""The columns of a table, and the labels of a task, found in the data.
 
+columns = infer_columns(table.column_names, "text", "label")   # {"text": "message"}
 labels = infer_labels("tickets.csv", table, "queue")   # ("billing", "delivery", "other")
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sentilora.data.columns import is_missing
@@ -17,25 +20,62 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+# Names of columns, in small letters, as public data sets and exports have them.
+TEXT_NAMES = (
+    *("text", "texts", "sentence", "review", "message", "content", "body", "comment", "question"),
+    *("query", "utterance", "tweet", "post", "description", "document", "input", "ticket"),
+)
+LABEL_NAMES = (
+    *("label", "labels", "category", "class", "sentiment", "intent", "target", "topic", "tag"),
+    *("label_text", "coarse_label", "queue", "type"),
+)
 MAX_LABELS = 300
 MAX_LABEL_CHARACTERS = 100
 MAX_DISTINCT_SHARE = 0.5  # of the rows; a column with more distinct values is an id or a text
 FEW_ROWS = 12  # whose labels may all differ
 
 
-def infer_labels(source: str, table: "pa.Table", column: str) -> tuple[str, ...]:
+def infer_columns(names: Sequence[str], text: str, label: str) -> dict[str, str]:
+    """The columns that stand for `text` and `label` where a table has no such column, by role.
+
+    A column is recognized by its name. Of two columns, one recognized leaves the other.
+    """
+    roles = {"text": (text, TEXT_NAMES), "label": (label, LABEL_NAMES)}
+    columns: dict[str, str] = {}
+    for role, (column, known) in roles.items():
+        candidates = [name for name in names if name.strip().lower() in known]
+        if column in names:
+            columns[role] = column
+        elif len(candidates) == 1:
+            columns[role] = candidates[0]
+    if len(names) == 2 and len(columns) == 1:
+        missing = next(role for role in roles if role not in columns)
+        columns[missing] = next(name for name in names if name not in columns.values())
+    return {role: name for role, name in columns.items() if name != roles[role][0]}
+
+
+def infer_labels(
+    source: str, table: "pa.Table", column: str, label_map: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
     """The labels of a column, as words: those in the data, numbers in order, words by the alphabet.
 
-    Names that the data store for their numbers are the labels, in the numbers' order.
+    Words that differ in capitals or outer spaces only are one label, in its most frequent spelling.
+    label_map: words for some of the values. Names that the data store for their numbers are the
+    labels, in the numbers' order.
 
     Raises `DataError` for a column that holds ids or texts instead of labels, or a single label.
     """
     values = [value for value in python_values(table[column]) if not is_missing(value)]
     names = stored_names(table, column)
     if names is not None and not set(map(str, values)) <= set(names):
-        return names
-    counts = Counter(map(_word, values))
-    labels = sorted(counts, key=_order)
+        labels, counts = list(names), Counter(names)
+    else:
+        spellings: dict[str, Counter[str]] = defaultdict(Counter)
+        for value in values:
+            word = _word(value)
+            spellings[word.casefold()][word] += 1
+        counts = Counter({c.most_common(1)[0][0]: c.total() for c in spellings.values()})
+        labels = sorted(counts, key=_order)
     if fault := _fault(labels, counts, len(values)):
         raise DataError(
             f"{quoted(column)} of {quoted(source)} is no column of labels: {fault}",
@@ -43,7 +83,7 @@ def infer_labels(source: str, table: "pa.Table", column: str) -> tuple[str, ...]
             seen=column,
             remedy="name the column of labels with `label_column`, or the labels with `labels`",
         )
-    return tuple(labels)
+    return tuple(dict.fromkeys(label_map.get(label, label) for label in labels))
 
 
 def are_numbers(labels: tuple[str, ...]) -> bool:

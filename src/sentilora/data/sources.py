@@ -101,6 +101,24 @@ def _local_paths(source: str, split: str) -> list[Path] | None:
     raise DataError(f"there is no file or folder {quoted(source)}", seen=source)
 
 
+def is_on_hub(source: str) -> bool:
+    """Whether a source is read from the hub: an id that names nothing on this machine."""
+    return _local_paths(source, "train") is None
+
+
+def hub_splits(source: str) -> list[str]:
+    """The splits that a source on the hub has. Raises `DataError` if it is unreachable."""
+    require_hub(source, "name a folder or a file to read local data")
+    import datasets
+
+    try:
+        return [str(split) for split in datasets.get_dataset_split_names(source)]
+    except Exception as error:
+        raise DataError(
+            f"cannot list the splits of {source!r} on the hub: {first_line(error)}", seen=source
+        ) from error
+
+
 def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> "pa.Table":
     """The tables one after the other. Raises `DataError` if columns or names of labels differ."""
     try:

@@ -40,7 +40,6 @@ from sentilora.folders.records import Record
 from sentilora.folders.run_folder import Divergence, TrainingResult
 from sentilora.hub import is_gguf, looks_like_hub_id
 from sentilora.progress import say
-from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.wording import quoted
 
@@ -189,13 +188,11 @@ class AdapterFolder:
         """SHA-256 of the adapter's weights."""
         return hashlib.sha256((self.path / self.WEIGHTS_FILE).read_bytes()).hexdigest()
 
-    def lora_to_continue(
-        self, base_name: str, format: PromptFormat, names: Iterable[str]
-    ) -> dict[str, Any]:
+    def lora_to_continue(self, base_name: str, names: Iterable[str]) -> dict[str, Any]:
         """The adapter's LoRA settings, by name, for a run that starts from this adapter.
 
-        base_name, format: base and prompt of that run. names: the settings to return. Raises
-        `UsageError` when the adapter belongs to another base or is not plain LoRA.
+        base_name: base of that run. names: the settings to return. Raises `UsageError` when the
+        adapter belongs to another base or is not plain LoRA.
         """
         config = self.peft.model_dump()
         lora = {name: config[name] for name in names if config.get(name) is not None}
@@ -227,8 +224,6 @@ class AdapterFolder:
                     f"base: {quoted(base_name)} in place of {quoted(recorded)}, "
                     "which the adapter names"
                 )
-            if self.classifier.prompt != format:
-                say(f"warning: {quoted(self.path)} was trained with a different prompt or labels")
         say(f"starting from {quoted(self.path)}, with its LoRA settings (r={lora['r']})")
         return lora
 

@@ -82,7 +82,10 @@ class TrainingResult(Record):
 
     step_seconds: median time of an optimizer step, without evaluation and saving. peak_memory_gib:
     peak of allocated GPU memory; None on a CPU. reload_difference: largest difference between a
-    probability after reloading and the same one in training. A run with this file is finished.
+    probability after reloading and the same one in training. chosen: settings that were chosen to
+    fit the data, each with its reason. learning_rates: log-loss at each rate of a search, None
+    where training diverged. shortfall: why the metrics show no learning, None if they do. remedies:
+    what to try then, in order. A run with this file is finished.
     """
 
     FILE: ClassVar[str] = "train_results.json"
@@ -96,6 +99,10 @@ class TrainingResult(Record):
     step_seconds: Measured
     peak_memory_gib: Measured | None
     reload_difference: Measured
+    chosen: dict[str, str] = Field(default_factory=dict)
+    learning_rates: dict[str, Measured | None] = Field(default_factory=dict)
+    shortfall: str | None = None
+    remedies: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _figures_agree(self) -> Self:

@@ -1,6 +1,7 @@
 """Choose the device and the dtype to compute with, by what this machine has."""
 
 import ctypes
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -125,3 +126,12 @@ def choose_dtype(
     if capability < 8:
         return torch.float16, f"{name} has no bfloat16"
     return torch.bfloat16, name
+
+
+def free_memory() -> None:
+    """Free a finished run's memory: a Trainer and its model form a reference cycle."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,15 +1,16 @@
 """The presets that ship with the package: their names, and the settings of each as nested tables.
 
-    preset_tree("tiny", embedded=True)["training"]["learning_rate"]
+    preset_tree("tiny", {"with_embedded_data"})["training"]["learning_rate"]
 
 `defaults.toml` holds every setting and is the parent of all presets. A preset holds what it changes
-and names the base and the data it is for.
+and names the base and the data it is for. Its tables `with_embedded_data` and `with_own_data` hold
+what else it changes for the reviews that ship, and for data of the user's own.
 """
 
 import copy
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -18,6 +19,10 @@ from sentilora.errors import UsageError
 DEFAULT_PRESET = "tiny"
 DEMO_FOLDER = "sentilora-demo"  # of the demo's adapter, unless another is named
 PARENT = "defaults"  # of all presets, and no preset itself
+CONDITIONS = (
+    "with_embedded_data",
+    "with_own_data",
+)  # tables of a preset, by the data it is used on
 LEAF_TABLES = {"data.label_map"}  # tables that are one value: replaced whole, with any keys
 
 
@@ -28,11 +33,10 @@ def preset_names() -> list[str]:
     return sorted(name for name in names if name != PARENT)
 
 
-def preset_tree(name: str, *, embedded: bool) -> dict[str, Any]:
+def preset_tree(name: str, conditions: Collection[str] = ()) -> dict[str, Any]:
     """Every setting of a preset, as nested tables.
 
-    embedded: whether the training data are the reviews that ship with the package, for which a
-        preset can have other settings.
+    conditions: those that hold, "with_embedded_data" or "with_own_data".
 
     Raises `UsageError` for an unknown name.
     """
@@ -44,21 +48,30 @@ def preset_tree(name: str, *, embedded: bool) -> dict[str, Any]:
             seen=name,
             remedy=f"did you mean {near!r}? ({', '.join(preset_names())})",
         )
-    return _read_tree(name, embedded)
+    return _read_tree(name, conditions)
 
 
-def _read_tree(name: str, embedded: bool) -> dict[str, Any]:
-    source = resources.files("sentilora").joinpath("presets", f"{name}.toml")
-    own = tomllib.loads(source.read_text(encoding="utf-8"))
+def conditional_settings(name: str, condition: str) -> dict[str, Any]:
+    """The settings of a preset that hold under a condition only, {"section.key": value}."""
+    return dict(flatten(_read(name).get(condition, {})))
+
+
+def _read_tree(name: str, conditions: Collection[str]) -> dict[str, Any]:
+    own = _read(name)
     parent = own.pop("inherit", None)
-    conditional = own.pop("with_embedded_data", {})
+    conditional = {condition: own.pop(condition, {}) for condition in CONDITIONS}
     if parent is None:
         return own
-    tree = _read_tree(parent, embedded)
-    for layer in [own, conditional] if embedded else [own]:
+    tree = _read_tree(parent, conditions)
+    for layer in [own, *(conditional[c] for c in CONDITIONS if c in conditions)]:
         for key, value in flatten(layer):
             set_value(tree, key, value)
     return tree
+
+
+def _read(name: str) -> dict[str, Any]:
+    source = resources.files("sentilora").joinpath("presets", f"{name}.toml")
+    return tomllib.loads(source.read_text(encoding="utf-8"))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -1,27 +1,32 @@
 """Settings that fit data of the user's own, each with its reason; what was set stays as it is.
 
-    config, notes = fit_data(config, tables)          # labels, prompt, splits
-    config, more = fit_schedule(config, len(rows))    # steps, evaluations, warm-up
+    fitted = fit(config, tables)
+    fitted.config.prompt.labels, fitted.notes["prompt.labels"]
 
 The recipe's own data are film reviews: for IMDB and the reviews that ship, nothing is changed.
 """
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sentilora.config import Config
-from sentilora.data.inference import are_numbers, infer_labels
+from sentilora.data.inference import are_numbers, infer_columns, infer_labels
 from sentilora.data.layouts import has_split
 from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory
-from sentilora.data.sources import read_table
-from sentilora.hub import looks_like_hub_id
+from sentilora.data.rows import Rows
+from sentilora.data.sources import hub_splits, is_on_hub, read_table
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.presets import conditional_settings
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
-from sentilora.stages.from_config import rows_per_step
-from sentilora.wording import counted, listed
+from sentilora.stages.from_config import load_rows_of, rows_per_step
+from sentilora.wording import counted, listed, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEMPLATE = "### Instruction:\n{instruction}\n\n### Text:\n{text}\n\n### Label:\n"
 INSTRUCTION = "Classify the following text. Respond with only one of these labels: {labels}."
@@ -32,6 +37,51 @@ MAX_EPOCHS = 20
 NUM_EVALUATIONS = 8
 PATIENCE = 3
 WARMUP_RATIO = 0.13  # the recipe's own share: 50 of 375 steps
+EVALUATION_PART = 6  # one row in this many evaluates, where there are too few for the recipe
+NUM_LISTED = 10  # labels in a line
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A configuration that fits its data, with the reason for each automatic value, and its rows.
+
+    notes: {"section.key": reason}.
+    """
+
+    config: Config
+    rows: Rows
+    evaluation: Rows
+    notes: dict[str, str]
+
+    def lines(self) -> list[str]:
+        """The automatic values, one line each, ready to print."""
+        return lines_of(self.config, self.notes)
+
+
+def fit(
+    config: Config, tables: Mapping[str, InMemory], start: AdapterFolder | None = None
+) -> Fitted:
+    """The configuration with labels, prompt, splits and schedule that fit its data, and the rows.
+
+    tables: see `tables_of`. start: the adapter to start from, whose prompt is kept if it has the
+    labels of the data.
+
+    Raises what `load_rows_of` raises, and `DataError` for a column that holds no labels.
+    """
+    config, notes = fit_data(config, tables, start)
+    rows, evaluation = load_rows_of(config, tables)
+    config, more = fit_schedule(config, len(rows))
+    return Fitted(config, rows, evaluation, notes | more)
+
+
+def lines_of(config: Config, notes: Mapping[str, str]) -> list[str]:
+    """Automatic values with their reasons, one line each. notes: as in `Fitted`."""
+    lines = []
+    for setting, reason in notes.items():
+        value = config.flat()[setting]
+        is_short = isinstance(value, int | float) or len(str(value)) < 20
+        lines.append(f"{setting}={value}: {reason}" if is_short else f"{setting}: {reason}")
+    return lines
 
 
 class _Choices:
@@ -39,68 +89,147 @@ class _Choices:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.values: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         self.notes: dict[str, str] = {}
 
+    def is_free(self, *settings: str) -> bool:
+        """Whether none of these settings was set."""
+        return not self._config.chosen.intersection(settings)
+
     def add(self, setting: str, value: object, reason: str) -> None:
-        """Choose a value, unless it was set, or has that value already."""
-        if setting in self._config.chosen or self._config.flat()[setting] == value:
-            return
-        self.values[setting] = value
-        self.notes[setting] = reason
+        """Choose a value, unless the setting was set, or has that value already."""
+        if self.is_free(setting) and self.value(setting) != value:
+            self._values[setting] = value
+            self.notes[setting] = reason
+
+    def value(self, setting: str) -> Any:
+        """The value of a setting, chosen or not."""
+        return {**self._config.flat(), **self._values}[setting]
 
     def config(self) -> Config:
         """The configuration with these values."""
-        return self._config.with_values(self.values)
+        return self._config.with_values(self._values)
 
 
-def fit_data(config: Config, tables: Mapping[str, InMemory]) -> tuple[Config, dict[str, str]]:
-    """The configuration with labels, prompt and splits that fit its data; the reason for each.
+# --- data ----------------------------------------------------------------------------------------
 
-    Raises `DataError` if the data cannot be read, or if their labels are none.
+
+def fit_data(
+    config: Config, tables: Mapping[str, InMemory], start: AdapterFolder | None = None
+) -> tuple[Config, dict[str, str]]:
+    """The configuration with columns, labels, prompt and splits that fit; the reason for each.
+
+    tables, start: as for `fit`. Raises `DataError` if the data cannot be read, or if a column holds
+    no labels.
     """
     if "data.train" not in tables and is_film_reviews(config.data.train):
         return config, {}
     source = tables.get("data.train", config.data.train)
     choices = _Choices(config)
-    _choose_splits(choices, source)
-    labels = config.prompt.labels
-    if "prompt.labels" not in config.chosen:
-        table = read_table(source, "train", {config.data.label_column}.__contains__)
-        if config.data.label_column in table.column_names:  # else loading the rows says so
-            labels = infer_labels(str(source), table, config.data.label_column)
-            hint = (
-                "; they are numbers: name them with data.label_map" if are_numbers(labels) else ""
-            )
-            reason = f"the values of {config.data.label_column}: {listed(labels)}{hint}"
-            choices.add("prompt.labels", list(labels), reason)
-    _choose_prompt(choices, labels)
+    table = _fit_columns(choices, source)
+    _fit_splits(choices, source, len(table), tables)
+    column = choices.value("data.label_column")
+    if choices.is_free("prompt.labels") and column in table.column_names:
+        labels = infer_labels(str(source), table, column, config.data.label_map)
+        choices.add("prompt.labels", list(labels), _about_labels(labels, table, column))
+    stored = None if start is None else start.classifier
+    if stored is not None and set(choices.value("prompt.labels")) <= set(stored.prompt.labels):
+        for name, value in stored.prompt.to_dict().items():
+            choices.add(f"prompt.{name}", value, "that of the adapter to start from")
+    else:
+        _fit_prompt(choices)
     return choices.config(), choices.notes
 
 
-def _choose_splits(choices: _Choices, source: str | InMemory) -> None:
+def _fit_columns(choices: _Choices, source: str | InMemory) -> "pa.Table":
+    """Choose the columns; the table with at least the column of labels, if there is one."""
+    settings = {role: f"data.{role}_column" for role in ("text", "label")}
+    names = {role: choices.value(setting) for role, setting in settings.items()}
+    table = read_table(source, "train", {names["label"]}.__contains__)
+    every = table if len(table.column_names) > 1 else read_table(source, "train")
+    if set(names.values()) <= set(every.column_names):
+        return table
+    for role, column in infer_columns(every.column_names, **names).items():
+        reason = f"there is no column {names[role]!r} among {listed(every.column_names)}"
+        choices.add(settings[role], column, reason)
+    return every
+
+
+def _about_labels(labels: tuple[str, ...], table: "pa.Table", column: str) -> str:
+    first, more = labels[:NUM_LISTED], len(labels) - NUM_LISTED
+    names = listed(first) + (f" and {more} more" if more > 0 else "")
+    hint = "; numbers tell a model little: name them with data.label_map" * are_numbers(labels)
+    return f"{counted(len(labels), 'label')} in column {quoted(column)}: {names}{hint}"
+
+
+def _fit_splits(
+    choices: _Choices, source: str | InMemory, num_rows: int, tables: Mapping[str, InMemory]
+) -> None:
+    """Choose the sources of test and evaluation rows, and how many rows to take."""
     name = str(source)
-    is_hub = isinstance(source, str) and not Path(source).exists() and looks_like_hub_id(source)
-    if is_hub or has_split(name, "test"):
+    if isinstance(source, str) and is_on_hub(source):
+        splits = hub_splits(source)
+    else:
+        splits = [split for split in ("test", "validation") if has_split(name, split)]
+    if "test" in splits:
         choices.add("data.test", name, "its test split")
     else:
-        choices.add("data.test", HELD_OUT, "a fifth of the rows, held out: there is no test split")
-    if not is_hub and has_split(name, "validation"):
+        choices.add("data.test", HELD_OUT, "there is no test split: a fifth of the rows, held out")
+    if "validation" in splits:
         choices.add("data.evaluation", name, "its validation split")
+    evaluation, test = choices.value("data.evaluation"), choices.value("data.test")
+    if evaluation != HELD_OUT:
+        _fit_counts(choices, num_rows, _num_evaluation_rows(evaluation, test, tables))
+    elif test != HELD_OUT:
+        _carve_counts(choices, num_rows)
+    elif choices.value("data.num_evaluation") > num_rows / EVALUATION_PART:
+        choices.add("data.num_evaluation", 0, "a tenth of the rows, held out: there are few")
 
 
-def _choose_prompt(choices: _Choices, labels: tuple[str, ...]) -> None:
-    choices.add("prompt.template", TEMPLATE, "a neutral prompt: the data are no film reviews")
+def _num_evaluation_rows(evaluation: str, test: str, tables: Mapping[str, InMemory]) -> int:
+    """The number of rows of a source of evaluation rows."""
+    setting = "data.test" if evaluation == "test" else "data.evaluation"
+    source = tables.get(setting, test if evaluation == "test" else evaluation)
+    split = "test" if evaluation == "test" else "validation"
+    return len(read_table(source, split))
+
+
+def _fit_counts(choices: _Choices, num_train: int, num_evaluation: int) -> None:
+    """Choose all rows of sources that have fewer than the recipe takes."""
+    available = {"data.num_train": num_train, "data.num_evaluation": num_evaluation}
+    for setting, num_rows in available.items():
+        if choices.value(setting) > num_rows:
+            choices.add(setting, 0, f"all {num_rows:,} rows: the recipe would take more")
+
+
+def _carve_counts(choices: _Choices, num_rows: int) -> None:
+    """Choose how many rows of one source train and evaluate, if the recipe would take more."""
+    num_train = choices.value("data.num_train")
+    num_evaluation = choices.value("data.num_evaluation")
+    if num_train + num_evaluation <= num_rows or not choices.is_free("data.num_evaluation"):
+        if num_train > num_rows - num_evaluation > 0:
+            choices.add("data.num_train", 0, "all rows that do not evaluate")
+        return
+    if choices.is_free("data.num_train"):
+        kept = num_rows - max(1, num_rows // EVALUATION_PART)
+        choices.add("data.num_train", kept, f"of {counted(num_rows, 'row')}")
+    choices.add("data.num_evaluation", 0, "all rows that do not train")
+
+
+def _fit_prompt(choices: _Choices) -> None:
+    labels = choices.value("prompt.labels")
+    choices.add("prompt.template", TEMPLATE, "a neutral one, with Text and Label as headings")
     if sum(map(len, labels)) <= MAX_LABEL_CHARACTERS:
-        choices.add(
-            "prompt.instruction", INSTRUCTION, "a neutral instruction that lists the labels"
-        )
+        choices.add("prompt.instruction", INSTRUCTION, "a neutral one, which lists the labels")
     else:
         choices.add(
             "prompt.instruction",
             INSTRUCTION_WITHOUT_LABELS,
-            f"{counted(len(labels), 'label')} are too many to list in each prompt",
+            f"a neutral one, without the {len(labels)} labels: they would fill the prompt",
         )
+
+
+# --- schedule ------------------------------------------------------------------------------------
 
 
 def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]:
@@ -108,22 +237,35 @@ def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]
     if is_film_reviews(config.data.train):
         return config, {}
     choices = _Choices(config)
+    choices.notes.update(_preset_notes(config))
     recipe = config.training
     steps_per_epoch = math.ceil(num_rows / (rows_per_step(config) * num_processes()))
-    epochs = recipe.num_train_epochs
-    if not recipe.max_steps and steps_per_epoch * epochs < MIN_STEPS:
+    if not recipe.max_steps and steps_per_epoch * recipe.num_train_epochs < MIN_STEPS:
         epochs = float(min(MAX_EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch)))
-        few = f"{counted(num_rows, 'row')} are {counted(steps_per_epoch, 'step')} an epoch"
+        few = f"{counted(num_rows, 'row')} are only {counted(steps_per_epoch, 'step')} an epoch"
         choices.add("training.num_train_epochs", epochs, few)
-        choices.add("training.early_stopping_patience", PATIENCE, "so many epochs may overfit")
-        epochs = choices.values.get("training.num_train_epochs", recipe.num_train_epochs)
+        if "training.num_train_epochs" in choices.notes:
+            many = "so many epochs may overfit: training stops when the log-loss gets no better"
+            choices.add("training.early_stopping_patience", PATIENCE, many)
+    epochs = choices.value("training.num_train_epochs")
     num_steps = recipe.max_steps or math.ceil(steps_per_epoch * epochs)
-    every = max(1, num_steps // NUM_EVALUATIONS)
-    often = f"about {NUM_EVALUATIONS} evaluations in {counted(num_steps, 'step')}"
-    if not {"training.eval_steps", "training.save_steps"} & config.chosen:
+    if choices.is_free("training.save_steps"):
+        every = max(1, num_steps // NUM_EVALUATIONS)
+        often = f"about {NUM_EVALUATIONS} evaluations in {counted(num_steps, 'step')}"
         choices.add("training.eval_steps", every, often)
+        every = choices.value("training.eval_steps")
         choices.add("training.save_steps", every, "a checkpoint at each evaluation")
-    choices.add("training.logging_steps", max(1, num_steps // 40), "40 points of the loss curve")
-    if "training.warmup_steps" not in config.chosen:
+    points = "about 40 points of the loss curve"
+    choices.add("training.logging_steps", max(1, num_steps // 40), points)
+    if choices.is_free("training.warmup_steps"):
         choices.add("training.warmup_ratio", WARMUP_RATIO, "the recipe's share: 50 of 375 steps")
     return choices.config(), choices.notes
+
+
+def _preset_notes(config: Config) -> dict[str, str]:
+    """What the preset itself has for data of the user's own, if it was not set."""
+    if config.preset is None or "base.name" in config.chosen:  # as `load_config` does
+        return {}
+    own = conditional_settings(config.preset, "with_own_data")
+    reason = f"what preset {config.preset} has for data of your own"
+    return dict.fromkeys(own.keys() - config.chosen, reason)

@@ -27,6 +27,7 @@ from sentilora.models.device import choose_device, choose_dtype, require_device
 from sentilora.models.fast_path import why_not_fast
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
+from sentilora.stages.automatic import fit_data, fit_schedule, lines_of
 from sentilora.stages.findings import Finding, Findings, Level, attempt, without_repetitions
 from sentilora.stages.from_config import (
     check_steps,
@@ -68,12 +69,16 @@ def check(config: Config, *, data: object = None) -> list[Finding]:
 
 def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None]:
     """The whole check, in the order in which `train` would meet each problem."""
+    fitted = yield from attempt("data", lambda: fit_data(config, tables))
+    config = yield from look_at_choices(fitted or (config, {}))
     format = yield from attempt("prompt", lambda: prompt_format_of(config))
-    yield from attempt("steps", lambda: check_steps(config))
     requested = yield from attempt("device", lambda: requested_device(config))
     source = yield from attempt("base", lambda: resolve_base(config.base.name))
     yield from attempt("output", lambda: require_unused(Path(config.output_dir)))
     splits = yield from look_at_data(config, tables)
+    if "train" in splits:
+        config = yield from look_at_choices(fit_schedule(config, len(splits["train"])))
+    yield from attempt("steps", lambda: check_steps(config))
     device = None
     if requested is not None:
         device = yield from attempt("device", lambda: choose_device(requested))
@@ -93,6 +98,14 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
 
 
 # --- data ----------------------------------------------------------------------------------------
+
+
+def look_at_choices(fitted: tuple[Config, Mapping[str, str]]) -> Findings[Config]:
+    """What is chosen to fit the data, each with its reason; returns that configuration."""
+    config, notes = fitted
+    for line in lines_of(config, notes):
+        yield Finding("ok", "chosen", line)
+    return config
 
 
 def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dict[str, Rows]]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentilora.config import CONFIG_FILE, Config
+from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
 from sentilora.evaluation.measuring import measure_rows
@@ -57,6 +57,7 @@ def demo(config: Config) -> Demo:
     folder = Path(config.output_dir)
     with set_aside(folder) if config.output_dir == DEMO_FOLDER else nullcontext():
         train(config)
+    config = read_config(folder / CONFIG_FILE)
     classifier = Classifier.load(folder)
     test = load_test_of(config, classifier.labels)
     measurement = measure_rows(classifier, test, str(folder), load_rows_of(config))

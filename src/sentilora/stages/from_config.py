@@ -18,7 +18,7 @@ from sentilora.models.runtime import Runtime
 from sentilora.presets import DEFAULT_PRESET, preset_tree
 from sentilora.progress import num_processes, say
 from sentilora.prompt import PromptFormat
-from sentilora.shipped import EMBEDDED, is_film_reviews
+from sentilora.shipped import EMBEDDED
 from sentilora.wording import listed
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def columns_of(config: "Config", labels: Sequence[str]) -> Columns:
 
 def _require_labels_in_map(label_map: Mapping[str, str], labels: Sequence[str]) -> None:
     """Raise `UsageError` for an entry that leads to no label. Those of the default map may."""
-    defaults = preset_tree(DEFAULT_PRESET, embedded=False)["data"]["label_map"]
+    defaults = preset_tree(DEFAULT_PRESET)["data"]["label_map"]
     for key, word in label_map.items():
         if word in labels or defaults.get(key) == word:
             continue
@@ -109,8 +109,6 @@ def load_rows_of(
         num_evaluation=data.num_evaluation,
         seed=data.shuffle_seed,
         balance=data.balance,
-        are_limits=not is_film_reviews(data.train)
-        and not {"data.num_train", "data.num_evaluation"} & config.chosen,
     )
 
 
@@ -130,7 +128,7 @@ def shipped_test_warning(config: "Config") -> str | None:
     """A warning when training uses other rows but the test rows are the reviews that ship."""
     if config.data.train == EMBEDDED or config.data.test != EMBEDDED:
         return None
-    return "data.test still names the reviews that ship, so evaluate will measure on those"
+    return "data.test names the reviews that ship, so evaluate will measure on those"
 
 
 def runtime_of(config: "Config") -> Runtime:
@@ -150,7 +148,8 @@ def runtime_of(config: "Config") -> Runtime:
 
 def with_absolute_base(config: "Config") -> "Config":
     """The configuration, a base on disk as an absolute path: found from any directory."""
-    return config.with_values({"base.name": absolute_base(config.base.name)})
+    name = absolute_base(config.base.name)
+    return config if name == config.base.name else config.with_values({"base.name": name})
 
 
 def load_base_of(config: "Config") -> Base:
@@ -209,7 +208,7 @@ def training_arguments_of(config: "Config", base: Base, num_rows: int) -> "Train
         per_device_train_batch_size=rows_per_step(config),
         gradient_accumulation_steps=1,
         per_device_eval_batch_size=recipe.per_device_eval_batch_size,
-        learning_rate=recipe.learning_rate,
+        learning_rate=float(recipe.learning_rate),
         lr_scheduler_type=recipe.lr_scheduler_type,
         warmup_steps=math.ceil(recipe.warmup_ratio * num_steps) or recipe.warmup_steps,
         optim=optim,

@@ -6,7 +6,6 @@ sentilora train --sizes 100,400,2000
 Each run has an adapter folder of its own.
 """
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -29,7 +28,9 @@ from sentilora.folders.run_folder import (
     require_writable,
 )
 from sentilora.metrics import compare
+from sentilora.models.device import free_memory
 from sentilora.progress import is_main_process, say
+from sentilora.stages.automatic import fit, fit_data, fit_schedule
 from sentilora.stages.from_config import (
     count_steps,
     load_rows_of,
@@ -63,7 +64,8 @@ def train_seeds(
             seen=num_seeds,
             remedy=f"a spread needs at least 2 seeds, and {MAX_SEEDS} are plenty",
         )
-    config = with_absolute_base(with_tables(config, tables_of(data, "train")))
+    tables = tables_of(data, "train")
+    config = fit(with_absolute_base(with_tables(config, tables)), tables).config
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
@@ -100,19 +102,22 @@ def train_sizes(
             seen=sizes,
             remedy="give a list of whole numbers, e.g. 100,400,2000",
         )
-    config = with_absolute_base(with_tables(config, tables_of(data, "train")))
+    tables = tables_of(data, "train")
+    config = with_absolute_base(with_tables(config, tables))
     sizes = sorted(sizes)
-    _check_sizes(sizes, len(config.prompt.labels))
+    _check_sizes(sizes)
     with _claimed(Path(config.output_dir), resume):
         return _train_sizes(config, sizes, data, resume)
 
 
 def _train_sizes(config: Config, sizes: Sequence[int], data: object, resume: bool) -> SizeSeries:
     """`train_sizes`, in a folder that this job holds. sizes: in rising order."""
+    tables = tables_of(data, "train")
+    config, _ = fit_data(config, tables)
     labels = config.prompt.labels
-    every_row = config.with_values({"data.num_train_subset": 0})
-    rows, evaluation = load_rows_of(every_row, tables_of(data, "train"))
+    rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}), tables)
     _check_subsets(config, rows, sizes)
+    config, _ = fit_schedule(config, sizes[-1])
     num_steps = count_steps(config, sizes[-1])
     values = {"training.max_steps": num_steps}
     configs = {
@@ -163,7 +168,7 @@ def _part(config: Config, name: str, values: Mapping[str, object]) -> Config:
     return config.with_values({**values, "output_dir": str(Path(config.output_dir) / name)})
 
 
-def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
+def _check_sizes(sizes: Sequence[int]) -> None:
     """Raise `UsageError` for sizes, in rising order, that make no learning curve."""
     duplicates = [size for size, following in pairwise(sizes) if size == following]
     if len(sizes) < 2:
@@ -171,16 +176,20 @@ def _check_sizes(sizes: Sequence[int], num_labels: int) -> None:
         remedy = "add another, e.g. 100,400,2000"
     elif duplicates:
         problem, remedy = f"`sizes` has {duplicates[0]:,} twice", "remove one of them"
-    elif sizes[0] < num_labels:
-        problem = f"`sizes` has {sizes[0]}, fewer rows than there are labels ({num_labels})"
-        remedy = "remove it"
     else:
         return
     raise UsageError(problem, setting="sizes", seen=list(sizes), remedy=remedy)
 
 
 def _check_subsets(config: Config, rows: Rows, sizes: Sequence[int]) -> None:
-    """Raise `DataError` unless there are enough rows, and each subset has every label."""
+    """Raise an error unless there are enough rows, and each subset has every label."""
+    if sizes[0] < (num_labels := len(config.prompt.labels)):
+        raise UsageError(
+            f"`sizes` has {sizes[0]}, fewer rows than there are labels ({num_labels})",
+            setting="sizes",
+            seen=list(sizes),
+            remedy="remove it",
+        )
     if sizes[-1] > len(rows):
         raise DataError(
             f"`sizes` has {sizes[-1]:,}, but there are only {len(rows):,} training rows "
@@ -211,7 +220,7 @@ def _train_each(
         say(f"run {number} of {len(configs)}: {quoted(part.output_dir)}")
         with _series_folder(config, part, len(runs), len(configs)):
             runs[key] = _train_one(part, data, resume)
-        _free_memory()
+        free_memory()
     return runs
 
 
@@ -285,15 +294,6 @@ def _series_folder(
     finally:
         if is_main_process() and contents(folder) == [folder / CONFIG_FILE]:
             (folder / CONFIG_FILE).unlink()
-
-
-def _free_memory() -> None:
-    """Free the last run's memory: a Trainer and its model form a reference cycle."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 # --- after ---------------------------------------------------------------------------------------

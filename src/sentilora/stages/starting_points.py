@@ -21,12 +21,12 @@ from sentilora.stages.from_config import count_steps
 from sentilora.wording import quoted
 
 
-def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> Config:
+def with_lora_of(start: AdapterFolder, config: Config) -> Config:
     """The configuration, with the LoRA settings of the adapter to start from.
 
     Raises `UsageError` when the configuration was given another value for one of them.
     """
-    lora = start.lora_to_continue(config.base.name, format, config.lora.model_dump())
+    lora = start.lora_to_continue(config.base.name, config.lora.model_dump())
     values = {f"lora.{name}": value for name, value in lora.items()}
     settings = config.flat()
     for key in sorted(config.chosen & values.keys()):
@@ -40,6 +40,12 @@ def with_lora_of(start: AdapterFolder, config: Config, format: PromptFormat) -> 
                 "without `adapter`",
             )
     return config.with_values(values)
+
+
+def warn_of_other_prompt(start: AdapterFolder, format: PromptFormat) -> None:
+    """Warn when a run's prompt is not the one that the adapter to start from was trained with."""
+    if start.classifier is not None and start.classifier.prompt != format:
+        say(f"warning: {quoted(start.path)} was trained with a different prompt or labels")
 
 
 def require_run(folder: Path) -> None:

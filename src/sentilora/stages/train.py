@@ -6,22 +6,19 @@ sentilora train --preset mistral-7b
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from sentilora.config import CONFIG_FILE, Config
+from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.memory import InMemory
 from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
 from sentilora.data.splits import label_weights
 from sentilora.errors import Interrupted
-from sentilora.folders.adapter_folder import AdapterFolder, new_adapter
-from sentilora.folders.card import write_model_card
-from sentilora.folders.checkpoints import checkpoint_folder, seal
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.folders.checkpoints import checkpoint_folder
 from sentilora.folders.claim import claim
 from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
-    PROBABILITIES_FILE,
     DataRecord,
     TrainingResult,
     require_unused,
@@ -39,11 +36,11 @@ from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine
 from sentilora.progress import is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
-from sentilora.stages.automatic import fit_data, fit_schedule
+from sentilora.stages.automatic import Fitted, fit
+from sentilora.stages.finish import finish
 from sentilora.stages.from_config import (
     check_steps,
     load_base_of,
-    load_rows_of,
     prompt_format_of,
     rows_per_step,
     runtime_of,
@@ -53,7 +50,13 @@ from sentilora.stages.from_config import (
     with_absolute_base,
     with_tables,
 )
-from sentilora.stages.starting_points import find_checkpoint, require_run, with_lora_of
+from sentilora.stages.rate_search import SEARCH, search_rate
+from sentilora.stages.starting_points import (
+    find_checkpoint,
+    require_run,
+    warn_of_other_prompt,
+    with_lora_of,
+)
 from sentilora.training.faults import divergence_recorded, refused_settings, training_errors
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
@@ -65,9 +68,6 @@ if TYPE_CHECKING:
     from sentilora.models.bases import Base
     from sentilora.prompt import Example
     from sentilora.training.trainer import ClassifierTrainer
-
-T = TypeVar("T")
-CURVE_FILE = "training_curve.png"
 
 
 def train(
@@ -90,15 +90,17 @@ def train(
     folder = Path(config.output_dir)
     tables = tables_of(data, "train")
     config = with_tables(config, tables)
-    format = prompt_format_of(config)
-    check_steps(config)
+    prompt_format_of(config)
     require_device(config.base.device)
     resolve_base(config.base.name)
     start = None if adapter is None else AdapterFolder.open(adapter)
     if start is not None:
-        config = with_lora_of(start, config, format)
+        config = with_lora_of(start, config)
     if resume:
         require_run(folder)
+        if config.training.learning_rate == SEARCH:  # found before the run was stopped
+            found = read_config(folder / CONFIG_FILE).training.learning_rate
+            config = config.with_values({"training.learning_rate": found})
     else:
         require_writable(folder)
     with training_errors(folder):
@@ -117,17 +119,26 @@ def train_in(
     resume: bool,
 ) -> TrainingResult:
     """Train in a folder that this job holds."""
-    config, notes = fit_data(config, tables)
-    rows, evaluation = load_rows_of(config, tables)
-    config, more = fit_schedule(config, len(rows))
-    for setting, reason in {**notes, **more}.items():
-        say(f"{setting} = {config.flat()[setting]!r}: {reason}")
+    fitted = fit(config, tables, start)
+    config, rows, evaluation = fitted.config, fitted.rows, fitted.evaluation
+    check_steps(config)
     format = prompt_format_of(config)
+    if start is not None:
+        warn_of_other_prompt(start, format)
     record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
     show_rows(config, rows, evaluation)
+    show_choices(fitted)
     check_recipe(config)
     runtime_of(config).require_possible()
+    log_losses: dict[str, float | None] = {}
+    if config.training.learning_rate == SEARCH:
+
+        def train_once(trial: Config) -> TrainingResult:
+            return train_in(Path(trial.output_dir), trial, tables, start, resume=False)
+
+        rate, log_losses = search_rate(config, len(rows), train_once)
+        config = config.with_values({"training.learning_rate": rate})
 
     base = load_base_of(config)
     show_base(config, base)
@@ -145,7 +156,8 @@ def train_in(
             record.save(folder)
         seconds = run(trainer, folder, checkpoint)
         if is_main_process():
-            finish(trainer, base, config, rows, evaluation, seconds)
+            facts = {"chosen": fitted.notes, "learning_rates": log_losses}
+            finish(trainer, base, config, rows, evaluation, seconds, facts)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult.load(folder)
 
@@ -164,6 +176,14 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
         say(f"warning: {warning}")
     if test_warning := shipped_test_warning(config):
         say(f"warning: {test_warning}")
+
+
+def show_choices(fitted: Fitted) -> None:
+    """Print the settings that were chosen to fit the data, each with its reason."""
+    if lines := fitted.lines():
+        say("chosen to fit these data; any of them can be set instead:")
+        for line in lines:
+            say(f"  {line}")
 
 
 def check_recipe(config: Config) -> None:
@@ -302,10 +322,10 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
     """Train to the end, load the best checkpoint and return the training time in seconds."""
     import torch
 
-    from sentilora.training.callbacks import Report, StopOnInterrupt
+    from sentilora.training.callbacks import Report, StopOnInterrupt, callback_of
     from sentilora.training.divergence import require_learned
 
-    interrupt, report = callback(trainer, StopOnInterrupt), callback(trainer, Report)
+    interrupt, report = callback_of(trainer, StopOnInterrupt), callback_of(trainer, Report)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
@@ -334,62 +354,3 @@ def run(trainer: "ClassifierTrainer", folder: Path, checkpoint: Path | None) -> 
         trainer.args,
     )
     return seconds
-
-
-def callback(trainer: "ClassifierTrainer", kind: type[T]) -> T:
-    """The trainer's callback of this class."""
-    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, kind))
-
-
-# --- after training ------------------------------------------------------------------------------
-
-
-def finish(
-    trainer: "ClassifierTrainer",
-    base: "Base",
-    config: Config,
-    rows: Rows,
-    evaluation: Rows,
-    train_seconds: float,
-) -> None:
-    """Save the adapter, reload and score it; write the results, the curve and the model card."""
-    import numpy as np
-    import torch
-
-    from sentilora.metrics import measure
-    from sentilora.training.callbacks import Report
-    from sentilora.training.curves import training_curve
-    from sentilora.training.reloading import score_reloaded
-
-    folder = Path(config.output_dir)
-    best_step = trainer.state.best_global_step or trainer.state.global_step
-    peak = None
-    if base.device == "cuda":
-        peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    with new_adapter(folder) as unfinished:  # nothing that looks like a result before it is one
-        trainer.save_model(str(unfinished))
-        seal(unfinished, best_step)
-        probabilities, difference = score_reloaded(
-            trainer, base, runtime_of(config), unfinished, evaluation.inputs
-        )
-    result = TrainingResult(
-        output_dir=str(folder),
-        metrics=measure(probabilities, trainer.eval_truth),
-        best_step=best_step,
-        num_steps=trainer.state.global_step,
-        train_seconds=round(train_seconds, 1),
-        step_seconds=round(median(callback(trainer, Report).step_seconds or [0.0]), 4),
-        peak_memory_gib=peak,
-        reload_difference=difference,
-    )
-    np.save(folder / PROBABILITIES_FILE, probabilities)
-    result.save(folder)
-    training_curve(trainer.state.log_history, folder / CURVE_FILE)
-    write_model_card(
-        folder,
-        result,
-        trainer.classifier,
-        lora=config.lora.model_dump(),
-        source=config.data.train,
-        num_rows={"train": len(rows), "evaluation": len(evaluation)},
-    )

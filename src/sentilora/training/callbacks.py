@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sentilora.folders.checkpoints import checkpoint_folder, seal
 from sentilora.folders.run_folder import METRICS_FILE
@@ -19,6 +19,13 @@ from sentilora.training.processes import any_process, several_processes, wait_fo
 
 # Under a launcher one press of Ctrl-C arrives twice: from the terminal and from the launcher.
 SAME_PRESS_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+def callback_of(trainer: Trainer, kind: type[T]) -> T:
+    """The trainer's callback of this class."""
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, kind))
 
 
 class SaveBest(TrainerCallback):

@@ -1,0 +1,88 @@
+"""The end of a run: the best adapter on disk, reloaded and scored; results, curve, model card."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from sentilora.config import Config
+from sentilora.data.rows import Rows
+from sentilora.folders.adapter_folder import new_adapter
+from sentilora.folders.card import write_model_card
+from sentilora.folders.checkpoints import seal
+from sentilora.folders.run_folder import PROBABILITIES_FILE, TrainingResult
+from sentilora.shipped import EMBEDDED
+from sentilora.stages.from_config import runtime_of
+from sentilora.training.shortfall import remedies_for, shortfall_of
+
+if TYPE_CHECKING:
+    from sentilora.models.bases import Base
+    from sentilora.training.trainer import ClassifierTrainer
+
+CURVE_FILE = "training_curve.png"
+
+
+def finish(
+    trainer: "ClassifierTrainer",
+    base: "Base",
+    config: Config,
+    rows: Rows,
+    evaluation: Rows,
+    train_seconds: float,
+    facts: Mapping[str, Any],
+) -> None:
+    """Save the adapter, reload and score it; write the results, the curve and the model card.
+
+    facts: fields of the result that were known before training.
+    """
+    import numpy as np
+    import torch
+
+    from sentilora.metrics import measure
+    from sentilora.training.callbacks import Report, callback_of
+    from sentilora.training.curves import training_curve
+    from sentilora.training.reloading import score_reloaded
+
+    folder = Path(config.output_dir)
+    best_step = trainer.state.best_global_step or trainer.state.global_step
+    peak = None
+    if base.device == "cuda":
+        peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    with new_adapter(folder) as unfinished:  # nothing that looks like a result before it is one
+        trainer.save_model(str(unfinished))
+        seal(unfinished, best_step)
+        probabilities, difference = score_reloaded(
+            trainer, base, runtime_of(config), unfinished, evaluation.inputs
+        )
+    metrics = measure(probabilities, trainer.eval_truth)
+    shortfall = shortfall_of(metrics, config.prompt.labels)
+    remedies = remedies_for(
+        metrics,
+        is_embedded=config.base.name == EMBEDDED,
+        is_searched=bool(facts["learning_rates"]),
+        num_epochs=config.training.num_train_epochs,
+    )
+    result = TrainingResult(
+        output_dir=str(folder),
+        metrics=metrics,
+        best_step=best_step,
+        num_steps=trainer.state.global_step,
+        train_seconds=round(train_seconds, 1),
+        step_seconds=round(median(callback_of(trainer, Report).step_seconds or [0.0]), 4),
+        peak_memory_gib=peak,
+        reload_difference=difference,
+        shortfall=shortfall,
+        remedies=remedies if shortfall else [],
+        **facts,
+    )
+    np.save(folder / PROBABILITIES_FILE, probabilities)
+    result.save(folder)
+    training_curve(trainer.state.log_history, folder / CURVE_FILE)
+    write_model_card(
+        folder,
+        result,
+        trainer.classifier,
+        lora=config.lora.model_dump(),
+        source=config.data.train,
+        num_rows={"train": len(rows), "evaluation": len(evaluation)},
+    )

@@ -1,0 +1,57 @@
+"""A run that has not learned its task: how that shows, and what to try, in order."""
+
+from collections.abc import Sequence
+
+from sentilora.metrics import Metrics
+from sentilora.wording import counted, percent
+
+FEW_ROWS = 50  # evaluation rows that can show only large differences
+
+
+def shortfall_of(metrics: Metrics, labels: Sequence[str]) -> str | None:
+    """Why metrics on the evaluation rows show no learning, as a clause; None if they do.
+
+    A classifier has learned if the 95 % interval of its accuracy is above the share of the most
+    frequent label, which one answer for all texts reaches.
+    """
+    truth = [sum(row) for row in metrics.confusion]
+    answers = [sum(column) for column in zip(*metrics.confusion, strict=True)]
+    largest = max(range(len(truth)), key=truth.__getitem__)
+    share = truth[largest] / metrics.num_rows
+    rows = counted(metrics.num_rows, "evaluation row")
+    if max(answers) == metrics.num_rows:
+        return f"it answers {labels[answers.index(metrics.num_rows)]!r} to all {rows}"
+    if metrics.accuracy_interval[0] <= share:
+        low, high = metrics.accuracy_interval
+        return (
+            f"its accuracy on {rows}, {percent(metrics.accuracy)} (95 % interval {percent(low)} to "
+            f"{percent(high)}), is not clearly above the {percent(share)} of always answering "
+            f"{labels[largest]!r}"
+        )
+    return None
+
+
+def remedies_for(
+    metrics: Metrics, *, is_embedded: bool, is_searched: bool, num_epochs: float
+) -> list[str]:
+    """What to try after a run that has not learned, the most promising first.
+
+    is_embedded: whether its base is the one that ships. is_searched: whether its learning rate was
+    the best of several. num_epochs: of training.
+    """
+    remedies = []
+    if is_embedded:
+        remedies.append(
+            "a real language model: `preset` smollm2-135m, or on a GPU `preset` mistral-7b; the "
+            "base that ships knows English film reviews only"
+        )
+    if not is_searched:
+        remedies.append("training.learning_rate=search, which tries three rates")
+    remedies.append(f"more steps: training.num_train_epochs={2 * num_epochs:g}")
+    remedies.append(
+        "`sentilora check`, which shows what TF-IDF reaches on the same rows; if that is little "
+        "too, look at the labels"
+    )
+    if metrics.num_rows < FEW_ROWS:
+        remedies.append(f"more rows: {metrics.num_rows} evaluation rows show large effects only")
+    return remedies
