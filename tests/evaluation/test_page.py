@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 from sentilora.data.rows import Rows
 from sentilora.data.text import blank_line_breaks
 from sentilora.errors import UsageError
+from sentilora.evaluation.advice import next_steps
 from sentilora.evaluation.behaviour import judge
 from sentilora.evaluation.calibration import Temperature, Threshold
 from sentilora.evaluation.findings import (
@@ -26,6 +27,7 @@ from sentilora.evaluation.findings import (
     by_rating,
     surest_errors,
 )
+from sentilora.evaluation.label_figures import majority_of, one_answer_warning, per_label
 from sentilora.evaluation.label_issues import LabelIssue, LabelIssues
 from sentilora.evaluation.leakage import Twin
 from sentilora.evaluation.page import (
@@ -70,10 +72,13 @@ def make_report(
     strength=1.2,
     kept=whole,
     caution=None,
+    usual=None,
     labels=("positive", "negative", *(f"label{i}" for i in range(2, 20))),
     **more,
 ):
     scores = make_scores(num_rows, num_labels, strength=strength)
+    if usual is not None:  # the adapter gives one answer for all
+        scores.adapter[:] = np.eye(num_labels)[usual] * 0.5 + 0.5 / num_labels
     labels = labels[:num_labels]
     random = np.random.default_rng(1)
     texts = [
@@ -104,8 +109,12 @@ def make_report(
         leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5, 2),
         missing=["nothing of note"],
         explained=None if explain is None else explain(scores, texts),
+        majority=majority_of(labels, scores.truth, None),
+        per_label=per_label(labels, metrics.confusion),
+        warning=one_answer_warning(per_label(labels, metrics.confusion)),
         **more,
     )
+    result = replace(result, next_steps=next_steps(result))
     history = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5},
                {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
                {"step": 30, "loss": float("nan")}]  # fmt: skip
@@ -255,7 +264,7 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert page.locator("#accuracy").inner_text() == f"{100 * accuracy:.1f} %"
     assert page.title() == f"{100 * accuracy:.1f} % – my-adapter"
     assert page.locator("#confusion rect").count() == num_labels**2
-    assert page.locator("#models tbody tr").count() == 4
+    assert page.locator("#models tbody tr").count() == 5
     assert page.locator("#notes").inner_text() == "Nothing of note."
     # One evaluation: its accuracy and log-loss are points.
     assert page.locator("#training polyline").count() == 1

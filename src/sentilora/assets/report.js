@@ -11,7 +11,6 @@ const numbering = " Rows are numbered from 0, as in their source.";
 const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.…]$/.test(text) ? "" : ".");
 const scale = data.temperature ? ` at temperature ${data.temperature.toFixed(2)}` : "";
 const twinRow = (twin) => `${twin.split === "train" ? "training" : twin.split} row ${count(twin.other)}`;
-const small = (p) => p === 0 ? "< 1e-300" : p < 0.001 ? p.toExponential(1) : p.toFixed(3);
 const main = evaluation.adapter || evaluation.base, NS = "http://www.w3.org/2000/svg";
 
 function element(name, attributes = {}, ...children) {
@@ -22,7 +21,8 @@ function element(name, attributes = {}, ...children) {
 }
 function table(id, head, rows) {
   if (!rows.length) return;
-  at(id).append(element("thead", {}, element("tr", {}, ...head.map((x) => element("th", {scope: "col"}, x)))),
+  const heading = (x) => typeof x === "string" ? [x] : [x[0], element("small", {}, x[1])];  // a term and its gloss
+  at(id).append(element("thead", {}, element("tr", {}, ...head.map((x) => element("th", {scope: "col"}, ...heading(x))))),
     element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((x) => element("td", {}, x))))));
 }
 function foldedList(title, rows) {  // of [tag, note, text or texts]
@@ -73,26 +73,73 @@ document.title = `${percent(main.accuracy)} – ${data.title}`;
 at("title").textContent = data.title;
 at("subtitle").textContent = `${counted(evaluation.num_rows, "row")} of ${evaluation.test}; ${data.created}`;
 at("accuracy").textContent = percent(main.accuracy);
-at("interval").textContent = "accuracy; 95 % Wilson interval " +
-  main.accuracy_interval.map((v) => percent(v)).join(" – ");
+const range = (bounds, digits = 1) => bounds.map((v) => percent(v, digits)).join(" – ");
+const share = (value) => value === null ? "–" : percent(value);
+const withCode = (text) => text.split("`").map((part, i) => i % 2 ? element("code", {}, part) : part);
+const unbroken = (bounds) => element("span", {class: "whole"}, range(bounds));
+at("interval").append("accuracy: the share of rows answered correctly; 95 % Wilson interval ", unbroken(main.accuracy_interval));
+if (evaluation.warning) at("banner").append(evaluation.warning); else at("banner").remove();
+const majority = evaluation.majority;
+function rival(id, accuracy, interval, note) {  // a figure beside the large one
+  document.querySelector(".scores").append(element("div", {id, class: "rival"}, element("div", {class: "big"}, percent(accuracy)),
+    element("div", {}, `${note}; `, unbroken(interval))));
+}
+if (evaluation.baseline) rival("baseline-score", evaluation.baseline.accuracy, evaluation.baseline.accuracy_interval,
+  "TF-IDF + logistic regression on the same labels, the figure to beat");
+else if (evaluation.adapter) rival("base-score", evaluation.base.accuracy, evaluation.base.accuracy_interval, "base without adapter");
+if (majority) rival("majority-score", majority.accuracy, majority.interval, `always “${majority.label}”`);
 at("verdict").textContent = evaluation.verdict || "";
+if (evaluation.next_steps.length) at("next").append(...evaluation.next_steps.map((step) => element("li", {}, ...withCode(step))));
+else at("next-section").remove();
 for (const reason of evaluation.missing) at("notes").append(element("div", {}, sentence(reason)));
 const models = [["fine-tuned", evaluation.adapter], ["base without adapter", evaluation.base], ["TF-IDF", evaluation.baseline]];
 if (evaluation.calibrated) models.splice(1, 0, [`… at temperature ${evaluation.calibrated.temperature.value.toFixed(2)}`,
   evaluation.calibrated.test]);
 const metric = (value) => value === null ? "–" : value.toFixed(4);
-table("models", ["", "accuracy", "95 % interval", "macro-F1", "log-loss", "Brier", "ROC-AUC", "ECE"],
-  models.filter((model) => model[1]).map(([name, m]) => [name, percent(m.accuracy, 2),
-    m.accuracy_interval.map((v) => percent(v)).join(" – "), metric(m.macro_f1), m.log_loss.toFixed(4),
-    m.brier.toFixed(4), metric(m.roc_auc),
-    m.expected_calibration_error.toFixed(4)]));
+const interval = ["95 % interval", "where it very likely lies for all such texts"];
+const modelRows = models.filter((model) => model[1]).map(([name, m]) => [name, percent(m.accuracy, 2),
+  range(m.accuracy_interval), metric(m.macro_f1), m.log_loss.toFixed(4), m.brier.toFixed(4), metric(m.roc_auc),
+  m.expected_calibration_error.toFixed(4)]);
+if (majority) {
+  modelRows.push(["majority", percent(majority.accuracy, 2), range(majority.interval), ..."–––––"]);
+  at("majority-note").textContent = `Majority: always answering “${majority.label}”, the most frequent label of the ` +
+    `${majority.counted_in} rows.`;
+}
+table("models", ["", ["accuracy", "share answered correctly"], interval, ["macro-F1", "mean F1 of the labels; 1 is best"],
+  ["log-loss", "penalty for confident errors; 0 is best"], ["Brier", "squared error of probabilities; 0 is best"],
+  ["ROC-AUC", "ranking; 0.5 is guessing, 1 is best"], ["ECE", "gap between probability and accuracy; 0 is best"]], modelRows);
 const against = {base: "against its base without adapter", baseline: "against TF-IDF + logistic regression"};
-table("differences", ["fine-tuned …", "points", "95 % interval", "only it right", "only other right", "exact McNemar p"],
-  Object.entries(evaluation.comparisons).map(([name, c]) => [against[name], points(c.difference),
-    c.interval.map(points).join(" to "), count(c.num_only_first), count(c.num_only_second), small(c.p)]));
+const compared = Object.entries(evaluation.comparisons);
+table("differences", ["fine-tuned …", ["points", "difference in accuracy, in percentage points"],
+  ["95 % interval", "where the difference very likely lies"], ["only it right", "rows that the other gets wrong"],
+  ["only other right", "rows that it gets wrong"], ["exact McNemar p", "how probable such a split is if both are equally good"]],
+  compared.map(([name, c]) => [against[name], points(c.difference),
+    c.interval.map(points).join(" to "), count(c.num_only_first), count(c.num_only_second), data.p_values[name]]));
+if (!compared.length) at("criterion").remove();
+else at("disagreement").textContent = Object.entries(data.disagreements).map(([name, sentence]) =>
+  `${sentence.replace(/^The interval/, `The interval ${against[name]}`)}`).join(" ");
+
+// --- labels
+const MANY = 20, hasMany = evaluation.labels.length > MANY;
+if (evaluation.per_label.length) {
+  const weakest = hasMany ? [...evaluation.per_label].sort((a, b) => (a.f1 ?? 2) - (b.f1 ?? 2)) : evaluation.per_label;
+  at("labels-note").textContent = "How well each label is recognized" + (hasMany ? `: all ${evaluation.labels.length}, the lowest F1 first.` : ".");
+  if (hasMany) for (const [key, value] of [["class", "wide tall"], ["tabindex", 0], ["role", "region"], ["aria-label", "Labels"]])
+    at("labels-box").setAttribute(key, value);
+  table("per-label", ["label", ["rows", "that have it"], ["answers", "rows answered with it"],
+    ["precision", "share of these answers that are right"], ["recall", "share of these rows that are recognized"],
+    ["95 % interval", "of the recall"], ["F1", "precision and recall in one; 1 is best"], ["taken for", "most often, and in how many rows"]],
+    weakest.map((l) => [l.label, count(l.num_rows), count(l.num_answers), share(l.precision), share(l.recall),
+      l.recall_interval ? range(l.recall_interval) : "–", metric(l.f1), l.confused_with === null ? "–" : `${l.confused_with} (${count(l.num_confused)})`]));
+} else at("labels-section").remove();
 
 // --- confusion
-{ const n = evaluation.labels.length, S = Math.max(44, Math.min(90, 320 / n)), L = 124;
+if (hasMany) {
+  at("confusion-title").textContent = "Most frequent confusions";
+  at("confusion").append(element("table", {id: "confusions"}), element("figcaption", {}, "A matrix of " +
+    `${evaluation.labels.length} labels would be too small to read; report.json has it.`));
+  table("confusions", ["true label", "answered", "rows"], data.confusions.map((c) => [c.truth, c.answer, count(c.num_rows)]));
+} else { const n = evaluation.labels.length, S = Math.max(44, Math.min(90, 320 / n)), L = 124;
   const svg = document.createElementNS(NS, "svg");
   svg.setAttribute("viewBox", `0 0 ${L + n * S} ${n * S + 42}`); svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", "Confusion matrix"); svg.style.maxWidth = L + n * S + "px";
@@ -158,7 +205,9 @@ if (data.training.length) {
   if (losses.length) line(scaled(losses, "loss"), "var(--base)", "2 3");
 } else at("training-section").remove();
 
-table("lengths", ["", "rows", "accuracy", "95 % interval"], data.groups.map((g) => [
+if (evaluation.calibrated) at("temperature-note").textContent = " A temperature is a number that scores are divided by to bring " +
+  `them closer to that; here ${evaluation.calibrated.temperature.value.toFixed(2)}.`;
+table("lengths", ["", "rows", "accuracy", interval], data.groups.map((g) => [
   {whole: "whole texts", truncated: "truncated texts"}[g.name] || g.name, count(g.num_rows),
   percent(g.accuracy), g.interval.map((v) => percent(v)).join(" – ")]));
 { const leak = evaluation.leakage;
@@ -179,7 +228,7 @@ table("lengths", ["", "rows", "accuracy", "95 % interval"], data.groups.map((g) 
 
 if (evaluation.ratings) {
   at("ratings-title").textContent = `Accuracy by ${evaluation.ratings.column}`;
-  table("ratings", ["", "rows", "accuracy", "95 % interval"], evaluation.ratings.groups.map((g) => [g.name, count(g.num_rows),
+  table("ratings", ["", "rows", "accuracy", interval], evaluation.ratings.groups.map((g) => [g.name, count(g.num_rows),
     percent(g.accuracy), g.interval.map((v) => percent(v)).join(" – ")]));
   if (evaluation.ratings.num_without) at("ratings-note").textContent = `Rows without a rating: ${count(evaluation.ratings.num_without)}.`;
 } else at("ratings-section").remove();

@@ -5,7 +5,7 @@ if (explained) {
   const sample = (side, text) => element("mark", {class: side, style: `--weight: ${most / 2}`}, text);
   at("explained").append(num ? element("p", {}, `The ${count(num)} most confident of ${counted(num_errors, "error")} are explained. ` +
     "Open one to see ", sample("for", "words for the answer"), " and ", sample("against", "words against it"), ". The stronger the color, the more the " +
-    "answer's log-odds change when the word is left out. In long texts, words are also left out in groups; the words of a " +
+    "answer's log-odds (how many times likelier it is than the rest, as a logarithm) change when the word is left out. In long texts, words are also left out in groups; the words of a " +
     "group share its change.") : "No errors to explain.");
   if (num) at("explained").append(element("p", {class: "soft"}, (deletion === null ? "" :
     sentence(deletion.sentence) + " ") + `Explaining took ${seconds.toFixed(1)} s, on top of the evaluation.`));
@@ -67,10 +67,17 @@ function show() {
   at("rows").replaceChildren(...rows.slice(0, limit).map(entry));
   at("more").hidden = rows.length <= limit;
 }
+function likeliest(row) {  // the labels with their probabilities; of many, the likeliest and the true one
+  const numbers = evaluation.labels.map((_, i) => i), p = row.probabilities;
+  const chosen = numbers.length <= 10 ? numbers :
+    numbers.sort((a, b) => p[b] - p[a]).filter((label, place) => place < 5 || label === row.truth);
+  return chosen.map((i) => `${evaluation.labels[i]} ${chance(p[i], 2)}`);
+}
 function entry(row) {
   const label = evaluation.labels[row.predicted];
   const details = element("details", {class: "row"}, element("summary", {},
     element("span", {class: "tag " + (wrong(row) ? "wrong" : "right")}, `${wrong(row) ? "✗" : "✓"} ${label} ${chance(sure(row))}`),
+    wrong(row) ? element("span", {class: "tag soft truth"}, `true: ${evaluation.labels[row.truth]}`) : null,
     row.truncated ? element("span", {class: "tag soft"}, "truncated") : null,
     row.twin ? element("span", {class: "tag soft"}, "duplicate") : null,
     element("span", {}, row.text.slice(0, 200))));
@@ -78,7 +85,7 @@ function entry(row) {
     if (!details.open || details.childElementCount > 1) return;
     details.append(...textOf(row), element("p", {class: "soft"},
       `Row ${count(row.number)}, true label ${evaluation.labels[row.truth]}. ` +
-      evaluation.labels.map((name, i) => `${name} ${chance(row.probabilities[i], 2)}`).join(", ") +
+      likeliest(row).join(", ") +
       (row.base === undefined ? "" : `; base without adapter: ${evaluation.labels[row.base]}`) +
       (row.baseline === undefined ? "" : `; TF-IDF: ${evaluation.labels[row.baseline]}`) +
       (row.twin ? `; similar to ${twinRow(row.twin)} (${percent(row.twin.similarity, 0)})` : "")));

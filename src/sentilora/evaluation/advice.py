@@ -141,7 +141,11 @@ def _weak_labels(result: Evaluation) -> list[str]:
 
 
 def _weak(figure: LabelFigures) -> str:
-    confused = "" if figure.confused_with is None else f", often {quoted(figure.confused_with)}"
+    confused = (
+        ""
+        if figure.confused_with is None
+        else f", most often taken for {quoted(figure.confused_with)}"
+    )
     return f"{quoted(figure.label)} (recall {percent(figure.recall or 0.0)}{confused})"
 
 
