@@ -43,7 +43,7 @@ def report_template() -> str:
         _asset(name).read_text(encoding="utf-8")
         for name in ("report.html", "report.css", "report.js", "report_rows.js")
     )
-    return page.replace("/*STYLE*/\n", style).replace("/*SCRIPT*/\n", "".join(scripts))
+    return page.replace("/*STYLE*/\n", style).replace("/*SCRIPT*/\n", "\n".join(scripts))
 
 
 def card_template() -> str:

@@ -82,14 +82,14 @@ def test_a_model_that_word_counts_beat_needs_a_better_base(base_name, remedy):
 def test_a_model_with_one_answer_is_trained_again():
     """Issue: after a run that learned nothing, "next: sentilora evaluate" as after a success."""
     steps = next_steps(evaluation(np.zeros(300, int)))
-    assert steps[0].startswith("Train again with a training.learning_rate five times as high")
+    assert steps[0].startswith("Train again with training.learning_rate=search")
     assert not any("predict" in step or "weakest" in step for step in steps)
 
 
 def test_a_model_no_better_than_the_majority_is_trained_again():
     truth = np.array([0] * 240 + [1] * 30 + [2] * 30)
     steps = next_steps(evaluation(50, truth=truth))
-    assert "not clearly above that of always answering good (80.0%): with a" in steps[0]
+    assert "not clearly above that of always answering good (80.0%): with training." in steps[0]
     assert not any("predict" in step for step in steps)
 
 

@@ -104,7 +104,7 @@ def test_the_majority_and_one_answer_for_all_stand_in_the_evaluation(run_copy):
     assert f"\nwarning: {result.warning}\n" in table
     assert result.warning.startswith("One answer for all rows: 60 of 60 are answered ")
     assert f"\nwhat to do next\n1. {result.next_steps[0]}\n" in table
-    assert result.next_steps[0].startswith("Train again with a training.learning_rate")
+    assert result.next_steps[0].startswith("Train again with training.learning_rate")
     text = (run_copy / "report/report.json").read_text(encoding="utf-8")
     written = json.loads(text)["evaluation"]
     for name in ("majority", "per_label", "warning", "next_steps"):

@@ -275,4 +275,3 @@ if (evaluation.behaviour) {
     at("failures").append(details);
   }
 } else at("behaviour-section").remove();
-

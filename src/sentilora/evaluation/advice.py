@@ -63,8 +63,8 @@ def _learning(result: Evaluation) -> list[str]:
     else:
         return []
     return [
-        f"{problem} with a training.learning_rate five times as high (a fifth of it if the "
-        "training loss rose), or for twice as long (training.num_train_epochs)."
+        f"{problem} with training.learning_rate=search, which tries three rates, or for twice as "
+        "long (training.num_train_epochs)."
     ]
 
 
