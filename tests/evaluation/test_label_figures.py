@@ -67,11 +67,12 @@ def test_the_majority_is_that_of_the_training_rows_where_they_are_known():
         ([[50, 0], [50, 0]], "x"),  # all
         ([[150, 1], [149, 0]], "x"),  # nearly all
         ([[0, 50], [0, 50]], "y"),
-        ([[0, 9], [0, 0]], "y"),  # the wrong one
+        ([[0, 19], [0, 0]], "y"),  # the wrong one
+        ([[0, 4], [0, 5]], None),  # so few rows have one answer by chance
         ([[140, 10], [140, 10]], None),
         ([[999, 0], [1, 0]], "x"),  # rare or not: the other label is never found
         ([[995, 0], [0, 5]], None),  # rare, and found
-        ([[9, 0], [0, 0]], None),  # all rows have this label: right
+        ([[19, 0], [0, 0]], None),  # all rows have this label: right
     ],
 )
 def test_one_answer_for_all_is_noticed(confusion, label):

@@ -13,6 +13,7 @@ from sentilora.metrics import wilson_interval
 from sentilora.wording import percent, quoted
 
 NEARLY_ALL = 0.99  # share of the answers that are the same: one answer for all
+MIN_ROWS = 10  # fewer rows have one answer by chance
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def one_answer(figures: Sequence[LabelFigures]) -> LabelFigures | None:
     others = [figure for figure in figures if figure is not usual and figure.num_rows]
     num_others = sum(figure.num_rows for figure in others)
     num_right = sum((figure.recall or 0.0) * figure.num_rows for figure in others)
-    if usual.num_answers < NEARLY_ALL * num_rows or num_right >= num_others / 2:
+    if num_rows < MIN_ROWS or usual.num_answers < NEARLY_ALL * num_rows:
+        return None
+    if num_right >= num_others / 2:
         return None
     return usual
 
