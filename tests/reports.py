@@ -95,7 +95,7 @@ def make_report(
         explained=None if explain is None else explain(scores, texts),
         majority=majority_of(labels, scores.truth, None),
         per_label=per_label(labels, metrics.confusion),
-        warning=one_answer_warning(per_label(labels, metrics.confusion)),
+        warning=one_answer_warning(per_label(labels, metrics.confusion), is_trained=True),
         **more,
     )
     result = replace(result, next_steps=next_steps(result))

@@ -80,7 +80,9 @@ def test_one_answer_for_all_is_noticed(confusion, label):
     figures = per_label("xy", confusion)
     found = one_answer(figures)
     assert (found and found.label) == label
-    warning = one_answer_warning(figures)
+    warning = one_answer_warning(figures, is_trained=True)
     assert (warning is None) == (label is None)
     if warning:
+        assert warning.endswith("Train it again, longer or with another learning rate.")
+        assert one_answer_warning(figures, is_trained=False).endswith("Train an adapter on it.")
         assert f"answered {label}" in warning and "not learned to tell" in warning

@@ -140,15 +140,22 @@ def one_answer(figures: Sequence[LabelFigures]) -> LabelFigures | None:
     return usual
 
 
-def one_answer_warning(figures: Sequence[LabelFigures]) -> str | None:
-    """What it means that nearly all rows get the same answer, and what to try; None if not so."""
+def one_answer_warning(figures: Sequence[LabelFigures], is_trained: bool) -> str | None:
+    """What it means that nearly all rows get the same answer, and what to try; None if not so.
+
+    is_trained: whether the model has an adapter.
+    """
     if (usual := one_answer(figures)) is None:
         return None
     num_rows = sum(figure.num_rows for figure in figures)
     return (
         f"One answer for {'all' if usual.num_answers == num_rows else 'nearly all'} rows: "
-        f"{usual.num_answers:,} of {num_rows:,} are answered {quoted(usual.label)}, which is right "
-        f"for {percent(usual.num_rows / num_rows)} of them. The model has not learned to tell the "
-        "labels apart, and its accuracy only shows how frequent that label is. Train it again, "
-        "longer or with another learning rate."
+        f"{usual.num_answers:,} of {num_rows:,} are answered {quoted(usual.label)}, the true "
+        f"label of {percent(usual.num_rows / num_rows)}. The model has not learned to tell the "
+        "labels apart, and its accuracy only shows how frequent that label is. "
+        + (
+            "Train it again, longer or with another learning rate."
+            if is_trained
+            else "Train an adapter on it."
+        )
     )

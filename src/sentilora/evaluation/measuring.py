@@ -118,7 +118,7 @@ class Measurement:
             label_issues=label_issues,
             majority=self.majority,
             per_label=figures,
-            warning=one_answer_warning(figures),
+            warning=one_answer_warning(figures, adapter is not None),
             missing=notes,
             left_out=scores.left_out,
         )
