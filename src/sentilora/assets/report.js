@@ -87,6 +87,7 @@ function rival(id, accuracy, interval, note) {  // a figure beside the large one
 if (evaluation.baseline) rival("baseline-score", evaluation.baseline.accuracy, evaluation.baseline.accuracy_interval,
   "TF-IDF + logistic regression on the same labels, the figure to beat");
 else if (evaluation.adapter) rival("base-score", evaluation.base.accuracy, evaluation.base.accuracy_interval, "base without adapter");
+if (!evaluation.baseline) at("baseline-note").remove();
 if (majority) rival("majority-score", majority.accuracy, majority.interval, `always “${majority.label}”`);
 at("verdict").textContent = evaluation.verdict || "";
 if (evaluation.next_steps.length) at("next").append(...evaluation.next_steps.map((step) => element("li", {}, ...withCode(step))));

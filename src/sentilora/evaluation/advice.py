@@ -80,8 +80,8 @@ def _comparison(result: Evaluation) -> list[str]:
     larger = "Take a larger base (base.name)"
     if result.base_name == EMBEDDED:
         larger = (
-            "Take a real base, with the preset smollm2-135m or mistral-7b: the embedded one is "
-            "tiny and has read little but English film reviews"
+            "Take a real base, with the preset smollm2-135m or mistral-7b (the embedded one is "
+            "tiny and has read little but English film reviews)"
         )
     if against.clear < 0:
         return [f"{larger}, and label more rows. Until then, TF-IDF is the better classifier."]
