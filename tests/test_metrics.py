@@ -14,6 +14,7 @@ from sklearn.metrics import (
 )
 
 from sentilora.metrics import (
+    Comparison,
     compare,
     mcnemar_p,
     measure,
@@ -167,11 +168,20 @@ def test_a_comparison_turned_around_is_its_negative(counts):
     assert -1 - 1e-9 <= low <= result.difference <= high <= 1 + 1e-9
 
 
-def test_a_difference_is_clear_when_interval_and_exact_test_agree():
-    assert compare(*outcomes(36, 12, 2, 0)).clear == 1
-    assert compare(*outcomes(36, 2, 12, 0)).clear == -1
+def test_the_exact_test_alone_decides_and_an_interval_that_disagrees_is_explained():
+    for outcome, clear in [((36, 12, 2, 0), 1), ((36, 2, 12, 0), -1), ((36, 2, 2, 9), 0)]:
+        result = compare(*outcomes(*outcome))
+        assert (result.clear, result.disagreement) == (clear, "")
     result = compare(*outcomes(17, 14, 5, 4))
     assert result.interval[0] > 0 and result.p > 0.05 and result.clear == 0
+    assert result.disagreement.startswith(
+        "The interval excludes zero, and yet the exact test is not significant at 0.05"
+    )
+    # The interval may include zero: the test still decides.
+    result = Comparison(-0.1, (-0.21, 0.01), 0.04, 5, 15)
+    assert result.clear == -1 and "includes zero, and yet the exact test is sig" in (
+        result.disagreement
+    )
 
 
 @pytest.mark.parametrize("num_labels", [2, 4])

@@ -8,6 +8,7 @@ import pytest
 from commands import failed, run
 
 import sentilora
+from sentilora.wording import as_p
 
 PACKAGE = Path(sentilora.__file__).parent
 # What holds a name of the user's, wherever it stands in an f-string.
@@ -33,6 +34,23 @@ def unquoted(source):
         and node.conversion == -1
         and ast.unparse(node.value) in NAMES
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.020062, "p = 0.02"),
+        (2.3456e-7, "p = 2.3e-07"),
+        (1.0, "p = 1"),
+        (0.0, "p < 1e-300"),
+        (0.0496, "p = 0.0496"),  # two digits would be 0.05, which is not below 0.05
+        (0.0499999, "p = 0.0499999"),
+        (0.0501, "p = 0.05"),
+        (0.05, "p = 0.05"),
+    ],
+)
+def test_a_p_value_is_never_rounded_across_what_decides(value, text):
+    assert as_p(value) == text
 
 
 def test_names_are_quoted_in_every_message():

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 ROWS_AT_ONCE = 10_000  # rows vectorized at once: their word counts take more memory than the texts
+SIGNIFICANCE = 0.05  # a p-value below it shows a difference
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # checked where a file is read
@@ -87,13 +88,24 @@ class Comparison:
     def clear(self) -> int:
         """1 if the first classifier is better, −1 if the second is, 0 if neither is clearly so.
 
-        On few rows the interval can exclude zero although the exact test does not reject equality.
-        So both must agree.
+        The exact McNemar test alone decides, at p < 0.05. The interval is an approximation.
         """
-        low, high = self.interval
-        if self.p >= 0.05:
+        if self.p >= SIGNIFICANCE:
             return 0
-        return 1 if low > 0 else -1 if high < 0 else 0
+        return 1 if self.num_only_first > self.num_only_second else -1
+
+    @property
+    def disagreement(self) -> str:
+        """A sentence for when the interval suggests something else than the test; else empty."""
+        low, high = self.interval
+        excludes_zero = low > 0 or high < 0
+        if excludes_zero == (self.clear != 0):
+            return ""
+        return (
+            f"The interval {'excludes' if excludes_zero else 'includes'} zero, and yet the exact "
+            f"test is {'not ' if excludes_zero else ''}significant at {SIGNIFICANCE}: the interval "
+            "is an approximation, so the test decides."
+        )
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,12 @@ def suite_path() -> Path:
 
 
 def report_template() -> str:
-    """HTML template of the evaluation report."""
-    return _asset("report.html").read_text(encoding="utf-8")
+    """HTML template of the evaluation report, with its style and its scripts inside."""
+    page, style, *scripts = (
+        _asset(name).read_text(encoding="utf-8")
+        for name in ("report.html", "report.css", "report.js", "report_rows.js")
+    )
+    return page.replace("/*STYLE*/\n", style).replace("/*SCRIPT*/\n", "\n".join(scripts))
 
 
 def card_template() -> str:

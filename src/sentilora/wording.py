@@ -40,8 +40,11 @@ def as_probability(value: float, digits: int = 4) -> str:
 
 
 def as_p(value: float) -> str:
-    """A p-value in words."""
-    return f"p = {value:.2g}" if value else "p < 1e-300"  # below what a float can hold
+    """A p-value in words: "p = 0.021". It is never rounded across 0.05, which decides."""
+    if not value:
+        return "p < 1e-300"  # below what a float can hold
+    rounded = (f"{value:.{digits}g}" for digits in range(2, 18))
+    return "p = " + next(text for text in rounded if (float(text) < 0.05) == (value < 0.05))
 
 
 def quoted(name: object) -> str:

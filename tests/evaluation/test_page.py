@@ -1,118 +1,34 @@
 """The report: its figures, and the page itself in a browser, offline, in both themes."""
 
 import json
-import os
 import re
-import shutil
 from dataclasses import asdict
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
+from reports import ATTACK, make_report, make_scores, opened, whole
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import blank_line_breaks
 from sentilora.errors import UsageError
 from sentilora.evaluation.behaviour import judge
-from sentilora.evaluation.calibration import Temperature, Threshold
 from sentilora.evaluation.findings import (
-    Abstention,
     ErrorExplanations,
-    Evaluation,
-    Leakage,
-    RowScores,
-    TemperatureScaling,
     by_rating,
     surest_errors,
 )
 from sentilora.evaluation.label_issues import LabelIssue, LabelIssues
-from sentilora.evaluation.leakage import Twin
 from sentilora.evaluation.page import (
     MAX_ROWS,
-    Provenance,
     coverage_points,
     embedded_rows,
     groups,
-    write_report,
 )
 from sentilora.evaluation.suite import DIRECTIONAL, FUNCTIONALITY, INVARIANCE, Case, Suite
 from sentilora.folders.run_folder import require_unused
-from sentilora.metrics import compare, measure_fully
+from sentilora.metrics import measure_fully
 from sentilora.scoring.explain import DeletionTest, Explanation, Word, words_of
-
-ATTACK = (
-    "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> \u2028 & <b>"
-)
-
-
-def make_scores(num_rows, num_labels=2, seed=0, strength=1.2):
-    random = np.random.default_rng(seed)
-    truth = random.integers(0, num_labels, num_rows)
-    signal = np.eye(num_labels)[truth]
-
-    def draw(strength):
-        scores = random.normal(size=(num_rows, num_labels)) + strength * signal
-        return np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-
-    return RowScores(truth, draw(strength), draw(0.3), draw(0.9), random.random(num_rows) < 0.2)
-
-
-def whole(text):
-    return [(0, len(text))]
-
-
-def make_report(
-    folder,
-    num_rows=2600,
-    num_labels=2,
-    explain=None,
-    strength=1.2,
-    kept=whole,
-    caution=None,
-    labels=("positive", "negative", *(f"label{i}" for i in range(2, 20))),
-    **more,
-):
-    scores = make_scores(num_rows, num_labels, strength=strength)
-    labels = labels[:num_labels]
-    random = np.random.default_rng(1)
-    texts = [
-        f"review number {i} " + "word " * int(random.integers(1, 300)) for i in range(num_rows)
-    ]
-    sure = scores.adapter.max(-1) * (scores.adapter.argmax(-1) != scores.truth)
-    texts[int(sure.argmax())] = ATTACK  # the surest error: the first that the page shows
-    rows = Rows("reviews.csv", texts, [labels[i] for i in scores.truth])
-    texts[3] = f"near {ATTACK}"
-    twins = [Twin(i, "train", i, 1.0, True) for i in range(10, min(300, num_rows))]
-    twins += [Twin(i, "train", 7, 0.7 + i / 100, False) for i in (3, 4, 5)]
-    right = [p.argmax(-1) == scores.truth for p in (scores.adapter, scores.base, scores.baseline)]
-    metrics = measure_fully(scores.adapter, scores.truth)
-    result = Evaluation(
-        test="reviews.csv",
-        num_rows=num_rows,
-        num_truncated=int(scores.truncated.sum()),
-        labels=labels,
-        adapter_path="my-adapter",
-        base_name="embedded",
-        adapter=metrics,
-        base=measure_fully(scores.base, scores.truth),
-        baseline=measure_fully(scores.baseline, scores.truth),
-        comparisons={"base": compare(right[0], right[1]), "baseline": compare(right[0], right[2])},
-        verdict="It was worth it.",
-        calibrated=TemperatureScaling(Temperature(1.2, 0.3, 0.29, caution), 400, metrics),
-        abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),
-        leakage=Leakage(twins, len(twins) - 3, 3, True, metrics, 5, 2),
-        missing=["nothing of note"],
-        explained=None if explain is None else explain(scores, texts),
-        **more,
-    )
-    history = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5},
-               {"step": 20, "eval_accuracy": 0.7, "eval_log_loss": 0.5},
-               {"step": 30, "loss": float("nan")}]  # fmt: skip
-    known = {"train": Rows("train.csv", [f"known {i} {ATTACK}" for i in range(300)], [])}
-    provenance = Provenance(history, "[lora]\nr = 16\n", {"sentilora": "0.1.0"})
-    page = write_report(folder, result, scores, rows, provenance, kept, known)
-    return page, scores, rows
 
 
 def test_the_figures_and_the_predictions_are_complete(tmp_path):
@@ -198,32 +114,6 @@ def test_a_report_that_cannot_be_finished_leaves_nothing_behind(tmp_path, monkey
 
 # --- in a browser --------------------------------------------------------------------------------
 
-BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if BROWSER is None or find_spec("playwright") is None:
-        pytest.skip("no chromium here (Debian's package, or CHROMIUM=path) or no playwright")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def opened(browser, path, **options):
-    """The page, what it said on the console, and what it asked for."""
-    page = browser.new_context(**options).new_page()
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("dialog", lambda dialog: said.append("a dialog"))
-    page.goto(path.as_uri())
-    return page, said, asked
-
 
 @pytest.mark.parametrize(("num_labels", "named"), [(2, "below 75 %"), (20, "by less than 50")])
 def test_uncertain_is_what_is_hardly_ahead_of_the_next_label(chromium, tmp_path, num_labels, named):
@@ -255,7 +145,7 @@ def test_the_page_opens_without_a_word_and_without_a_network(chromium, tmp_path,
     assert page.locator("#accuracy").inner_text() == f"{100 * accuracy:.1f} %"
     assert page.title() == f"{100 * accuracy:.1f} % – my-adapter"
     assert page.locator("#confusion rect").count() == num_labels**2
-    assert page.locator("#models tbody tr").count() == 4
+    assert page.locator("#models tbody tr").count() == 5
     assert page.locator("#notes").inner_text() == "Nothing of note."
     # One evaluation: its accuracy and log-loss are points.
     assert page.locator("#training polyline").count() == 1

@@ -91,6 +91,29 @@ def test_the_adapter_is_compared_with_its_base_and_with_word_counts(run_copy):
     assert json.loads(result.to_json())["verdict"] == result.verdict
 
 
+def test_the_majority_and_one_answer_for_all_stand_in_the_evaluation(run_copy):
+    """Issue: 28 % on the test rows with every answer "other", and nothing said so."""
+    result = evaluate(run_copy, report=run_copy / "report")
+    train_rows, _ = load_rows_of(read_config(run_copy / "sentilora.toml"))
+    most = max(result.labels, key=train_rows.labels.count)
+    assert (result.majority.label, result.majority.counted_in) == (most, "training")
+    share = next(x.num_rows for x in result.per_label if x.label == most) / 60
+    assert result.majority.accuracy == share
+    table = as_table(result)
+    assert f"always {most}, most frequent in the training rows" in table
+    assert f"\nwarning: {result.warning}\n" in table
+    assert result.warning.startswith("One answer for all rows: 60 of 60 are answered ")
+    assert f"\nwhat to do next\n1. {result.next_steps[0]}\n" in table
+    assert result.next_steps[0].startswith("Train again with training.learning_rate")
+    text = (run_copy / "report/report.json").read_text(encoding="utf-8")
+    written = json.loads(text)["evaluation"]
+    for name in ("majority", "per_label", "warning", "next_steps"):
+        assert written[name] == json.loads(result.to_json())[name]
+    assert [x["label"] for x in written["per_label"]] == list(result.labels)
+    unknown = evaluate(run_copy, overrides={"data.train": "gone.csv"})
+    assert unknown.majority.counted_in == "test"
+
+
 def test_a_temperature_that_helps_is_stored_and_used(run_copy, monkeypatch):
     found = Temperature(2.5, 0.9, 0.8)
     monkeypatch.setattr("sentilora.evaluation.measuring.choose_temperature", lambda *rows: found)

@@ -384,3 +384,12 @@ def test_the_sentence_follows_the_paired_interval(only_largest, only_before, sai
     text = more_labels(SizeSeries(runs, 375, compare(largest, before)))
     assert re.search(said, text), text
     assert "p = " in text and "--seeds" in in_options(text)
+
+
+def test_more_labels_explains_an_interval_that_disagrees_with_the_test():
+    rows = [(True, True)] * 17 + [(True, False)] * 14 + [(False, True)] * 5 + [(False, False)] * 4
+    largest, before = zip(*rows, strict=True)
+    runs = {400: result(np.mean(before), 40), 2000: result(np.mean(largest), 40)}
+    text = more_labels(SizeSeries(runs, 375, compare(largest, before)))
+    assert text.startswith("With 40 evaluation rows it is unclear whether more labels help")
+    assert "The interval excludes zero, and yet the exact test is not significant" in text

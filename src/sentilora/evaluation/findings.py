@@ -8,6 +8,7 @@ import numpy as np
 
 from sentilora.evaluation.behaviour import Behaviour
 from sentilora.evaluation.calibration import Temperature, Threshold
+from sentilora.evaluation.label_figures import LabelFigures, Majority
 from sentilora.evaluation.label_issues import LabelIssues
 from sentilora.evaluation.leakage import Leakage
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
@@ -76,9 +77,11 @@ class Evaluation:
     on the adapter's training rows. comparisons: the adapter against "base" and "baseline".
     calibrated, abstention: what the evaluation rows say about temperature and threshold. ratings:
     None when the data has none. behaviour, label_issues: None unless requested. explained: of the
-    surest errors; None without a report to show them in. missing: notes on what could not be
-    measured, and why. left_out: the most of a text's probability, over all texts, in labels that
-    were not scored because they cannot matter.
+    surest errors; None without a report to show them in. majority: always giving the most frequent
+    label. per_label: of the adapter, or of a base alone, in the order of `labels`. warning: that
+    nearly all answers are the same; None when they are not. next_steps: what to do next, in
+    sentences. missing: notes on what could not be measured, and why. left_out: the most of a text's
+    probability, over all texts, in labels that were not scored because they cannot matter.
     """
 
     test: str
@@ -99,6 +102,10 @@ class Evaluation:
     behaviour: Behaviour | None = None
     label_issues: LabelIssues | None = None
     explained: ErrorExplanations | None = None
+    majority: Majority | None = None
+    per_label: list[LabelFigures] = field(default_factory=list)
+    warning: str | None = None
+    next_steps: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     left_out: float = 0.0
 
@@ -150,6 +157,23 @@ def surest_errors(scores: RowScores) -> np.ndarray:
     return errors[np.argsort(-scores.best.max(-1)[errors], kind="stable")]
 
 
+def obstacle_to_verdict(
+    labels: Sequence[str], base: FullMetrics, leakage: Leakage | None
+) -> str | None:
+    """Why comparisons on these test rows say nothing; None when they do. base: see `verdict`."""
+    counts = zip(labels, base.confusion, strict=True)
+    absent = [label for label, answers in counts if not sum(answers)]
+    if len(absent) >= len(labels) - 1:  # one answer for all would be perfect, or all wrong
+        return f"no test row is {listed(absent)}"
+    num_twins = 0 if leakage is None else len(leakage.twins)
+    if num_twins > base.num_rows / 2:  # TF-IDF was trained on them too
+        return (
+            f"{num_twins:,} of the {counted(base.num_rows, 'test row')} are duplicates of rows "
+            "that the adapter was trained or selected on"
+        )
+    return None
+
+
 def verdict(
     labels: Sequence[str],
     base: FullMetrics,
@@ -158,18 +182,11 @@ def verdict(
 ) -> str:
     """Whether the language model was worth it, in a sentence.
 
-    base: metrics on the test rows; its confusion matrix has their true labels.
+    The exact McNemar test decides; a second sentence explains an interval that disagrees. base:
+    metrics on the test rows; its confusion matrix has their true labels.
     """
-    counts = zip(labels, base.confusion, strict=True)
-    absent = [label for label, answers in counts if not sum(answers)]
-    if len(absent) >= len(labels) - 1:  # one answer for all would be perfect, or all wrong
-        return f"No verdict: no test row is {listed(absent)}."
-    num_twins = 0 if leakage is None else len(leakage.twins)
-    if num_twins > base.num_rows / 2:  # TF-IDF was trained on them too
-        return (
-            f"No verdict: {num_twins:,} of the {counted(base.num_rows, 'test row')} are "
-            "duplicates of rows that the adapter was trained or selected on."
-        )
+    if obstacle := obstacle_to_verdict(labels, base, leakage):
+        return f"No verdict: {obstacle}."
     against = comparisons.get("baseline")
     name = "TF-IDF + logistic regression on the same labels"
     if against is None:
@@ -181,10 +198,12 @@ def verdict(
     interval = " to ".join(map(signed, bounds))
     figures = f"(95 % interval {interval}, exact McNemar {as_p(against.p)})"
     if against.clear > 0:
-        return f"It was worth it: {points:.1f} points more accurate than {name} {figures}."
-    if against.clear < 0:
-        return f"It was not worth it: {name} is {points:.1f} points more accurate {figures}."
-    return f"No difference from {name} can be shown {rows} {figures}."
+        answer = f"It was worth it: {points:.1f} points more accurate than {name} {figures}."
+    elif against.clear < 0:
+        answer = f"It was not worth it: {name} is {points:.1f} points more accurate {figures}."
+    else:
+        answer = f"No difference from {name} can be shown {rows} {figures}."
+    return f"{answer} {against.disagreement}".rstrip()
 
 
 def temperature_of(result: Evaluation) -> float | None:

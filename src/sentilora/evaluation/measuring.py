@@ -13,6 +13,7 @@ import numpy as np
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import Item, whole_text
+from sentilora.evaluation.advice import next_steps
 from sentilora.evaluation.behaviour import Behaviour, judge
 from sentilora.evaluation.calibration import MIN_ROWS, choose_temperature, choose_threshold
 from sentilora.evaluation.findings import (
@@ -24,6 +25,12 @@ from sentilora.evaluation.findings import (
     by_rating,
     surest_errors,
     verdict,
+)
+from sentilora.evaluation.label_figures import (
+    Majority,
+    majority_of,
+    one_answer_warning,
+    per_label,
 )
 from sentilora.evaluation.label_issues import LabelIssues, look_for_label_issues
 from sentilora.evaluation.leakage import Leakage, look_for_leakage
@@ -70,6 +77,7 @@ class Measurement:
     adapter_path: str | None
     base_name: str
     scores: RowScores
+    majority: Majority
     scaling: TemperatureScaling | None = None
     abstention: Abstention | None = None
     leakage: Leakage | None = None
@@ -87,8 +95,10 @@ class Measurement:
         if isinstance(label_issues, str):
             notes, label_issues = [*notes, f"no label issues: {label_issues}"], None
         base = measure_fully(scores.base, scores.truth)
+        adapter = _metrics(scores.adapter, scores.truth)
         comparisons = _comparisons(scores)
-        return Evaluation(
+        figures = per_label(self.labels, (adapter or base).confusion)
+        result = Evaluation(
             test=rows.source,
             num_rows=len(rows),
             num_truncated=int(scores.truncated.sum()),
@@ -96,7 +106,7 @@ class Measurement:
             adapter_path=self.adapter_path,
             base_name=self.base_name,
             base=base,
-            adapter=_metrics(scores.adapter, scores.truth),
+            adapter=adapter,
             baseline=_metrics(scores.baseline, scores.truth),
             comparisons=comparisons,
             verdict=verdict(self.labels, base, comparisons, self.leakage) if comparisons else None,
@@ -106,9 +116,13 @@ class Measurement:
             ratings=by_rating(rows.rating_column, rows.ratings, scores.correct),
             behaviour=behaviour,
             label_issues=label_issues,
+            majority=self.majority,
+            per_label=figures,
+            warning=one_answer_warning(figures, adapter is not None),
             missing=notes,
             left_out=scores.left_out,
         )
+        return replace(result, next_steps=next_steps(result))
 
 
 def _metrics(probabilities: np.ndarray | None, truth: np.ndarray) -> FullMetrics | None:
@@ -155,8 +169,9 @@ def measure_rows(
         truncated=log_probs.truncated,
         left_out=log_probs.left_out,
     )
+    majority = majority_of(labels, truth, None if known is None else numbers_of(known[0], labels))
     measurement = partial(
-        Measurement, rows, labels, adapter_path, classifier.reference.name, scores
+        Measurement, rows, labels, adapter_path, classifier.reference.name, scores, majority
     )
     if log_probs.adapter is None or known is None:
         return measurement()

@@ -21,18 +21,20 @@ from sentilora.data.rows import Rows
 from sentilora.data.text import Item, beginning, blank_line_breaks, clean_text
 from sentilora.errors import Interrupted, SentiloraError
 from sentilora.evaluation.findings import Evaluation, RowScores, surest_errors, temperature_of
+from sentilora.evaluation.label_figures import most_frequent_confusions
 from sentilora.evaluation.leakage import Twin
 from sentilora.evaluation.predictions import write_predictions
 from sentilora.metrics import coverage_curve, measure_group, reliability
 from sentilora.scoring.explain import words_of
 from sentilora.shipped import adapter_name, report_template
-from sentilora.wording import counted, quoted
+from sentilora.wording import as_p, counted, quoted
 
 PAGE, FIGURES, PREDICTIONS = "report.html", "report.json", "predictions.parquet"
 MAX_ROWS = 2000  # in the page
 MAX_ERRORS = 1500  # among them
 MAX_LISTED = 200  # duplicates, and label issues, in the figures
 NUM_CHARACTERS = 300  # of their texts, in the page
+NUM_CONFUSIONS = 20  # shown instead of the matrix of many labels
 NUM_POINTS = 200  # of the coverage curve
 
 
@@ -73,6 +75,13 @@ def write_report(
         "rows": embedded_rows(scores, rows, twins, visible_parts),
         "begins": begins(evaluation, {"test": rows, **known}),
         "temperature": temperature_of(result),
+        **_sentences(result),
+        "confusions": [
+            asdict(pair)
+            for pair in most_frequent_confusions(
+                result.labels, (result.adapter or result.base).confusion, NUM_CONFUSIONS
+            )
+        ],
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False, allow_nan=False)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:
@@ -83,6 +92,19 @@ def write_report(
         for name in (FIGURES, PREDICTIONS, PAGE):
             (part / name).replace(folder / name)
     return folder / PAGE
+
+
+def _sentences(result: Evaluation) -> dict[str, dict[str, str]]:
+    """Each comparison's p-value and, where interval and test disagree, why, as everywhere else."""
+    comparisons = result.comparisons.items()
+    return {
+        "p_values": {name: as_p(comparison.p) for name, comparison in comparisons},
+        "disagreements": {
+            name: comparison.disagreement
+            for name, comparison in comparisons
+            if comparison.disagreement
+        },
+    }
 
 
 def as_page(content: Mapping[str, Any]) -> str:

@@ -12,6 +12,11 @@ from sentilora.evaluation.findings import (
     Ratings,
     temperature_of,
 )
+from sentilora.evaluation.label_figures import (
+    Majority,
+    most_frequent_confusions,
+    weakest_first,
+)
 from sentilora.evaluation.label_issues import as_lines as issue_lines
 from sentilora.metrics import FullMetrics
 from sentilora.wording import (
@@ -26,18 +31,21 @@ from sentilora.wording import (
 )
 
 AGAINST = {"base": "base", "baseline": "TF-IDF"}
+MANY_LABELS = 12  # more make a confusion matrix too wide for a terminal
+NUM_PRINTED = 10  # of many labels, the weakest; and the most frequent confusions
 
 
 def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
-    """A line per model, comparisons and verdict, the confusion matrix, and the optional parts.
+    """A line per model, comparisons, verdict, figures per label, optional parts, what to do next.
 
     as_message: applied to the sentences that name keywords of `evaluate`, and to none that show
-    labels or texts.
+    texts, or labels without quotes.
     """
     rows = f"{counted(result.num_rows, 'row')} of {quoted(result.test)}"
     lines = [
         f"{rows}, {result.num_truncated:,} truncated",
         *_left_out_lines(result.left_out),
+        *([f"warning: {result.warning}"] if result.warning else []),
         "",
         *_model_lines(result),
         *_comparison_lines(result),
@@ -46,6 +54,8 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
         *_abstention_lines(result.abstention, result),
         *map(as_message, _leakage_lines(result.leakage)),
         *(as_message(f"note: {note}") for note in result.missing),
+        "",
+        *_label_lines(result),
         "",
         *_confusion_lines(result),
     ]
@@ -57,6 +67,9 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
         lines += ["", *as_lines(result.behaviour, result.labels)]
     if result.explained is not None:
         lines += ["", *_explanation_lines(result.explained)]
+    if result.next_steps:
+        steps = enumerate(map(as_message, result.next_steps), 1)
+        lines += ["", "what to do next", *(f"{number}. {step}" for number, step in steps)]
     return "\n".join(lines)
 
 
@@ -74,7 +87,8 @@ def _model_lines(result: Evaluation) -> list[str]:
         f"{'ROC-AUC':>9}{'ECE':>8}"
     )
     models = {"adapter": result.adapter, "base": result.base, "TF-IDF": result.baseline}
-    return [header, *(_model_line(name, m) for name, m in models.items() if m is not None)]
+    lines = [header, *(_model_line(name, m) for name, m in models.items() if m is not None)]
+    return lines if result.majority is None else [*lines, *_majority_lines(result.majority)]
 
 
 def _model_line(name: str, metrics: FullMetrics) -> str:
@@ -84,6 +98,14 @@ def _model_line(name: str, metrics: FullMetrics) -> str:
         f"{as_metric(metrics.macro_f1):>9}{metrics.log_loss:>10.4f}{metrics.brier:>8.4f}"
         f"{as_metric(metrics.roc_auc):>9}{metrics.expected_calibration_error:>8.4f}"
     )
+
+
+def _majority_lines(majority: Majority) -> list[str]:
+    return [
+        f"{'majority':<10}{percent(majority.accuracy, 2):>10}  "
+        f"{percent_interval(majority.interval, 2):<18}"
+        f"always {quoted(majority.label)}, most frequent in the {majority.counted_in} rows"
+    ]
 
 
 def _comparison_lines(result: Evaluation) -> list[str]:
@@ -98,10 +120,42 @@ def _comparison_lines(result: Evaluation) -> list[str]:
     return lines
 
 
+def _label_lines(result: Evaluation) -> list[str]:
+    """Precision, recall and F1 of each label; of many, the weakest."""
+    figures, title = result.per_label, "by label"
+    if len(figures) > MANY_LABELS:
+        figures = weakest_first(figures)[:NUM_PRINTED]
+        title = f"weakest {len(figures)} of {len(result.labels):,} labels"
+    width = max(len(title), *(len(figure.label) for figure in figures)) + 2
+    return [
+        f"{title:<{width}}{'rows':>8}{'answers':>9}{'precision':>11}{'recall':>9}{'F1':>9}",
+        *(
+            f"{x.label:<{width}}{x.num_rows:>8,}{x.num_answers:>9,}{_share(x.precision):>11}"
+            f"{_share(x.recall):>9}{as_metric(x.f1):>9}"
+            for x in figures
+        ),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else percent(value)
+
+
 def _confusion_lines(result: Evaluation) -> list[str]:
+    """The confusion matrix; of many labels, the most frequent confusions."""
+    confusion = (result.adapter or result.base).confusion
+    if len(result.labels) > MANY_LABELS:
+        pairs = most_frequent_confusions(result.labels, confusion, NUM_PRINTED)
+        return [
+            f"most frequent confusions{'' if pairs else ': none'}",
+            *(
+                f"{pair.num_rows:>6,}  {quoted(pair.truth)} answered {quoted(pair.answer)}"
+                for pair in pairs
+            ),
+        ]
     width = max(12, *(len(label) + 2 for label in result.labels))
     header = "true \\ predicted".ljust(width + 4) + "".join(f"{x:>{width}}" for x in result.labels)
-    rows = zip(result.labels, (result.adapter or result.base).confusion, strict=True)
+    rows = zip(result.labels, confusion, strict=True)
     return [
         header,
         *(f"{label:<{width + 4}}" + "".join(f"{n:>{width},}" for n in row) for label, row in rows),

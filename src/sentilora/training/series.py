@@ -164,6 +164,8 @@ def more_labels(series: SizeSeries) -> str:
             f"{gain}. To detect a change below about {(high - low) / 2:.1f} points, raise "
             "data.num_evaluation."
         )
+    if comparison.disagreement:
+        answer += f" {comparison.disagreement}"
     return (
         f"{answer} Every size was trained for {counted(series.num_steps, 'step')} with one seed; "
         "`seeds` measures the effect of the seed."
