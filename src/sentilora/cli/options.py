@@ -196,6 +196,14 @@ def config_from(
     return load_config(preset, file, overrides or (), values)
 
 
+def name_shipped_adapter() -> None:
+    """Print which adapter answers where none was named."""
+    say(
+        "adapter: the one that ships, for English film reviews (positive or negative); "
+        "--adapter names another"
+    )
+
+
 def quiet() -> None:
     """Silence progress bars and deprecation warnings of other packages, but not their errors."""
     import warnings
