@@ -4,6 +4,7 @@ They come from SciPy and scikit-learn. This module combines them and adds the tw
 the calibration error and the interval of a paired difference.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -273,8 +274,12 @@ def tfidf_baseline(
 ) -> np.ndarray:
     """Probabilities (rows, labels) of TF-IDF (1–2-grams) + logistic regression, trained on `texts`.
 
-    A label without training texts has probability 0.
+    A label without training texts has probability 0. If no training text has a word of two letters,
+    the probabilities are the labels' shares.
     """
+    if not any(re.search(r"\b\w\w", text) for text in texts):  # what `TfidfVectorizer` refuses
+        shares = np.bincount(labels, minlength=num_labels) / len(labels)
+        return np.tile(shares, (len(test_texts), 1))
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -27,6 +27,7 @@ from sentilora.models.device import choose_device, choose_dtype, require_device
 from sentilora.models.fast_path import why_not_fast
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
+from sentilora.stages.check_data import look_at_evaluation
 from sentilora.stages.findings import Finding, Findings, Level, attempt, without_repetitions
 from sentilora.stages.from_config import (
     check_steps,
@@ -74,6 +75,7 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
     source = yield from attempt("base", lambda: resolve_base(config.base.name))
     yield from attempt("output", lambda: require_unused(Path(config.output_dir)))
     splits = yield from look_at_data(config, tables)
+    yield from look_at_evaluation(config, splits)
     device = None
     if requested is not None:
         device = yield from attempt("device", lambda: choose_device(requested))

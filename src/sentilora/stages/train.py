@@ -40,6 +40,7 @@ from sentilora.models.fast_path import install_engine
 from sentilora.progress import detail, is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.stages.automatic import fit_data, fit_schedule
+from sentilora.stages.data_warnings import data_warnings
 from sentilora.stages.from_config import (
     check_steps,
     load_base_of,
@@ -160,7 +161,7 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
         say(f"{name}: {overview.describe(name)}")
     for line in overview.meanings:
         say(f"labels of {line}")
-    for warning in overview.warnings:
+    for warning in (*overview.warnings, *data_warnings(config, rows, evaluation)):
         say(f"warning: {warning}")
     if test_warning := shipped_test_warning(config):
         say(f"warning: {test_warning}")
