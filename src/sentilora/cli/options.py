@@ -113,12 +113,12 @@ def with_runtime_options(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-# The keywords of library functions that are options of a verb.
+# The keywords of library functions that are options of a verb, and `verbose`.
 KEYWORDS = (
     *("adapter", "base", "quantization", "output_dir", "preset", "resume", "seeds", "sizes"),
     *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
-    *("config", *RUNTIME),
+    *("config", "verbose", *RUNTIME),
 )
 
 
