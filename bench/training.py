@@ -217,8 +217,10 @@ def build_sentilora(stack: str, options: argparse.Namespace):  # type: ignore[no
     import io
     from contextlib import redirect_stderr
 
+    from sentilora.progress import show_details
     from sentilora.stages.train import build_trainer, prepare_model
 
+    show_details(True)  # the plan is one of them
     config = load_config_of(options, *(["engine.base_matmul=fp8"] if stack == "fp8" else []))
     base, prompter, examples, evaluation = prepare(config)
     model = prepare_model(config, base, None)

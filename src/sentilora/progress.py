@@ -1,12 +1,20 @@
-"""Progress and notices on stderr: a bar with ETA in a terminal, else a line every 30 seconds."""
+"""Progress and notices on stderr: a bar with ETA in a terminal, else a line every 30 seconds.
+
+Notices about data, results and what a user may want to change always appear (`say`). How it is
+computed, which changes no decision of a user's, appears with --verbose only (`detail`).
+"""
 
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 LINE_EVERY_SECONDS = 30.0
+_shows_details = False
+_is_silent = False
 
 
 def is_main_process() -> bool:
@@ -21,8 +29,31 @@ def num_processes() -> int:
 
 def say(text: str) -> None:
     """Print a notice on stderr, once for all processes."""
-    if is_main_process():
+    if is_main_process() and not _is_silent:
         print(text, file=sys.stderr, flush=True)
+
+
+def show_details(is_shown: bool) -> None:
+    """Choose whether `detail` prints, as --verbose does."""
+    global _shows_details
+    _shows_details = is_shown
+
+
+def detail(text: str) -> None:
+    """Print a technical notice as `say` does, but only where details are shown."""
+    if _shows_details:
+        say(text)
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Within a `with` block, no notices are printed: of work that is only a part of another."""
+    global _is_silent
+    before, _is_silent = _is_silent, True
+    try:
+        yield
+    finally:
+        _is_silent = before
 
 
 class Progress:

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from commands import failed, predicted
+from commands import failed, predicted, run
 from toy_tokenizers import around_text
 
 from sentilora import Classifier
@@ -239,3 +239,20 @@ def test_a_text_that_cannot_be_classified_is_named_by_its_place(toy_run):
 def test_a_review_of_100_000_words_is_classified(toy_run):
     stdout, _ = predicted("what a film " * 33_334, "--adapter", toy_run)
     assert stdout.rstrip().endswith("(truncated)") and len(stdout) < 120
+
+
+def test_predict_and_evaluate_say_which_adapter_answers(toy_run):
+    """Issue 18: nothing said that a bank's messages were answered by a film critic."""
+    line = "adapter: the one that ships, for English film reviews (positive or negative)"
+    stdout, stderr = predicted("A lovely film.", "--json")
+    assert stderr.count(line) == 1 and json.loads(stdout)["label"] == "positive"
+    code, stdout, stderr = run("evaluate", "data.num_test=4", "--json")
+    assert code == 0 and stderr.count(line) == 1 and json.loads(stdout)["adapter"]
+    for verb, text in (("predict", "A film."), ("evaluate", "data.num_test=4")):
+        code, _, stderr = run(verb, text, "--adapter", toy_run)
+        assert code == 0 and line not in stderr
+
+
+def test_a_base_alone_is_not_taken_for_the_adapter_that_ships(toy_base):
+    code, _, stderr = run("evaluate", "--base", toy_base, "data.num_test=4")
+    assert code == 0 and "the one that ships" not in stderr

@@ -164,7 +164,7 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
     code, stdout, stderr = run(
         "train", f"base.name={toy_base}", f"data.train={source}", "data.num_train=16",
         "data.num_evaluation=8", "training.max_steps=2", "training.eval_steps=1",
-        "training.save_steps=1", "--output-dir", folder,
+        "training.save_steps=1", "--output-dir", folder, "--verbose",
     )  # fmt: skip
     assert code == 0, stderr
     assert re.match("best step: [12] of 2, trained in ", stdout) and len(stdout.splitlines()) == 3

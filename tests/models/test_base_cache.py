@@ -58,7 +58,8 @@ def test_another_base_or_form_does_not_use_the_cached_one(toy_base, home, tmp_pa
     assert load_base(BaseReference(str(folder)), CPU).cached_in is None
 
 
-def test_training_names_the_base_not_the_cache(toy_base, home, tmp_path, capsys):
+def test_training_names_the_base_not_the_cache(toy_base, home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sentilora.progress._shows_details", True)
     overrides = [f"training.{name}=1" for name in ("max_steps", "eval_steps", "save_steps")]
     overrides += ["base.cache_quantized=true", "data.num_train=16", "data.num_evaluation=8"]
     for name, done in {

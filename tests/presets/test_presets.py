@@ -163,13 +163,38 @@ def test_smollm2_is_the_recipe_on_another_base():
 def test_on_other_data_the_recipes_counts_hold_again(tmp_path):
     recipe = load_config("mistral-7b")
     other = load_config("tiny", overrides=["data.train=reviews.csv"])
-    assert differences(recipe, other) == TINY | {"data.train": "reviews.csv"}
+    own = {"data.train": "reviews.csv", "training.learning_rate": 1e-3}
+    assert differences(recipe, other) == TINY | own
     same = load_config("tiny", overrides=["data.train=embedded", "data.test=x.csv"])
     assert differences(recipe, same) == TINY | FORCED_BY_400_REVIEWS | {"data.test": "x.csv"}
     (tmp_path / "mine.toml").write_text('[data]\ntrain = "reviews.csv"\n')
     from_file = load_config("tiny", tmp_path / "mine.toml")
     assert from_file == other
     assert load_config("tiny", values={"data.train": "reviews.csv"}) == other
+
+
+def test_own_data_have_the_learning_rate_that_their_base_needs():
+    rates = {
+        ("tiny", "mine.csv"): 1e-3,
+        ("tiny", "stanfordnlp/imdb"): 2e-4,
+        ("smollm2-135m", "mine.csv"): 1e-3,
+        ("smollm2-135m", "stanfordnlp/imdb"): 2e-4,
+        ("mistral-7b", "mine.csv"): 2e-4,
+    }
+    for (preset, source), rate in rates.items():
+        config = load_config(preset, values={"data.train": source})
+        assert config.training.learning_rate == rate
+    other_base = load_config("tiny", values={"data.train": "mine.csv", "base.name": "folder"})
+    assert other_base.training.learning_rate == 2e-4  # what the preset has is for its own base
+    explicit = load_config("tiny", values={"data.train": "x", "training.learning_rate": 5e-5})
+    assert explicit.with_values({"data.train": "y"}).training.learning_rate == 5e-5
+
+
+def test_rows_in_memory_are_own_data():
+    """The counts and the rate for 400 reviews would otherwise hold for any table."""
+    config = load_config("tiny").with_values({"data.train": "a table in memory"})
+    assert (config.data.num_train, config.data.num_evaluation) == (2000, 400)
+    assert config.training.learning_rate == 1e-3
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_known():

@@ -179,7 +179,7 @@ def test_processes_train_on_gpus_as_one_does(tmp_path, num_processes):
 
     def losses(name, rows_per_pass, *launcher):
         command = [
-            sys.executable, *launcher, "-m", "sentilora", "train", *RECIPE,
+            sys.executable, *launcher, "-m", "sentilora", "train", *RECIPE, "--verbose",
             f"training.per_device_train_batch_size={rows_per_pass}", "--output-dir", name,
         ]  # fmt: skip
         done = subprocess.run(

@@ -5,8 +5,11 @@ Results go to stdout, notices and progress to stderr. Exit codes: 0, 1 (failed w
 verb, so that --help is fast.
 """
 
+import functools
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +23,7 @@ from sentilora.cli.options import fail
 from sentilora.cli.predict import predict
 from sentilora.cli.train import train
 from sentilora.errors import SentiloraError, is_out_of_memory
+from sentilora.progress import show_details
 
 
 class Verbs(TyperGroup):
@@ -56,8 +60,31 @@ app = typer.Typer(
     help="Fine-tune a causal language model in 4 bits with LoRA to classify text.",
     epilog="Settings are written section.key=value; docs/reference/settings.md has all of them.",
 )
-for verb in (train, evaluate, predict, check, demo, env):
-    app.command()(verb)
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print technical details of the start too.")
+]
+
+
+def with_verbose(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with the option --verbose, which decides whether `progress.detail` prints."""
+
+    @functools.wraps(verb)
+    def with_details(*, verbose: bool, **options: Any) -> None:
+        show_details(verbose)
+        verb(**options)
+
+    signature = inspect.signature(verb)
+    option = inspect.Parameter(
+        "verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose
+    )
+    whole = signature.replace(parameters=[*signature.parameters.values(), option])
+    with_details.__signature__ = whole  # type: ignore[attr-defined]  # what Typer reads
+    return with_details
+
+
+for verb in (train, evaluate, predict, check, demo):
+    app.command()(with_verbose(verb))
+app.command()(env)
 
 
 def print_version(is_set: bool) -> None:

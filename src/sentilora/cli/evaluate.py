@@ -16,6 +16,7 @@ from sentilora.cli.options import (
     data_and_overrides,
     in_options,
     json_for,
+    name_shipped_adapter,
     named_values,
     quiet,
     with_runtime_options,
@@ -87,6 +88,8 @@ def evaluate(
         )
     if output is not None:
         _check_output(output, report)
+    if adapter is None and base is None:
+        name_shipped_adapter()
     quiet()
     failure = None
     try:

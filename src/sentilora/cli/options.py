@@ -124,12 +124,12 @@ def with_runtime_options(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-# The keywords of library functions that are options of a verb.
+# The keywords of library functions that are options of a verb, and `verbose`.
 KEYWORDS = (
     *("adapter", "base", "quantization", "output_dir", "preset", "resume", "seeds", "sizes"),
     *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
-    *("config", *RUNTIME),
+    *("config", "verbose", *RUNTIME),
 )
 
 
@@ -233,6 +233,14 @@ def config_from(
         say(f"no --preset given, using {DEFAULT_PRESET} (others: {others})")
         preset = DEFAULT_PRESET
     return load_config(preset, file, values=values)
+
+
+def name_shipped_adapter() -> None:
+    """Print which adapter answers where none was named."""
+    say(
+        "adapter: the one that ships, for English film reviews (positive or negative); "
+        "--adapter names another"
+    )
 
 
 def quiet() -> None:

@@ -14,6 +14,7 @@ from sentilora.cli.options import (
     Quantization,
     TextColumn,
     json_for,
+    name_shipped_adapter,
     quiet,
     with_runtime_options,
 )
@@ -86,6 +87,8 @@ def predict(
             remedy="pass texts as arguments, - for stdin, or --input FILE",
         )
     _refuse_settings(texts or ())
+    if adapter is None:
+        name_shipped_adapter()
     quiet()
     predictions = run(
         _stdin_lines() if texts == ["-"] else texts,

@@ -25,7 +25,7 @@ from sentilora.models.device import choose_device, choose_dtype, place_of_proces
 from sentilora.models.four_bits import import_bitsandbytes, linear_4bit_modules
 from sentilora.models.gguf_file import loadable_source
 from sentilora.models.runtime import Runtime
-from sentilora.progress import is_main_process
+from sentilora.progress import detail, is_main_process
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def load_base(
 
     device = choose_device(runtime.device)
     dtype, reason = choose_dtype(runtime.compute_dtype, device, runtime.assume_capability)
+    detail(f"base {quoted(name)} on {device}, computing in {str(dtype)[6:]} ({reason})")
     with readable(name, spelling):
         config = AutoConfig.from_pretrained(source, revision=revision)
         require_causal(config, name)
@@ -92,6 +93,7 @@ def load_base(
         cache = cache_folder(source, commit, device, dtype, double)
     from_cache = cache is not None and cache.is_dir()
     if from_cache:
+        detail(f"NF4 base loaded from {quoted(cache)}")
         origin = f"{cache} (remove that folder to read {quoted(name)} again)"
         model = _load_weights(
             origin, str(cache), reference, runtime, device, dtype, False, spelling

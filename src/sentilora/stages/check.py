@@ -28,6 +28,7 @@ from sentilora.models.fast_path import why_not_fast
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.automatic import fit_data, fit_schedule, lines_of
+from sentilora.stages.check_data import look_at_evaluation
 from sentilora.stages.findings import Finding, Findings, Level, attempt, without_repetitions
 from sentilora.stages.from_config import (
     check_steps,
@@ -79,6 +80,7 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
     if "train" in splits:
         config = yield from look_at_choices(fit_schedule(config, len(splits["train"])))
     yield from attempt("steps", lambda: check_steps(config))
+    yield from look_at_evaluation(config, splits)
     device = None
     if requested is not None:
         device = yield from attempt("device", lambda: choose_device(requested))

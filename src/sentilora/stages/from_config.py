@@ -16,7 +16,7 @@ from sentilora.folders.classifier_file import BaseReference, absolute_base
 from sentilora.models.bases import Base, load_base
 from sentilora.models.runtime import Runtime
 from sentilora.presets import DEFAULT_PRESET, preset_tree
-from sentilora.progress import num_processes, say
+from sentilora.progress import detail, num_processes, say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.wording import listed
@@ -196,7 +196,7 @@ def training_arguments_of(config: "Config", base: Base, num_rows: int) -> "Train
     optim = recipe.optim
     if base.device == "cpu" and optim.startswith("paged_"):
         optim = optim.removeprefix("paged_")
-        say(f"training.optim: {recipe.optim} pages GPU memory to the host; a CPU uses {optim}")
+        detail(f"training.optim: {recipe.optim} pages GPU memory to the host; a CPU uses {optim}")
     arguments = TrainingArguments(
         output_dir=config.output_dir,
         use_cpu=base.device == "cpu",

@@ -12,7 +12,7 @@ from sentilora.config import Config
 from sentilora.errors import Interrupted, SentiloraError
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.models.device import free_memory
-from sentilora.progress import is_main_process, say
+from sentilora.progress import is_main_process, say, without_notices
 from sentilora.stages.from_config import count_steps
 from sentilora.training.faults import DIVERGENCE_SETTING
 from sentilora.wording import counted
@@ -73,7 +73,8 @@ def _log_loss_at(
         }
     )
     try:
-        return train_once(trial).metrics.log_loss
+        with without_notices():
+            return train_once(trial).metrics.log_loss
     except Interrupted as error:
         raise Interrupted(
             "stopped while the learning rate was searched for: nothing was saved"

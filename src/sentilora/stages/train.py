@@ -34,9 +34,10 @@ from sentilora.models.base_source import resolve_base
 from sentilora.models.bases import beyond_positions
 from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine
-from sentilora.progress import is_main_process, say
+from sentilora.progress import detail, is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.stages.automatic import Fitted, fit
+from sentilora.stages.data_warnings import data_warnings
 from sentilora.stages.finish import finish
 from sentilora.stages.from_config import (
     check_steps,
@@ -172,7 +173,7 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
         say(f"{name}: {overview.describe(name)}")
     for line in overview.meanings:
         say(f"labels of {line}")
-    for warning in overview.warnings:
+    for warning in (*overview.warnings, *data_warnings(config, rows, evaluation)):
         say(f"warning: {warning}")
     if test_warning := shipped_test_warning(config):
         say(f"warning: {test_warning}")
@@ -203,12 +204,10 @@ def check_recipe(config: Config) -> None:
 
 
 def show_base(config: Config, base: "Base") -> None:
-    """Print the base, its device and dtype, and the folder of its quantized copy."""
-    computing = f"{base.device} in {str(base.dtype)[6:]} ({base.dtype_reason})"
-    say(f"base {quoted(config.base.name)} on {computing}")
-    if base.cached_in is not None:
-        action = "loaded from" if base.from_cache else "saved for later loads in"
-        say(f"NF4 base {action} {quoted(base.cached_in)}")
+    """Print the base, its device, and the folder of its quantized copy if one was written."""
+    say(f"base {quoted(config.base.name)} on {base.device}")
+    if base.cached_in is not None and not base.from_cache:
+        say(f"NF4 base saved for later loads in {quoted(base.cached_in)}")
 
 
 def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptFormat) -> None:
@@ -216,8 +215,9 @@ def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptForm
     if beyond := beyond_positions(base.model, format.max_length):
         say(f"warning: {beyond}")
     lengths = look_over_lengths(examples)
-    say(f"tokens per example: {lengths.tokens}")
-    say(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
+    detail(f"tokens per example: {lengths.tokens}")
+    show = say if lengths.num_truncated else detail
+    show(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
 
 
 def encode_training(prompter: Prompter, rows: Rows, balance: str) -> "list[Example]":
@@ -238,7 +238,7 @@ def prepare_model(config: Config, base: "Base", start: AdapterFolder | None) -> 
         model = load_adapter(base.model, start, is_trainable=True)
     else:
         model = attach_adapter(base.model, **config.lora.model_dump())
-    say(str(count_parameters(model)))
+    detail(str(count_parameters(model)))
     return model
 
 

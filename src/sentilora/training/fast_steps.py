@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sentilora.errors import UsageError
-from sentilora.progress import say
+from sentilora.progress import detail
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,8 @@ def prepare_fast_steps(
         model.zero_grad = flat.zero_grad  # type: ignore[method-assign]
         graphs = Graphs(flat, engine.refresh)
     optim = OptimizerNames(arguments.optim).value
-    say(f"fast engine, {plan_engine(engine, lengths, rows_per_step, optim, max_memory_gib, model)}")
+    plan = plan_engine(engine, lengths, rows_per_step, optim, max_memory_gib, model)
+    detail(f"fast engine, {plan}")
     if graphs is not None:
         optimizer = one_launch_optimizer(graphs.flat, arguments, paged=not engine.keep_layers)
     return graphs, optimizer

@@ -1,0 +1,80 @@
+"""What `check` finds in training and evaluation rows together: figures to beat, and warnings."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from sentilora.config import Config
+from sentilora.data.rows import Rows
+from sentilora.data.splits import stratified
+from sentilora.data.text import whole_text
+from sentilora.metrics import tfidf_baseline, wilson_interval
+from sentilora.stages.data_warnings import base_warning, template_warning
+from sentilora.stages.findings import Finding, Findings
+from sentilora.wording import counted, percent, percent_interval, quoted
+
+# What the baseline learns from in about ten seconds on one core. Measured: 2,000 reviews of IMDB
+# 2.5 s, 5,452 rows of TREC 4, 5,000 of SST-5 9, 5,000 of BANKING77 (77 labels) 13.
+MAX_ROWS = 5_000
+MAX_ROWS_TIMES_LABELS = 310_000
+MAX_CHARACTERS = 10_000_000
+
+
+def look_at_evaluation(config: Config, splits: Mapping[str, Rows]) -> Findings[None]:
+    """What an answer without a model reaches on the evaluation rows, and what is wrong with them.
+
+    splits: those that can be loaded.
+    """
+    if not {"train", "evaluation"} <= set(splits):
+        return
+    train, evaluation = splits["train"], splits["evaluation"]
+    label, count = Counter(evaluation.labels).most_common(1)[0]
+    share = percent(count / len(evaluation))
+    yield Finding(
+        "ok", "majority", f"always answering {quoted(label)}: {share} of {of(evaluation)}"
+    )
+    yield Finding("ok", "to beat", figure_to_beat(train, evaluation))
+    if warning := template_warning(train, evaluation):
+        yield Finding("note", "templates", warning)
+    if warning := base_warning(config, train):
+        yield Finding("note", "base", warning)
+
+
+def figure_to_beat(train: Rows, evaluation: Rows) -> str:
+    """The accuracy of TF-IDF + logistic regression, with its interval, in one line."""
+    part = affordable(train)
+    numbers = {
+        label: number for number, label in enumerate(sorted({*train.labels, *evaluation.labels}))
+    }
+    known, new = ([whole_text(item) for item in rows.inputs] for rows in (part, evaluation))
+    answers = tfidf_baseline(known, [numbers[x] for x in part.labels], new, len(numbers)).argmax(1)
+    truth = [numbers[label] for label in evaluation.labels]
+    num_right = sum(a == t for a, t in zip(answers.tolist(), truth, strict=True))
+    interval = percent_interval(wilson_interval(num_right, len(truth)))
+    rows = f"the {counted(len(train), 'training row')}"
+    hint = ""
+    if len(part) < len(train):
+        rows = f"{len(part):,} of {rows}"
+        hint = ", at least: all rows would take longer than a check should"
+    return (
+        f"TF-IDF + logistic regression trained on {rows} reaches "
+        f"{percent(num_right / len(truth))} ({interval}) of {of(evaluation)}: the figure to "
+        f"beat{hint}"
+    )
+
+
+def affordable(train: Rows) -> Rows:
+    """The training rows, or as many, label shares kept, as the baseline learns from in seconds."""
+    num_rows, num_labels = len(train), len(set(train.labels))
+    mean_characters = sum(map(len, train.texts)) / num_rows
+    most = min(
+        num_rows,
+        MAX_ROWS,
+        MAX_ROWS_TIMES_LABELS // num_labels,
+        int(MAX_CHARACTERS / mean_characters),
+    )
+    return train if most == num_rows else stratified(train, max(most, num_labels))
+
+
+def of(evaluation: Rows) -> str:
+    """The evaluation rows in a sentence."""
+    return f"the {counted(len(evaluation), 'evaluation row')}"

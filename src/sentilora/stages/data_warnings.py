@@ -1,0 +1,53 @@
+"""Warnings about data and base together, which `check` and `train` both print."""
+
+from typing import TYPE_CHECKING
+
+from sentilora.data.language import is_other_language
+from sentilora.data.rows import Rows
+from sentilora.data.shared_templates import look_for_templates
+from sentilora.data.text import beginning, text_of
+from sentilora.shipped import EMBEDDED, is_film_reviews
+from sentilora.wording import percent
+
+if TYPE_CHECKING:
+    from sentilora.config import Config
+
+NUM_TEXTS = 200  # whose language is looked at
+SHOWN = 60  # characters of a text
+
+
+def data_warnings(config: "Config", train: Rows, evaluation: Rows) -> list[str]:
+    """What `train` prints before it starts; nothing on the recipe's own data."""
+    if is_film_reviews(config.data.train):
+        return []
+    warnings = base_warning(config, train), template_warning(train, evaluation)
+    return [warning for warning in warnings if warning]
+
+
+def base_warning(config: "Config", train: Rows) -> str | None:
+    """A warning when the base that ships is trained on other data than it was made for."""
+    if config.base.name != EMBEDDED or is_film_reviews(config.data.train):
+        return None
+    texts = [text_of(item) for item in train.inputs[:NUM_TEXTS]]
+    language = ", and these texts do not look English" if is_other_language(texts) else ""
+    return (
+        f"the embedded base knows English film reviews only{language}. For other texts TF-IDF may "
+        "well be ahead of it: take the preset smollm2-135m (without the hub, tools/smollm2.py "
+        "makes its folder), or mistral-7b on a GPU"
+    )
+
+
+def template_warning(train: Rows, evaluation: Rows) -> str | None:
+    """A warning when most evaluation rows are training rows but for a few words."""
+    known, new = train.inputs, evaluation.inputs
+    templates = look_for_templates(known, new)
+    if not templates.is_suspicious or templates.pair is None:
+        return None
+    i, j = templates.pair
+    one, other = (beginning(text_of(item), SHOWN) for item in (new[i], known[j]))
+    return (
+        f"{percent(templates.num_alike / templates.num_looked_at)} of the evaluation rows are a "
+        f"training row but for a few words, such as {one!r} and {other!r}: they look filled into "
+        "shared templates, and accuracy on them measures memory. Evaluate and test on rows whose "
+        "templates are not in training"
+    )
