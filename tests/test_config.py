@@ -145,7 +145,8 @@ def test_a_section_is_no_setting():
         ("data.balance=maybe", r"data\.balance is 'maybe'"),
         ("data.train=5", r"data\.train is 5: a text is expected, in double quotes: '\"5\"'"),
         ("prompt.truncation=middle", r"prompt\.truncation is 'middle'"),
-        ("prompt.labels=positive", r"""is 'positive': a list is expected: '\["a", "b"\]'"""),
+        ("prompt.labels=5", r"""is 5: a list is expected: '\["a", "b"\]'"""),
+        ("training.learning_rate=-1", "training.learning_rate is -1: it must be more than 0$"),
         ("data.label_map=5", r"data\.label_map is 5: a table is expected"),
         ("output_dir=", r"output_dir is '': it must not be empty"),
     ],
@@ -226,3 +227,19 @@ def test_a_copy_with_values_leaves_the_original():
     assert (config.training.seed, changed.training.seed) == (42, 7)
     with pytest.raises(ValueError, match="frozen"):
         config.output_dir = "x"
+
+
+def test_commas_separate_the_words_of_a_list():
+    def labels(text):
+        return load_config("tiny", overrides=[f"prompt.labels={text}"]).prompt.labels
+
+    assert labels("a,b, so so") == labels('["a", "b", "so so"]') == ("a", "b", "so so")
+    assert labels("0,1") == ("0", "1")
+    config = load_config("tiny", overrides=["lora.target_modules=q_proj, v_proj"])
+    assert config.lora.target_modules == ("q_proj", "v_proj")
+    assert (
+        load_config("tiny", overrides=["training.learning_rate=search"]).flat()[
+            "training.learning_rate"
+        ]
+        == "search"
+    )

@@ -30,11 +30,11 @@ LEVELS = [
     {"prompt"},
     {"template"},
     {"data"},
-    {"presets", "hub"},
+    {"presets", "settings", "hub"},
     {"shipped", "wording", "progress", "metrics", "errors", "version"},
 ]
 GROUND = LEVELS[-1]
-CONFIG_IMPORTS = {"presets", *GROUND}
+CONFIG_IMPORTS = {"presets", "settings", *GROUND}
 CONFIG_USERS = {"cli", "stages"}
 ENGINE_USERS = {"training", "scoring", "models"}
 EXEMPT = {"", "__main__"}  # the lazy names of the package, and its entry point
@@ -90,7 +90,11 @@ def forbidden(importer, imported):
     if imported == "engine":
         return None if importer in ENGINE_USERS else f"{importer} is not one of {ENGINE_USERS}"
     if importer == "config":
-        return None if imported in CONFIG_IMPORTS else "config imports presets and the ground"
+        return (
+            None
+            if imported in CONFIG_IMPORTS
+            else "config imports presets, settings, the ground"
+        )
     if imported == "config":
         return None if importer in CONFIG_USERS else "configuration stops at the stages"
     if imported == "":

@@ -91,13 +91,13 @@ def test_names_with_blanks_are_quoted(tmp_path, monkeypatch, code, said, argumen
 
 def test_columns_and_labels_with_blanks_are_quoted(tmp_path, monkeypatch, toy_base):
     monkeypatch.chdir(tmp_path)
-    rows = "".join(f"Film {i}.,{'so so' if i % 2 else 'good'}\n" for i in range(40))
-    Path("rows.csv").write_text(f"my text,my label\n{rows}")
+    rows = "".join(f"{i},Film {i}.,{'so so' if i % 2 else 'good'}\n" for i in range(40))
+    Path("rows.csv").write_text(f"my id,my text,my label\n{rows}")
     ask = ["check", f"base.name={toy_base}", "data.train=rows.csv", "data.test=rows.csv",
            "--label-column", "my label", 'prompt.labels=["so so", "good", "not bad"]',
            "data.num_train=0", "data.num_evaluation=8"]  # fmt: skip
     _, stdout, _ = run(*ask)
-    assert "rows.csv has no column 'text'; it has 'my text', 'my label'" in stdout
+    assert "rows.csv has no column 'text'; it has 'my id', 'my text', 'my label'" in stdout
     _, stdout, _ = run(*ask, "--text-column", "my text")
     assert "20 good, 20 'so so'" in stdout
     assert "no test row is 'not bad': macro-F1 is the mean" in stdout

@@ -19,6 +19,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
 from sentilora.settings import (
+    NUMBER,
     BaseSection,
     DataSection,
     EngineSection,
@@ -302,7 +303,8 @@ def _validate(tree: dict[str, Any], chosen: frozenset[str], preset: str | None =
 
 def _key_of(error: Any) -> str:
     """The setting, `section.key`, of one of pydantic's errors, without an index into a list."""
-    return ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
+    parts = (part for part in error["loc"] if not isinstance(part, int) and part != NUMBER)
+    return ".".join(map(str, parts))
 
 
 def _expected(error: Any) -> str:

@@ -5,7 +5,9 @@ The defaults are in `presets/defaults.toml`, with a comment on each setting.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+
+NUMBER = "number"  # as a part of pydantic's errors: a setting's value where it can also be a word
 
 
 def _without_mark(value: Any) -> Any:
@@ -77,7 +79,10 @@ class TrainingSection(Section):
     per_device_train_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
     per_device_eval_batch_size: int = Field(ge=1)
-    learning_rate: Rate | Literal["search"]
+    learning_rate: Annotated[
+        Annotated[Rate, Tag(NUMBER)] | Annotated[Literal["search"], Tag("search")],
+        Discriminator(lambda value: "search" if value == "search" else NUMBER),
+    ]
     lr_scheduler_type: str
     warmup_steps: int = Field(ge=0)
     warmup_ratio: float = Field(ge=0, lt=1)

@@ -46,7 +46,7 @@ def test_without_arguments_the_verbs_are_shown():
         (["train", "data.train=stanfordnlp/imdb"], 3, "is not reachable"),
         (["train", "--preset", "mistral-7b"], 2, "a CUDA GPU was requested"),
         (["train", "data.train=one.csv", "data.num_train=4", "data.num_evaluation=4"], 3,
-         "4 training rows of one.csv, all of them 'positive'"),
+         "label of one.csv is no column of labels: all its 8 values are 'pos'"),
         (["evaluate", "--adapter", "nowhere"], 3, "there is no adapter folder nowhere"),
         (["predict", "--input", "none.csv"], 3, "there is no file none.csv"),
         (["predict", "--input", "latin.csv"], 3, "not valid UTF-8: byte 0xe9 in line 2"),
@@ -86,8 +86,11 @@ def test_the_shape_of_a_request(tmp_path):
     )
     failed(2, "there is no preset ''", "train", "--preset", "")
     failed(2, "the name of the base is empty", "evaluate", "--base", "")
-    failed(2, "cannot read 'seed'; write section.key=value", "train", "seed")
-    failed(2, "cannot read 'seed'; write section.key=value", "evaluate", "seed")
+    said = "there is no file or folder seed; name one, write settings as section.key=value, or a "
+    failed(2, f"{said}hub id without an owner as data.train=seed", "train", "seed")
+    failed(2, f"{said}hub id without an owner as data.test=seed", "evaluate", "seed")
+    both = failed(2, "a.csv and b.csv are both taken for the data", "check", "a.csv", "b.csv")
+    assert both.endswith("give one file, folder or hub id; write settings as section.key=value")
     failed(2, "there is no preset 'tinny'; did you mean 'tiny'?", "check", "--preset", "tinny")
     failed(2, "there is no configuration file", "train", "--config", tmp_path / "none.toml")
     failed(3, "there is no adapter folder y", "evaluate", "--base", "x", "--adapter", "y")

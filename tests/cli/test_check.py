@@ -86,7 +86,7 @@ def test_check_lists_every_problem(toy_base, tmp_path):
         "down_proj, lm_head",
         "attention": Contains("; set base.attn_implementation=eager"),
     }
-    assert code == 2 and stderr.endswith("error: 10 problems, marked ✗ above\n")  # the first's code
+    assert code == 3 and stderr.endswith("error: 10 problems, marked ✗ above\n")  # the first's code
     assert f"! test data           {tmp_path} has no test data" in stdout
 
 
@@ -113,11 +113,11 @@ def test_check_refuses_an_output_folder_in_use_as_train_does(toy_base, toy_run):
 
 FAULTS = {  # in the order in which `train` meets them
     "prompt": ["prompt.template=x"],
-    "steps": ["training.save_steps=7"],
     "device": ["base.device=cuda"],
     "base": ["base.name=./nowhere"],
     "output": ["--output-dir", "{in_use}"],
     "data": ["data.train=none.csv"],
+    "steps": ["training.save_steps=7"],
     "optim": ["training.optim=lomo"],
     "engine": ["base.attn_implementation=flash_attention_2"],
     "dtype": ["base.compute_dtype=float16"],
@@ -149,7 +149,8 @@ def test_a_label_map_that_leads_to_no_label_is_refused(toy_base, tmp_path):
     path.write_text("text,label\n" + "".join(f"Film {i}.,{'yn'[i % 2]}\n" for i in range(40)))
     ask = [f"base.name={toy_base}", f"data.train={path}", f"data.test={path}", "data.num_train=20",
            "data.num_evaluation=10", "--output-dir", tmp_path / "run"]  # fmt: skip
-    slip = [*ask, 'data.label_map={y = "positiv", n = "negative"}']
+    slip = [*ask, "--labels", "positive,negative",
+            'data.label_map={y = "positiv", n = "negative"}']  # fmt: skip
     said = ("data.label_map leads 'y' to 'positiv', which is no label of the prompt (positive, "
             "negative); did you mean 'positive'?")  # fmt: skip
     code, stdout, _ = run("check", *slip)
@@ -229,9 +230,9 @@ def test_check_notes_settings_without_effect(toy_base, tmp_path):
     code, stdout, _ = run(
         "check", f"base.name={toy_base}", f"data.train={path}", "data.num_train=20",
         "data.num_evaluation=10", "prompt.max_length=120", "training.max_steps=4",
-        "training.warmup_steps=9", "--output-dir", tmp_path / "run",
+        "training.warmup_steps=9", "data.test=embedded", "--output-dir", tmp_path / "run",
     )  # fmt: skip
     notes = [line for line in stdout.splitlines() if line.startswith("!")]
     assert code == 0 and len(notes) >= 3
-    for text in ("most texts are cut", "never reaches its peak", "still names the reviews"):
+    for text in ("most texts are cut", "never reaches its peak", "data.test names the reviews"):
         assert any(text in line for line in notes), text

@@ -28,7 +28,6 @@ def test_a_setting_that_belongs_to_the_adapter_is_refused(tmp_path, toy_base, to
     """
     from sentilora.config import load_config
     from sentilora.folders.adapter_folder import AdapterFolder
-    from sentilora.stages.from_config import prompt_format_of
     from sentilora.stages.starting_points import with_lora_of
 
     folder = shutil.copytree(toy_run, tmp_path / "adapter")
@@ -47,7 +46,7 @@ def test_a_setting_that_belongs_to_the_adapter_is_refused(tmp_path, toy_base, to
     for overrides in ([], same):
         config = load_config("tiny", overrides=overrides, values={"base.name": str(toy_base)})
         start = AdapterFolder.open(folder)
-        assert with_lora_of(start, config, prompt_format_of(config)).lora.r == 8
+        assert with_lora_of(start, config).lora.r == 8
 
 
 def test_a_folder_that_is_no_base(tmp_path, toy_base):
@@ -136,6 +135,10 @@ def test_evaluation_rows_of_one_label_are_warned_of_and_have_no_macro_f1(toy_bas
     swapped += [f"data.train={tmp_path / 'one.csv'}", "training.seed=2"]
     for verb in ("check", "train"):
         code, stdout, stderr = run(verb, *swapped, "--output-dir", tmp_path / "new")
+        assert code == 3 and "no column of labels: all its 16 values are" in stdout + stderr
+        code, stdout, stderr = run(
+            verb, *swapped, "--output-dir", tmp_path / "new", "--labels", "positive, negative"
+        )
         assert code == 3 and "16 training rows of" in stdout + stderr
         assert "all of them 'positive'" in stdout + stderr
 
@@ -167,8 +170,11 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
         "training.save_steps=1", "--output-dir", folder, "--verbose",
     )  # fmt: skip
     assert code == 0, stderr
-    assert re.match("best step: [12] of 2, trained in ", stdout) and len(stdout.splitlines()) == 3
-    assert f"adapter in '{folder}'; next: sentilora evaluate --adapter '{folder}'\n" in stdout
+    assert re.match("best step: [12] of 2, trained in ", stdout)
+    place, warning, heading, *steps = stdout.splitlines()[2:]  # two steps teach nothing
+    assert place == f"adapter in '{folder}'" and heading == "try, in this order:"
+    assert warning.startswith("warning: this run has not learned the task: ")
+    assert steps[0] == "  1. training.learning_rate=search, which tries three rates"
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"evaluate --adapter '{folder}'`" in card and f'Classifier.load("{folder}")' in card
     for notice in ("no --preset given, using tiny", "train: 16 rows", "evaluation: 8 rows",

@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentilora.data.loading import load_splits, load_test
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.sources import load_rows
 from sentilora.data.splits import (
     carve,
     label_weights,
-    load_splits,
-    load_test,
     require_every_label,
     sample,
     shuffled,
@@ -180,9 +179,9 @@ def test_one_class_only_is_refused_for_training(tmp_path):
 
 
 def test_test_rows_are_all_in_their_order_or_the_first_of_the_shuffle():
-    every = load_test("embedded", COLUMNS, 0, 42)
+    every = load_test("embedded", "embedded", COLUMNS, 0, 42)
     assert every.texts == load_rows("embedded", "test", COLUMNS).texts
-    some = load_test("embedded", COLUMNS, 7, 42)
+    some = load_test("embedded", "embedded", COLUMNS, 7, 42)
     assert some.texts == [every.texts[i] for i in shuffled(100, 42)[:7]]
 
 
@@ -284,7 +283,7 @@ def test_a_sample_of_test_rows_has_every_label(tmp_path):
     changed = [s for s, some in plainly.items() if some.notes]
     assert changed and len(changed) < 40
     for seed, some in plainly.items():
-        assert load_test(path, columns, 12, seed).texts == some.texts
+        assert load_test(path, path, columns, 12, seed).texts == some.texts
         assert (some.texts == first[seed]) == (seed not in changed)
         assert not some.notes or "test rows are stratified by label: those" in some.notes[0]
 

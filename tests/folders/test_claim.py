@@ -76,7 +76,7 @@ def test_a_second_job_is_refused_and_a_killed_one_does_not_block(toy_base, tmp_p
     with running(STAND_STILL, *asked, folder) as job:
         before = sorted(folder.rglob("*"))
         with monkeypatch.context() as patch:
-            patch.setattr("sentilora.stages.train.load_rows_of", None)
+            patch.setattr("sentilora.stages.train.fit", None)
             for option in ([], ["--resume"]):
                 said = failed(2, f"another job works in {folder} (process {job.pid} on ",
                               *asked, folder, *option)  # fmt: skip

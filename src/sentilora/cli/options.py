@@ -16,6 +16,7 @@ from sentilora.errors import UsageError
 from sentilora.models.device import spin_briefly
 from sentilora.presets import DEFAULT_PRESET, preset_names
 from sentilora.progress import is_main_process, say
+from sentilora.shipped import EMBEDDED
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
@@ -179,11 +180,21 @@ def data_and_overrides(arguments: list[str] | None, setting: str) -> dict[str, A
 
     sources, values = [], {}
     for argument in arguments or ():
-        if os.path.exists(argument) or not re.match(r"[\w.]*=", argument):
+        if os.path.exists(argument):
             sources.append(argument)
-        else:
+        elif re.match(r"[\w.]*=", argument):
             key, value = parse_override(argument)
             values[key] = value
+        elif re.search(r"[/\\.]", argument) or argument == EMBEDDED:
+            sources.append(argument)
+        else:
+            raise UsageError(
+                f"there is no file or folder {quoted(argument)}",
+                setting=setting,
+                seen=argument,
+                remedy=f"name one, write settings as section.key=value, or a hub id without an "
+                f"owner as {setting}={argument}",
+            )
     if len(sources) > 1:
         raise UsageError(
             f"{quoted(sources[0])} and {quoted(sources[1])} are both taken for the data",

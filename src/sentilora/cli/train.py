@@ -124,12 +124,12 @@ def _as_lines(result: "TrainingResult") -> str:
 
 def _what_next(result: "TrainingResult") -> str:
     """The command that follows a run; for one that has not learned, the reason and what to try."""
-    adapter = f"adapter in {quoted(result.output_dir)}"
+    place = f"adapter in {quoted(result.output_dir)}"
     if result.shortfall is None:
-        return f"{adapter}; next: {_evaluate_command(result.output_dir)}"
+        return f"{place}; next: {_evaluate_command(result.output_dir)}"
     steps = [f"  {number}. {remedy}" for number, remedy in enumerate(result.remedies, 1)]
     warning = f"warning: this run has not learned the task: {result.shortfall}"
-    return "\n".join([adapter, warning, "try, in this order:", *map(in_options, steps)])
+    return "\n".join([place, warning, "try, in this order:", *map(in_options, steps)])
 
 
 def _evaluate_command(folder: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sentilora.config import CONFIG_FILE, Config, keyword_for, load_config, read_config
+from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
@@ -76,7 +77,9 @@ def load_test(
 
     Warns about labels that no row has.
     """
-    source = config.data.test
+    is_held_out = config.data.test == HELD_OUT
+    setting = "data.train" if is_held_out else "data.test"
+    source = config.data.train if is_held_out else config.data.test
     path = Path(os.path.expanduser(source))
     try:
         rows = load_test_of(config, labels, tables)
@@ -93,9 +96,9 @@ def load_test(
         raise DataError(
             f"{error} (the adapter's {CONFIG_FILE} names it, as seen from the folder that it was "
             "trained in)",
-            setting="data.test",
+            setting=setting,
             seen=source,
-            remedy="say where it is: data.test=…",
+            remedy=f"say where it is: {setting}=…",
         ) from error
     for line in meanings_of({"test": rows}):
         say(f"labels of {line}")
@@ -150,12 +153,26 @@ def known_rows(
         return None, [*notes, f"{unmeasured}: {reason}"]
     try:
         with belongs_to_adapter(folder):
-            train, evaluation = load_rows_of(config, tables)
+            train, evaluation = load_rows_of(*_as_trained(run, config, tables))
         record = DataRecord.of(train, evaluation)
         require_same_rows(run, record)
     except (DataError, UsageError) as error:
         return None, [*notes, f"{unmeasured}: {error}"]
     return (train, evaluation), notes
+
+
+def _as_trained(
+    run: Path, config: Config, tables: Mapping[str, InMemory]
+) -> tuple[Config, dict[str, InMemory]]:
+    """Configuration and tables with the source of test rows that training had, if that matters.
+
+    It does where test rows are held out of the training source, or are evaluation rows too.
+    """
+    data = read_config(run / CONFIG_FILE).data
+    if data.test != HELD_OUT and data.evaluation != "test":
+        return config, dict(tables)
+    others = {setting: table for setting, table in tables.items() if setting != "data.test"}
+    return config.with_values({"data.test": data.test}), others
 
 
 def overlap_warning(folder: AdapterFolder, rows: Rows, labels: Sequence[str]) -> str:

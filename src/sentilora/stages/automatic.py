@@ -249,12 +249,12 @@ def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]
             choices.add("training.early_stopping_patience", PATIENCE, many)
     epochs = choices.value("training.num_train_epochs")
     num_steps = recipe.max_steps or math.ceil(steps_per_epoch * epochs)
-    if choices.is_free("training.save_steps"):
-        every = max(1, num_steps // NUM_EVALUATIONS)
-        often = f"about {NUM_EVALUATIONS} evaluations in {counted(num_steps, 'step')}"
-        choices.add("training.eval_steps", every, often)
-        every = choices.value("training.eval_steps")
-        choices.add("training.save_steps", every, "a checkpoint at each evaluation")
+    every, often = max(1, num_steps // NUM_EVALUATIONS), f"about {NUM_EVALUATIONS} evaluations in "
+    if not choices.is_free("training.save_steps"):
+        every, often = recipe.save_steps, "as often as checkpoints, of "
+    choices.add("training.eval_steps", every, f"{often}{counted(num_steps, 'step')}")
+    every = choices.value("training.eval_steps")
+    choices.add("training.save_steps", every, "a checkpoint at each evaluation")
     points = "about 40 points of the loss curve"
     choices.add("training.logging_steps", max(1, num_steps // 40), points)
     if choices.is_free("training.warmup_steps"):

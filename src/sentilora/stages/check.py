@@ -70,12 +70,13 @@ def check(config: Config, *, data: object = None) -> list[Finding]:
 
 def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None]:
     """The whole check, in the order in which `train` would meet each problem."""
-    fitted = yield from attempt("data", lambda: fit_data(config, tables))
-    config = yield from look_at_choices(fitted or (config, {}))
-    format = yield from attempt("prompt", lambda: prompt_format_of(config))
+    yield from attempt("prompt", lambda: prompt_format_of(config))
     requested = yield from attempt("device", lambda: requested_device(config))
     source = yield from attempt("base", lambda: resolve_base(config.base.name))
     yield from attempt("output", lambda: require_unused(Path(config.output_dir)))
+    fitted = yield from attempt("data", lambda: fit_data(config, tables))
+    config = yield from look_at_choices(fitted or (config, {}))
+    format = yield from attempt("prompt", lambda: prompt_format_of(config))
     splits = yield from look_at_data(config, tables)
     if "train" in splits:
         config = yield from look_at_choices(fit_schedule(config, len(splits["train"])))
