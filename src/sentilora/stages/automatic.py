@@ -32,7 +32,7 @@ TEMPLATE = "### Instruction:\n{instruction}\n\n### Text:\n{text}\n\n### Label:\n
 INSTRUCTION = "Classify the following text. Respond with only one of these labels: {labels}."
 INSTRUCTION_WITHOUT_LABELS = "Classify the following text. Respond with only its label."
 MAX_LABEL_CHARACTERS = 400  # of all labels together in the instruction: about 100 tokens
-MIN_STEPS = 150  # fewer steps hardly teach a model the form of an answer (docs/results.md)
+MIN_STEPS, MIN_STEPS_PER_LABEL = 150, 6  # with fewer, little is learned (docs/results.md)
 MAX_EPOCHS = 20
 NUM_EVALUATIONS = 8
 PATIENCE = 3
@@ -240,9 +240,12 @@ def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]
     choices.notes.update(_preset_notes(config))
     recipe = config.training
     steps_per_epoch = math.ceil(num_rows / (rows_per_step(config) * num_processes()))
-    if not recipe.max_steps and steps_per_epoch * recipe.num_train_epochs < MIN_STEPS:
-        epochs = float(min(MAX_EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch)))
+    enough = max(MIN_STEPS, MIN_STEPS_PER_LABEL * len(config.prompt.labels))
+    if not recipe.max_steps and steps_per_epoch * recipe.num_train_epochs < enough:
+        epochs = float(min(MAX_EPOCHS, math.ceil(enough / steps_per_epoch)))
         few = f"{counted(num_rows, 'row')} are only {counted(steps_per_epoch, 'step')} an epoch"
+        if enough > MIN_STEPS:
+            few += f", and {len(config.prompt.labels)} labels need about {enough:,}"
         choices.add("training.num_train_epochs", epochs, few)
         if "training.num_train_epochs" in choices.notes:
             many = "so many epochs may overfit: training stops when the log-loss gets no better"
