@@ -353,3 +353,15 @@ def test_a_subset_leaves_the_evaluation_rows_as_they_are(tmp_path):
     subset, same = load_splits(**settings, num_train_subset=4)
     assert same == held_out and subset == stratified(train, 4) and len(subset) == 4
     assert load_splits(**settings, num_train_subset=0) == (train, held_out)
+
+
+def test_all_rows_but_the_evaluation_rows_train_in_spite_of_duplicates():
+    """TREC's 5,452 rows have some twice: `data.num_train=0` was refused for want of 9 rows."""
+    texts = [f"text {i % 45}" for i in range(60)]  # fifteen twice
+    rows = Rows("x", texts, ["a", "b"] * 30)
+    for seed in range(20):
+        train, evaluation = carve(rows, 0, 10, seed)
+        assert len(evaluation) == 10 and len(train) >= 30
+        assert not set(train.texts) & set(evaluation.texts)
+    with pytest.raises(DataError, match="has 60 rows, but only"):
+        carve(Rows("x", ["same"] * 60, ["a", "b"] * 30), 0, 10, 1)

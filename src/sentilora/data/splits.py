@@ -104,13 +104,18 @@ def _split_off(
 
     keys: of each row, the same if the texts are the same.
     """
-    indices = order[: num_train or max(0, len(rows) - (num_evaluation or len(rows) // 5))]
-    if balance == "sample":
-        indices = balanced(rows, order if num_train else indices, num_train)
-    in_training = set(indices)
-    train_keys = {keys[i] for i in indices}
-    remaining = [i for i in order if i not in in_training and keys[i] not in train_keys]
-    return indices, remaining
+    num_kept = len(rows) - (num_evaluation or len(rows) // 5)
+    while True:
+        indices = order[: num_train or max(0, num_kept)]
+        if balance == "sample":
+            indices = balanced(rows, order if num_train else indices, num_train)
+        in_training = set(indices)
+        train_keys = {keys[i] for i in indices}
+        remaining = [i for i in order if i not in in_training and keys[i] not in train_keys]
+        missing = num_evaluation - len(remaining)  # duplicates of training rows do not evaluate
+        if num_train or missing <= 0 or num_kept - missing <= 0:
+            return indices, remaining
+        num_kept -= missing
 
 
 def _held_back(rows: Rows, keys: Sequence[bytes], order: list[int]) -> list[int]:
