@@ -20,7 +20,7 @@ from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.sources import hub_splits, is_on_hub, read_table
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.presets import conditional_settings
+from sentilora.presets import conditional_settings, has_base_of
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
 from sentilora.stages.from_config import load_rows_of, rows_per_step
@@ -182,7 +182,8 @@ def _fit_splits(
     evaluation, test = choices.value("data.evaluation"), choices.value("data.test")
     require_test_rows(evaluation, test)
     if evaluation != HELD_OUT:
-        _fit_counts(choices, num_rows, _num_evaluation_rows(evaluation, test, tables))
+        num_left = num_rows - (num_held_out(num_rows) if test == HELD_OUT else 0)
+        _fit_counts(choices, num_left, _num_evaluation_rows(evaluation, test, tables))
     elif test != HELD_OUT:
         _carve_counts(choices, num_rows)
     else:
@@ -206,7 +207,7 @@ def _fit_counts(choices: _Choices, num_train: int, num_evaluation: int) -> None:
     available = {"data.num_train": num_train, "data.num_evaluation": num_evaluation}
     for setting, num_rows in available.items():
         if choices.value(setting) > num_rows:
-            choices.add(setting, 0, f"all {num_rows:,} rows: the recipe would take more")
+            choices.add(setting, 0, "all there are: the recipe would take more")
 
 
 def _carve_counts(choices: _Choices, num_rows: int) -> None:
@@ -271,7 +272,7 @@ def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]
 
 def _preset_notes(config: Config) -> dict[str, str]:
     """What the preset itself has for data of the user's own, if it was not set."""
-    if config.preset is None or "base.name" in config.chosen:  # as `load_config` does
+    if config.preset is None or not has_base_of(config.preset, config.base.name):
         return {}
     own = conditional_settings(config.preset, "with_own_data")
     reason = f"what preset {config.preset} has for data of your own"
