@@ -104,10 +104,10 @@ def _word(value: Any) -> str:
     return whole[1] if whole else word
 
 
-def _order(label: str) -> tuple[int, float, str]:
+def _order(label: str) -> tuple[int, float, str, str]:
     """Numbers by their value, then words by the alphabet."""
     is_number = re.fullmatch(r"[+-]?\d+", label) is not None
-    return (0, float(label), "") if is_number else (1, 0.0, label.casefold())
+    return (0, float(label), "", label) if is_number else (1, 0.0, label.casefold(), label)
 
 
 def _fault(labels: list[str], counts: Counter[str], num_rows: int) -> str:
