@@ -17,7 +17,15 @@ from typing import Any
 from pydantic import Field, PrivateAttr, ValidationError
 
 from sentilora.errors import DataError, UsageError
-from sentilora.presets import DEFAULT_PRESET, LEAF_TABLES, flatten, preset_tree, set_value
+from sentilora.presets import (
+    DEFAULT_PRESET,
+    LEAF_TABLES,
+    flatten,
+    has_base_of,
+    preset_names,
+    preset_tree,
+    set_value,
+)
 from sentilora.settings import (
     NUMBER,
     BaseSection,
@@ -82,10 +90,14 @@ class Config(Section):
         return _validate(tree, self._chosen | changed, self._preset)
 
     def as_in_preset(self, setting: str) -> "Config":
-        """A copy in which one setting is as the preset has it, or the default preset."""
+        """A copy in which one setting is as the preset has it.
+
+        Without a preset, that is the one for this base, or else the default preset.
+        """
         others = {key: value for key, value in self.flat().items() if key in self._chosen}
         others.pop(setting, None)
-        return _layered(self._preset or DEFAULT_PRESET, others)
+        fitting = (name for name in preset_names() if has_base_of(name, self.base.name))
+        return _layered(self._preset or next(fitting, DEFAULT_PRESET), others)
 
     def save(self, path: Path) -> None:
         """Write the configuration as TOML that `read_config` and `load_config(file=…)` read."""
@@ -132,17 +144,18 @@ def load_config(
 
 def _layered(preset: str, changes: Mapping[str, Any]) -> Config:
     """A preset with these settings changed."""
-    tree = preset_tree(preset, _conditions(changes))
+    tree = preset_tree(preset, _conditions(preset, changes))
     return _validate(tree, _change(tree, changes), preset)
 
 
-def _conditions(changes: Mapping[str, Any]) -> set[str]:
+def _conditions(preset: str, changes: Mapping[str, Any]) -> set[str]:
     """The conditional tables of a preset that hold when these settings are changed."""
     source = changes.get("data.train")
     if source in (None, EMBEDDED):
         return {"with_embedded_data"}
-    is_own = not is_film_reviews(str(source)) and "base.name" not in changes
-    return {"with_own_data"} if is_own else set()
+    base = changes.get("base.name")
+    is_own_base = base is None or has_base_of(preset, str(base))
+    return {"with_own_data"} if is_own_base and not is_film_reviews(str(source)) else set()
 
 
 def read_config(path: Path) -> Config:

@@ -195,6 +195,8 @@ def data_and_overrides(arguments: list[str] | None, setting: str) -> dict[str, A
                 remedy=f"name one, write settings as section.key=value, or a hub id without an "
                 f"owner as {setting}={argument}",
             )
+    if sources and setting in values:
+        sources.append(str(values[setting]))
     if len(sources) > 1:
         raise UsageError(
             f"{quoted(sources[0])} and {quoted(sources[1])} are both taken for the data",

@@ -21,7 +21,7 @@ from sentilora.cli.options import (
 )
 from sentilora.errors import Interrupted, UsageError
 from sentilora.progress import is_main_process, num_processes
-from sentilora.wording import as_metric, counted, percent, percent_interval, quoted
+from sentilora.wording import as_metric, counted, listed, percent, percent_interval, quoted
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -83,7 +83,8 @@ def train(
 
             text = _as_lines(run(settings, resume=resume, adapter=adapter))
     except Interrupted as error:
-        error.remedy = f"resume with `{_resume_command(settings.output_dir, option)}`"
+        if error.remedy:  # there is something to resume
+            error.remedy = f"resume with `{_resume_command(settings.output_dir, option)}`"
         raise
     if is_main_process():
         print(text)
@@ -127,9 +128,14 @@ def _what_next(result: "TrainingResult") -> str:
     place = f"adapter in {quoted(result.output_dir)}"
     if result.shortfall is None:
         return f"{place}; next: {_evaluate_command(result.output_dir)}"
-    steps = [f"  {number}. {remedy}" for number, remedy in enumerate(result.remedies, 1)]
     warning = f"warning: this run has not learned the task: {result.shortfall}"
-    return "\n".join([place, warning, "try, in this order:", *map(in_options, steps)])
+    return "\n".join([place, warning, *_what_to_try(result)])
+
+
+def _what_to_try(result: "TrainingResult") -> list[str]:
+    """The lines on what to try after a run that has not learned."""
+    steps = [f"  {number}. {remedy}" for number, remedy in enumerate(result.remedies, 1)]
+    return ["try, in this order:", *map(in_options, steps)]
 
 
 def _evaluate_command(folder: str) -> str:
@@ -143,11 +149,26 @@ def _series(settings: "Config", seeds: int | None, sizes: list[int] | None, resu
 
     folder = Path(settings.output_dir)
     if seeds is not None:
-        text = seeds_as_table(train_seeds(settings, seeds, resume=resume))
-        files, run = [SEEDS_FILE], f"seed-{settings.training.seed}"
+        by_seed = train_seeds(settings, seeds, resume=resume)
+        text, results = seeds_as_table(by_seed), list(by_seed.runs.values())
+        files, run = [SEEDS_FILE], results[0]
     else:
-        text = sizes_as_table(train_sizes(settings, sizes or [], resume=resume))
-        files, run = [SIZES_FILE, LEARNING_CURVE_FILE], f"size-{max(sizes or [])}"
-    figures = " and ".join(quoted(folder / name) for name in files)
-    command = _evaluate_command(str(folder / run))
-    return f"{in_options(text)}\nfigures in {figures}; next: {command}"
+        by_size = train_sizes(settings, sizes or [], resume=resume)
+        text, results = sizes_as_table(by_size), list(by_size.runs.values())
+        files, run = [SIZES_FILE, LEARNING_CURVE_FILE], results[-1]
+    figures = f"figures in {' and '.join(quoted(folder / name) for name in files)}"
+    unlearned = [result for result in results if result.shortfall is not None]
+    if not unlearned:
+        return f"{in_options(text)}\n{figures}; next: {_evaluate_command(run.output_dir)}"
+    first, names = unlearned[0], listed(Path(result.output_dir).name for result in unlearned)
+    warning = (
+        f"warning: {len(unlearned)} of {len(results)} runs have not learned the task ({names})"
+    )
+    return "\n".join(
+        [
+            in_options(text),
+            figures,
+            f"{warning}; {Path(first.output_dir).name}: {first.shortfall}",
+            *_what_to_try(first),
+        ]
+    )

@@ -2,8 +2,9 @@
 
     train, evaluation, test = hold_out(rows, num_evaluation=400, seed=42)
 
-Rows are drawn from the shuffle, stratified by label. Near-duplicates of one text stay on one side,
-because a test row that resembles a training row measures memory.
+Rows are drawn from the shuffle, stratified by label; of a label with one row or two, training has
+one. Near-duplicates of one text stay on one side, because a test row that resembles a training row
+measures memory.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +22,9 @@ from sentilora.wording import counted, quoted
 TEST_SHARE, MAX_TEST = 0.2, 2000
 EVALUATION_SHARE = 0.1
 MIN_ROWS = 10  # fewer cannot be split in three
-MAX_GROUP_SHARE = 0.1  # of the rows; larger groups of near-duplicates stay in training
+# Of the rows; larger groups of near-duplicates stay in training. The second applies if too few rows
+# are in smaller groups.
+MAX_GROUP_SHARES = (0.1, 0.3)
 MAX_ROWS_NEAR = 50_000  # beyond, only equal texts count as duplicates: 0.4 ms a text
 
 
@@ -45,8 +48,8 @@ def hold_out(
             remedy=f"give {MIN_ROWS} rows or more, or name data.test and data.evaluation",
         )
     groups = _groups(rows)
-    order = by_label(rows.labels, shuffled(len(rows), seed))
-    test, rest = _draw(order, groups, min(MAX_TEST, max(1, round(TEST_SHARE * len(rows)))))
+    order = by_label(rows.labels, shuffled(len(rows), seed), every_label=False)
+    test, rest = _draw(order, groups, num_held_out(len(rows)))
     num_evaluation = num_evaluation or evaluation_share(len(rows))
     if with_evaluation and num_evaluation >= len(rest):
         raise DataError(
@@ -61,8 +64,13 @@ def hold_out(
     train_rows, evaluation_rows = (
         rows.take(sorted(part, key=in_order.__getitem__)) for part in (rest, evaluation)
     )
-    notes = tuple(_notes(rows, groups))
+    notes = tuple(_notes(rows, groups, (rest, evaluation, test)))
     return train_rows, replace(evaluation_rows, notes=notes), rows.take(sorted(test))
+
+
+def num_held_out(num_rows: int) -> int:
+    """About how many of this many rows are held out as test rows."""
+    return min(MAX_TEST, max(1, round(TEST_SHARE * num_rows)))
 
 
 def evaluation_share(num_rows: int) -> int:
@@ -90,26 +98,34 @@ def _draw(
     members = defaultdict(list)
     for i in order:
         members[groups[i]].append(i)
-    limit = max(2, MAX_GROUP_SHARE * len(order))
     held: dict[int, None] = {}
-    for i in order:
-        if len(held) >= num_rows:
-            break
-        if i not in held and len(members[groups[i]]) <= limit:
-            held.update(dict.fromkeys(members[groups[i]]))
+    enough = num_rows
+    for share in MAX_GROUP_SHARES:
+        limit = max(2, share * len(groups))
+        for i in order:
+            if len(held) >= enough:
+                break
+            if i not in held and len(members[groups[i]]) <= limit:
+                held.update(dict.fromkeys(members[groups[i]]))
+        enough = max(1, num_rows // 2)
     for i in order:  # texts that are all alike: rows of one group then stand on both sides
-        if len(held) >= max(1, num_rows // 2):
+        if len(held) >= enough:
             break
         held.setdefault(i)
     return list(held), [i for i in order if i not in held]
 
 
-def _notes(rows: Rows, groups: Sequence[int]) -> list[str]:
+def _notes(rows: Rows, groups: Sequence[int], parts: Sequence[Sequence[int]]) -> list[str]:
+    """What to know about near-duplicates. parts: the numbers of the rows of each split."""
     sizes = Counter(groups)
     num_similar = sum(size for size in sizes.values() if size > 1)
     if not num_similar:
         return []
-    return [
-        f"{num_similar:,} of {counted(len(rows), 'row')} nearly repeat another: each such group is "
-        "on one side of the split"
-    ]
+    sides = Counter(group for part in parts for group in {groups[i] for i in part})
+    place = "each such group is on one side of the split"
+    if num_torn := sum(size for group, size in sizes.items() if sides[group] > 1):
+        place = (
+            f"{num_torn:,} of them are so alike that they are on both sides of the split, where "
+            "accuracy measures memory"
+        )
+    return [f"{num_similar:,} of {counted(len(rows), 'row')} nearly repeat another: {place}"]

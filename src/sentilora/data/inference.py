@@ -9,9 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 from sentilora.data.columns import is_missing
-from sentilora.data.label_words import stored_names
+from sentilora.data.descriptions import stored_names
+from sentilora.data.label_words import word_in_map
 from sentilora.data.tables import python_values
 from sentilora.errors import DataError
 from sentilora.wording import counted, quoted
@@ -73,17 +75,21 @@ def infer_labels(
         spellings: dict[str, Counter[str]] = defaultdict(Counter)
         for value in values:
             word = _word(value)
-            spellings[word.casefold()][word] += 1
+            spellings[word.lower()][word] += 1
         counts = Counter({c.most_common(1)[0][0]: c.total() for c in spellings.values()})
         labels = sorted(counts, key=_order)
-    if fault := _fault(labels, counts, len(values)):
+    words = tuple(dict.fromkeys(word_in_map(label_map, label) or label for label in labels))
+    fault = _fault(labels, counts, len(values))
+    if not fault and len(words) < 2:
+        fault = f"data.label_map leads all its values to {words[0]!r}"
+    if fault:
         raise DataError(
             f"{quoted(column)} of {quoted(source)} is no column of labels: {fault}",
             setting="label_column",
             seen=column,
             remedy="name the column of labels with `label_column`, or the labels with `labels`",
         )
-    return tuple(dict.fromkeys(label_map.get(label, label) for label in labels))
+    return words
 
 
 def are_numbers(labels: tuple[str, ...]) -> bool:
@@ -92,16 +98,16 @@ def are_numbers(labels: tuple[str, ...]) -> bool:
 
 
 def _word(value: Any) -> str:
-    """A stored label as a word: 1.0, which a column with gaps makes of 1, is "1"."""
-    word = str(value).strip()
+    """A stored label as a word, in NFC: 1.0, which a column with gaps makes of 1, is "1"."""
+    word = normalize("NFC", str(value)).strip()
     whole = re.fullmatch(r"([+-]?\d+)\.0+", word)
     return whole[1] if whole else word
 
 
-def _order(label: str) -> tuple[int, float, str]:
+def _order(label: str) -> tuple[int, float, str, str]:
     """Numbers by their value, then words by the alphabet."""
     is_number = re.fullmatch(r"[+-]?\d+", label) is not None
-    return (0, float(label), "") if is_number else (1, 0.0, label.casefold())
+    return (0, float(label), "", label) if is_number else (1, 0.0, label.casefold(), label)
 
 
 def _fault(labels: list[str], counts: Counter[str], num_rows: int) -> str:

@@ -1,9 +1,9 @@
 """The label word that each stored label stands for, and never by assumption.
 
 A stored label is a label of the prompt (spaces around it and, if no two labels differ only in it,
-upper case do not count), or `data.label_map` leads to one, or the data name it: a column that the
-`datasets` library wrote as a `ClassLabel` has the names of its numbers, and those are what the
-numbers mean.
+upper case do not count), or `data.label_map` leads to one (upper case counts only if two keys
+differ in it), or the data name it: a column that the `datasets` library wrote as a `ClassLabel` has
+the names of its numbers, and those are what the numbers mean.
 """
 
 import json
@@ -119,11 +119,22 @@ class _Resolver:
         # The stored labels 0 … 9 can be the prompt's own labels although a map leads 0 and 1
         # elsewhere: what a map yields only counts if it is a label of the prompt.
         candidates = [self.label_map[k] for k in map(_composed, keys) if k in self.label_map]
-        return next((word for key in [*candidates, *keys] if (word := self._of_key(key))), None)
+        likely = [word for k in keys if (word := word_in_map(self.label_map, k))]
+        return next(
+            (word for key in [*candidates, *keys, *likely] if (word := self._of_key(key))), None
+        )
 
     def _of_key(self, key: str) -> str | None:
         key = _composed(key)
         return self.labels.get(key) or self.by_lower_case.get(key.lower())
+
+
+def word_in_map(label_map: Mapping[str, str], key: str) -> str | None:
+    """What a label map has for a key, or else for the only key that differs in capitals only."""
+    if key in label_map:
+        return label_map[key]
+    words = [word for other, word in label_map.items() if other.lower() == key.lower()]
+    return words[0] if len(words) == 1 else None
 
 
 def _composed(text: str) -> str:

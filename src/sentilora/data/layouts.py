@@ -39,11 +39,7 @@ def paths_of_split(folder: Path, split: str) -> list[Path]:
     """
     if is_saved(folder):
         return [folder]
-    candidates = list(_in_folder(folder, split))
-    used = {path for paths in candidates for path in paths}
-    for child in _folders(folder):
-        if child not in used and not any(child in path.parents for path in used):
-            candidates += _in_folder(child, split)
+    candidates = _candidates(folder, split)
     if len(candidates) > 1:
         names = [str(paths[0].relative_to(folder)) for paths in candidates]
         raise DataError(
@@ -55,23 +51,33 @@ def paths_of_split(folder: Path, split: str) -> list[Path]:
         return candidates[0]
     content = listed(path.name for path in _visible(folder)[:8]) or "nothing"
     name = SPLIT_NAMES[split][0]
+    files = [path for path in _visible(folder) if path.is_file() and suffix_of(path)]
+    this = f"name a file, e.g. {quoted(files[0])}, or " if files else ""
     raise DataError(
         f"{quoted(folder)} has no {split} data; it holds {content}",
         seen=str(folder),
-        remedy=f"add {name}.csv, .tsv, .jsonl or .parquet, or {name}/ with a folder of .txt files "
-        "for each label",
+        remedy=f"{this}add {name}.csv, .tsv, .jsonl or .parquet, or {name}/ with a folder of "
+        ".txt files for each label",
     )
 
 
 def has_split(source: str, split: str) -> bool:
-    """Whether a source on this machine is a folder that has this split of its own."""
+    """Whether a source on this machine is a folder that has this split of its own.
+
+    Raises `DataError` for a split that lacks parts.
+    """
     folder = Path(os.path.expanduser(source))
-    if not os.path.isdir(folder) or is_saved(folder):
-        return False
-    try:
-        return bool(paths_of_split(folder, split))
-    except DataError:
-        return False
+    return os.path.isdir(folder) and not is_saved(folder) and bool(_candidates(folder, split))
+
+
+def _candidates(folder: Path, split: str) -> list[list[Path]]:
+    """Each set of files, or folder of rows, that holds a split in `folder` or one level down."""
+    candidates = list(_in_folder(folder, split))
+    used = {path for paths in candidates for path in paths}
+    for child in _folders(folder):
+        if child not in used and not any(child in path.parents for path in used):
+            candidates += _in_folder(child, split)
+    return candidates
 
 
 def _in_folder(folder: Path, split: str) -> Iterator[list[Path]]:

@@ -14,6 +14,7 @@ from sentilora.data.splits import (
     shuffled,
     stratified,
 )
+from sentilora.errors import UsageError
 
 HELD_OUT = "train"  # as data.test: a part of data.train; as data.evaluation too
 
@@ -38,10 +39,12 @@ def load_splits(
     Raises `DataError` if a source cannot be used or has too few rows, and if all training rows have
     the same label.
     """
+    require_test_rows(evaluation, test)
     rows = load_rows(train, "train", columns)
     if test == HELD_OUT:
         rows, held_out, _ = hold_out(rows, num_evaluation, seed, evaluation == HELD_OUT)
-        num_train = min(num_train, len(rows))
+        if num_train > len(rows):
+            num_train = 0
     if test == evaluation == HELD_OUT:
         train_rows, evaluation_rows = _training_rows(rows, num_train, seed, balance), held_out
     elif evaluation == HELD_OUT:
@@ -55,6 +58,18 @@ def load_splits(
         train_rows = stratified(train_rows, num_train_subset)
     require_every_label(train_rows, columns.labels)
     return train_rows, evaluation_rows
+
+
+def require_test_rows(evaluation: Source, test: Source) -> None:
+    """Raise `UsageError` if the evaluation rows are test rows, and those are held out."""
+    if evaluation == "test" and test == HELD_OUT:
+        raise UsageError(
+            "data.evaluation=test takes evaluation rows out of data.test, and there are no test "
+            "rows but those held out",
+            setting="data.evaluation",
+            seen="test",
+            remedy="name test rows with data.test=…, or leave out data.evaluation",
+        )
 
 
 def _training_rows(rows: Rows, num_train: int, seed: int, balance: str) -> Rows:

@@ -56,6 +56,11 @@ def conditional_settings(name: str, condition: str) -> dict[str, Any]:
     return dict(flatten(_read(name).get(condition, {})))
 
 
+def has_base_of(name: str, base: str) -> bool:
+    """Whether a base is the one that a preset is for."""
+    return bool(_read_tree(name, ())["base"]["name"] == base)
+
+
 def _read_tree(name: str, conditions: Collection[str]) -> dict[str, Any]:
     own = _read(name)
     parent = own.pop("inherit", None)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sentilora.config import Config
+from sentilora.data.held_out import evaluation_share, num_held_out
 from sentilora.data.inference import are_numbers, infer_columns, infer_labels
 from sentilora.data.layouts import has_split
-from sentilora.data.loading import HELD_OUT
+from sentilora.data.loading import HELD_OUT, require_test_rows
 from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.sources import hub_splits, is_on_hub, read_table
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.presets import conditional_settings
+from sentilora.presets import conditional_settings, has_base_of
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
 from sentilora.stages.from_config import load_rows_of, rows_per_step
@@ -174,16 +175,23 @@ def _fit_splits(
     if "test" in splits:
         choices.add("data.test", name, "its test split")
     else:
-        choices.add("data.test", HELD_OUT, "there is no test split: a fifth of the rows, held out")
+        part = f"about {num_held_out(num_rows):,} of {counted(num_rows, 'row')}, held out"
+        choices.add("data.test", HELD_OUT, f"there is no test split: {part}")
     if "validation" in splits:
         choices.add("data.evaluation", name, "its validation split")
     evaluation, test = choices.value("data.evaluation"), choices.value("data.test")
+    require_test_rows(evaluation, test)
     if evaluation != HELD_OUT:
-        _fit_counts(choices, num_rows, _num_evaluation_rows(evaluation, test, tables))
+        num_left = num_rows - (num_held_out(num_rows) if test == HELD_OUT else 0)
+        _fit_counts(choices, num_left, _num_evaluation_rows(evaluation, test, tables))
     elif test != HELD_OUT:
         _carve_counts(choices, num_rows)
-    elif choices.value("data.num_evaluation") > num_rows / EVALUATION_PART:
-        choices.add("data.num_evaluation", 0, "a tenth of the rows, held out: there are few")
+    else:
+        if choices.value("data.num_evaluation") > num_rows / EVALUATION_PART:
+            choices.add("data.num_evaluation", 0, "a tenth of the rows, held out: there are few")
+        num_evaluation = choices.value("data.num_evaluation") or evaluation_share(num_rows)
+        if choices.value("data.num_train") > num_rows - num_held_out(num_rows) - num_evaluation:
+            choices.add("data.num_train", 0, "all rows that are not held out")
 
 
 def _num_evaluation_rows(evaluation: str, test: str, tables: Mapping[str, InMemory]) -> int:
@@ -199,7 +207,7 @@ def _fit_counts(choices: _Choices, num_train: int, num_evaluation: int) -> None:
     available = {"data.num_train": num_train, "data.num_evaluation": num_evaluation}
     for setting, num_rows in available.items():
         if choices.value(setting) > num_rows:
-            choices.add(setting, 0, f"all {num_rows:,} rows: the recipe would take more")
+            choices.add(setting, 0, "all there are: the recipe would take more")
 
 
 def _carve_counts(choices: _Choices, num_rows: int) -> None:
@@ -248,7 +256,7 @@ def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]
             few += f", and {len(config.prompt.labels)} labels need about {enough:,}"
         choices.add("training.num_train_epochs", epochs, few)
         if "training.num_train_epochs" in choices.notes:
-            many = "so many epochs may overfit: training stops when the log-loss gets no better"
+            many = "this many epochs may overfit: training stops when the log-loss gets no better"
             choices.add("training.early_stopping_patience", PATIENCE, many)
     epochs = choices.value("training.num_train_epochs")
     num_steps = recipe.max_steps or math.ceil(steps_per_epoch * epochs)
@@ -267,7 +275,7 @@ def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]
 
 def _preset_notes(config: Config) -> dict[str, str]:
     """What the preset itself has for data of the user's own, if it was not set."""
-    if config.preset is None or "base.name" in config.chosen:  # as `load_config` does
+    if config.preset is None or not has_base_of(config.preset, config.base.name):
         return {}
     own = conditional_settings(config.preset, "with_own_data")
     reason = f"what preset {config.preset} has for data of your own"

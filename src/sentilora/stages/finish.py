@@ -61,6 +61,7 @@ def finish(
         is_embedded=config.base.name == EMBEDDED,
         is_searched=bool(facts["learning_rates"]),
         num_epochs=config.training.num_train_epochs,
+        max_steps=config.training.max_steps,
     )
     result = TrainingResult(
         output_dir=str(folder),

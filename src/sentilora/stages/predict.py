@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
+from sentilora.config import CONFIG_FILE, read_config
 from sentilora.data.columns import (
     items_of,
     missing_column,
@@ -61,11 +62,12 @@ def predict(
     input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`, or a folder
     with test rows. A row without a usable text gets a prediction without a label, with the reason
     as its `fault`.
-    text_column: its column of texts, "text" by default. output: new file for its rows, unchanged,
-    with the columns `prediction`, `probability_<label>`, `truncated`, and, if a row has one,
-    `fault` added. adapter: folder of an adapter; None for the one that ships. explain: whether to
-    find the words that moved each prediction. base, quantization, labels, template and the keywords
-    of `Runtime`: as in `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
+    text_column: its column of texts, by default that of the adapter's training, or "text". output:
+    new file for its rows, unchanged, with the columns `prediction`, `probability_<label>`,
+    `truncated`, and, if a row has one, `fault` added. adapter: folder of an adapter; None for the
+    one that ships. explain: whether to find the words that moved each prediction. base,
+    quantization, labels, template and the keywords of `Runtime`: as in `Classifier.load`. Raises
+    `DataError` and `UsageError`; see `errors`.
     """
     check_request(texts, input, output, text_column, explain)
     load = partial(
@@ -85,7 +87,7 @@ def predict(
         items = list_of_texts(texts, format.columns)
         check_texts(items, format)
         return classify_all(load(folder), items, explain)
-    columns = [text_column or TEXT, *format.columns]
+    columns = [text_column or text_column_of(folder), *format.columns]
     with belongs_to_adapter(folder):
         table = read_input(Path(input), columns, every_column=path is not None)
     return predict_table(partial(load, folder), table, path, columns, explain)
@@ -114,6 +116,18 @@ def predict_table(
         write_encoded(encoded, output)
         say(f"{counted(len(predictions), 'row')} written to {quoted(output)}")
     return predictions
+
+
+def text_column_of(folder: AdapterFolder) -> str:
+    """The column of texts that an adapter was trained on; the usual one if that is not recorded."""
+    path = folder.run / CONFIG_FILE
+    if not path.is_file():
+        return TEXT
+    try:
+        return read_config(path).data.text_column
+    except DataError as error:  # of another version, perhaps: the adapter itself can be read
+        say(f"texts are taken from column {TEXT!r}: {error.problem}")
+        return TEXT
 
 
 # --- before a model is loaded --------------------------------------------------------------------

@@ -56,6 +56,13 @@ def search_rate(
     return float(best), losses
 
 
+def as_searched(config: Config, before: Config) -> Config:
+    """The configuration with the rate that a search found before, instead of a search."""
+    if config.training.learning_rate != SEARCH:
+        return config
+    return config.with_values({SETTING: before.training.learning_rate})
+
+
 def _log_loss_at(
     rate: float, config: Config, num_steps: int, train_once: Callable[[Config], TrainingResult]
 ) -> float | None:

@@ -30,7 +30,7 @@ from sentilora.folders.run_folder import (
 from sentilora.metrics import compare
 from sentilora.models.device import free_memory
 from sentilora.progress import is_main_process, say
-from sentilora.stages.automatic import fit, fit_data, fit_schedule
+from sentilora.stages.automatic import fit, fit_data, fit_schedule, lines_of
 from sentilora.stages.from_config import (
     count_steps,
     load_rows_of,
@@ -38,7 +38,8 @@ from sentilora.stages.from_config import (
     with_absolute_base,
     with_tables,
 )
-from sentilora.stages.train import train
+from sentilora.stages.rate_search import as_searched
+from sentilora.stages.train import show_choices, train
 from sentilora.training.curves import learning_curve
 from sentilora.training.faults import training_errors
 from sentilora.training.series import SeedSeries, SizeSeries, seed_series
@@ -65,12 +66,14 @@ def train_seeds(
             remedy=f"a spread needs at least 2 seeds, and {MAX_SEEDS} are plenty",
         )
     tables = tables_of(data, "train")
-    config = fit(with_absolute_base(with_tables(config, tables)), tables).config
+    fitted = fit(with_absolute_base(with_tables(config, tables)), tables)
+    config = fitted.config
     first = config.training.seed
     seeds = range(first, first + num_seeds)
     configs = {seed: _part(config, f"seed-{seed}", {"training.seed": seed}) for seed in seeds}
     folder = Path(config.output_dir)
     with _claimed(folder, resume):
+        show_choices(fitted.lines())
         runs = _train_each(config, configs, data, resume)
         series = seed_series(runs)
         if is_main_process():
@@ -113,11 +116,12 @@ def train_sizes(
 def _train_sizes(config: Config, sizes: Sequence[int], data: object, resume: bool) -> SizeSeries:
     """`train_sizes`, in a folder that this job holds. sizes: in rising order."""
     tables = tables_of(data, "train")
-    config, _ = fit_data(config, tables)
+    config, notes = fit_data(config, tables)
     labels = config.prompt.labels
     rows, evaluation = load_rows_of(config.with_values({"data.num_train_subset": 0}), tables)
     _check_subsets(config, rows, sizes)
-    config, _ = fit_schedule(config, sizes[-1])
+    config, more = fit_schedule(config, sizes[-1])
+    show_choices(lines_of(config, notes | more))
     num_steps = count_steps(config, sizes[-1])
     values = {"training.max_steps": num_steps}
     configs = {
@@ -248,7 +252,8 @@ def _train_one(config: Config, data: object, resume: bool) -> TrainingResult:
     if not resume or not folder.exists():
         return train(config, data=data)
     if (folder / TrainingResult.FILE).is_file():
-        require_same_settings(folder, read_config(folder / CONFIG_FILE).flat(), config.flat())
+        before = read_config(folder / CONFIG_FILE)
+        require_same_settings(folder, before.flat(), as_searched(config, before).flat())
         rows, evaluation = load_rows_of(config, tables_of(data, "train"))
         record = DataRecord.of(rows, evaluation)
         require_same_rows(folder, record)

@@ -36,7 +36,7 @@ from sentilora.models.device import choose_device, require_device
 from sentilora.models.fast_path import install_engine
 from sentilora.progress import detail, is_main_process, say
 from sentilora.prompt import Prompter, PromptFormat
-from sentilora.stages.automatic import Fitted, fit
+from sentilora.stages.automatic import fit
 from sentilora.stages.data_warnings import data_warnings
 from sentilora.stages.finish import finish
 from sentilora.stages.from_config import (
@@ -51,7 +51,7 @@ from sentilora.stages.from_config import (
     with_absolute_base,
     with_tables,
 )
-from sentilora.stages.rate_search import SEARCH, search_rate
+from sentilora.stages.rate_search import SEARCH, as_searched, search_rate
 from sentilora.stages.starting_points import (
     find_checkpoint,
     require_run,
@@ -99,9 +99,7 @@ def train(
         config = with_lora_of(start, config)
     if resume:
         require_run(folder)
-        if config.training.learning_rate == SEARCH:  # found before the run was stopped
-            found = read_config(folder / CONFIG_FILE).training.learning_rate
-            config = config.with_values({"training.learning_rate": found})
+        config = as_searched(config, read_config(folder / CONFIG_FILE))
     else:
         require_writable(folder)
     with training_errors(folder):
@@ -129,7 +127,7 @@ def train_in(
     record = DataRecord.of(rows, evaluation)
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
     show_rows(config, rows, evaluation)
-    show_choices(fitted)
+    show_choices(fitted.lines())
     check_recipe(config)
     runtime_of(config).require_possible()
     log_losses: dict[str, float | None] = {}
@@ -179,9 +177,9 @@ def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
         say(f"warning: {test_warning}")
 
 
-def show_choices(fitted: Fitted) -> None:
-    """Print the settings that were chosen to fit the data, each with its reason."""
-    if lines := fitted.lines():
+def show_choices(lines: Sequence[str]) -> None:
+    """Print the settings that were chosen to fit the data. lines: one each, with its reason."""
+    if lines:
         say("chosen to fit these data; any of them can be set instead:")
         for line in lines:
             say(f"  {line}")

@@ -19,6 +19,8 @@ def shortfall_of(metrics: Metrics, labels: Sequence[str]) -> str | None:
     largest = max(range(len(truth)), key=truth.__getitem__)
     share = truth[largest] / metrics.num_rows
     rows = counted(metrics.num_rows, "evaluation row")
+    if metrics.num_rows == 1:
+        return "a single evaluation row cannot show that it has"
     if max(answers) == metrics.num_rows:
         return f"it answers {labels[answers.index(metrics.num_rows)]!r} to all {rows}"
     if metrics.accuracy_interval[0] <= share:
@@ -32,12 +34,12 @@ def shortfall_of(metrics: Metrics, labels: Sequence[str]) -> str | None:
 
 
 def remedies_for(
-    metrics: Metrics, *, is_embedded: bool, is_searched: bool, num_epochs: float
+    metrics: Metrics, *, is_embedded: bool, is_searched: bool, num_epochs: float, max_steps: int
 ) -> list[str]:
     """What to try after a run that has not learned, the most promising first.
 
     is_embedded: whether its base is the one that ships. is_searched: whether its learning rate was
-    the best of several. num_epochs: of training.
+    the best of several. num_epochs, max_steps: of training; steps of 0 leave it to the epochs.
     """
     remedies = []
     if is_embedded:
@@ -47,11 +49,15 @@ def remedies_for(
         )
     if not is_searched:
         remedies.append("training.learning_rate=search, which tries three rates")
-    remedies.append(f"more steps: training.num_train_epochs={2 * num_epochs:g}")
+    length = f"max_steps={2 * max_steps}" if max_steps else f"num_train_epochs={2 * num_epochs:g}"
+    remedies.append(f"more steps: training.{length}")
     remedies.append(
         "`sentilora check`, which shows what TF-IDF reaches on the same rows; if that is little "
         "too, look at the labels"
     )
     if metrics.num_rows < FEW_ROWS:
-        remedies.append(f"more rows: {metrics.num_rows} evaluation rows show large effects only")
+        rows = "a single evaluation row shows"
+        if metrics.num_rows > 1:
+            rows = f"{metrics.num_rows} evaluation rows show"
+        remedies.append(f"more rows: {rows} large effects only")
     return remedies
