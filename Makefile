@@ -100,7 +100,7 @@ types: $(READY)  ## check the types
 # A copy, so that neither outputs nor trained files end up in the working tree.
 notebook: $(READY)  ## execute the notebook from top to bottom, in a temporary folder
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 130' INT TERM && \
-	cp FineTuningWithLorA.ipynb "$$folder" && \
+	cp -R FineTuningWithLorA.ipynb examples "$$folder" && \
 	$(BIN)/jupyter-execute "$$folder/FineTuningWithLorA.ipynb"
 
 clean:  ## remove the environment, caches and builds; what you trained stays

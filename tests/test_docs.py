@@ -1,8 +1,9 @@
 """Every block of the README and the guides runs, except those marked with a reason why they cannot.
 
 A page is executed from top to bottom in a folder of its own. All but own-data.md start with what a
-reader has after own-data.md: two files of reviews and an adapter. Training commands run here with a
-toy base and few steps, and evaluations with few test rows; nothing else of a block changes.
+reader has after own-data.md, two files of reviews and an adapter, and with examples/. Training
+commands run here with a toy base and few steps, and evaluations with few test rows; nothing else of
+a block changes.
 
     <!-- not run: needs a GPU -->      before a block: why it is not executed
     <!-- file: my.toml -->             before a block: it is the content of this file
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 FIRST = "docs/guide/own-data.md"
 # Page → how many of its blocks run, and how many are marked with a reason not to.
 PAGES = {
-    "README.md": (2, 2),
+    "README.md": (1, 2),
     FIRST: (11, 1),
     "docs/guide/mistral-7b.md": (2, 4),
     "docs/guide/evaluate.md": (6, 1),
@@ -43,7 +44,6 @@ BLOCK = re.compile(
 )
 FEW_STEPS = [
     "training.max_steps=2", "training.eval_steps=2", "training.save_steps=2",
-    "data.num_train=320", "data.num_evaluation=20",
 ]  # fmt: skip
 FEW_TESTS = "data.num_test=12"
 
@@ -126,8 +126,8 @@ def test_own_data_leads_to_an_adapter_and_labeled_rows(workplace):
 def test_every_block_of_the_page_runs(page, workplace, toy_base, tmp_path, monkeypatch):
     for name in ("my_train.csv", "my_test.csv"):
         shutil.copy(workplace / name, tmp_path)
-    if page != "README.md":  # which trains my-adapter itself
-        shutil.copytree(workplace / "my-adapter", tmp_path / "my-adapter")
+    shutil.copytree(workplace / "my-adapter", tmp_path / "my-adapter")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     assert run_page(page, toy_base) == PAGES[page][0]
 

@@ -1,5 +1,7 @@
 """The notebook runs top to bottom: here on a toy base in few steps, in full by `make notebook`."""
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,9 +68,12 @@ def test_notebook_runs_with_few_steps(tmp_path, toy_base):
             cell.source = cell.source.replace("OVERRIDES = []", f"OVERRIDES = {overrides}")
             replaced += 1
     assert replaced == 1
+    shutil.copytree(NOTEBOOK.parent / "examples", tmp_path / "examples")
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) >= 10
     assert all(cell.execution_count for cell in code)
     assert (tmp_path / "notebook-run/adapter_model.safetensors").is_file()
+    classifier = json.loads((tmp_path / "notebook-support/classifier.json").read_text())
+    assert classifier["prompt"]["labels"] == ["billing", "delivery", "returns", "technical"]
