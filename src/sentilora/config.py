@@ -20,6 +20,7 @@ from sentilora.errors import DataError, UsageError
 from sentilora.presets import (
     DEFAULT_PRESET,
     LEAF_TABLES,
+    fits_base,
     flatten,
     has_base_of,
     preset_names,
@@ -154,7 +155,7 @@ def _conditions(preset: str, changes: Mapping[str, Any]) -> set[str]:
     if source in (None, EMBEDDED):
         return {"with_embedded_data"}
     base = changes.get("base.name")
-    is_own_base = base is None or has_base_of(preset, str(base))
+    is_own_base = base is None or fits_base(preset, str(base))
     return {"with_own_data"} if is_own_base and not is_film_reviews(str(source)) else set()
 
 

@@ -173,7 +173,7 @@ def test_on_other_data_the_recipes_counts_hold_again(tmp_path):
     assert load_config("tiny", values={"data.train": "reviews.csv"}) == other
 
 
-def test_own_data_have_the_learning_rate_that_their_base_needs():
+def test_own_data_have_the_learning_rate_that_their_base_needs(tmp_path):
     rates = {
         ("tiny", "mine.csv"): 1e-3,
         ("tiny", "stanfordnlp/imdb"): 2e-4,
@@ -186,6 +186,10 @@ def test_own_data_have_the_learning_rate_that_their_base_needs():
         assert config.training.learning_rate == rate
     other_base = load_config("tiny", values={"data.train": "mine.csv", "base.name": "folder"})
     assert other_base.training.learning_rate == 2e-4  # what the preset has is for its own base
+    (tmp_path / "smollm2").mkdir()  # a copy of the preset's base, as without the hub
+    copy = {"data.train": "mine.csv", "base.name": str(tmp_path / "smollm2")}
+    assert load_config("smollm2-135m", values=copy).training.learning_rate == 1e-3
+    assert load_config("tiny", values=copy).training.learning_rate == 2e-4
     explicit = load_config("tiny", values={"data.train": "x", "training.learning_rate": 5e-5})
     assert explicit.with_values({"data.train": "y"}).training.learning_rate == 5e-5
 

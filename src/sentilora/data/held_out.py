@@ -10,6 +10,7 @@ measures memory.
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from sentilora.data.near_duplicates import groups_of
 from sentilora.data.rows import Rows
@@ -78,14 +79,19 @@ def evaluation_share(num_rows: int) -> int:
     return max(1, round(EVALUATION_SHARE * num_rows))
 
 
-def _groups(rows: Rows) -> list[int]:
+def _groups(rows: Rows) -> Sequence[int]:
     """The group of each row: rows with the same or nearly the same text have the same number."""
     texts = [normalized(item) for item in rows.inputs]
     if len(rows) <= MAX_ROWS_NEAR:
-        with Progress("searching for near-duplicates", len(rows)) as progress:
-            return groups_of(texts, progress.advance)
+        return _groups_of(tuple(texts))
     first: dict[bytes, int] = {}
     return [first.setdefault(digest(text), number) for number, text in enumerate(texts)]
+
+
+@lru_cache(maxsize=1)  # test rows and the others are drawn one after the other
+def _groups_of(texts: tuple[str, ...]) -> tuple[int, ...]:
+    with Progress("searching for near-duplicates", len(texts)) as progress:
+        return tuple(groups_of(texts, progress.advance))
 
 
 def _draw(

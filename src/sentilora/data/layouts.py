@@ -51,7 +51,12 @@ def paths_of_split(folder: Path, split: str) -> list[Path]:
         return candidates[0]
     content = listed(path.name for path in _visible(folder)[:8]) or "nothing"
     name = SPLIT_NAMES[split][0]
-    files = [path for path in _visible(folder) if path.is_file() and suffix_of(path)]
+    splits = {name for names in SPLIT_NAMES.values() for name in names}
+    files = [
+        path
+        for path in _visible(folder)
+        if path.is_file() and suffix_of(path) and path.name.lower().split(".")[0] not in splits
+    ]
     this = f"name a file, e.g. {quoted(files[0])}, or " if files else ""
     raise DataError(
         f"{quoted(folder)} has no {split} data; it holds {content}",

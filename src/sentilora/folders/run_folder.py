@@ -53,18 +53,26 @@ class SplitRecord:
 
 
 class DataRecord(Record):
-    """The rows that a run is trained and evaluated on. A split is None if it is not recorded."""
+    """The rows that a run is trained and evaluated on. A split is None if it is not recorded.
+
+    test: test rows that were held out of the training source; None for others.
+    """
 
     FILE: ClassVar[str] = "data.json"
     REMEDY: ClassVar[str] = "restore it, or remove it"
 
     train: SplitRecord | None = None
     evaluation: SplitRecord | None = None
+    test: SplitRecord | None = None
 
     @classmethod
-    def of(cls, train: Rows, evaluation: Rows) -> Self:
-        """The record of a run on these rows."""
-        return cls(train=SplitRecord.of(train), evaluation=SplitRecord.of(evaluation))
+    def of(cls, train: Rows, evaluation: Rows, test: Rows | None = None) -> Self:
+        """The record of a run on these rows. test: if held out of the training source."""
+        return cls(
+            train=SplitRecord.of(train),
+            evaluation=SplitRecord.of(evaluation),
+            test=None if test is None else SplitRecord.of(test),
+        )
 
     def content(self) -> dict[str, Any]:
         """The values to write, without splits that are not recorded."""
@@ -72,9 +80,28 @@ class DataRecord(Record):
 
     @property
     def splits(self) -> dict[str, SplitRecord]:
-        """{name: record} of the splits that are recorded."""
+        """{name: record} of the splits that training sees, as far as they are recorded."""
         splits = {"train": self.train, "evaluation": self.evaluation}
         return {name: split for name, split in splits.items() if split is not None}
+
+
+class Choices(Record):
+    """What was chosen to fit a run's or a series' data.
+
+    settings: each automatic value's setting with its reason. learning_rates: log-loss at each rate
+    of a search, None where training diverged.
+    """
+
+    FILE: ClassVar[str] = "choices.json"
+    REMEDY: ClassVar[str] = "remove it"
+
+    settings: dict[str, str] = Field(default_factory=dict)
+    learning_rates: dict[str, Measured | None] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """The record in a folder; nothing chosen if there is none."""
+        return cls.load(folder) if (folder / cls.FILE).is_file() else cls()
 
 
 class TrainingResult(Record):

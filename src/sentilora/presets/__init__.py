@@ -9,12 +9,14 @@ what else it changes for the reviews that ship, and for data of the user's own.
 
 import copy
 import difflib
+import os
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from typing import Any
 
 from sentilora.errors import UsageError
+from sentilora.shipped import EMBEDDED
 
 DEFAULT_PRESET = "tiny"
 DEMO_FOLDER = "sentilora-demo"  # of the demo's adapter, unless another is named
@@ -59,6 +61,15 @@ def conditional_settings(name: str, condition: str) -> dict[str, Any]:
 def has_base_of(name: str, base: str) -> bool:
     """Whether a base is the one that a preset is for."""
     return bool(_read_tree(name, ())["base"]["name"] == base)
+
+
+def fits_base(name: str, base: str) -> bool:
+    """Whether a preset's settings are for a base: its own, or a copy on disk named in its place.
+
+    The base that ships is its own copy, so another one on disk is another base.
+    """
+    own = _read_tree(name, ())["base"]["name"]
+    return bool(own == base or (own != EMBEDDED and base != EMBEDDED and os.path.exists(base)))
 
 
 def _read_tree(name: str, conditions: Collection[str]) -> dict[str, Any]:

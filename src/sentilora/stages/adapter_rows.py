@@ -14,11 +14,16 @@ from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
-from sentilora.folders.run_folder import DataRecord, require_same_rows, seen_rows
+from sentilora.folders.run_folder import DataRecord, SplitRecord, require_same_rows, seen_rows
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED, adapter_name
-from sentilora.stages.from_config import load_rows_of, load_test_of, prompt_format_of
+from sentilora.stages.from_config import (
+    held_out_test_of,
+    load_rows_of,
+    load_test_of,
+    prompt_format_of,
+)
 from sentilora.wording import counted, quoted
 
 
@@ -105,6 +110,25 @@ def load_test(
     for warning in label_warnings("test", rows, labels):
         say(f"warning: {warning}")
     return rows
+
+
+def require_same_test_rows(
+    folder: AdapterFolder | None, config: Config, tables: Mapping[str, InMemory]
+) -> None:
+    """Raise `DataError` if other rows are held out of the training source than in training."""
+    if folder is None or not (folder.run / DataRecord.FILE).is_file():
+        return
+    recorded = DataRecord.load(folder.run).test
+    rows = None if recorded is None else held_out_test_of(config, tables)
+    if recorded is None or rows is None or SplitRecord.of(rows).sha256 == recorded.sha256:
+        return
+    raise DataError(
+        f"{quoted(rows.source)} has changed since training, and other test rows would be held out "
+        f"of it ({recorded.num_rows:,} then, {len(rows):,} now; hashes differ)",
+        setting="data.train",
+        seen=rows.source,
+        remedy="restore it, or name test rows with data.test=…",
+    )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.sources import hub_splits, is_on_hub, read_table
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.presets import conditional_settings, has_base_of
+from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
 from sentilora.stages.from_config import load_rows_of, rows_per_step
@@ -275,7 +275,7 @@ def fit_schedule(config: Config, num_rows: int) -> tuple[Config, dict[str, str]]
 
 def _preset_notes(config: Config) -> dict[str, str]:
     """What the preset itself has for data of the user's own, if it was not set."""
-    if config.preset is None or not has_base_of(config.preset, config.base.name):
+    if config.preset is None or not fits_base(config.preset, config.base.name):
         return {}
     own = conditional_settings(config.preset, "with_own_data")
     reason = f"what preset {config.preset} has for data of your own"

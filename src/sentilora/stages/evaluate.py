@@ -40,7 +40,13 @@ from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import ABSTAIN
 from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import shipped_adapter
-from sentilora.stages.adapter_rows import belongs_to_adapter, known_rows, load_test, settings_of
+from sentilora.stages.adapter_rows import (
+    belongs_to_adapter,
+    known_rows,
+    load_test,
+    require_same_test_rows,
+    settings_of,
+)
 from sentilora.stages.env import versions
 from sentilora.stages.from_config import tables_of, with_tables
 from sentilora.wording import as_probability, quoted
@@ -86,6 +92,7 @@ def evaluate(
     config = with_tables(config, tables)
     with belongs_to_adapter(folder):
         rows = load_test(config, format.labels, tables, "data.test" in (overrides or {}))
+        require_same_test_rows(folder, config, tables)
     known, notes = known_rows(folder, config, rows, format.labels, tables)
     classifier = load_classifier(folder, base, quantization, format, runtime)
     path = None if folder is None else str(folder.path)

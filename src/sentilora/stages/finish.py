@@ -1,16 +1,15 @@
 """The end of a run: the best adapter on disk, reloaded and scored; results, curve, model card."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sentilora.config import Config
 from sentilora.data.rows import Rows
 from sentilora.folders.adapter_folder import new_adapter
 from sentilora.folders.card import write_model_card
 from sentilora.folders.checkpoints import seal
-from sentilora.folders.run_folder import PROBABILITIES_FILE, TrainingResult
+from sentilora.folders.run_folder import PROBABILITIES_FILE, Choices, TrainingResult
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.from_config import runtime_of
 from sentilora.training.shortfall import remedies_for, shortfall_of
@@ -29,12 +28,9 @@ def finish(
     rows: Rows,
     evaluation: Rows,
     train_seconds: float,
-    facts: Mapping[str, Any],
+    choices: Choices,
 ) -> None:
-    """Save the adapter, reload and score it; write the results, the curve and the model card.
-
-    facts: fields of the result that were known before training.
-    """
+    """Save the adapter, reload and score it; write the results, the curve and the model card."""
     import numpy as np
     import torch
 
@@ -59,7 +55,7 @@ def finish(
     remedies = remedies_for(
         metrics,
         is_embedded=config.base.name == EMBEDDED,
-        is_searched=bool(facts["learning_rates"]),
+        is_searched=bool(choices.learning_rates),
         num_epochs=config.training.num_train_epochs,
         max_steps=config.training.max_steps,
     )
@@ -74,7 +70,8 @@ def finish(
         reload_difference=difference,
         shortfall=shortfall,
         remedies=remedies if shortfall else [],
-        **facts,
+        chosen=choices.settings,
+        learning_rates=choices.learning_rates,
     )
     np.save(folder / PROBABILITIES_FILE, probabilities)
     result.save(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sentilora import template
 from sentilora.data.layouts import SPLIT_NAMES
-from sentilora.data.loading import load_splits, load_test
+from sentilora.data.loading import HELD_OUT, load_splits, load_test
 from sentilora.data.memory import InMemory, in_memory
 from sentilora.data.rows import Columns, Rows
 from sentilora.errors import UsageError
@@ -122,6 +122,16 @@ def load_test_of(
     test = tables.get("data.test", data.test)
     train = tables.get("data.train", data.train)
     return load_test(test, train, columns_of(config, labels), data.num_test, data.shuffle_seed)
+
+
+def held_out_test_of(
+    config: "Config", tables: Mapping[str, InMemory] = MappingProxyType({})
+) -> Rows | None:
+    """All test rows that are held out of the training source; None if they are another's."""
+    if config.data.test != HELD_OUT or "data.test" in tables:
+        return None
+    every_row = config.with_values({"data.num_test": 0})
+    return load_test_of(every_row, config.prompt.labels, tables)
 
 
 def shipped_test_warning(config: "Config") -> str | None:

@@ -19,6 +19,7 @@ from sentilora.folders.checkpoints import checkpoints
 from sentilora.folders.claim import Claim, claim, contents, empty, require_free
 from sentilora.folders.run_folder import (
     PROBABILITIES_FILE,
+    Choices,
     DataRecord,
     SplitRecord,
     TrainingResult,
@@ -79,6 +80,7 @@ def train_seeds(
         if is_main_process():
             with training_errors(folder):
                 series.save(folder)
+                save_choices(folder, fitted.notes)
         return series
 
 
@@ -137,9 +139,16 @@ def _train_sizes(config: Config, sizes: Sequence[int], data: object, resume: boo
     if is_main_process():
         with training_errors(folder):
             series.save(folder)
+            save_choices(folder, notes | more)
             metrics = {size: result.metrics for size, result in runs.items()}
             learning_curve(metrics, folder / LEARNING_CURVE_FILE)
     return series
+
+
+def save_choices(folder: Path, notes: Mapping[str, str]) -> None:
+    """Record what was chosen to fit a series' data. notes: reasons; none for a resumed series."""
+    if notes:
+        Choices(settings=dict(notes)).save(folder)
 
 
 # --- before --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sentilora.folders.checkpoints import checkpoint_folder
 from sentilora.folders.claim import claim
 from sentilora.folders.classifier_file import FORMAT_VERSION, BaseReference, ClassifierFile
 from sentilora.folders.run_folder import (
+    Choices,
     DataRecord,
     TrainingResult,
     require_unused,
@@ -41,6 +42,7 @@ from sentilora.stages.data_warnings import data_warnings
 from sentilora.stages.finish import finish
 from sentilora.stages.from_config import (
     check_steps,
+    held_out_test_of,
     load_base_of,
     prompt_format_of,
     rows_per_step,
@@ -124,13 +126,13 @@ def train_in(
     format = prompt_format_of(config)
     if start is not None:
         warn_of_other_prompt(start, format)
-    record = DataRecord.of(rows, evaluation)
+    record = DataRecord.of(rows, evaluation, held_out_test_of(config, tables))
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
     show_rows(config, rows, evaluation)
     show_choices(fitted.lines())
     check_recipe(config)
     runtime_of(config).require_possible()
-    log_losses: dict[str, float | None] = {}
+    choices = Choices.of(folder) if resume else Choices(settings=fitted.notes)
     if config.training.learning_rate == SEARCH:
 
         def train_once(trial: Config) -> TrainingResult:
@@ -138,6 +140,7 @@ def train_in(
 
         rate, log_losses = search_rate(config, len(rows), train_once)
         config = config.with_values({"training.learning_rate": rate})
+        choices = choices.model_copy(update={"learning_rates": log_losses})
 
     base = load_base_of(config)
     show_base(config, base)
@@ -153,10 +156,10 @@ def train_in(
         if is_main_process():
             config.save(folder / CONFIG_FILE)
             record.save(folder)
+            choices.save(folder)
         seconds = run(trainer, folder, checkpoint)
         if is_main_process():
-            facts = {"chosen": fitted.notes, "learning_rates": log_losses}
-            finish(trainer, base, config, rows, evaluation, seconds, facts)
+            finish(trainer, base, config, rows, evaluation, seconds, choices)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult.load(folder)
 
