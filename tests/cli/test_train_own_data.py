@@ -1,6 +1,6 @@
 """`sentilora train my.csv`: one command on a file of the user's own, and what follows it.
 
-From issue 18: tried with 240 support messages of a new user's, in four classes.
+From a trial as a new user, with 240 support messages in four classes.
 """
 
 import json
@@ -96,6 +96,18 @@ def test_a_relative_file_is_found_again_where_it_is_named(toy_base, tmp_path, mo
     assert json.loads(stdout)["baseline"] is not None
 
 
+def test_a_file_that_changed_has_no_held_out_rows_any_more(own, tmp_path):
+    """Others would be held out of it, which the adapter may have been trained on."""
+    source, folder, *_ = own
+    more = shutil.copy(source, tmp_path / "more.csv")
+    with open(more, "a", encoding="utf-8") as file:
+        file.writelines(f"one more row {i},a\n" for i in range(20))
+    said = failed(3, "more.csv has changed since training, and other test rows would be held out",
+                  "evaluate", "--adapter", folder, f"data.train={more}")  # fmt: skip
+    assert "(12 then, 16 now; hashes differ); restore it, or name test rows with" in said
+    assert len(DataRecord.load(folder).test.rows) == 12
+
+
 def test_other_test_rows_leave_the_baseline(own, tmp_path):
     source, folder, *_ = own
     other = write(tmp_path / "other.csv", 20, seed=3)
@@ -142,6 +154,8 @@ def test_a_run_on_own_data_is_resumed(toy_base, tmp_path, monkeypatch, whole):
     assert code == 0, stderr
     assert "resuming after step " in stderr
     assert (tmp_path / "run/sentilora.toml").read_bytes() == recipe
+    results = json.loads((tmp_path / "run/train_results.json").read_text())
+    assert results["chosen"]["prompt.labels"] == "4 labels in column queue: a, b, c, d"
 
 
 @pytest.mark.parametrize("series", [["--seeds", "2"], ["--sizes", "12,40"]])
@@ -160,6 +174,8 @@ def test_a_series_on_own_data_is_resumed(toy_base, tmp_path, series):
         assert code == 0, stderr
         assert stderr.count("already finished") == 1
         assert (last / "adapter_model.safetensors").read_bytes() == before
+    choices = json.loads((tmp_path / "run/choices.json").read_text())
+    assert choices["settings"]["prompt.labels"] == "4 labels in column queue: a, b, c, d"
 
 
 def test_labels_are_named_with_commas(toy_base, tmp_path):
