@@ -1,4 +1,4 @@
-"""What `check` says of training and evaluation rows, and `train` warns of (issue 18)."""
+"""What `check` says of training and evaluation rows, and `train` warns of."""
 
 import csv
 import random

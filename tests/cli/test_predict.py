@@ -242,7 +242,7 @@ def test_a_review_of_100_000_words_is_classified(toy_run):
 
 
 def test_predict_and_evaluate_say_which_adapter_answers(toy_run):
-    """Issue 18: nothing said that a bank's messages were answered by a film critic."""
+    """Nothing said that a bank's messages were answered by a film critic."""
     line = "adapter: the one that ships, for English film reviews (positive or negative)"
     stdout, stderr = predicted("A lovely film.", "--json")
     assert stderr.count(line) == 1 and json.loads(stdout)["label"] == "positive"

@@ -19,7 +19,7 @@ FEW = [
 
 
 def test_train_prints_technical_lines_with_verbose_only(toy_base, tmp_path):
-    """Issue 18: a first run began with "9.5% of the packed 4-bit storage" and paged optimizers."""
+    """A first run began with "9.5% of the packed 4-bit storage" and paged optimizers."""
     asked = ["train", f"base.name={toy_base}", *FEW, "--output-dir"]
     code, stdout, stderr = run(*asked, tmp_path / "quiet")
     assert code == 0 and f"base {toy_base} on cpu\n" in stderr and "train: 16 rows" in stderr

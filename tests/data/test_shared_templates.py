@@ -43,7 +43,7 @@ def filled(num_rows, seed, templates=TEMPLATES):
 
 
 def test_rows_filled_into_templates_are_found():
-    """Issue 18: 240 such messages gave 100 % to whatever remembers words."""
+    """240 such messages gave 100 % to whatever remembers words."""
     templates = look_for_templates(filled(200, 1), evaluation := filled(40, 2))
     assert templates.num_looked_at == 40 and templates.num_alike >= 36 and templates.is_suspicious
     i, j = templates.pair

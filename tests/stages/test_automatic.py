@@ -1,6 +1,6 @@
 """automatic.py: one command on a file of the user's own; what was set stays as it is.
 
-From issue 18: five refusals before the first run of a new user, then a prompt for film reviews.
+A new user met five refusals before the first run, then a prompt for film reviews.
 """
 
 import json

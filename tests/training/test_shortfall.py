@@ -1,6 +1,6 @@
 """shortfall.py: a run that has not learned says so, and what to try.
 
-From issue 18: a run with every answer "other" ended with "next: sentilora evaluate".
+A run with every answer "other" ended with "next: sentilora evaluate".
 """
 
 import json

@@ -76,8 +76,7 @@ def evaluate(
     evaluation rows above which the classifier is that accurate; it is stored in the adapter's
     `classifier.json`, like a temperature that helps. report: a new folder for the files of
     `evaluation.page`. suite: "sentiment", or a file of behavior tests. label_issues: look for
-    probable label errors. near_duplicates: search for them beyond 200,000 rows too. runtime:
-    keywords of `Runtime`.
+    probable label errors. near_duplicates: beyond 200,000 rows too. runtime: as in `Runtime`.
 
     Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
     """

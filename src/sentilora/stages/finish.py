@@ -10,6 +10,7 @@ from sentilora.folders.adapter_folder import new_adapter
 from sentilora.folders.card import write_model_card
 from sentilora.folders.checkpoints import seal
 from sentilora.folders.run_folder import PROBABILITIES_FILE, Choices, TrainingResult
+from sentilora.metrics import Metrics, measure
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.from_config import runtime_of
 from sentilora.training.shortfall import remedies_for, shortfall_of
@@ -34,7 +35,6 @@ def finish(
     import numpy as np
     import torch
 
-    from sentilora.metrics import measure
     from sentilora.training.callbacks import Report, callback_of
     from sentilora.training.curves import training_curve
     from sentilora.training.reloading import score_reloaded
@@ -52,13 +52,6 @@ def finish(
         )
     metrics = measure(probabilities, trainer.eval_truth)
     shortfall = shortfall_of(metrics, config.prompt.labels)
-    remedies = remedies_for(
-        metrics,
-        is_embedded=config.base.name == EMBEDDED,
-        is_searched=bool(choices.learning_rates),
-        num_epochs=config.training.num_train_epochs,
-        max_steps=config.training.max_steps,
-    )
     result = TrainingResult(
         output_dir=str(folder),
         metrics=metrics,
@@ -69,7 +62,7 @@ def finish(
         peak_memory_gib=peak,
         reload_difference=difference,
         shortfall=shortfall,
-        remedies=remedies if shortfall else [],
+        remedies=remedies_of(config, metrics, choices) if shortfall else [],
         chosen=choices.settings,
         learning_rates=choices.learning_rates,
     )
@@ -83,4 +76,15 @@ def finish(
         lora=config.lora.model_dump(),
         source=config.data.train,
         num_rows={"train": len(rows), "evaluation": len(evaluation)},
+    )
+
+
+def remedies_of(config: Config, metrics: Metrics, choices: Choices) -> list[str]:
+    """What to try after a run that has not learned, the most promising first."""
+    return remedies_for(
+        metrics,
+        is_embedded=config.base.name == EMBEDDED,
+        is_searched=bool(choices.learning_rates),
+        num_epochs=config.training.num_train_epochs,
+        max_steps=config.training.max_steps,
     )
