@@ -135,7 +135,7 @@ def test_two_processes_train_as_one_does_and_end_together(toy_base, tmp_path):
         assert torch.linalg.norm(ours[name] - tensor) <= 2e-5 * torch.linalg.norm(tensor), name
 
     # Printed and written once.
-    for text, stream in (("best step: ", done.stdout), ("next: sentilora", done.stdout)):
+    for text, stream in (("best step: ", done.stdout), ("adapter in ", done.stdout)):
         assert stream.count(text) == 1
     assert [e["step"] for e in together if "loss" in e] == list(range(1, STEPS + 1))
 

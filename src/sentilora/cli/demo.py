@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 NEXT = """The adapter and its training curve are in {folder}. Next:
   sentilora predict --adapter {argument} "your own review"
   sentilora predict "…"            the shipped adapter, trained on 2,000 IMDB reviews
-  sentilora train data.train=my.csv data.test=my_test.csv --output-dir my-adapter
-  sentilora train --preset mistral-7b      a real base, on a 16 GB GPU"""
+  sentilora train my.csv           your own texts and labels
+  sentilora train my.csv --preset smollm2-135m     … with a real base; mistral-7b on a 16 GB GPU"""
 
 
 def demo(
