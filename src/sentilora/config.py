@@ -83,10 +83,9 @@ class Config(Section):
         With other training data, settings of the preset are those that it has for such data. Raises
         `UsageError` as `load_config` does.
         """
-        tree = self.model_dump(mode="json")
         if self._preset is not None and "data.train" in values:
-            own = {key: value for key, value in self.flat().items() if key in self._chosen}
-            return _layered(self._preset, {**own, **values})
+            return _layered(self._preset, {**self._chosen_values(), **values})
+        tree = self.model_dump(mode="json")
         changed = _change(tree, values)
         return _validate(tree, self._chosen | changed, self._preset)
 
@@ -95,10 +94,13 @@ class Config(Section):
 
         Without a preset, that is the one for this base, or else the default preset.
         """
-        others = {key: value for key, value in self.flat().items() if key in self._chosen}
+        others = self._chosen_values()
         others.pop(setting, None)
         fitting = (name for name in preset_names() if has_base_of(name, self.base.name))
         return _layered(self._preset or next(fitting, DEFAULT_PRESET), others)
+
+    def _chosen_values(self) -> dict[str, Any]:
+        return {key: value for key, value in self.flat().items() if key in self._chosen}
 
     def save(self, path: Path) -> None:
         """Write the configuration as TOML that `read_config` and `load_config(file=…)` read."""

@@ -1,4 +1,4 @@
-"""held_out.py: three splits out of one file, none of which knows another's texts."""
+"""held_out.py: one file becomes three splits that share no text."""
 
 from collections import Counter
 

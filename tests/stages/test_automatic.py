@@ -82,7 +82,7 @@ def test_numbers_are_labels_with_a_hint_until_they_are_named(tmp_path):
         (["straße", "strasse"], ("strasse", "straße")),  # `casefold` makes one of them
         ([True, False], ("False", "True")),
         ([0.5, 1.0, 2.0], ("1", "2", "0.5")),
-        (["neg", "neg", "Neg", "pos"], ("negative", "positive")),  # of which the map names two
+        (["neg", "neg", "Neg", "pos"], ("negative", "positive")),  # the map has words for two
         (["{text}", "<b>", "it's"], ("<b>", "it's", "{text}")),
     ],
 )

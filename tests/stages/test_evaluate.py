@@ -134,7 +134,7 @@ def test_a_temperature_that_helps_is_stored_and_used(run_copy, monkeypatch):
 
 
 def test_what_was_left_out_stands_in_the_evaluation(run_copy):
-    """The table names the share of probability left out; with few labels there is none."""
+    """The table shows how much probability was left out; with few labels, nothing is."""
     result = evaluate(run_copy)
     assert result.left_out == 0.0 and "not scored" not in as_table(result)
     some = replace(result, left_out=4.2e-7)

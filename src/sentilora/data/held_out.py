@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from sentilora.data.near_duplicates import groups_of
 from sentilora.data.rows import Rows
-from sentilora.data.splits import by_label, shuffled
+from sentilora.data.splits import by_label, in_order, shuffled
 from sentilora.data.text import digest, normalized
 from sentilora.errors import DataError
 from sentilora.progress import Progress
@@ -49,7 +49,8 @@ def hold_out(
             remedy=f"give {MIN_ROWS} rows or more, or name data.test and data.evaluation",
         )
     groups = _groups(rows)
-    order = by_label(rows.labels, shuffled(len(rows), seed), every_label=False)
+    shuffle = shuffled(len(rows), seed)
+    order = by_label(rows.labels, shuffle, every_label=False)
     test, rest = _draw(order, groups, num_held_out(len(rows)))
     num_evaluation = num_evaluation or evaluation_share(len(rows))
     if with_evaluation and num_evaluation >= len(rest):
@@ -61,9 +62,8 @@ def hold_out(
             remedy=f"try data.num_evaluation={evaluation_share(len(rows))}",
         )
     evaluation, rest = _draw(rest, groups, num_evaluation) if with_evaluation else ([], rest)
-    in_order = {i: place for place, i in enumerate(shuffled(len(rows), seed))}
     train_rows, evaluation_rows = (
-        rows.take(sorted(part, key=in_order.__getitem__)) for part in (rest, evaluation)
+        rows.take(in_order(shuffle, part)) for part in (rest, evaluation)
     )
     notes = tuple(_notes(rows, groups, (rest, evaluation, test)))
     return train_rows, replace(evaluation_rows, notes=notes), rows.take(sorted(test))

@@ -41,7 +41,7 @@ def sample(rows: Rows, num_rows: int, seed: int, setting: str) -> Rows:
     first = order[: num_rows or len(rows)]
     if not _absent(rows, first):
         return rows.take(first)
-    chosen = _in_order(order, by_label(rows.labels, order)[: len(first)])
+    chosen = in_order(order, by_label(rows.labels, order)[: len(first)])
     name = {"data.num_train": "training", "data.num_evaluation": "evaluation"}.get(setting, "test")
     return replace(rows.take(chosen), notes=(_stratified_note(name, _absent(rows, first)),))
 
@@ -87,7 +87,7 @@ def carve(
     )
     notes = (_stratified_note(name, absent),) if name else ()
     train_rows, evaluation_rows = (
-        rows.take(_in_order(order, indices)) for indices in (train, evaluation)
+        rows.take(in_order(order, indices)) for indices in (train, evaluation)
     )
     return train_rows, replace(evaluation_rows, notes=notes)
 
@@ -188,7 +188,7 @@ def by_label(labels: Sequence[str], order: Sequence[int], every_label: bool = Tr
     return [i for *_, i in sorted(places)]
 
 
-def _in_order(order: Sequence[int], indices: Sequence[int]) -> list[int]:
+def in_order(order: Sequence[int], indices: Sequence[int]) -> list[int]:
     """The indices as they follow each other in `order`."""
     chosen = set(indices)
     return [i for i in order if i in chosen]

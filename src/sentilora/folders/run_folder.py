@@ -100,7 +100,7 @@ class Choices(Record):
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """The record in a folder; nothing chosen if there is none."""
+        """The record in a folder, or an empty one if the folder has none."""
         return cls.load(folder) if (folder / cls.FILE).is_file() else cls()
 
 

@@ -68,8 +68,9 @@ def fits_base(name: str, base: str) -> bool:
 
     The base that ships is its own copy, so another one on disk is another base.
     """
-    own = _read_tree(name, ())["base"]["name"]
-    return bool(own == base or (own != EMBEDDED and base != EMBEDDED and os.path.exists(base)))
+    if has_base_of(name, base):
+        return True
+    return base != EMBEDDED and not has_base_of(name, EMBEDDED) and os.path.exists(base)
 
 
 def _read_tree(name: str, conditions: Collection[str]) -> dict[str, Any]:

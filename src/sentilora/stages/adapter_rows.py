@@ -113,14 +113,20 @@ def load_test(
 
 
 def require_same_test_rows(
-    folder: AdapterFolder | None, config: Config, tables: Mapping[str, InMemory]
+    folder: AdapterFolder | None, config: Config, rows: Rows, tables: Mapping[str, InMemory]
 ) -> None:
-    """Raise `DataError` if other rows are held out of the training source than in training."""
+    """Raise `DataError` if other rows are held out of the training source than in training.
+
+    rows: the test rows, all of them unless `data.num_test` limits them.
+    """
     if folder is None or not (folder.run / DataRecord.FILE).is_file():
         return
     recorded = DataRecord.load(folder.run).test
-    rows = None if recorded is None else held_out_test_of(config, tables)
-    if recorded is None or rows is None or SplitRecord.of(rows).sha256 == recorded.sha256:
+    if recorded is None or config.data.test != HELD_OUT:
+        return
+    if config.data.num_test:
+        rows = held_out_test_of(config, tables) or rows
+    if SplitRecord.of(rows).sha256 == recorded.sha256:
         return
     raise DataError(
         f"{quoted(rows.source)} has changed since training, and other test rows would be held out "

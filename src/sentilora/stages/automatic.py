@@ -77,9 +77,9 @@ def fit(
 
 def lines_of(config: Config, notes: Mapping[str, str]) -> list[str]:
     """Automatic values with their reasons, one line each. notes: as in `Fitted`."""
-    lines = []
+    lines, values = [], config.flat()
     for setting, reason in notes.items():
-        value = config.flat()[setting]
+        value = values[setting]
         is_short = isinstance(value, int | float) or len(str(value)) < 20
         lines.append(f"{setting}={value}: {reason}" if is_short else f"{setting}: {reason}")
     return lines
@@ -89,7 +89,7 @@ class _Choices:
     """Values for settings that nobody has set, and the reason for each."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self._config, self._before = config, config.flat()
         self._values: dict[str, Any] = {}
         self.notes: dict[str, str] = {}
 
@@ -105,7 +105,7 @@ class _Choices:
 
     def value(self, setting: str) -> Any:
         """The value of a setting, chosen or not."""
-        return {**self._config.flat(), **self._values}[setting]
+        return self._values[setting] if setting in self._values else self._before[setting]
 
     def config(self) -> Config:
         """The configuration with these values."""
@@ -132,7 +132,7 @@ def fit_data(
     column = choices.value("data.label_column")
     if choices.is_free("prompt.labels") and column in table.column_names:
         labels = infer_labels(str(source), table, column, config.data.label_map)
-        choices.add("prompt.labels", list(labels), _about_labels(labels, table, column))
+        choices.add("prompt.labels", list(labels), _about_labels(labels, column))
     stored = None if start is None else start.classifier
     if stored is not None and set(choices.value("prompt.labels")) <= set(stored.prompt.labels):
         for name, value in stored.prompt.to_dict().items():
@@ -146,17 +146,18 @@ def _fit_columns(choices: _Choices, source: str | InMemory) -> "pa.Table":
     """Choose the columns; the table with at least the column of labels, if there is one."""
     settings = {role: f"data.{role}_column" for role in ("text", "label")}
     names = {role: choices.value(setting) for role, setting in settings.items()}
-    table = read_table(source, "train", {names["label"]}.__contains__)
-    every = table if len(table.column_names) > 1 else read_table(source, "train")
-    if set(names.values()) <= set(every.column_names):
+    needed = set(names.values())
+    table = read_table(source, "train", needed.__contains__)
+    if needed <= set(table.column_names):
         return table
+    every = read_table(source, "train")
     for role, column in infer_columns(every.column_names, **names).items():
         reason = f"there is no column {names[role]!r} among {listed(every.column_names)}"
         choices.add(settings[role], column, reason)
     return every
 
 
-def _about_labels(labels: tuple[str, ...], table: "pa.Table", column: str) -> str:
+def _about_labels(labels: tuple[str, ...], column: str) -> str:
     first, more = labels[:NUM_LISTED], len(labels) - NUM_LISTED
     names = listed(first) + (f" and {more} more" if more > 0 else "")
     hint = "; numbers tell a model little: name them with data.label_map" * are_numbers(labels)

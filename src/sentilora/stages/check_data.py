@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
+
 from sentilora.config import Config
 from sentilora.data.rows import Rows
 from sentilora.data.splits import stratified
 from sentilora.data.text import whole_text
-from sentilora.metrics import tfidf_baseline, wilson_interval
+from sentilora.metrics import measure_group, tfidf_baseline
 from sentilora.stages.data_warnings import base_warning, template_warning
 from sentilora.stages.findings import Finding, Findings
 from sentilora.wording import counted, percent, percent_interval, quoted
@@ -47,9 +49,8 @@ def figure_to_beat(train: Rows, evaluation: Rows) -> str:
     }
     known, new = ([whole_text(item) for item in rows.inputs] for rows in (part, evaluation))
     answers = tfidf_baseline(known, [numbers[x] for x in part.labels], new, len(numbers)).argmax(1)
-    truth = [numbers[label] for label in evaluation.labels]
-    num_right = sum(a == t for a, t in zip(answers.tolist(), truth, strict=True))
-    interval = percent_interval(wilson_interval(num_right, len(truth)))
+    truth = np.array([numbers[label] for label in evaluation.labels])
+    reached = measure_group("TF-IDF", answers == truth)
     rows = f"the {counted(len(train), 'training row')}"
     hint = ""
     if len(part) < len(train):
@@ -57,8 +58,8 @@ def figure_to_beat(train: Rows, evaluation: Rows) -> str:
         hint = ", at least: all rows would take longer than a check should"
     return (
         f"TF-IDF + logistic regression trained on {rows} reaches "
-        f"{percent(num_right / len(truth))} ({interval}) of {of(evaluation)}: the figure to "
-        f"beat{hint}"
+        f"{percent(reached.accuracy)} ({percent_interval(reached.interval)}) of {of(evaluation)}: "
+        f"the figure to beat{hint}"
     )
 
 

@@ -91,7 +91,7 @@ def evaluate(
     config = with_tables(config, tables)
     with belongs_to_adapter(folder):
         rows = load_test(config, format.labels, tables, "data.test" in (overrides or {}))
-        require_same_test_rows(folder, config, tables)
+        require_same_test_rows(folder, config, rows, tables)
     known, notes = known_rows(folder, config, rows, format.labels, tables)
     classifier = load_classifier(folder, base, quantization, format, runtime)
     path = None if folder is None else str(folder.path)
