@@ -91,9 +91,7 @@ def forbidden(importer, imported):
         return None if importer in ENGINE_USERS else f"{importer} is not one of {ENGINE_USERS}"
     if importer == "config":
         return (
-            None
-            if imported in CONFIG_IMPORTS
-            else "config imports presets, settings, the ground"
+            None if imported in CONFIG_IMPORTS else "config imports presets, settings, the ground"
         )
     if imported == "config":
         return None if importer in CONFIG_USERS else "configuration stops at the stages"

@@ -145,14 +145,14 @@ def verify_probes(classifier: Scoring, folder: AdapterFolder) -> Agreement | Non
     agreement = Agreement(
         float(differences.max()), tolerance(probes.computation, now), probes.computation, now
     )
-    if agreement.difference > agreement.tolerance:
-        if probes.computation.weights == now.weights:
-            raise _disagreement(folder, probes, agreement, seen, expected)
+    if probes.computation.weights != now.weights:
         say(
             f"warning: probabilities differ by up to {agreement.difference:.2g} from those of "
             f"training, which had its base in {probes.computation.weights}, not {now.weights} "
             f"({counted(len(items), 'probe text')})"
         )
+    elif agreement.difference > agreement.tolerance:
+        raise _disagreement(folder, probes, agreement, seen, expected)
     detail(
         f"{counted(len(items), 'probe text')}: probabilities differ by up to "
         f"{agreement.difference:.2g} from those of training; the limit is {agreement.tolerance:g}"
@@ -192,7 +192,7 @@ def _fitting(prompter: Prompter) -> list[Item]:
         try:
             prompter.encode(item)
         except DataError:
-            item = {**dict.fromkeys(prompter.format.columns, ""), TEXT: text_of(item)}
+            item = {TEXT: text_of(item), **dict.fromkeys(prompter.format.columns, "")}
         items.append(item)
     return items
 
@@ -246,12 +246,12 @@ def _disagreement(
     return _not_as_trained(
         folder,
         f"for {text!r} the probability of {probes.labels[column]!r} was "
-        f"{expected[row, column]:.6f} and is {seen[row, column]:.6f}; {_said(then)} then and "
-        f"{_said(now)} now account for {agreement.tolerance:g}",
+        f"{expected[row, column]:.6f} and is {seen[row, column]:.6f}; {_kind_of(then)} then and "
+        f"{_kind_of(now)} now explain at most {agreement.tolerance:g}",
         ITS_BASE,
     )
 
 
-def _said(computation: Computation) -> str:
+def _kind_of(computation: Computation) -> str:
     kind = computation.compute_dtype if computation.base_matmul == "exact" else "8-bit products"
     return f"{kind} on {computation.device_name}"
