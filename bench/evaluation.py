@@ -24,8 +24,7 @@ from sentilora.data.output import encode_table, write_encoded
 from sentilora.data.rows import Rows
 from sentilora.evaluation.measuring import label_issues_of, measure_rows
 from sentilora.evaluation.page import Provenance, write_report
-from sentilora.scoring.answers import TEXTS_AT_ONCE
-from sentilora.scoring.classifier import Scores
+from sentilora.scoring.answers import TEXTS_AT_ONCE, Scores
 
 LABELS = ("positive", "negative")
 WORDS = ["film", "plot", "actor", "scene", "music", "story", "ending", "camera", "light", "cut"]

@@ -143,9 +143,10 @@ def test_zeros_in_a_finished_runs_weights_are_damage(toy_run, tmp_path, verb, ha
     weights.write_bytes(content)
     said = failed(3, f"{weights} is damaged: it is not what training saved; restore it", *verb,
                   "--adapter", folder)  # fmt: skip
-    assert said.endswith(", or remove checksums.json if it was changed on purpose")
+    assert said.endswith(", or remove checksums.json and probes.json if it was changed on purpose")
     assert (f"restore it from {folder}/checkpoint-" in said) == has_checkpoints
     (folder / "checksums.json").unlink()
+    (folder / "probes.json").unlink()
     predicted("x", "--adapter", folder)  # nothing is known about these weights
 
 

@@ -126,6 +126,7 @@ def titled(toy_run, tmp_path_factory):
     record = json.loads((folder / "classifier.json").read_text())
     record["prompt"]["template"] = "### Title:\n{title}\n\n" + record["prompt"]["template"]
     (folder / "classifier.json").write_text(json.dumps(record))
+    (folder / "probes.json").unlink()  # of the prompt without it
     return folder
 
 

@@ -14,7 +14,7 @@ FEW = [
     "training.warmup_ratio=0", "training.optim=adamw_torch", "data.num_train=32",
     "data.num_evaluation=16",
 ]  # fmt: skip
-ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "classifier.json",
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "classifier.json", "probes.json",
            "train_results.json", "unfinished-adapter")  # fmt: skip
 
 

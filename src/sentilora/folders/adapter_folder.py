@@ -36,6 +36,7 @@ from sentilora.folders.classifier_file import (
     may_stand_for,
     require_base_keywords,
 )
+from sentilora.folders.probes_file import ProbesFile
 from sentilora.folders.records import Record
 from sentilora.folders.run_folder import Divergence, TrainingResult
 from sentilora.hub import is_gguf, looks_like_hub_id
@@ -99,12 +100,15 @@ class AdapterFolder:
         if faults := faults_of_weights(path):
             best = _best_checkpoint(path)
             origin = "" if best is None else f" from {quoted(best)}"
+            records = [Checksums.FILE]
+            if (path / ProbesFile.FILE).is_file():
+                records.append(ProbesFile.FILE)
             raise DataError(
                 f"{', '.join(faults)}: it is not what training saved",
                 setting="adapter",
                 seen=str(path),
-                remedy=f"restore it{origin}, or remove {Checksums.FILE} if it was changed on "
-                "purpose",
+                remedy=f"restore it{origin}, or remove {' and '.join(records)} if it was changed "
+                "on purpose",
             )
         if divergence := Divergence.of(run_of(path)):
             say(f"warning: {quoted(path)} is of a run that failed: {divergence.problem}")

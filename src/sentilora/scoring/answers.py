@@ -14,6 +14,22 @@ TEXTS_AT_ONCE = 4096  # are encoded and scored together; a limit, so that memory
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Scores of consecutive texts.
+
+    log_probs: log-probabilities of the labels, float64 (texts, labels), before any temperature.
+    base_log_probs: the same of the base without its adapter; None if not requested. truncated: bool
+    (texts,), whether part of a text was left out to fit `max_length`. left_out: float64 (texts,),
+    the most of a text's probability that labels can have which were not scored themselves.
+    """
+
+    log_probs: np.ndarray
+    base_log_probs: np.ndarray | None
+    truncated: np.ndarray
+    left_out: np.ndarray
+
+
+@dataclass(frozen=True)
 class Prediction:
     """A classifier's answer to one text.
 

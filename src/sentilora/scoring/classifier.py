@@ -9,7 +9,6 @@ All scoring of texts goes through `Classifier.score`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
@@ -30,7 +29,8 @@ from sentilora.models.fast_path import install_engine
 from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.progress import say
 from sentilora.prompt import Prompter, PromptFormat
-from sentilora.scoring.answers import TEXTS_AT_ONCE, Prediction, answer, at_temperature
+from sentilora.scoring.answers import TEXTS_AT_ONCE, Prediction, Scores, answer, at_temperature
+from sentilora.scoring.probes import Agreement, verify_probes
 from sentilora.shipped import shipped_adapter
 from sentilora.template import TEXT
 from sentilora.wording import listed, quoted, with_article
@@ -41,25 +41,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores of consecutive texts.
-
-    log_probs: log-probabilities of the labels, float64 (texts, labels), before any temperature.
-    base_log_probs: the same of the base without its adapter; None if not requested. truncated: bool
-    (texts,), whether part of a text was left out to fit `max_length`. left_out: float64 (texts,),
-    the most of a text's probability that labels can have which were not scored themselves.
-    """
-
-    log_probs: "np.ndarray"
-    base_log_probs: "np.ndarray | None"
-    truncated: "np.ndarray"
-    left_out: "np.ndarray"
-
-
 class Classifier:
     """A base, with or without an adapter, that answers with one of its labels or abstains.
 
+    agreement: how well it answers as at the end of its training; None if that was not checked.
     It is not thread-safe: call it from one thread at a time.
     """
 
@@ -79,6 +64,7 @@ class Classifier:
         self.reference = reference
         self.runtime = runtime or Runtime()
         self.calibration = calibration or Calibration()
+        self.agreement: Agreement | None = None
         self._base_values: Values = []
         self.prompter = Prompter(base.tokenizer, format)
         self.scorer = LabelScorer(
@@ -99,6 +85,7 @@ class Classifier:
         quantization: Literal["nf4", "none"] | None = None,
         labels: Sequence[str] | None = None,
         template: str | None = None,
+        verify: bool = True,
         **overrides: Unpack[RuntimeOverrides],
     ) -> Self:
         """The classifier of an adapter, loaded on its base.
@@ -107,10 +94,12 @@ class Classifier:
         its base is, if not where the adapter says. quantization: "nf4" or "none" (the base as it is
         stored), instead of what was recorded; a plain PEFT adapter, which has no `classifier.json`,
         gets "nf4". labels, template: what a plain adapter was trained with; `{text}` in the
-        template stands for the text. overrides: keywords of `Runtime`. One that is None or missing
-        has the value recorded in training, or else the default. Raises `DataError` when adapter or
-        base cannot be read, `UsageError` when they do not fit each other or this machine lacks what
-        they need.
+        template stands for the text. verify: whether to score the texts of the adapter's
+        `probes.json`, if it has one, and to refuse an adapter that does not answer as it was
+        trained. overrides: keywords of `Runtime`. One that is None or missing has the value
+        recorded in training, or else the default. Raises `DataError` when adapter or base cannot be
+        read or answer otherwise, `UsageError` when they do not fit each other or this machine lacks
+        what they need.
         """
         Runtime().override(**overrides).require_possible()  # before anything is read
         folder = (
@@ -128,7 +117,10 @@ class Classifier:
                 "quantization: a plain PEFT adapter does not record it; its base is loaded in NF4, "
                 'and "none" would load it unquantized'
             )
-        return cls._on_base(folder, loaded, format, reference, runtime, KEYWORDS)
+        classifier = cls._on_base(folder, loaded, format, reference, runtime, KEYWORDS)
+        if verify:
+            classifier.agreement = verify_probes(classifier, folder)
+        return classifier
 
     @classmethod
     def on_base(cls, folder: AdapterFolder, base: Base, runtime: Runtime) -> Self:

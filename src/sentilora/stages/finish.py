@@ -35,6 +35,7 @@ def finish(
     import numpy as np
     import torch
 
+    from sentilora.scoring.probes import save_probes
     from sentilora.training.callbacks import Report, callback_of
     from sentilora.training.curves import training_curve
     from sentilora.training.reloading import score_reloaded
@@ -47,9 +48,10 @@ def finish(
     with new_adapter(folder) as unfinished:  # nothing that looks like a result before it is one
         trainer.save_model(str(unfinished))
         seal(unfinished, best_step)
-        probabilities, difference = score_reloaded(
+        classifier, probabilities, difference = score_reloaded(
             trainer, base, runtime_of(config), unfinished, evaluation.inputs
         )
+        save_probes(classifier, unfinished)
     metrics = measure(probabilities, trainer.eval_truth)
     shortfall = shortfall_of(metrics, config.prompt.labels)
     result = TrainingResult(

@@ -25,8 +25,8 @@ TOO_LARGE = "the adapter's weights became too large to compute with"
 
 def score_reloaded(
     trainer: "ClassifierTrainer", base: Base, runtime: Runtime, folder: Path, texts: Sequence[Item]
-) -> "tuple[np.ndarray, float]":
-    """Probabilities (texts, labels) from the adapter on disk, and their largest difference.
+) -> "tuple[Classifier, np.ndarray, float]":
+    """The adapter on disk, its probabilities (texts, labels), and their largest difference.
 
     The adapter is loaded as `Classifier.load` loads it, on the base that is already in memory.
     Raises `SentiloraError` when it scores differently from the trained one.
@@ -56,4 +56,4 @@ def score_reloaded(
             f"{difference:.2g}, the limit is {MAX_DIFFERENCE[base.device]:g}",
             remedy="please report this",
         )
-    return probabilities, difference
+    return classifier, probabilities, difference
