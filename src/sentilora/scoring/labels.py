@@ -13,11 +13,11 @@ do, it is scored with one row per label instead, and a warning says so.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -76,6 +76,12 @@ class PassSizes:
     max_score_tokens: int
     keep_layers: int
     tree_room: TreeRoom | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The sizes in what `asdict` returned."""
+        room = content["tree_room"]
+        return cls(**{**content, "tree_room": None if room is None else TreeRoom(**room)})
 
 
 class UndefinedScores(SentiloraError):
@@ -241,9 +247,8 @@ class LabelScorer:
 
     def _tree_room(self, engine: Engine) -> TreeRoom:
         fixed = self._fixed
-        if fixed is not None and fixed.max_score_tokens == engine.max_score_tokens:
-            if fixed.tree_room is not None:
-                return fixed.tree_room
+        if fixed and fixed.tree_room and fixed.max_score_tokens == engine.max_score_tokens:
+            return fixed.tree_room
         model: Any = self.model
         vocabulary = int(model.get_output_embeddings().weight.shape[0])
         return engine.tree_room(vocabulary, self.runtime.max_memory_gib)
