@@ -17,6 +17,7 @@ from sentilora.bulk import scoring, units
 from sentilora.bulk.results import Results
 from sentilora.errors import Interrupted, SentiloraError
 from sentilora.scoring.classifier import Classifier
+from sentilora.stages.predict_file import predict_file
 
 TEXTS = [f"Film {number} is {word}." for number, word in enumerate(["good", "bad", "long"] * 9)]
 
@@ -247,7 +248,9 @@ def test_units_of_another_manifest_are_refused(
     assert contents_of(tmp_path / "out") == before
 
 
-def test_a_folder_with_other_files_or_another_job_is_refused(toy_run, tmp_path, source):
+def test_a_folder_with_other_files_or_another_job_is_refused(
+    toy_run, tmp_path, source, monkeypatch
+):
     ask = ["predict", "--input", source, "--adapter", toy_run, "--output"]
     failed(2, "holds other files", *ask, tmp_path)
     assert files_in(tmp_path) == ["in.jsonl"]
@@ -255,9 +258,13 @@ def test_a_folder_with_other_files_or_another_job_is_refused(toy_run, tmp_path, 
     failed(2, "file exists", *ask, f"{tmp_path}/file/")
     with scoring.claim(tmp_path / "out"):
         failed(2, "another job works in", *ask, f"{tmp_path}/out/")
-        failed(2, "another job works in", *ask, f"{tmp_path}/out/", "--units", "1/2")
+        with monkeypatch.context() as patch:  # this process stands for another
+            patch.setattr("sentilora.folders.claim._is_own", lambda folder: False)
+            failed(2, "another job works in", *ask, f"{tmp_path}/out/", "--units", "1/2")
     with scoring.claim(tmp_path / "out/.share-1-of-2"):
-        failed(2, "another job works in", *ask, f"{tmp_path}/out/")
+        with monkeypatch.context() as patch:
+            patch.setattr("sentilora.folders.claim._is_own", lambda folder: False)
+            failed(2, "another job works in", *ask, f"{tmp_path}/out/")
         predicted(*ask[1:], f"{tmp_path}/out/", "--units", "2/2")
 
 
@@ -270,7 +277,7 @@ def test_counts_that_do_not_add_up_are_an_error(toy_run, tmp_path, source, monke
     read = Results._read
     monkeypatch.setattr(Results, "_read", lambda self, unit: read(self, unit).slice(1))
     with pytest.raises(SentiloraError, match="has 7 rows instead of 8; remove it"):
-        sentilora.predict(input=source, output=f"{tmp_path}/out.csv", adapter=toy_run)
+        predict_file(source, f"{tmp_path}/out.csv", adapter=toy_run)
 
 
 def test_packed_files_and_stdin_are_read(toy_run, tmp_path):
@@ -297,7 +304,7 @@ def test_packed_files_and_stdin_are_read(toy_run, tmp_path):
     ask = ["predict", "--input", "-", "--adapter", toy_run]
     failed(2, "- as --input works only with --output", *ask, input="a")
     out = ["--output", tmp_path / "x.csv"]
-    failed(3, "stdin is not valid UTF-8 at byte 1", *ask, *out, input=b"a\n\n\xc3b\xe9\n")
+    failed(3, "stdin is not valid UTF-8 at byte 4", *ask, *out, input=b"a\n\nb\xe9\n")
     failed(3, "line 2", *ask, *out, input='{"text": "a"}\n{"text": \n')
 
 

@@ -38,7 +38,7 @@ def test_every_row_is_in_one_unit_of_one_share(num_rows, per_unit, piece, count,
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "-1/2", "1/2/3", "", "１/２x"])
 def test_a_share_is_a_number_of_a_number(text):
-    with pytest.raises(UsageError, match="`units` is .*3/16") as error:
+    with pytest.raises(UsageError, match=r"`units` is .*3/16") as error:
         Share.parse(text)
     assert error.value.setting == "units"
 

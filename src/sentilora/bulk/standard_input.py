@@ -39,13 +39,11 @@ def standard_input(text_column: str) -> Iterator[Path]:
 
 
 def _copy(source: IO[bytes], file: IO[bytes], text_column: str) -> None:
-    num_empty = 0
+    line, num_empty, place = b"", 0, 0  # place: of the byte at which the line begins
     for line in source:
         if line.removeprefix(b"\xef\xbb\xbf").strip():
             break
-        num_empty += 1
-    else:
-        line = b""
+        num_empty, place, line = num_empty + 1, place + len(line), b""
     if _is_object(line):
         file.write(line)
         shutil.copyfileobj(source, file)
@@ -55,7 +53,7 @@ def _copy(source: IO[bytes], file: IO[bytes], text_column: str) -> None:
             text = line.decode("utf-8-sig").removesuffix("\n")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"stdin is not valid UTF-8 at byte {error.start} of a line: {line[:40]!r}",
+                f"stdin is not valid UTF-8 at byte {place + error.start}",
                 setting="input",
                 seen="-",
                 remedy="convert it to UTF-8",
@@ -64,6 +62,7 @@ def _copy(source: IO[bytes], file: IO[bytes], text_column: str) -> None:
             file.write(json.dumps({text_column: text}).encode() + b"\n")
         else:
             num_empty += 1
+        place += len(line)
         line = source.readline()
     if num_empty:
         say(f"skipped empty lines of stdin: {num_empty:,}")
@@ -71,6 +70,6 @@ def _copy(source: IO[bytes], file: IO[bytes], text_column: str) -> None:
 
 def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(json.loads(line.decode("utf-8-sig")), dict)
     except ValueError:
         return False
