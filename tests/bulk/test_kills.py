@@ -68,7 +68,7 @@ def test_memory_does_not_depend_on_the_number_of_rows(toy_run, tmp_path):
     """vLLM #30268: the whole file was in memory."""
     sources = []
     for suffix in ("parquet", "csv", "jsonl"):
-        for num_rows in (50_000, 150_000):
+        for num_rows in (50_000, 250_000):
             sources.append(tmp_path / f"{num_rows}.{suffix}")
             write_rows(sources[-1], num_rows, 80)
     stdout, _ = script("memory.py", toy_run, *sources)
@@ -77,4 +77,5 @@ def test_memory_does_not_depend_on_the_number_of_rows(toy_run, tmp_path):
     for number in range(0, 12, 4):
         few, many = peaks[number : number + 2], peaks[number + 2 : number + 4]
         for before, after in zip(few, many, strict=True):
-            assert after < 1.05 * before, (sources[number // 2], peaks)
+            # Held as a whole, the texts alone would be 70 MB, of 320. Alone, a run varies by 3 %.
+            assert after < 1.08 * before, (sources[number // 2], peaks)

@@ -124,6 +124,29 @@ def test_what_is_done_is_not_scored_again(toy_run, tmp_path, source, monkeypatch
     assert "4 of 4 units done before" in stderr and contents_of(output) == before
 
 
+def test_what_a_killed_share_left_is_removed_by_the_whole(toy_run, tmp_path, source):
+    left = tmp_path / "out/.share-1-of-2/.sentilora-claim"
+    left.parent.mkdir(parents=True)
+    left.write_text("")
+    predicted("--input", source, "--output", f"{tmp_path}/out/", "--adapter", toy_run)
+    assert not left.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "suffix"), [("\\ud800", "csv"), ("\\ud800", "parquet")], ids=["csv", "parquet"]
+)
+def test_what_a_format_cannot_hold_is_refused_in_every_unit_before_the_first_is_scored(
+    toy_run, tmp_path, source, value, suffix, monkeypatch
+):
+    monkeypatch.setattr(Classifier, "load", lambda *_, **__: pytest.fail("loaded"))
+    source.write_text(source.read_text() + f'{{"id": 27, "text": "a", "note": "{value}"}}\n')
+    for output in (f"{tmp_path}/out.{suffix}", f"{tmp_path}/out/"):
+        options = ["--format", suffix] if output.endswith("/") else []
+        failed(3, "cannot hold the column 'note': it has half of a surrogate pair", "predict",
+               "--input", source, "--output", output, "--adapter", toy_run, *options)  # fmt: skip
+    assert files_in(tmp_path) == ["in.jsonl"]
+
+
 @pytest.mark.parametrize("output", ["out/", "out.csv"])
 def test_after_ctrl_c_no_temporary_file_remains(toy_run, tmp_path, source, monkeypatch, output):
     calls = []

@@ -3,6 +3,7 @@
 score_input(job, load, Share.parse("3/16"))
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -190,6 +191,7 @@ def _claim(own: Path, folder: Path) -> Claim:
         if own == folder:
             for share in folder.glob(".share-*"):
                 require_free(share)
+                shutil.rmtree(share, ignore_errors=True)  # of a job that was killed
         return claim(own)
     except UsageError as error:
         raise UsageError(

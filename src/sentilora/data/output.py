@@ -77,9 +77,11 @@ class Encoding:
         """Whether a value can be one that the format cannot hold."""
         import pyarrow as pa
 
-        if suffix_of(self.path) == ".parquet":
+        suffix = suffix_of(self.path)
+        if suffix == ".parquet":
             return bool(self.typed)
-        return any(kind not in (pa.string(), pa.json_()) for kind in schema.types)
+        safe = {pa.string()} if suffix in (".csv", ".tsv") else {pa.string(), pa.json_()}
+        return not safe.issuperset(schema.types)
 
     def encode(self, table: "pa.Table") -> "pa.Table":
         """A piece as the file holds it. Raises `DataError` for a value that it cannot hold."""
