@@ -16,7 +16,7 @@ from sentilora import Classifier
 from sentilora.errors import DataError, UsageError
 from sentilora.prompt import PromptFormat
 from sentilora.scoring import classifier as scoring
-from sentilora.stages import predict as stage
+from sentilora.stages import predict_file as stage
 
 TEXTS = ["A lovely film.", "Dull, grey\nand long.", "NA", "One more 🎬"]
 
@@ -221,7 +221,7 @@ def test_predict_looks_at_columns_and_folder_before_it_scores(toy_run, tmp_path,
     path.write_text("text,prediction\nA film.,positive\n")
     ask = ["predict", "--adapter", toy_run, "--input", path, "--output"]
     failed(3, "already has a column 'prediction'", *ask, tmp_path / "out.csv")
-    monkeypatch.setattr(stage, "os", SimpleNamespace(access=lambda *_: False, W_OK=2))
+    monkeypatch.setattr(stage, "os", SimpleNamespace(access=lambda *_: False, W_OK=2, sep="/"))
     failed(2, "is not writable", *ask, tmp_path / "out.csv")
 
 

@@ -119,9 +119,9 @@ def evaluate(
 
 def _check_output(output: Path, report: Path | None) -> None:
     """Raise `UsageError` for an output file that cannot be written, or that the report would be."""
-    from sentilora.stages.predict import check_output
+    from sentilora.stages.predict_file import check_new_file
 
-    check_output(output)
+    check_new_file(output)
     if report is not None and output.resolve().is_relative_to(report.resolve()):
         raise UsageError(
             f"--output {quoted(output)} is the report's folder or in it",

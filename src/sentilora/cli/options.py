@@ -130,7 +130,7 @@ KEYWORDS = (
     *("adapter", "base", "quantization", "output_dir", "preset", "resume", "seeds", "sizes"),
     *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
-    *("config", "verbose", *RUNTIME),
+    *("config", "verbose", "format", "units", *RUNTIME),
 )
 
 

@@ -34,11 +34,28 @@ Texts = Annotated[
 Input = Annotated[
     Path | None,
     typer.Option(
-        help="CSV, TSV, JSON, JSONL, Parquet or Excel file to classify, or a folder with test rows."
+        help="CSV, TSV, JSON, JSONL, Parquet or Excel file to classify, or a folder with test "
+        "rows; - reads JSON lines or texts from stdin."
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option(help="New file for the rows of --input with their predictions.")
+    str | None,
+    typer.Option(
+        help="New file for the rows of --input with their predictions, or a folder, with a slash "
+        "at its end, for a file per unit of rows. The same command again goes on where a job was "
+        "ended.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(help="Format of the files in a folder: parquet (the default), csv or jsonl."),
+]
+Units = Annotated[
+    str | None,
+    typer.Option(
+        help="Score only this share of the units, for one of several jobs: 3/16 is the third of "
+        "sixteen."
+    ),
 ]
 Base = Annotated[
     str | None,
@@ -67,11 +84,15 @@ def predict(
     labels: Labels = None,
     template: Template = None,
     explain: Explain = False,
+    format: Format = None,
+    units: Units = None,
     json: AsJson = False,
     **runtime: Any,
 ) -> None:
     """Classify texts from arguments, stdin or a file."""
+    from sentilora.stages.predict import check_request
     from sentilora.stages.predict import predict as run
+    from sentilora.stages.predict_file import predict_file
 
     if texts and "-" in texts and len(texts) > 1:
         raise UsageError(
@@ -90,20 +111,20 @@ def predict(
     if adapter is None:
         name_shipped_adapter()
     quiet()
-    predictions = run(
-        _stdin_lines() if texts == ["-"] else texts,
-        input=input,
-        output=output,
-        text_column=text_column,
-        adapter=adapter,
-        base=base,
-        quantization=quantization,
-        labels=[label.strip() for label in labels.split(",")] if labels else None,
-        template=_template(template),
-        explain=explain,
-        **runtime,
-    )
-    for prediction in predictions if output is None else ():
+    runtime |= {
+        "text_column": text_column,
+        "adapter": adapter,
+        "base": base,
+        "quantization": quantization,
+        "labels": [label.strip() for label in labels.split(",")] if labels else None,
+        "template": _template(template),
+    }
+    items = _stdin_lines() if texts == ["-"] else texts
+    check_request(items, input, output, text_column, explain, format, units)
+    if input is not None and output is not None:
+        predict_file(input, output, format=format, units=units, **runtime)
+        return
+    for prediction in run(items, input=input, explain=explain, **runtime):
         if json:
             print(json_for(sys.stdout.encoding, as_json(prediction)))
             continue

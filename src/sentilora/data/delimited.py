@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from sentilora.data.rows import row_place
 from sentilora.errors import DataError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 8192  # become Arrow arrays together
 _SEPARATORS = ",;\t|"
 _MAX_SEEN = 1000  # values of a column that are compared with the lines of a doubtful row
+_T = TypeVar("_T")
 _PADDED_QUOTES = re.compile(r' +".*"', re.DOTALL)
 
 
@@ -43,14 +45,43 @@ def read_delimited(
     header. A TSV file with a quote out of place is read without quoting, and that is reported, if
     every line of it has the header's number of cells.
     """
+    import pyarrow as pa
+
+    _, tables = _read_checked(
+        path, open_text, separator, lambda reader: list(reader.tables(is_needed))
+    )
+    return pa.concat_tables(tables)
+
+
+def check_delimited(
+    path: Path, open_text: Callable[[], TextIO], separator: str
+) -> "tuple[DelimitedReader, int]":
+    """A reader for a file that is read in blocks, and its number of rows.
+
+    The file is read once, so that what `read_delimited` refuses is refused here.
+    """
+    reader, count = _read_checked(
+        path, open_text, separator, lambda reader: sum(map(len, reader.blocks(reader.header())))
+    )
+    return replace(reader, is_checked=True), count
+
+
+def _read_checked(
+    path: Path,
+    open_text: Callable[[], TextIO],
+    separator: str,
+    read: "Callable[[DelimitedReader], _T]",
+) -> "tuple[DelimitedReader, _T]":
+    """The reader that suits a file, and what `read` returns for it."""
     reader = _reader_for(path, open_text, separator)
     try:
-        table = reader.table(is_needed)
+        content = read(reader)
     except _Malformed:
-        if reader.separator != "\t" or not reader.is_plain():
+        if reader.separator != "\t" or not reader.is_plain:
             raise
         say(f"{path.name}: read without quoting, because its quotes are part of the texts")
-        return replace(reader, is_quoted=False).table(is_needed)
+        reader = replace(reader, is_quoted=False, joined=[])
+        return reader, read(reader)
     if number := reader.number_of_doubtful_row():
         raise DataError(
             f"{quoted(path)} can be read in two ways: {row_place(number - 1)} is one quoted row of "
@@ -58,14 +89,16 @@ def read_delimited(
             seen=str(path),
             remedy="save it as JSONL or Parquet",
         )
-    return table
+    return reader, content
 
 
-def _reader_for(path: Path, open_text: Callable[[], TextIO], separator: str) -> "_Reader":
+def _reader_for(path: Path, open_text: Callable[[], TextIO], separator: str) -> "DelimitedReader":
     """The reader that suits a file's header. Prints what is not as the suffix says."""
     with open_text() as file:
         named = re.fullmatch("sep=(.)\r?\n?", file.readline())  # Excel's own first line
-    reader = _Reader(path, open_text, named[1] if named else separator, num_skipped=bool(named))
+    reader = DelimitedReader(
+        path, open_text, named[1] if named else separator, num_skipped=bool(named)
+    )
     header = reader.header()
     other = re.search(f"[{_SEPARATORS}]", header[0]) if len(header) == 1 else None
     if other and len(replace(reader, separator=other[0]).header()) > 1:
@@ -84,12 +117,14 @@ class _Malformed(DataError):
 
 
 @dataclass(frozen=True)
-class _Reader:
+class DelimitedReader:
     """Reads one file in one way.
 
     num_skipped: lines before the header. is_quoted: whether a cell can be quoted. is_padded:
-    whether to skip a space after a separator. joined: after `table` was called, number and cells
-    of each row of several lines. seen: then the values of each column in the other rows.
+    whether to skip a space after a separator. is_checked: whether the file was read before, so that
+    nothing is collected in `joined` and `seen`. joined: after the rows were read, number and cells
+    of each row of several lines, if the file is plain. seen: then the values of each column in the
+    other rows.
     """
 
     path: Path
@@ -98,6 +133,7 @@ class _Reader:
     num_skipped: int = 0
     is_quoted: bool = True
     is_padded: bool = False
+    is_checked: bool = False
     joined: list[tuple[int, list[str]]] = field(default_factory=list)
     seen: dict[int, set[str]] = field(default_factory=dict)
 
@@ -106,29 +142,41 @@ class _Reader:
         with self._open() as file, _cells_of_any_length():
             return self._next_header(self._rows(file))
 
-    def table(self, is_needed: Callable[[str], bool] | None) -> "pa.Table":
-        """The columns that are needed. One of them must not occur twice."""
+    def tables(self, is_needed: Callable[[str], bool] | None) -> "Iterator[pa.Table]":
+        """The columns that are needed, in tables of consecutive rows, one at least.
+
+        None of the columns must occur twice, unless all are needed.
+        """
         import pyarrow as pa
 
+        header = self.header()
+        places = [i for i, name in enumerate(header) if is_needed is None or is_needed(name)]
+        schema = pa.schema([(header[i], pa.string()) for i in places])
+        if is_needed is not None:
+            require_unique(self.path, schema.names)
+        yield schema.empty_table()
+        for block in self.blocks(header):
+            cells = [pa.array([row[i] or None for row in block], pa.string()) for i in places]
+            yield pa.Table.from_arrays(cells, schema=schema)
+
+    def blocks(self, header: list[str]) -> Iterator[list[list[str]]]:
+        """The rows below the header, in lists of up to `_ROWS_AT_ONCE`."""
         with self._open() as file, _cells_of_any_length():
             rows = self._rows(file)
-            header = self._next_header(rows)
-            places = [i for i, name in enumerate(header) if is_needed is None or is_needed(name)]
-            names = [header[i] for i in places]
-            if is_needed is not None:
-                require_unique(self.path, names)
-            chunks: list[list[pa.Array]] = [[] for _ in places]
-            for block in _blocks(self._checked(rows, len(header))):
-                for chunk, place in zip(chunks, places, strict=True):
-                    chunk.append(pa.array([row[place] or None for row in block], pa.string()))
-        arrays = [pa.chunked_array(chunk, pa.string()) for chunk in chunks]
-        return pa.Table.from_arrays(arrays, names=names)
+            next(rows, None)  # the header
+            yield from _blocks(self._checked(rows, len(header)))
 
+    @cached_property
     def is_plain(self) -> bool:
         """Whether every line has the header's number of cells, two or more, read unquoted."""
+        counts: set[int] = set()
         with self._open() as file:
-            counts = {line.count(self.separator) for line in file if line.strip("\r\n")}
-        return len(counts) == 1 and counts != {0}
+            for line in file:
+                if line.strip("\r\n"):
+                    counts.add(line.count(self.separator))
+                if len(counts) > 1:
+                    return False
+        return bool(counts) and counts != {0}
 
     def number_of_doubtful_row(self) -> int:
         """The number, from 1, of a row of several lines that may be rows of their own; 0 for none.
@@ -137,8 +185,6 @@ class _Reader:
         TSV file, where quotes are rare, if one of its lines has a value of another row in the same
         column, such as a label.
         """
-        if not self.joined or not self.is_plain():
-            return 0
         for number, cells in self.joined:
             if self.separator == "\t" or self._has_rows_within(cells):
                 return number + 1
@@ -178,7 +224,7 @@ class _Reader:
             except csv.Error as error:
                 raise self._quote_fault(error, number) from error
             if row:
-                if number >= 0:
+                if number >= 0 and not self.is_checked:
                     self._notice(number, row, is_joined=rows.line_num > line + 1)
                 ends |= {
                     end for end in "\r\n" if lines.last.endswith(end)
@@ -195,7 +241,8 @@ class _Reader:
 
     def _notice(self, number: int, row: list[str], is_joined: bool) -> None:
         if is_joined:
-            self.joined.append((number, row))
+            if self.is_plain:
+                self.joined.append((number, row))
             return
         for place, cell in enumerate(row):
             values = self.seen.setdefault(place, set())

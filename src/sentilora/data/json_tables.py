@@ -7,6 +7,7 @@ is the text of its value, and a key that an object lacks is a null.
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -29,74 +30,129 @@ _ABSENT = _Absent()
 
 
 def read_json(
-    file: TextIO, may_be_list: bool, is_needed: Callable[[str], bool] | None
+    open_text: Callable[[], TextIO], may_be_list: bool, is_needed: Callable[[str], bool] | None
 ) -> "pa.Table":
     """The needed keys of objects, as columns in the order in which they first occur.
 
-    may_be_list: whether the file may hold a list of objects instead of one in each line.
+    open_text: opens the file. may_be_list: whether it may hold a list of objects instead of one in
+    each line.
 
     Raises `ValueError`, with the place of the fault, for what is no list or sequence of objects.
     """
     import pyarrow as pa
 
-    columns: dict[str, _Column] = {}
-    number = 0
-    for place, item in _items(file, may_be_list):
+    blocks: list[JsonBlock] = []
+    columns = check_json(open_text, may_be_list, is_needed, blocks.append)
+    return pa.concat_tables(
+        [columns.schema.empty_table(), *(columns.table(block) for block in blocks)]
+    )
+
+
+def check_json(
+    open_text: Callable[[], TextIO],
+    may_be_list: bool,
+    is_needed: Callable[[str], bool] | None = None,
+    keep: "Callable[[JsonBlock], object] | None" = None,
+) -> "JsonColumns":
+    """The columns of a file and its number of rows; raises what `read_json` raises.
+
+    keep: called with each block of objects.
+    """
+    columns = JsonColumns()
+    for block in json_blocks(open_text, may_be_list, is_needed):
+        columns.add(block)
+        if keep is not None:
+            keep(block)
+    if columns.num_rows and not columns.types and is_needed is None:
+        raise ValueError("its objects have no keys")
+    return columns
+
+
+def json_blocks(
+    open_text: Callable[[], TextIO],
+    may_be_list: bool,
+    is_needed: Callable[[str], bool] | None = None,
+) -> "Iterator[JsonBlock]":
+    """The objects of a file in blocks of up to `_ROWS_AT_ONCE`, which become columns together."""
+    objects: list[dict[str, Any]] = []
+    for place, item in _items(open_text, may_be_list):
         if not isinstance(item, dict):
             raise ValueError(f"{place} is {item!r:.60}; an object is expected")
-        for name, value in item.items():
-            if is_needed is None or is_needed(name):
-                columns.setdefault(name, _Column()).append(number, value)
-        number += 1
-    if number and not columns and is_needed is None:
-        raise ValueError("its objects have no keys")
-    arrays = [column.finish(number) for column in columns.values()]
-    return pa.Table.from_arrays(arrays, names=list(columns))
+        objects.append({k: v for k, v in item.items() if is_needed is None or is_needed(k)})
+        if len(objects) == _ROWS_AT_ONCE:
+            yield JsonBlock.of(objects)
+            objects = []
+    if objects:
+        yield JsonBlock.of(objects)
 
 
-class _Column:
-    """Collects the values of a key. Only `_ROWS_AT_ONCE` of them are Python objects at a time."""
+@dataclass(frozen=True)
+class JsonBlock:
+    """Consecutive objects: how many, and the columns of the keys that they have."""
+
+    num_rows: int
+    columns: "dict[str, pa.Array]"
+
+    @classmethod
+    def of(cls, objects: list[dict[str, Any]]) -> Self:
+        """The block of these objects."""
+        names = dict.fromkeys(name for item in objects for name in item)
+        columns = {name: _to_arrow([item.get(name, _ABSENT) for item in objects]) for name in names}
+        return cls(len(objects), columns)
+
+
+class JsonColumns:
+    """The columns of a whole file, found block by block: {name: type}, and the number of rows."""
 
     def __init__(self) -> None:
-        self.values: list[Any] = []
-        self.chunks: list[pa.Array] = []
+        self.types: dict[str, pa.DataType] = {}
         self.num_rows = 0
 
-    def append(self, row: int, value: Any) -> None:
-        if row > self.num_rows:
-            self._fill(row)
-        self.values.append(value)
-        self.num_rows += 1
-        if len(self.values) == _ROWS_AT_ONCE:
-            self._store()
-
-    def finish(self, num_rows: int) -> "pa.ChunkedArray":
+    def add(self, block: JsonBlock) -> None:
+        """Take another block into account: a key that an object lacks makes its column JSON."""
         import pyarrow as pa
 
-        self._fill(num_rows)
-        self._store()
-        if any(chunk.type != pa.string() for chunk in self.chunks):
-            self.chunks = [
-                chunk if chunk.type != pa.string() else json_column(chunk.to_pylist())
-                for chunk in self.chunks
-            ]
-        return pa.chunked_array(self.chunks)
+        for name, column in block.columns.items():
+            before = self.types.get(name, pa.json_() if self.num_rows else column.type)
+            self.types[name] = column.type if before == pa.string() else pa.json_()
+        for name in self.types.keys() - block.columns.keys():
+            self.types[name] = pa.json_()
+        self.num_rows += block.num_rows
 
-    def _fill(self, num_rows: int) -> None:
-        self.values += [_ABSENT] * (num_rows - self.num_rows)
-        self.num_rows = num_rows
+    @property
+    def schema(self) -> "pa.Schema":
+        """Names and types of the columns."""
+        import pyarrow as pa
 
-    def _store(self) -> None:
-        if self.values or not self.chunks:
-            self.chunks.append(_to_arrow(self.values))
-            self.values = []
+        return pa.schema(list(self.types.items()))
+
+    def table(self, block: JsonBlock) -> "pa.Table":
+        """A block as a table with the columns of the whole file."""
+        import pyarrow as pa
+
+        arrays = []
+        for name, kind in self.types.items():
+            column = block.columns.get(name)
+            if column is None:
+                column = json_column([_ABSENT] * block.num_rows)
+            elif column.type != kind:
+                column = json_column(column.to_pylist())
+            arrays.append(column)
+        return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-def _items(file: TextIO, may_be_list: bool) -> Iterator[tuple[str, Any]]:
+def _items(open_text: Callable[[], TextIO], may_be_list: bool) -> Iterator[tuple[str, Any]]:
     """Each value with its place: "line 3", or "item 3" of a list."""
-    if may_be_list and _starts_list(file):
-        yield from ((f"item {number}", item) for number, item in enumerate(_parse(file.read()), 1))
-        return
+    is_list = may_be_list and _starts_list(open_text)
+    with open_text() as file:
+        if is_list:
+            items = enumerate(_parse(file.read()), 1)
+            yield from ((f"item {number}", item) for number, item in items)
+        else:
+            yield from _lines(file)
+
+
+def _lines(file: TextIO) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -138,11 +194,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _starts_list(file: TextIO) -> bool:
-    while (character := file.read(1)).isspace():
-        pass
-    file.seek(0)
-    return character == "["
+def _starts_list(open_text: Callable[[], TextIO]) -> bool:
+    with open_text() as file:
+        while (character := file.read(1)).isspace():
+            pass
+        return character == "["
 
 
 def _to_arrow(values: Sequence[Any]) -> "pa.Array":

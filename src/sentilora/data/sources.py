@@ -76,16 +76,16 @@ def read_table(
     """
     if isinstance(source, InMemory):
         return source.table
-    paths = _local_paths(source, split)
+    paths = local_paths(source, split)
     if paths is None:
         return _read_hub(source, split)
     if len(paths) == 1 and paths[0].is_dir():
         return _read_saved(paths[0]) if is_saved(paths[0]) else read_class_folders(paths[0])
     tables = [read_file(path, is_needed) for path in paths]
-    return _described(_joined(source, paths, tables), source, paths[0])
+    return describe(join_tables(source, paths, tables), source, paths[0])
 
 
-def _local_paths(source: str, split: str) -> list[Path] | None:
+def local_paths(source: str, split: str) -> list[Path] | None:
     """The files or the folder of a split on this machine, or None for a hub id."""
     if source == EMBEDDED:
         # The embedded reviews have no validation file: validation rows come out of train.
@@ -103,7 +103,7 @@ def _local_paths(source: str, split: str) -> list[Path] | None:
 
 def is_on_hub(source: str) -> bool:
     """Whether a source is read from the hub: an id that names nothing on this machine."""
-    return _local_paths(source, "train") is None
+    return local_paths(source, "train") is None
 
 
 def hub_splits(source: str) -> list[str]:
@@ -119,10 +119,10 @@ def hub_splits(source: str) -> list[str]:
         ) from error
 
 
-def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> "pa.Table":
+def join_tables(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> "pa.Table":
     """The tables one after the other. Raises `DataError` if columns or names of labels differ."""
     try:
-        joined = concatenated(tables)
+        whole = concatenated(tables)
     except ValueError as error:
         raise _misfit(source, paths, tables) from error
     first = tables[0]
@@ -134,7 +134,7 @@ def _joined(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) ->
                 seen=source,
                 remedy="give the files of a split the same names in the same order",
             )
-    return joined
+    return whole
 
 
 def _misfit(source: str, paths: Sequence[Path], tables: Sequence["pa.Table"]) -> DataError:
@@ -159,7 +159,7 @@ def _columns(table: "pa.Table") -> str:
 # --- what `datasets` knows of the data -----------------------------------------------------------
 
 
-def _described(table: "pa.Table", source: str, path: Path) -> "pa.Table":
+def describe(table: "pa.Table", source: str, path: Path) -> "pa.Table":
     """The table with the names of its labels, if a file beside it, as the hub has it, names them.
 
     The names go where `datasets` puts them in a Parquet file. Raises `DataError` if other names are
@@ -170,9 +170,9 @@ def _described(table: "pa.Table", source: str, path: Path) -> "pa.Table":
         features = features_beside(place)
         if features is None:
             continue
-        described = _with_features(table, features)
+        named = _with_features(table, features)
         for name in table.column_names:
-            own, beside = stored_names(table, name), stored_names(described, name)
+            own, beside = stored_names(table, name), stored_names(named, name)
             if own and beside and own != beside:
                 raise DataError(
                     f"{quoted(path)} names the labels of {quoted(name)} {listed(own)}, the "
@@ -181,7 +181,7 @@ def _described(table: "pa.Table", source: str, path: Path) -> "pa.Table":
                     remedy="remove the description that is wrong",
                 )
         if b"huggingface" not in (table.schema.metadata or {}):
-            return described
+            return named
     return table
 
 

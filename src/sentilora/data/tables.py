@@ -5,8 +5,11 @@ can be written with everything else it holds.
 """
 
 import gzip
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
@@ -21,15 +24,27 @@ if TYPE_CHECKING:
 
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-OUTPUT_SUFFIXES = (*_TEXT_SUFFIXES, ".parquet", *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES))
+_PACKED = (".gz", ".zst")
+OUTPUT_SUFFIXES = (
+    *_TEXT_SUFFIXES,
+    ".parquet",
+    *(f"{suffix}{packed}" for packed in _PACKED for suffix in _TEXT_SUFFIXES),
+)
 SUFFIXES = (*OUTPUT_SUFFIXES, ".xlsx")
 _ROWS_AT_ONCE = 8192
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that names a file's format, without ".gz": ".csv" of "a.CSV.gz"; "" for none."""
+    """The suffix of a file's format, without ".gz" or ".zst": ".csv" of "a.CSV.gz"; "" for none."""
     name = path.name.lower()
-    return next((s.removesuffix(".gz") for s in SUFFIXES if name.endswith(s)), "")
+    suffix = next((s for s in SUFFIXES if name.endswith(s)), "")
+    return suffix.removesuffix(packing_of(path))
+
+
+def packing_of(path: Path) -> str:
+    """How a file is packed: ".gz", ".zst" or ""."""
+    name = path.name.lower()
+    return next((packed for packed in _PACKED if name.endswith(packed)), "")
 
 
 def concatenated(tables: Sequence["pa.Table"]) -> "pa.Table":
@@ -88,14 +103,8 @@ def read_file(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table"
 
     Raises `DataError` for an unknown suffix and for a file that cannot be read.
     """
-    suffix = suffix_of(path)
-    if not suffix:
-        raise DataError(
-            f"cannot tell the format of {path.name}",
-            seen=str(path),
-            remedy=f"use one of {', '.join(SUFFIXES)}",
-        )
-    try:
+    suffix = require_suffix(path)
+    with readable_file(path):
         match suffix:
             case ".parquet":
                 return _read_parquet(path, is_needed)
@@ -105,8 +114,25 @@ def read_file(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table"
                 separator = "\t" if suffix == ".tsv" else ","
                 return read_delimited(path, lambda: open_text(path, ""), separator, is_needed)
         # Lines end at \n only: a JSON string may hold other characters at which Python splits.
-        with open_text(path, "\n") as file:
-            return read_json(file, suffix == ".json", is_needed)
+        return read_json(lambda: open_text(path, "\n"), suffix == ".json", is_needed)
+
+
+def require_suffix(path: Path) -> str:
+    """`suffix_of` a file. Raises `DataError` if the file's name names no format."""
+    if suffix := suffix_of(path):
+        return suffix
+    raise DataError(
+        f"cannot tell the format of {path.name}",
+        seen=str(path),
+        remedy=f"use one of {', '.join(SUFFIXES)}",
+    )
+
+
+@contextmanager
+def readable_file(path: Path) -> Iterator[None]:
+    """Within a `with` block, what a file that cannot be read raises is a `DataError`."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise DataError(
             f"{quoted(path)} is not valid UTF-8{_bad_byte(path)}",
@@ -122,10 +148,21 @@ def read_file(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table"
 
 
 def open_text(path: Path, newline: str) -> TextIO:
-    """A file of UTF-8 text, packed with gzip or not, without its byte-order mark."""
-    if path.name.lower().endswith(".gz"):
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
-    return path.open(encoding="utf-8-sig", newline=newline)
+    """A file of UTF-8 text, packed or not, without its byte-order mark."""
+    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline=newline)
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    match packing_of(path):
+        case ".gz":
+            return cast(IO[bytes], gzip.open(path, "rb"))
+        case (
+            ".zst"
+        ):  # Arrow's reader goes on after a frame, and notices a file that ends within one
+            import pyarrow as pa
+
+            return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
 
 
 def _read_parquet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table":
@@ -145,26 +182,45 @@ def _read_parquet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Ta
 
 
 def _with_range_index(table: "pa.Table") -> "pa.Table":
-    """The table with pandas' index as a column, where the file has only its start and step.
+    """The table with pandas' index as a column, where the file has only its start and step."""
+    index = range_index(table.schema, len(table))
+    return table if index is None else index.added(table, 0)
+
+
+@dataclass(frozen=True)
+class RangeIndex:
+    """An index of pandas that a file has only as start and step. metadata: with it as a column."""
+
+    name: str
+    numbers: range
+    metadata: dict[bytes, bytes]
+
+    def added(self, table: "pa.Table", first: int) -> "pa.Table":
+        """A table of consecutive rows with the index as a column. first: number of its first."""
+        import pyarrow as pa
+
+        numbers = pa.array(self.numbers[first : first + len(table)], pa.int64())
+        return table.append_column(self.name, numbers).replace_schema_metadata(self.metadata)
+
+
+def range_index(schema: "pa.Schema", num_rows: int) -> RangeIndex | None:
+    """The index of a file that has only its start and step, None if it has no such index.
 
     Any other index is a column already. 0, 1, 2 … without a name counts the rows and says nothing.
     """
-    import pyarrow as pa
-
     try:
-        pandas = json.loads((table.schema.metadata or {})[b"pandas"])
+        pandas = json.loads((schema.metadata or {})[b"pandas"])
         (index,) = pandas["index_columns"]
         numbers = range(index["start"], index["stop"], index["step"])
     except (KeyError, ValueError, TypeError):
-        return table
-    if len(numbers) != len(table) or (numbers == range(len(table)) and index["name"] is None):
-        return table
+        return None
+    if len(numbers) != num_rows or (numbers == range(num_rows) and index["name"] is None):
+        return None
     name = index["name"] or "__index_level_0__"  # pandas' own name for an index without one
     pandas["index_columns"] = [name]
     integer = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
     pandas["columns"].append({"name": index["name"], "field_name": name, **integer})
-    metadata = {**table.schema.metadata, b"pandas": json.dumps(pandas).encode()}
-    return table.append_column(name, pa.array(numbers)).replace_schema_metadata(metadata)
+    return RangeIndex(name, numbers, {**schema.metadata, b"pandas": json.dumps(pandas).encode()})
 
 
 def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table":
@@ -219,8 +275,7 @@ def _cells_to_arrow(cells: list[Any]) -> "pa.Array":
 
 def _bad_byte(path: Path) -> str:
     """Where a file stops being UTF-8: ": byte 0xe9 in line 1"."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with cast(IO[bytes], opener(path, "rb")) as file:
+    with _open_bytes(path) as file:
         content = file.read()
     try:
         content.decode("utf-8")

@@ -181,6 +181,12 @@ class Engine:
             self._keep(min(num, CPU_WEIGHTS_BYTES // sizes.weights))
         self._planned = True  # a second plan would count the kept weights as missing
 
+    def score_in(self, max_score_tokens: int, keep_layers: int) -> None:
+        """Score as an earlier process did, whatever memory is free now."""
+        self._max_score_tokens = max_score_tokens
+        self._keep(keep_layers)
+        self._planned = True
+
     def take_plan(self, other: "Engine") -> None:
         """Run as `other` did, so that the numbers are the same bits."""
         self._max_tokens, self._max_score_tokens = other.max_tokens, other.max_score_tokens

@@ -13,11 +13,11 @@ do, it is scored with one row per label instead, and a warning says so.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -66,6 +66,24 @@ class _Plan:
     shrinks: bool = False
 
 
+@dataclass(frozen=True)
+class PassSizes:
+    """What of the passes follows free memory when it is planned, and their numbers' last bits too.
+
+    tree_room: with many labels, the room for a pass that reads them level by level.
+    """
+
+    max_score_tokens: int
+    keep_layers: int
+    tree_room: TreeRoom | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The sizes in what `asdict` returned."""
+        room = content["tree_room"]
+        return cls(**{**content, "tree_room": None if room is None else TreeRoom(**room)})
+
+
 class UndefinedScores(SentiloraError):
     """The model's scores are NaN."""
 
@@ -96,6 +114,34 @@ class LabelScorer:
         many = sum(len(ids) - 1 for ids in self.label_ids) > FEW_TOKENS
         self.tree = LabelTree(self.label_ids) if many else None
         self._branches_work: bool | None = None
+        self._fixed: PassSizes | None = None
+
+    def fix_passes(self, sizes: PassSizes | None = None) -> PassSizes | None:
+        """Let free memory no longer decide what shares a pass. Returns what decides instead.
+
+        sizes: as an earlier process planned; None plans now. Returns None without the fast engine,
+        whose absence leaves `batch_size` to decide.
+        """
+        engine = self.engine
+        if engine is None or not engine.is_usable():
+            return None
+        if sizes is None:
+            engine.refresh()
+            engine.keep_weights(self.runtime.max_memory_gib)
+            room = None if self.tree is None else self._tree_room(engine)
+            sizes = PassSizes(engine.max_score_tokens, engine.keep_layers, room)
+        engine.score_in(sizes.max_score_tokens, sizes.keep_layers)
+        self._fixed = sizes
+        return sizes
+
+    def restore_passes(self) -> bool:
+        """Whether passes became smaller because memory ran out. From here on they are as fixed."""
+        if self._fixed is None or self.engine is None:
+            return False
+        shrank = self.engine.max_score_tokens != self._fixed.max_score_tokens
+        if shrank:
+            self.engine.limit_scoring(self._fixed.max_score_tokens)
+        return shrank
 
     def log_probs(
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
@@ -200,6 +246,9 @@ class LabelScorer:
         return self.engine.max_score_tokens * num_tokens // (2 * room.text_tokens)
 
     def _tree_room(self, engine: Engine) -> TreeRoom:
+        fixed = self._fixed
+        if fixed and fixed.tree_room and fixed.max_score_tokens == engine.max_score_tokens:
+            return fixed.tree_room
         model: Any = self.model
         vocabulary = int(model.get_output_embeddings().weight.shape[0])
         return engine.tree_room(vocabulary, self.runtime.max_memory_gib)

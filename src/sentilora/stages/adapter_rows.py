@@ -24,6 +24,7 @@ from sentilora.stages.from_config import (
     load_test_of,
     prompt_format_of,
 )
+from sentilora.template import TEXT
 from sentilora.wording import counted, quoted
 
 
@@ -73,6 +74,18 @@ def settings_of(
         )
     prompt = {f"prompt.{name}": value for name, value in stored.prompt.to_dict().items()}
     return config.with_values({**prompt, **overrides}), stored.prompt
+
+
+def text_column_of(folder: AdapterFolder) -> str:
+    """The column of texts that an adapter was trained on; the usual one if that is not recorded."""
+    path = folder.run / CONFIG_FILE
+    if not path.is_file():
+        return TEXT
+    try:
+        return read_config(path).data.text_column
+    except DataError as error:  # of another version, perhaps: the adapter itself can be read
+        say(f"texts are taken from column {TEXT!r}: {error.problem}")
+        return TEXT
 
 
 def load_test(

@@ -4,26 +4,18 @@ sentilora predict "A lovely film."
 sentilora predict --input reviews.csv --output labeled.csv
 """
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from sentilora.config import CONFIG_FILE, read_config
-from sentilora.data.columns import (
-    items_of,
-    missing_column,
-    text_fault,
-    texts_of,
-    unknown_placeholder,
-)
-from sentilora.data.output import encode_table, write_encoded
+from sentilora.bulk.answers import classify_rows
+from sentilora.data.columns import items_of, text_fault, texts_of
 from sentilora.data.rows import row_place
 from sentilora.data.sources import read_table
-from sentilora.data.tables import OUTPUT_SUFFIXES, python_values, suffix_of
+from sentilora.data.tables import python_values
 from sentilora.data.text import Item, require_text
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -34,7 +26,13 @@ from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.shipped import shipped_adapter
-from sentilora.stages.adapter_rows import belongs_to_adapter
+from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_of
+from sentilora.stages.predict_file import (
+    names_folder,
+    predict_file,
+    require_columns,
+    require_file,
+)
 from sentilora.template import TEXT
 from sentilora.wording import counted, listed, quoted, with_article
 
@@ -54,6 +52,8 @@ def predict(
     labels: Sequence[str] | None = None,
     template: str | None = None,
     explain: bool = False,
+    format: str | None = None,
+    units: str | None = None,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
     """The predictions for texts or records, or for the rows of a file, in their order.
@@ -64,70 +64,33 @@ def predict(
     as its `fault`.
     text_column: its column of texts, by default that of the adapter's training, or "text". output:
     new file for its rows, unchanged, with the columns `prediction`, `probability_<label>`,
-    `truncated`, and, if a row has one, `fault` added. adapter: folder of an adapter; None for the
-    one that ships. explain: whether to find the words that moved each prediction. base,
+    `truncated`, and, if a row has one, `fault` added; or a folder, which gets a file for each unit
+    of rows (see `predict_file`), and then nothing is returned. adapter: folder of an adapter; None
+    for the one that ships. explain: whether to find the words that moved each prediction. base,
     quantization, labels, template and the keywords of `Runtime`: as in `Classifier.load`. Raises
     `DataError` and `UsageError`; see `errors`.
     """
-    check_request(texts, input, output, text_column, explain)
-    load = partial(
-        Classifier.load,
-        base=base,
-        quantization=quantization,
-        labels=labels,
-        template=template,
-        **runtime,
+    check_request(texts, input, output, text_column, explain, format, units)
+    keywords: Any = dict(
+        base=base, quantization=quantization, labels=labels, template=template, **runtime
     )
-    path = None if output is None else Path(output)
+    if input is not None and output is not None:
+        options: Any = dict(text_column=text_column, adapter=adapter, format=format, units=units)
+        keep = not names_folder(output)
+        return predict_file(input, output, **options, **keywords, keep=keep)
     if input is not None:
-        check_files(Path(input), path)
+        require_file(Path(input))
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
-    format = format_of(folder, labels, template)
+    prompt = format_of(folder, labels, template)
+    load = partial(Classifier.load, folder, **keywords)
     if input is None:
-        items = list_of_texts(texts, format.columns)
-        check_texts(items, format)
-        return classify_all(load(folder), items, explain)
-    columns = [text_column or text_column_of(folder), *format.columns]
+        items = list_of_texts(texts, prompt.columns)
+        check_texts(items, prompt)
+        return classify_all(load(), items, explain)
+    columns = [text_column or text_column_of(folder), *prompt.columns]
     with belongs_to_adapter(folder):
-        table = read_input(Path(input), columns, every_column=path is not None)
-    return predict_table(partial(load, folder), table, path, columns, explain)
-
-
-def predict_table(
-    load: Callable[[], Classifier],
-    table: "pa.Table",
-    output: Path | None,
-    columns: Sequence[str],
-    explain: bool,
-) -> list[Prediction]:
-    """The predictions for the rows of a table, which are written to `output` if there is one.
-
-    load: loads the classifier. columns: that of the texts, then the others that the prompt shows.
-    """
-    encoded = None if output is None else encode_table(table, output)
-    classifier = load()
-    if output is not None:
-        check_columns(table, classifier.labels)
-    predictions = classify_usable(classifier, table, columns, explain)
-    if encoded is not None and output is not None:
-        added = encode_table(prediction_columns(predictions, classifier.labels), output)
-        for name in added.column_names:
-            encoded = encoded.append_column(name, added[name])
-        write_encoded(encoded, output)
-        say(f"{counted(len(predictions), 'row')} written to {quoted(output)}")
-    return predictions
-
-
-def text_column_of(folder: AdapterFolder) -> str:
-    """The column of texts that an adapter was trained on; the usual one if that is not recorded."""
-    path = folder.run / CONFIG_FILE
-    if not path.is_file():
-        return TEXT
-    try:
-        return read_config(path).data.text_column
-    except DataError as error:  # of another version, perhaps: the adapter itself can be read
-        say(f"texts are taken from column {TEXT!r}: {error.problem}")
-        return TEXT
+        table = read_input(Path(input), columns)
+    return classify_table(load(), table, columns, explain)
 
 
 # --- before a model is loaded --------------------------------------------------------------------
@@ -139,6 +102,8 @@ def check_request(
     output: str | Path | None,
     text_column: str | None,
     explain: bool,
+    format: str | None = None,
+    units: str | None = None,
 ) -> None:
     """Raise `UsageError` for keywords that exclude or require each other."""
     if (input is None) == (texts is None):
@@ -165,6 +130,21 @@ def check_request(
                 seen=str(value),
                 remedy="pass a file as `input`, or leave it out",
             )
+    for name, value in (("format", format), ("units", units)):
+        if value is not None and (output is None or not names_folder(output)):
+            raise UsageError(
+                f"`{name}` works only with a folder as `output`",
+                setting=name,
+                seen=value,
+                remedy="name a folder, with a slash at its end, or leave it out",
+            )
+    if str(input) == "-" and output is None:
+        raise UsageError(
+            "- as `input` works only with `output`",
+            setting="input",
+            seen="-",
+            remedy="pass - alone, without `input`, to print the answers",
+        )
     if output is not None and explain:
         raise UsageError(
             "a table has no column for what `explain` finds",
@@ -174,67 +154,20 @@ def check_request(
         )
 
 
-def check_files(source: Path, output: Path | None) -> None:
-    """Raise `DataError` for an input file, `UsageError` for an output file that cannot be used."""
-    if not source.exists():
-        raise DataError(
-            f"there is no file {quoted(source)}",
-            setting="input",
-            seen=str(source),
-            remedy="name a file or a folder as `input`",
-        )
-    if output is None:
-        return
-    if suffix_of(output) not in OUTPUT_SUFFIXES:
-        raise UsageError(
-            f"cannot tell the format of {output.name} from its name",
-            setting="output",
-            seen=str(output),
-            remedy=f"use one of {', '.join(OUTPUT_SUFFIXES)}",
-        )
-    check_output(output)
+def read_input(source: Path, columns: Sequence[str]) -> "pa.Table":
+    """The columns to classify. columns: that of the texts, then the others that the prompt shows.
 
-
-def check_output(output: Path) -> None:
-    """Raise `UsageError` if a file to write exists already, or its folder cannot be written to."""
-    folder = output.absolute().parent
-    remedy = "choose another file as `output`"
-    if output.exists():
-        problem, remedy = f"{quoted(output)} exists", f"remove it, or {remedy}"
-    elif not folder.is_dir():
-        problem = f"there is no folder {quoted(folder)} to write {output.name} to"
-    elif not os.access(folder, os.W_OK):
-        problem = f"the folder {quoted(folder)} is not writable"
-    else:
-        return
-    raise UsageError(problem, setting="output", seen=str(output), remedy=remedy)
-
-
-def read_input(source: Path, columns: Sequence[str], every_column: bool) -> "pa.Table":
-    """The table to classify. columns: that of the texts, then the others that the prompt shows.
-
-    every_column: whether to keep more columns than those. Raises `DataError` if the file lacks one
-    of them, or has no usable text in any row.
+    Raises `DataError` if the file lacks one of them, or has no usable text in any row.
     """
-    table = read_table(str(source), "test", None if every_column else columns.__contains__)
-    text = columns[0]
-    if missing := [name for name in columns if name not in table.column_names]:
-        names = read_table(str(source), "test").column_names
-        if text in missing:
-            raise missing_column(str(source), names, text, "text_column")
-        raise unknown_placeholder(str(source), names, missing[0])
-    for name in columns:
-        if table.column_names.count(name) > 1:
-            raise DataError(
-                f"{quoted(source)} has more than one column {name!r}",
-                setting="input",
-                seen=name,
-                remedy="rename or remove all but one",
-            )
+    table = read_table(str(source), "test", columns.__contains__)
+    names = table.column_names
+    if set(columns) - set(names):
+        names = read_table(str(source), "test").column_names  # all of them, for the message
+    require_columns(source, names, columns)
     if not len(table):
         say(f"{quoted(source)} has no rows")
-    elif all(map(text_fault, python_values(table[text]))):
-        texts_of(str(source), table, text)
+    elif all(map(text_fault, python_values(table[columns[0]]))):
+        texts_of(str(source), table, columns[0])
     return table
 
 
@@ -259,19 +192,6 @@ def check_texts(items: Sequence[Item], format: PromptFormat) -> None:
 # --- with a model --------------------------------------------------------------------------------
 
 
-def check_columns(table: "pa.Table", labels: Sequence[str]) -> None:
-    """Raise `DataError` if the table already has a column that predictions would be written to."""
-    columns = [*prediction_columns([], labels).column_names, "fault"]
-    conflicts = [name for name in columns if name in table.column_names]
-    if conflicts:
-        raise DataError(
-            f"the input already has a column {conflicts[0]!r}, which `output` would add",
-            setting="input",
-            seen=conflicts[0],
-            remedy="rename that column",
-        )
-
-
 def classify_all(classifier: Classifier, items: Sequence[Item], explain: bool) -> list[Prediction]:
     """The predictions for usable items, with explanations if requested."""
     with Progress("classifying", len(items)) as progress:
@@ -279,7 +199,7 @@ def classify_all(classifier: Classifier, items: Sequence[Item], explain: bool) -
     return with_explanations(classifier, items, predictions) if explain else predictions
 
 
-def classify_usable(
+def classify_table(
     classifier: Classifier, table: "pa.Table", columns: Sequence[str], explain: bool
 ) -> list[Prediction]:
     """The predictions for the rows; one without a label for a row that cannot be classified.
@@ -287,24 +207,20 @@ def classify_usable(
     columns: that of the texts, then the others that the prompt shows. Prints how many rows have no
     answer.
     """
-    text, *others = columns
-    items = items_of(table, text, others)
-    usable = [item for item in items if not isinstance(item, DataError)]
-    predictions = iter(classify_all(classifier, usable, explain))
-    if len(usable) < len(items):
-        faults = {row: item for row, item in enumerate(items) if isinstance(item, DataError)}
-        row, error = next(iter(faults.items()))
+    with Progress("classifying", len(table)) as progress:
+        predictions = classify_rows(classifier, table, columns, progress.advance)
+    faults = {row: p.fault for row, p in enumerate(predictions) if p.fault is not None}
+    if faults:
+        row, fault = next(iter(faults.items()))
         first = "" if len(faults) == 1 else "the first of them "
-        say(
-            f"{counted(len(faults), 'row')} without an answer, {first}{row_place(row)}: "
-            f"{error.problem}"
-        )
-    return [
-        Prediction.without_answer(cell, item.problem)
-        if isinstance(item, DataError)
-        else next(predictions)
-        for item, cell in zip(items, python_values(table[text]), strict=True)
-    ]
+        say(f"{counted(len(faults), 'row')} without an answer, {first}{row_place(row)}: {fault}")
+    if not explain:
+        return predictions
+    text, *others = columns
+    usable = [i for i in items_of(table, text, others) if not isinstance(i, DataError)]
+    answered = [prediction for prediction in predictions if prediction.fault is None]
+    explained = iter(with_explanations(classifier, usable, answered))
+    return [p if p.fault is not None else next(explained) for p in predictions]
 
 
 def with_explanations(
@@ -324,27 +240,3 @@ def with_explanations(
     say(f"explained {counted(len(items), 'text')} in {seconds:.1f} s")
     pairs = zip(predictions, explanations, strict=True)
     return [replace(prediction, explanation=explanation) for prediction, explanation in pairs]
-
-
-def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> "pa.Table":
-    """The columns `prediction`, `probability_<label>`, `truncated`, and `fault` if a row has one.
-
-    All but `fault` are null in a row without an answer.
-    """
-    import pyarrow as pa
-
-    columns = {
-        "prediction": pa.array([p.label for p in predictions], pa.string()),
-        **{
-            f"probability_{label}": pa.array(
-                [p.probabilities.get(label) for p in predictions], pa.float64()
-            )
-            for label in labels
-        },
-        "truncated": pa.array(
-            [None if p.label is None else p.truncated for p in predictions], pa.bool_()
-        ),
-    }
-    if any(p.fault for p in predictions):
-        columns["fault"] = pa.array([p.fault for p in predictions], pa.string())
-    return pa.table(columns)

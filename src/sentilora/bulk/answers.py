@@ -1,0 +1,81 @@
+"""The rows of a table as predictions, and predictions as columns of a table."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sentilora.data.columns import items_of
+from sentilora.data.tables import python_values
+from sentilora.errors import DataError
+from sentilora.scoring.answers import Prediction
+from sentilora.scoring.classifier import Classifier
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FAULT = "fault"  # column with the reason why a row has no answer
+
+
+def classify_rows(
+    classifier: Classifier,
+    table: "pa.Table",
+    columns: Sequence[str],
+    progress: Callable[[int], object],
+) -> list[Prediction]:
+    """The predictions for the rows; one without a label for a row that cannot be classified.
+
+    columns: that of the texts, then the others that the prompt shows. progress: called with each
+    number of rows that are done.
+    """
+    text, *others = columns
+    items = items_of(table, text, others)
+    usable = [item for item in items if not isinstance(item, DataError)]
+    progress(len(items) - len(usable))
+    predictions = iter(classifier.classify(usable, progress))
+    return [
+        Prediction.without_answer(cell, item.problem)
+        if isinstance(item, DataError)
+        else next(predictions)
+        for item, cell in zip(items, python_values(table[text]), strict=True)
+    ]
+
+
+def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> "pa.Table":
+    """The columns `prediction`, `probability_<label>`, `truncated` and `fault`.
+
+    All but `fault` are null in a row without an answer, and `fault` in the others.
+    """
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "prediction": pa.array([p.label for p in predictions], pa.string()),
+            **{
+                f"probability_{label}": pa.array(
+                    [p.probabilities.get(label) for p in predictions], pa.float64()
+                )
+                for label in labels
+            },
+            "truncated": pa.array(
+                [None if p.label is None else p.truncated for p in predictions], pa.bool_()
+            ),
+            FAULT: pa.array([p.fault for p in predictions], pa.string()),
+        }
+    )
+
+
+def predictions_of(
+    table: "pa.Table", columns: "pa.Table", text: str, labels: Sequence[str]
+) -> list[Prediction]:
+    """The predictions that `prediction_columns` turned into columns, for the rows of a table."""
+    answers = columns.to_pylist()
+    return [
+        Prediction.without_answer(cell, row[FAULT])
+        if row["prediction"] is None
+        else Prediction(
+            cell,
+            row["prediction"],
+            {label: row[f"probability_{label}"] for label in labels},
+            row["truncated"],
+        )
+        for row, cell in zip(answers, python_values(table[text]), strict=True)
+    ]

@@ -1,0 +1,156 @@
+"""The files of a folder of units, and the one file that they are joined to where one was named.
+
+    part-00002-of-00016.parquet       the rows of a unit, with their predictions
+    rejects-00002-of-00016.jsonl      number and fault of those without an answer, if there are any
+
+A unit is done when its part exists: each file is written aside, put on the disk and renamed. Where
+one file is made of the units, rows without an answer stay in place, and the parts are streams of
+Arrow, which hold any schema as it is.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sentilora.bulk.answers import FAULT, prediction_columns
+from sentilora.bulk.units import Unit
+from sentilora.data.output import Encoding, encode_table, write_encoded, write_pieces, written_aside
+from sentilora.errors import SentiloraError
+from sentilora.scoring.answers import Prediction
+from sentilora.wording import counted, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_STREAM = ".arrow"
+
+
+class Reject(NamedTuple):
+    """A row without an answer: its number in the input, counted from 0, and why."""
+
+    row: int
+    fault: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """The units in a folder. encoding: of the input's columns. labels: of the classifier.
+
+    whole: the file that is made of the units; None where they are the result.
+    """
+
+    folder: Path
+    encoding: Encoding
+    labels: Sequence[str]
+    suffix: str
+    whole: Path | None = None
+
+    def part(self, unit: Unit) -> Path:
+        """The file with a unit's rows."""
+        suffix = self.suffix if self.whole is None else _STREAM
+        return self.folder / f"part-{unit.name}{suffix}"
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether a unit has been scored and written."""
+        return self.part(unit).exists()
+
+    def write(self, unit: Unit, table: "pa.Table", predictions: Sequence[Prediction]) -> None:
+        """Write a unit. table: its rows.
+
+        Raises `SentiloraError` if there are not as many predictions as rows in the unit.
+        """
+        import pyarrow as pa
+
+        if not unit.num_rows == len(table) == len(predictions):
+            raise SentiloraError(
+                f"unit {unit.name} has {counted(unit.num_rows, 'row')}, of which {len(table):,} "
+                f"were read and {len(predictions):,} answered"
+            )
+        rejects = [
+            Reject(unit.first + place, prediction.fault)
+            for place, prediction in enumerate(predictions)
+            if prediction.fault is not None
+        ]
+        if rejects:
+            with written_aside(self._rejects(unit)) as partial:
+                lines = [json.dumps(reject._asdict(), ensure_ascii=True) for reject in rejects]
+                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows = self.encoding.encode(table)
+        answers = prediction_columns(predictions, self.labels)
+        if self.whole is not None:
+            with written_aside(self.part(unit)) as partial:
+                joined_rows = _beside(rows, answers)
+                with pa.ipc.new_stream(str(partial), joined_rows.schema) as writer:
+                    writer.write_table(joined_rows)
+            return
+        encoded = encode_table(answers.drop_columns([FAULT]), self.part(unit))
+        answered = pa.array([prediction.fault is None for prediction in predictions], pa.bool_())
+        write_encoded(_beside(rows, encoded).filter(answered), self.part(unit))
+
+    def rejects(self, units: Sequence[Unit]) -> Iterator[Reject]:
+        """The rows of units without an answer."""
+        for unit in units:
+            if self._rejects(unit).exists():
+                for line in self._rejects(unit).read_text(encoding="utf-8").splitlines():
+                    yield Reject(**json.loads(line))
+
+    @property
+    def rejects_glob(self) -> Path:
+        """A pattern for the files of rows without an answer."""
+        return self.folder / "rejects-*.jsonl"
+
+    def _rejects(self, unit: Unit) -> Path:
+        return self.folder / f"rejects-{unit.name}.jsonl"
+
+    def answers(self, unit: Unit) -> "pa.Table":
+        """The columns of a unit's predictions, where one file is made of the units."""
+        table = self._read(unit)
+        return table.select(range(table.num_columns - self._num_added, table.num_columns))
+
+    def join(self, units: Sequence[Unit]) -> None:
+        """Make one file of all units. The column `fault` is in it if a row has no answer.
+
+        Raises `SentiloraError` if a unit has other rows than it should.
+        """
+        has_faults = any(self._rejects(unit).exists() for unit in units)
+        pieces = (self._piece(unit, has_faults) for unit in units)
+        first = next(pieces)
+        if self.whole is not None:
+            write_pieces(first.schema, _with_first(first, pieces), self.whole)
+
+    def _piece(self, unit: Unit, has_faults: bool) -> "pa.Table":
+        """The rows of a unit as the whole file holds them."""
+        table = self._read(unit)
+        if len(table) != unit.num_rows:
+            raise SentiloraError(
+                f"{quoted(self.part(unit))} has {counted(len(table), 'row')} instead of "
+                f"{unit.num_rows:,}",
+                remedy="remove it and start again: the other units are kept",
+            )
+        num_columns = table.num_columns - self._num_added
+        answers = self.answers(unit) if has_faults else self.answers(unit).drop_columns([FAULT])
+        rows = table.select(range(num_columns))
+        return _beside(rows, encode_table(answers, self.encoding.path))
+
+    @property
+    def _num_added(self) -> int:
+        return len(prediction_columns([], self.labels).column_names)
+
+    def _read(self, unit: Unit) -> "pa.Table":
+        import pyarrow as pa
+
+        with pa.OSFile(str(self.part(unit))) as file, pa.ipc.open_stream(file) as reader:
+            return reader.read_all()
+
+
+def _beside(table: "pa.Table", columns: "pa.Table") -> "pa.Table":
+    for name in columns.column_names:
+        table = table.append_column(name, columns[name])
+    return table
+
+
+def _with_first(first: "pa.Table", others: "Iterator[pa.Table]") -> "Iterator[pa.Table]":
+    yield first
+    yield from others

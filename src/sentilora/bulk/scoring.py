@@ -1,0 +1,215 @@
+"""An input of any size, scored unit by unit: what is done stays done, whatever happens then.
+
+score_input(job, load, Share.parse("3/16"))
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentilora.bulk.answers import classify_rows, predictions_of
+from sentilora.bulk.manifest import Manifest, computation_of
+from sentilora.bulk.results import Results
+from sentilora.bulk.units import Share, Unit, rows_of, units_of
+from sentilora.data.rows import row_place
+from sentilora.data.streams import Stream
+from sentilora.errors import Interrupted, UsageError
+from sentilora.folders.claim import Claim, claim, contents, require_free
+from sentilora.progress import Progress, say
+from sentilora.scoring.answers import Prediction
+from sentilora.scoring.classifier import Classifier
+from sentilora.wording import counted, quoted
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be scored, and where to.
+
+    columns: that of the texts, then the others that the prompt shows. manifest: of now, without
+    what is known only once the model is loaded.
+    """
+
+    stream: Stream
+    columns: Sequence[str]
+    results: Results
+    manifest: Manifest
+
+    def units(self) -> list[Unit]:
+        """All units of the input."""
+        return units_of(self.stream.num_rows, self.manifest.rows_per_unit)
+
+
+def score_input(
+    job: Job, load: Callable[[], Classifier], share: Share | None = None, *, keep: bool = False
+) -> list[Prediction]:
+    """Score the units that are not done yet, all or those of a share.
+
+    load: loads the classifier, unless nothing is left to do. Returns the predictions of all rows if
+    `keep`, where one file is made of the units; else none, because they may be more than memory
+    holds.
+
+    Raises `UsageError` when the folder holds units of another manifest, or another job works there,
+    `Interrupted` when the user pressed Ctrl-C.
+    """
+    results, units = job.results, job.units()
+    mine = units if share is None else share.of(units)
+    with _claimed(results, share):
+        recorded = recorded_manifest(results.folder)
+        if recorded is not None:
+            recorded.require_same(job.manifest, results.folder)
+        pending = [unit for unit in mine if not results.is_done(unit)]
+        if len(pending) < len(mine):
+            say(f"{len(mine) - len(pending):,} of {counted(len(mine), 'unit')} done before")
+        if pending:
+            require_new(results.whole)
+            classifier = load()
+            _settle(job, classifier, recorded)
+            _score(job, classifier, pending, mine)
+        predictions = _kept(job, units) if keep else []
+        if results.whole is not None and not results.whole.exists():
+            results.join(units)
+        _report(job, mine, share)
+        if results.whole is not None:
+            _clear(results.folder)
+    return predictions
+
+
+def require_new(path: Path | None) -> None:
+    """Raise `UsageError` if a file to write exists already."""
+    if path is not None and path.exists():
+        raise UsageError(
+            f"{quoted(path)} exists",
+            setting="output",
+            seen=str(path),
+            remedy="remove it, or choose another file as `output`",
+        )
+
+
+def recorded_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a folder, if there is one."""
+    return Manifest.load(folder) if (folder / Manifest.FILE).is_file() else None
+
+
+def _settle(job: Job, classifier: Classifier, recorded: Manifest | None) -> None:
+    """Compute as recorded, or record how. Raises `UsageError` if that is impossible."""
+    sizes = None if recorded is None else recorded.pass_sizes
+    now = job.manifest.model_copy(update={"computation": computation_of(classifier, sizes)})
+    if recorded is None:
+        recorded = now.create(job.results.folder)
+        if recorded.pass_sizes != now.pass_sizes:  # another share was first
+            computation = computation_of(classifier, recorded.pass_sizes)
+            now = now.model_copy(update={"computation": computation})
+    recorded.require_same(now, job.results.folder)
+
+
+def _score(job: Job, classifier: Classifier, pending: list[Unit], mine: list[Unit]) -> None:
+    results = job.results
+    try:
+        with Progress("classifying", sum(unit.num_rows for unit in pending)) as progress:
+            for unit, table in rows_of(job.stream, pending):
+                predictions = classify_rows(classifier, table, job.columns, progress.advance)
+                if classifier.scorer.restore_passes():
+                    say(
+                        f"warning: unit {unit.name} was scored in smaller passes, because memory "
+                        "ran out; the last digits of its probabilities may differ in another run"
+                    )
+                results.write(unit, table, predictions)
+    except KeyboardInterrupt as error:
+        num_done = sum(map(results.is_done, mine))
+        raise Interrupted(
+            f"interrupted: {num_done:,} of {counted(len(mine), 'unit')} done",
+            remedy="the same command goes on from there",
+        ) from error
+
+
+def _kept(job: Job, units: Sequence[Unit]) -> list[Prediction]:
+    return [
+        prediction
+        for unit, table in rows_of(job.stream, units)
+        for prediction in predictions_of(
+            table, job.results.answers(unit), job.columns[0], job.results.labels
+        )
+    ]
+
+
+def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
+    """Print how many rows were written, and where, and how many have no answer."""
+    results = job.results
+    rejects = results.rejects(mine)
+    first = next(rejects, None)
+    num_faults = 0 if first is None else 1 + sum(1 for _ in rejects)
+    if first is not None:
+        which = "" if num_faults == 1 else "the first of them "
+        where = "" if results.whole is not None else f" (all in {quoted(results.rejects_glob)})"
+        say(
+            f"{counted(num_faults, 'row')} without an answer, {which}{row_place(first.row)}: "
+            f"{first.fault}{where}"
+        )
+    num_rows = sum(unit.num_rows for unit in mine)
+    if results.whole is not None:
+        say(f"{counted(num_rows, 'row')} written to {quoted(results.whole)}")
+        return
+    of_share = "" if share is None else f"share {share}: "
+    say(
+        f"{of_share}{counted(num_rows - num_faults, 'row')} written to {quoted(results.folder)} in "
+        f"{counted(len(mine), 'file')}"
+    )
+
+
+@contextmanager
+def _claimed(results: Results, share: Share | None) -> Iterator[None]:
+    """Within a `with` block, no other job works on these units.
+
+    Of one file's units nothing stays if there is none to go on from.
+    """
+    folder = results.folder
+    own = folder if share is None else folder / f".share-{share.number}-of-{share.count}"
+    with _claim(own, folder):
+        if not _is_ours(folder):
+            raise UsageError(
+                f"the folder {quoted(folder)} holds other files",
+                setting="output",
+                seen=str(folder),
+                remedy="choose a new or an empty folder as `output`",
+            )
+        try:
+            yield
+        except BaseException:
+            if results.whole is not None and not any(folder.glob("part-*")):
+                _clear(folder)
+            raise
+    for place in {own, folder} if results.whole is not None else {own} - {folder}:
+        with suppress(OSError):  # in use, or removed already
+            place.rmdir()
+
+
+def _claim(own: Path, folder: Path) -> Claim:
+    """The claim on a folder of units, or on a share of it. Raises `UsageError` if it is held."""
+    try:
+        if own == folder:
+            for share in folder.glob(".share-*"):
+                require_free(share)
+                shutil.rmtree(share, ignore_errors=True)  # of a job that was killed
+        return claim(own)
+    except UsageError as error:
+        raise UsageError(
+            error.problem,
+            setting="output",
+            seen=error.seen,
+            remedy="wait until it ends, or choose another `output`",
+        ) from error
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds units, or nothing that a user put there."""
+    is_empty = all(path.name.startswith(".") for path in contents(folder))
+    return is_empty or (folder / Manifest.FILE).is_file()
+
+
+def _clear(folder: Path) -> None:
+    """Remove the files in a folder, the manifest last: without it the others are no units."""
+    for path in sorted(contents(folder), key=lambda path: path.name == Manifest.FILE):
+        if path.is_file():
+            path.unlink()
