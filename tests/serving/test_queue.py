@@ -103,7 +103,7 @@ def test_the_predicted_wait_is_that_of_the_pass_under_way_and_of_what_waits(loop
     now = 0.0
     queue = PassQueue(BUDGET, clock=lambda: now)
     assert queue.predicted_wait() == 0  # nothing is known yet
-    for size in (50, 100, 80, 20):
+    for size in (100, 16, 32):
         queue.finished(size, 0.5 + 0.01 * size)
     queue.add([entry(loop, 100), entry(loop, 50), entry(loop, 500, lane=LOW)])
     assert queue.predicted_wait() == pytest.approx(2 * 0.5 + 1.5)
@@ -120,5 +120,14 @@ def test_the_pace_is_never_negative_and_grows_with_the_tokens(passes):
     pace = Pace()
     for num_tokens, seconds in passes:
         pace.add(num_tokens, seconds)
-    few, many = pace.seconds(100, 1), pace.seconds(1000, 1)
-    assert 0 <= few <= many
+    times = [pace.pass_seconds(n) for n in (1, 10, 100, 500, 1000, 5000)]
+    assert times == sorted(times) and times[0] >= 0
+    assert pace.seconds(1000, 100) == pytest.approx(10 * pace.pass_seconds(100))
+
+
+def test_many_small_passes_do_not_make_large_ones_look_slow():
+    pace = Pace()
+    pace.add(4096, 1.0)
+    for _ in range(1000):
+        pace.add(50, 0.1)
+    assert pace.pass_seconds(4096) == 1.0

@@ -12,8 +12,7 @@ from time import monotonic
 from typing import Any
 
 NORMAL, LOW = 0, 1  # lanes: answers, and explanations, which wait until no answer does
-FADING = 0.9  # weight of the passes before each new one in the pace
-MIN_SPREAD = 1e-3  # of pass sizes, relative: below it, a line through them says nothing
+NEWEST = 0.3  # weight of a pass in the mean of its size
 
 
 class Expired(Exception):
@@ -42,28 +41,41 @@ class Entry:
 
 
 class Pace:
-    """How long a pass takes, from the last ones: a fixed part, and a part per token."""
+    """How long a pass takes, by its size: means of the last passes of each power of two tokens.
+
+    Small passes say little of large ones, and are by far the most frequent on a quiet day. So sizes
+    are remembered apart.
+    """
 
     def __init__(self) -> None:
-        self._sums = [0.0] * 5  # passes, tokens, tokens², seconds, tokens · seconds
+        self._means: dict[int, tuple[float, float]] = {}  # tokens, seconds
 
     def add(self, num_tokens: int, seconds: float) -> None:
         """Learn from a pass."""
-        values = (1.0, num_tokens, num_tokens**2, seconds, num_tokens * seconds)
-        self._sums = [FADING * old + new for old, new in zip(self._sums, values, strict=True)]
+        size = num_tokens.bit_length()
+        tokens, mean = self._means.get(size, (num_tokens, seconds))
+        self._means[size] = (
+            tokens + NEWEST * (num_tokens - tokens),
+            mean + NEWEST * (seconds - mean),
+        )
 
-    def seconds(self, num_tokens: float, num_passes: int) -> float:
-        """The time that this many passes of together `num_tokens` tokens take; 0 if unknown."""
-        n, tokens, squares, seconds, products = self._sums
-        if not tokens:
-            return 0.0
-        spread = n * squares - tokens**2
-        if spread > MIN_SPREAD * tokens**2:
-            per_token = (n * products - tokens * seconds) / spread
-            fixed = (seconds - per_token * tokens) / n
-            if per_token > 0 and fixed >= 0:
-                return fixed * num_passes + per_token * num_tokens
-        return seconds / tokens * num_tokens
+    def pass_seconds(self, num_tokens: int) -> float:
+        """The time that one pass takes; 0 if nothing is known."""
+        longest, before = 0.0, 0.0
+        for _, (tokens, seconds) in sorted(self._means.items()):
+            seconds = max(longest, seconds)  # more tokens never take less
+            if num_tokens <= tokens:
+                if not before:
+                    return seconds
+                share = (num_tokens - before) / (tokens - before)
+                return longest + share * (seconds - longest)
+            longest, before = seconds, tokens
+        return longest * num_tokens / before if before else 0.0
+
+    def seconds(self, num_tokens: int, max_tokens: int) -> float:
+        """The time that passes of up to `max_tokens` tokens take for all of these."""
+        full, rest = divmod(num_tokens, max_tokens)
+        return full * self.pass_seconds(max_tokens) + (self.pass_seconds(rest) if rest else 0.0)
 
 
 class PassQueue:
@@ -97,8 +109,8 @@ class PassQueue:
         left = 0.0
         if self._under_way is not None:
             size, started = self._under_way
-            left = max(0.0, self.pace.seconds(size, 1) - (self._clock() - started))
-        return left + self.pace.seconds(tokens, -(-tokens // self.max_tokens))
+            left = max(0.0, self.pace.pass_seconds(size) - (self._clock() - started))
+        return left + self.pace.seconds(tokens, self.max_tokens)
 
     def take(self) -> list[Entry]:
         """The texts of the next pass; none if nobody waits.
