@@ -74,7 +74,7 @@ def router(services: Services) -> APIRouter:
 
 def _require_root(root: Path | None) -> Path:
     if root is None:
-        raise Refusal(403, "this server was started without --adapter-root")
+        raise Refusal(403, "this server was started without `adapter_root`")
     return root
 
 

@@ -111,7 +111,7 @@ class Answering:
             raise Refusal(400, "there is no text", param="input")
         if len(items) > self.limits.max_texts:
             raise Refusal(
-                413, f"more than {self.limits.max_texts:,} texts (--max-texts)", param="input"
+                413, f"more than {self.limits.max_texts:,} texts (`max_texts`)", param="input"
             )
         await self.admit()
         model.num_active += 1

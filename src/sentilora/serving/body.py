@@ -22,7 +22,7 @@ def check_type(headers: Mapping[bytes, bytes]) -> None:
 
 def too_large(limit: int) -> Refusal:
     """The refusal of a body with more bytes than the limit."""
-    return Refusal(413, f"the body has more than {limit:,} bytes (--max-body-bytes)")
+    return Refusal(413, f"the body has more than {limit:,} bytes (`max_body_bytes`)")
 
 
 def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:

@@ -94,7 +94,7 @@ def router(services: Services) -> APIRouter:
         questioner = Questioner(services.registry, services.answering, request.model)
         text = _text(request.input)
         if len(request.questions) > services.answering.limits.max_texts:
-            raise Refusal(413, "too many questions (--max-texts)", param="questions")
+            raise Refusal(413, "too many questions (`max_texts`)", param="questions")
         decisions = await together(
             ask(questioner, text, question, request.deterministic) for question in request.questions
         )

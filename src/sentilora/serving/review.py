@@ -79,7 +79,7 @@ def router(services: Services) -> APIRouter:
 
     def require_store() -> ReviewStore:
         if store is None:
-            raise Refusal(404, "this server keeps no reviews (--review-store)")
+            raise Refusal(404, "this server keeps no reviews (`review_store`)")
         return store
 
     @routes.post("/v1/review", responses=ERRORS)
