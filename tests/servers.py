@@ -107,14 +107,16 @@ class FakeWorker:
 class Fake:
     """The application in this process, without a model."""
 
-    def __init__(self, folder, *, api_key=None, admin_key=None, max_body=100_000, **options):
+    def __init__(
+        self, folder, *, api_key=None, admin_key=None, max_body=100_000, page="no-page", **options
+    ):
         registry = Registry(load_tokenizer("embedded"), "embedded")
         registry.put(registry.read("films", AdapterFolder.open(folder)))
         self.worker = FakeWorker()
         self.metrics = Metrics()
         self.answering = Answering(self.worker, Limits(max_texts=8), self.metrics.observe_answer)
         self.services = Services(registry, self.answering, self.metrics, **options)
-        self.app = create_app(self.services, Path("no-page"))
+        self.app = create_app(self.services, Path(page))
         self.gate = gated(self.app, self.services, Keys(api_key, admin_key), max_body)
         self.client = TestClient(self.gate)
 

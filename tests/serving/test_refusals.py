@@ -242,3 +242,16 @@ def test_a_packed_body_is_read(fake):
     body = gzip.compress(orjson.dumps({"input": "a"}))
     headers = {**JSON, "content-encoding": "gzip"}
     assert fake.client.post("/v1/classify", content=body, headers=headers).status_code == 200
+
+
+def test_the_page_is_static_open_and_from_here_only(calibrated_adapter, tmp_path):
+    (tmp_path / "index.html").write_text("<title>page</title>")
+    (tmp_path / "page.js").write_text("1")
+    fake = Fake(calibrated_adapter, api_key="geheim", page=tmp_path)
+    for path, kind in (("/", "text/html"), ("/page/page.js", "javascript")):
+        response = fake.client.get(path)
+        assert response.status_code == 200 and kind in response.headers["content-type"]
+        assert response.headers["content-security-policy"].startswith("default-src 'self'")
+    for path in ("/page/none.js", "/page/%2e%2e/%2e%2e/etc/passwd"):
+        assert fake.client.get(path).status_code == 404
+    assert Fake(calibrated_adapter).client.get("/").status_code == 404
