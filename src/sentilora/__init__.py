@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sentilora.stages.evaluate import evaluate
     from sentilora.stages.predict import predict
     from sentilora.stages.repeat import train_seeds, train_sizes
+    from sentilora.stages.serve import serve
     from sentilora.stages.train import train
     from sentilora.version import __version__
 
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "load_config",
     "predict",
+    "serve",
     "shipped_adapter",
     "train",
     "train_seeds",
@@ -50,6 +52,7 @@ _HOME = {
     "embedded_base": "shipped",
     "evaluate": "stages.evaluate",
     "load_config": "config",
+    "serve": "stages.serve",
     "shipped_adapter": "shipped",
     "train": "stages.train",
     "train_seeds": "stages.repeat",

@@ -37,6 +37,11 @@ def suite_path() -> Path:
     return _asset("suites", f"{SENTIMENT_SUITE}.toml")
 
 
+def page_folder() -> Path:
+    """Folder of the page that the server shows: index.html, and the files it names."""
+    return _asset("page")
+
+
 def report_template() -> str:
     """HTML template of the evaluation report, with its style and its scripts inside."""
     page, style, *scripts = (

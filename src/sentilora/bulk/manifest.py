@@ -22,8 +22,8 @@ from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import Calibration
 from sentilora.folders.records import Record
 from sentilora.prompt import PromptFormat
+from sentilora.scoring.batching import PassSizes
 from sentilora.scoring.classifier import Classifier
-from sentilora.scoring.labels import PassSizes
 from sentilora.version import __version__
 from sentilora.wording import counted, quoted
 

@@ -21,6 +21,7 @@ from sentilora.cli.env import env
 from sentilora.cli.evaluate import evaluate
 from sentilora.cli.options import fail
 from sentilora.cli.predict import predict
+from sentilora.cli.serve import serve
 from sentilora.cli.train import train
 from sentilora.errors import SentiloraError, is_out_of_memory
 from sentilora.progress import show_details
@@ -82,7 +83,7 @@ def with_verbose(verb: Callable[..., None]) -> Callable[..., None]:
     return with_details
 
 
-for verb in (train, evaluate, predict, check, demo):
+for verb in (train, evaluate, predict, serve, check, demo):
     app.command()(with_verbose(verb))
 app.command()(env)
 

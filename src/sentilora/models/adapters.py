@@ -1,9 +1,10 @@
 """LoRA adapters: attach, load, save, and count parameters."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,6 +119,40 @@ def load_adapter(
     """
     from peft import PeftModel
 
+    path = str(folder.path)
+    load = partial(PeftModel.from_pretrained, model, path, is_trainable=is_trainable)
+    return _loaded(load, model, folder, "default", spelling)
+
+
+def load_another_adapter(
+    model: "PeftModel", folder: AdapterFolder, name: str, *, spelling: Spelling = SETTINGS
+) -> None:
+    """Load one more adapter into a model that has one already; it is not in use yet.
+
+    name: of the adapter within the model. Raises what `load_adapter` raises; then the model is as
+    it was.
+    """
+
+    def load() -> "PeftModel":
+        model.load_adapter(str(folder.path), adapter_name=name, is_trainable=False)
+        return model
+
+    try:
+        _loaded(load, model, folder, name, spelling)
+    except BaseException:
+        if name in model.peft_config:
+            model.delete_adapter(name)
+        raise
+
+
+def _loaded(
+    load: Callable[[], "PeftModel"],
+    model: "torch.nn.Module",
+    folder: AdapterFolder,
+    name: str,
+    spelling: Spelling,
+) -> "PeftModel":
+    """What `load` returns, checked against the folder. name: of the adapter within the model."""
     path = folder.path
     config = path / PeftConfig.FILE
     reports: list[Any] = []
@@ -127,7 +162,7 @@ def load_adapter(
         names = names_in_file(folder)
         _require_finite(folder)
         with _peft_notices():
-            peft_model = PeftModel.from_pretrained(model, str(path), is_trainable=is_trainable)
+            peft_model = load()
     except Exception as error:
         if isinstance(error, DataError) or is_out_of_memory(error):
             raise
@@ -148,23 +183,25 @@ def load_adapter(
         ) from error
     finally:
         hook.remove()
-    strays = {name for keys in reports for name in keys.unexpected_keys}
-    _require_same_weights(peft_model, folder, names, strays)
+    strays = {key for keys in reports for key in keys.unexpected_keys}
+    _require_same_weights(peft_model, folder, name, names, strays)
     return peft_model
 
 
 def _require_same_weights(
-    model: "PeftModel", folder: AdapterFolder, names: set[str], strays: set[str]
+    model: "PeftModel", folder: AdapterFolder, name: str, names: set[str], strays: set[str]
 ) -> None:
     """Raise `DataError` unless an adapter's file has exactly the weights that its model has.
 
-    names: of the weights in the file. strays: those that the model has no place for.
+    name: of the adapter within the model. names: of the weights in the file. strays: those that
+    the model has no place for.
     """
     from peft import get_peft_model_state_dict
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a bias of LoRA's is no matrix
-        expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+        weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    expected = set(weights)
     # Older PEFT named some weights otherwise: then as many are unknown as seem to be missing.
     num_missing = len(expected - names)
     if num_missing > len(names - expected):

@@ -221,9 +221,8 @@ def beyond_positions(model: "PreTrainedModel", max_length: int) -> str | None:
 def load_tokenizer(
     name: str, revision: str = "main", spelling: Spelling = SETTINGS
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a base."""
+    """The tokenizer of a base. Does not import bitsandbytes, which takes 190 MB."""
     source = loadable_source(name, spelling)
-    import_bitsandbytes()  # before transformers does
     from transformers import AutoTokenizer
 
     with readable(name, spelling):

@@ -10,18 +10,37 @@ the embedded base reached NaN within 200 steps with every seed: docs/results.md.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from sentilora.engine.memory import TreeRoom
 from sentilora.engine.segments import Pass, lay_out, share_prefix, to_device
 from sentilora.engine.swap import packed_logits
 from sentilora.prompt import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from sentilora.prompt import Example
+
+
+@dataclass(frozen=True)
+class PassSizes:
+    """What of the passes follows free memory when it is planned, and their numbers' last bits too.
+
+    tree_room: with many labels, the room for a pass that reads them level by level.
+    """
+
+    max_score_tokens: int
+    keep_layers: int
+    tree_room: TreeRoom | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The sizes in what `asdict` returned."""
+        room = content["tree_room"]
+        return cls(**{**content, "tree_room": None if room is None else TreeRoom(**room)})
 
 
 def plan_passes(lengths: Sequence[int], max_rows: int) -> list[list[int]]:

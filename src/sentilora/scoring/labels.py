@@ -13,11 +13,11 @@ do, it is scored with one row per label instead, and a warning says so.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -27,7 +27,7 @@ from sentilora.engine.swap import Engine, packed_logits
 from sentilora.errors import SentiloraError
 from sentilora.models.runtime import Runtime
 from sentilora.scoring.answers import TEXTS_AT_ONCE
-from sentilora.scoring.batching import cache_parameter, plan_passes, takes
+from sentilora.scoring.batching import PassSizes, cache_parameter, plan_passes, takes
 from sentilora.scoring.branches import score_branches, score_rows
 from sentilora.scoring.label_tree import LabelTree, Read
 from sentilora.scoring.readers import CachedReader, PackedReader, RowReader
@@ -66,24 +66,6 @@ class _Plan:
     shrinks: bool = False
 
 
-@dataclass(frozen=True)
-class PassSizes:
-    """What of the passes follows free memory when it is planned, and their numbers' last bits too.
-
-    tree_room: with many labels, the room for a pass that reads them level by level.
-    """
-
-    max_score_tokens: int
-    keep_layers: int
-    tree_room: TreeRoom | None = None
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The sizes in what `asdict` returned."""
-        room = content["tree_room"]
-        return cls(**{**content, "tree_room": None if room is None else TreeRoom(**room)})
-
-
 class UndefinedScores(SentiloraError):
     """The model's scores are NaN."""
 
@@ -115,6 +97,7 @@ class LabelScorer:
         self.tree = LabelTree(self.label_ids) if many else None
         self._branches_work: bool | None = None
         self._fixed: PassSizes | None = None
+        self._is_settled = False
 
     def fix_passes(self, sizes: PassSizes | None = None) -> PassSizes | None:
         """Let free memory no longer decide what shares a pass. Returns what decides instead.
@@ -143,6 +126,19 @@ class LabelScorer:
             self.engine.limit_scoring(self._fixed.max_score_tokens)
         return shrank
 
+    def settle(self) -> None:
+        """Prepare for many small calls, as in a server: decode weights once, keep them.
+
+        From here on, calls do not look at the model again. Call this method after each change of
+        its adapter or of its mode.
+        """
+        self.model.eval()
+        self._is_settled = False
+        if self.engine is not None and self.engine.is_usable():
+            self.engine.refresh()
+            self.engine.keep_weights(self.runtime.max_memory_gib)
+            self._is_settled = True
+
     def log_probs(
         self, prompts: Sequence[list[int]], progress: Callable[[int], object] | None = None
     ) -> torch.Tensor:
@@ -164,7 +160,8 @@ class LabelScorer:
         when memory runs out, `UndefinedScores` when a score is NaN.
         """
         bound = self.runtime.max_left_out if max_left_out is None else max_left_out
-        self.model.eval()
+        if self.model.training:  # walking all modules takes an eighth of a short text's time
+            self.model.eval()
         scores = LabelScores(
             torch.empty(len(prompts), len(self.label_ids), dtype=torch.float64),
             torch.zeros(len(prompts), dtype=torch.float64),
@@ -256,11 +253,12 @@ class LabelScorer:
     def _plan(self, prompts: Sequence[list[int]], max_left_out: float, temperature: float) -> _Plan:
         """How the prompts are scored, and in which batches."""
         lengths = [len(prompt) for prompt in prompts]
-        fast = self.engine is not None and self.engine.is_usable()
+        fast = self.engine is not None and (self._is_settled or self.engine.is_usable())
         if self.engine is None or not fast:
             score = self._plain_score(prompts, max_left_out, temperature)
             return _Plan(score, plan_passes(lengths, self.runtime.batch_size))
-        self.engine.refresh()
+        if not self._is_settled:
+            self.engine.refresh()
         weight = 1 + (self.tree.num_inner / TREE_PASS if self.tree is not None else 0)
         if weight * len(prompts) >= MANY_PROMPTS or self.engine.uses_8_bits:
             self.engine.keep_weights(self.runtime.max_memory_gib)

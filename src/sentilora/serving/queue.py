@@ -1,0 +1,171 @@
+"""Texts that wait for a pass: which ones share the next pass, and how long a new one would wait.
+
+There is no timer. When the model is free, the next pass takes what waits, oldest first, up to a
+number of tokens. The class knows nothing of processes or of HTTP.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+NORMAL, LOW = 0, 1  # lanes: answers, and explanations, which wait until no answer does
+NEWEST = 0.3  # weight of a pass in the mean of its size
+
+
+class Expired(Exception):
+    """A text's deadline passed while it waited."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """A text that waits. Its future gets the scores, and is cancelled when its client is gone.
+
+    group: texts of one group may share a pass. alone: whether it has a pass of its own.
+    """
+
+    ids: list[int]
+    group: Hashable
+    future: "asyncio.Future[Any]"
+    deadline: float
+    lane: int = NORMAL
+    alone: bool = False
+    since: float = field(default_factory=monotonic)
+
+    @property
+    def num_tokens(self) -> int:
+        """What the text adds to a pass."""
+        return len(self.ids)
+
+
+class Pace:
+    """How long a pass takes, by its size: means of the last passes of each power of two tokens.
+
+    Small passes say little of large ones, and are by far the most frequent on a quiet day. So sizes
+    are remembered apart.
+    """
+
+    def __init__(self) -> None:
+        self._means: dict[int, tuple[float, float]] = {}  # tokens, seconds
+
+    def add(self, num_tokens: int, seconds: float) -> None:
+        """Learn from a pass."""
+        size = num_tokens.bit_length()
+        tokens, mean = self._means.get(size, (num_tokens, seconds))
+        self._means[size] = (
+            tokens + NEWEST * (num_tokens - tokens),
+            mean + NEWEST * (seconds - mean),
+        )
+
+    def pass_seconds(self, num_tokens: int) -> float:
+        """The time that one pass takes; 0 if nothing is known."""
+        longest, before = 0.0, 0.0
+        for _, (tokens, seconds) in sorted(self._means.items()):
+            seconds = max(longest, seconds)  # more tokens never take less
+            if num_tokens <= tokens:
+                if not before:
+                    return seconds
+                share = (num_tokens - before) / (tokens - before)
+                return longest + share * (seconds - longest)
+            longest, before = seconds, tokens
+        return longest * num_tokens / before if before else 0.0
+
+    def seconds(self, num_tokens: int, max_tokens: int) -> float:
+        """The time that passes of up to `max_tokens` tokens take for all of these."""
+        full, rest = divmod(num_tokens, max_tokens)
+        return full * self.pass_seconds(max_tokens) + (self.pass_seconds(rest) if rest else 0.0)
+
+
+class PassQueue:
+    """The waiting texts. max_tokens: of a pass; a longer text has a pass of its own."""
+
+    def __init__(self, max_tokens: int, clock: Callable[[], float] = monotonic) -> None:
+        self.max_tokens = max_tokens
+        self.pace = Pace()
+        self._clock = clock
+        self._lanes: tuple[deque[Entry], deque[Entry]] = (deque(), deque())
+        self._tokens = [0, 0]
+        self._under_way: tuple[int, float] | None = None  # tokens, when it started
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the texts that wait, those of clients that are gone included."""
+        return sum(self._tokens)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Let texts wait, after those that wait already."""
+        for entry in entries:
+            self._lanes[entry.lane].append(entry)
+            self._tokens[entry.lane] += entry.num_tokens
+
+    def predicted_wait(self, lane: int = NORMAL) -> float:
+        """Seconds until a text that came now would be in a pass."""
+        tokens = sum(self._tokens[: lane + 1])
+        left = 0.0
+        if self._under_way is not None:
+            size, started = self._under_way
+            left = max(0.0, self.pace.pass_seconds(size) - (self._clock() - started))
+        return left + self.pace.seconds(tokens, self.max_tokens)
+
+    def take(self) -> list[Entry]:
+        """The texts of the next pass; none if nobody waits.
+
+        Texts of clients that are gone are dropped. Those whose deadline passed get `Expired`.
+        """
+        for lane in (NORMAL, LOW):
+            self._drop_dead(lane)
+            waiting = self._lanes[lane]
+            if not waiting:
+                continue
+            first = waiting[0]
+            chosen, others, size = [first], deque[Entry](), first.num_tokens
+            for entry in list(waiting)[1:]:
+                fits = size + entry.num_tokens <= self.max_tokens
+                shares = entry.group == first.group and not (first.alone or entry.alone)
+                if fits and shares:
+                    chosen.append(entry)
+                    size += entry.num_tokens
+                else:
+                    others.append(entry)
+            self._replace(lane, others)
+            self._under_way = size, self._clock()
+            return chosen
+        return []
+
+    def finished(self, num_tokens: int, seconds: float) -> None:
+        """A pass ended after this many seconds. Later predictions follow it."""
+        self._under_way = None
+        self.pace.add(num_tokens, seconds)
+
+    def fail_all(self, error: Exception) -> None:
+        """End the wait of every text with an error."""
+        self._under_way = None
+        for lane in (NORMAL, LOW):
+            for entry in self._lanes[lane]:
+                if not entry.future.done():
+                    entry.future.set_exception(error)
+            self._replace(lane, deque())
+
+    def _drop_dead(self, lane: int) -> None:
+        now = self._clock()
+        alive: deque[Entry] = deque()
+        for entry in self._lanes[lane]:
+            if entry.future.done():
+                continue
+            if entry.deadline < now:
+                entry.future.set_exception(Expired())
+            else:
+                alive.append(entry)
+        if len(alive) < len(self._lanes[lane]):
+            self._replace(lane, alive)
+
+    def _replace(self, lane: int, entries: deque[Entry]) -> None:
+        lanes = list(self._lanes)
+        lanes[lane] = entries
+        self._lanes = lanes[0], lanes[1]
+        self._tokens[lane] = sum(entry.num_tokens for entry in entries)

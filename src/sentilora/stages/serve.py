@@ -1,0 +1,121 @@
+"""Serve adapters over HTTP.
+
+sentilora serve
+sentilora serve --adapter films=./my-adapter --port 8080
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Unpack
+
+from sentilora.errors import UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.models.base_source import KEYWORDS
+from sentilora.models.bases import load_tokenizer
+from sentilora.models.runtime import Runtime, RuntimeOverrides
+from sentilora.progress import say
+from sentilora.shipped import page_folder, shipped_adapter
+
+PACKAGES = ("fastapi", "uvicorn", "orjson", "prometheus_client")
+DEFAULT = "default"  # name of the adapter that ships
+
+
+def serve(
+    adapter: str | Path | Mapping[str, str | Path] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    base: str | Path | None = None,
+    quantization: Literal["nf4", "none"] | None = None,
+    api_key: str | None = None,
+    admin_key: str | None = None,
+    adapter_root: str | Path | None = None,
+    review_store: str | Path | None = None,
+    on_long: Literal["cut", "error"] = "cut",
+    max_wait: float = 5.0,
+    deadline: float = 60.0,
+    max_texts: int = 256,
+    max_pass_tokens: int | None = None,
+    max_body_bytes: int = 4 * 2**20,
+    shutdown_timeout: float = 30.0,
+    **runtime: Unpack[RuntimeOverrides],
+) -> None:
+    """Serve adapters over HTTP until SIGTERM or Ctrl-C; docs/guide/serve.md has the routes.
+
+    adapter: folder of an adapter, or {name: folder} of several on one base; None serves the one
+    that ships, as "default". api_key, admin_key: what requests, and those that change adapters,
+    must carry; the first is needed on any host that other machines reach. adapter_root: below it
+    adapters are loaded at run time. review_store: SQLite file for texts labeled on the page.
+    on_long: whether a text that does not fit is cut as in training, or refused. max_wait: predicted
+    seconds of waiting from which requests are refused. deadline: seconds after which a waiting
+    text is given up. max_pass_tokens: tokens of a pass; None chooses by the device. base,
+    quantization and the keywords of `Runtime`: as in `Classifier.load`. Raises `DataError` and
+    `UsageError`; see `errors`.
+    """
+    _require_packages()
+    from sentilora.serving.answering import Answering, Limits
+    from sentilora.serving.app import create_app, gated
+    from sentilora.serving.metrics import Metrics
+    from sentilora.serving.routing import Services
+    from sentilora.serving.security import Keys, require_key
+    from sentilora.serving.served import Registry
+    from sentilora.serving.server import Server, listening_socket
+    from sentilora.serving.worker import Worker
+
+    require_key(host, api_key, admin_key)
+    Runtime().override(**runtime).require_possible()  # before anything is read
+    folders = {name: AdapterFolder.open(path) for name, path in _named(adapter).items()}
+    first = next(iter(folders.values()))
+    reference = first.base_to_load(base, quantization)
+    tokenizer = load_tokenizer(reference.name, reference.revision, KEYWORDS)
+    is_path = os.path.exists(os.path.expanduser(reference.name))
+    registry = Registry(tokenizer, Path(reference.name).name if is_path else reference.name)
+    adapters = [registry.read(name, folder) for name, folder in folders.items()]
+    for served in adapters:
+        registry.put(served)
+
+    metrics = Metrics()
+    options = {"base": None if base is None else str(base), "quantization": quantization, **runtime}
+    worker = Worker(options, max_pass_tokens, metrics.observe_pass)
+    metrics.watch(worker)
+    limits = Limits(max_wait, max_texts, deadline, on_long == "error")
+    answering = Answering(worker, limits, metrics.observe_answer)
+    root = None if adapter_root is None else Path(adapter_root)
+    store = None if review_store is None else Path(review_store)
+    services = Services(registry, answering, metrics, root, store)
+    app = create_app(services, page_folder())
+    sock = listening_socket(host, port)
+    with sock:
+        shown = f"[{host}]" if ":" in host else host
+        say(f"listening on http://{shown}:{sock.getsockname()[1]}, the model is loading")
+        server = Server(
+            gated(app, services, Keys(api_key, admin_key), max_body_bytes),
+            answering,
+            shutdown_timeout,
+        )
+        pairs = [(served.key or "", served.path or "") for served in adapters]
+        asyncio.run(server.run_with(pairs, sock))
+
+
+def _require_packages() -> None:
+    """Raise `UsageError` when packages of the extra `serve` are not installed."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"the server needs packages that are not installed: {', '.join(missing)}",
+            remedy="pip install 'sentilora[serve]'",
+        )
+
+
+def _named(adapter: str | Path | Mapping[str, str | Path] | None) -> dict[str, str | Path]:
+    """The folders of the adapters to serve, by name."""
+    if adapter is None:
+        return {DEFAULT: shipped_adapter()}
+    if isinstance(adapter, Mapping):
+        if not adapter:
+            raise UsageError("there is no adapter to serve", setting="adapter", remedy="name one")
+        return dict(adapter)
+    return {Path(os.path.abspath(adapter)).name: adapter}

@@ -1,0 +1,145 @@
+"""The model's process: its scores are the classifier's, and it is started again when it dies."""
+
+import asyncio
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from sentilora import Classifier, shipped_adapter
+from sentilora.errors import DataError, UsageError
+from sentilora.scoring.answers import at_temperature
+from sentilora.serving.queue import Entry
+from sentilora.serving.worker import Unavailable, Worker
+
+TEXTS = ["A lovely film.", "Dull and long. " * 40, "One more 🎬", "No.", "Fine acting. " * 90]
+OPTIONS = {"device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return Classifier.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory):
+    """An adapter on the same base that answers otherwise: the shipped one, half as strong."""
+    folder = tmp_path_factory.mktemp("other") / "adapter"
+    shutil.copytree(shipped_adapter(), folder)
+    weights = folder / "adapter_model.safetensors"
+    tensors = {k: v / 2 if "lora_B" in k else v for k, v in load_file(weights).items()}
+    save_file(tensors, weights, {"format": "pt"})
+    return str(folder)
+
+
+def with_worker(adapters, action, **options):
+    """The result of `action(worker)` on a worker that is started before and stopped after it."""
+
+    async def run():
+        worker = Worker(OPTIONS, **options)
+        try:
+            await worker.start(adapters)
+            return await action(worker)
+        finally:
+            await worker.stop()
+
+    return asyncio.run(run())
+
+
+async def scores_of(worker, texts, classifier, alone=False, **group):
+    loop = asyncio.get_running_loop()
+    entries = [
+        Entry(
+            classifier.prompter.encode(text).input_ids,
+            tuple(group.items()),
+            loop.create_future(),
+            float("inf"),
+            alone=alone,
+        )
+        for text in texts
+    ]
+    worker.submit(entries)
+    return at_temperature(np.array(await asyncio.gather(*(e.future for e in entries))), 1.0)
+
+
+def test_scores_are_those_of_the_classifier_alone_to_the_bit(classifier, other_folder):
+    async def check(worker):
+        assert worker.state == "ready" and "cpu, float32" in worker.computed_on
+        together = await scores_of(worker, TEXTS, classifier, key="a1")
+        alone = await scores_of(worker, TEXTS, classifier, alone=True, key="a1")
+        labels = [tuple(ids) for ids in classifier.prompter.label_ids]
+        base = await scores_of(worker, TEXTS, classifier, key=None, label_ids=tuple(labels))
+        again = await scores_of(worker, TEXTS, classifier, alone=True, key="a1")
+        await worker.add("a2", other_folder)
+        other = await scores_of(worker, TEXTS, classifier, alone=True, key="a2")
+        first = await scores_of(worker, TEXTS, classifier, alone=True, key="a1")
+        await worker.drop("a1")
+        last = await scores_of(worker, TEXTS, classifier, alone=True, key="a2")
+        with pytest.raises(DataError, match="no adapter folder"):
+            await worker.add("a3", "no-such-folder")
+        return together, alone, base, again, other, first, last
+
+    together, alone, base, again, other, first, last = with_worker(
+        [("a1", shipped_adapter())], check
+    )
+    expected = np.concatenate([classifier.predict_proba([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, expected, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(alone, expected)
+    np.testing.assert_array_equal(again, expected)
+    np.testing.assert_array_equal(first, expected)
+    with classifier.adapter_disabled():
+        np.testing.assert_allclose(base, classifier.predict_proba(TEXTS), atol=1e-5, rtol=0)
+    by_itself = Classifier.load(other_folder, device="cpu")
+    expected = np.concatenate([by_itself.predict_proba([text]) for text in TEXTS])
+    np.testing.assert_array_equal(other, expected)
+    np.testing.assert_array_equal(last, expected)
+    assert abs(other - alone).max() > 0.01
+
+
+def test_a_process_that_is_killed_is_started_again(classifier):
+    async def check(worker):
+        before = await scores_of(worker, TEXTS[:1], classifier, alone=True, key="a1")
+        pid = worker.pid
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(Unavailable):
+            while True:  # the first ones may still reach the dead pipe
+                await scores_of(worker, TEXTS, classifier, key="a1")
+        async with asyncio.timeout(60):
+            while worker.state != "ready":
+                await asyncio.sleep(0.05)
+        assert worker.pid != pid and worker.num_restarts == 1
+        after = await scores_of(worker, TEXTS[:1], classifier, alone=True, key="a1")
+        np.testing.assert_array_equal(before, after)
+
+    with_worker([("a1", shipped_adapter())], check)
+
+
+def test_clients_that_are_gone_cost_no_pass_and_later_ones_are_served(classifier):
+    """ray #41057, #42593: cancelled requests hang the batcher."""
+    sizes = []
+
+    async def check(worker):
+        async def leave():
+            await scores_of(worker, TEXTS, classifier, key="a1")
+
+        leaving = [asyncio.create_task(leave()) for _ in range(100)]
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        await scores_of(worker, TEXTS[:1], classifier, key="a1")
+
+    with_worker([("a1", shipped_adapter())], check, on_pass=lambda texts, *_: sizes.append(texts))
+    assert sum(sizes) < 110  # of 501; a few passes were under way
+
+
+def test_an_adapter_that_cannot_be_loaded_is_reported_as_by_the_classifier(tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(shipped_adapter(), folder)
+    record = folder / "classifier.json"
+    record.write_text(record.read_text("utf-8").replace("82", "83", 1), "utf-8")
+    with pytest.raises(UsageError, match="trained with label tokens"):
+        with_worker([("a1", str(folder))], None)
