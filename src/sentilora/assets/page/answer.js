@@ -3,7 +3,7 @@ import {call} from "./api.js";
 import {attempt} from "./attempt.js";
 import {bar, button, counted, element, percent} from "./dom.js";
 
-const MAX_BARS = 8, MAX_WORDS = 5;
+const MAX_BARS = 8, MAX_WORDS = 5, LONG_LABEL = 14;
 const HEAVIEST = 0.6, LEAST = 0.12;  // opacity of the heaviest word; the least share of its weight that is marked
 
 // An item of /v1/classify as the page uses it; the likeliest label comes first.
@@ -22,9 +22,9 @@ export function tag(answer) {
 }
 
 function headline(answer, model) {
-  if (!answer.abstained) return [element("p", {class: "big"}, answer.label),
+  if (!answer.abstained) return [element("p", {class: answer.label.length > LONG_LABEL ? "big long" : "big"}, answer.label),
     element("p", {class: "verdict"}, `Probability ${percent(answer.probability)}`)];
-  const below = typeof model.abstain_below === "number" ? `below the ${percent(model.abstain_below)} it needs for an answer` : "too low for an answer";
+  const below = typeof model.abstain_below === "number" ? `below the ${percent(model.abstain_below, Number.isInteger(Math.round(1e6 * model.abstain_below) / 1e4) ? 0 : 1)} it needs for an answer` : "too low for an answer";
   return [element("p", {class: "big unsure"}, "No answer"),
     element("p", {class: "verdict"}, "The model abstains: its likeliest label is ", element("strong", {}, answer.label),
       ` with ${percent(answer.probability)}, ${below}.`)];
@@ -73,9 +73,9 @@ function markedText(text, words) {
 }
 
 function strongest(texts, words) {
-  const heaviest = words.filter((word) => word.contribution)
-    .sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution)).slice(0, MAX_WORDS);
-  return heaviest.map(({start, end, contribution, column}) =>
+  const ranked = words.filter((word) => word.contribution).sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
+  const least = LEAST * Math.abs(ranked[0]?.contribution ?? 0);
+  return ranked.slice(0, MAX_WORDS).filter((word) => Math.abs(word.contribution) >= least).map(({start, end, contribution, column}) =>
     `${Array.from(texts[column] ?? texts[""]).slice(start, end).join("")} ${signed(contribution)}`).join(", ");
 }
 
@@ -92,7 +92,7 @@ function explanation(input, {label, words}) {
   return element("div", {},
     element("p", {class: "gloss"}, "Words ", sample("for", `for ${label}`), " and ", sample("against", "against it"),
       ". The stronger the color, the more the answer changes without the word."),
-    columns.map((column, place) => [column && element("h4", {}, column), markedText(column ? texts[column] : input,
+    columns.map((column, place) => [column && element("h3", {}, column), markedText(column ? texts[column] : input,
       words.filter((word) => column === null || (word.column ?? columns[0]) === columns[place]))]).flat(),
     element("p", {class: "gloss"}, `Strongest (log-odds): ${list}`));
 }

@@ -2,8 +2,8 @@
 export const at = (id) => document.getElementById(id);
 // A share below 1 never reads 100 %, however it is rounded.
 export const percent = (p, digits = 1) =>
-  (p < 1 ? Math.min(100 * p, 100 - 0.1 ** digits) : 100 - 0.1 ** digits).toFixed(digits) + " %";
-export const share = (part, whole) => (whole ? (100 * part / whole).toFixed(0) : "0") + " %";
+  (p < 1 ? Math.min(100 * p, 100 - 0.1 ** digits) : 100 - 0.1 ** digits).toFixed(digits) + "\u00a0%";
+export const share = (part, whole) => (whole ? (100 * part / whole).toFixed(0) : "0") + "\u00a0%";
 export const count = (x) => x.toLocaleString("en-US");
 export const counted = (x, noun) => `${count(x)} ${noun}${x === 1 ? "" : "s"}`;
 

@@ -163,16 +163,16 @@ function summary(counts, total) {
 
 function resultRow({answer, reason, number}) {
   const text = wordsOf(inputOf(job.table.rows[number]));
-  const cell = element("td", {}), open = button(text || "(empty)", () => {
+  const open = button(text.trim() ? text : "(empty)", () => {
     const isOpen = open.getAttribute("aria-expanded") === "true";
     open.setAttribute("aria-expanded", !isOpen);
-    if (isOpen) cell.lastChild.remove();
-    else cell.append(answer ? answerBlock(answer, job.model) : element("p", {}, reason));
+    if (isOpen) line.nextSibling.remove();
+    else line.after(element("tr", {class: "details"}, element("td", {colspan: 3}, answer ? answerBlock(answer, job.model) : element("p", {}, reason))));
   }, {class: "clamped", "aria-expanded": "false"});
-  cell.append(open);
-  return element("tr", {}, element("td", {class: "soft"}, count(number + 1)), cell,
+  const line = element("tr", {}, element("td", {class: "soft"}, count(number + 1)), element("td", {}, open),
     element("td", {}, answer ? tag(answer) : element("span", {class: "tag failed"}, "no answer"),
       answer?.truncated ? [" ", element("span", {class: "tag soft"}, "truncated")] : null));
+  return line;
 }
 
 function showResults() {

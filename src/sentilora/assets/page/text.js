@@ -74,7 +74,7 @@ async function classify(event) {
   const input = readInput(), {model} = session, base = at("compare").checked ? session.baseOf(model) : null;
   const number = ++latest;
   at("answer").classList.add("stale");
-  await attempt(at("text-status"), "Waiting for the answer …", async (options) => {
+  const isDone = await attempt(at("text-status"), "Waiting for the answer …", async (options) => {
     const began = performance.now();
     const ask = async (id) => readAnswer((await call("v1/classify", {...options, body: {model: id, input}})).data[0]);
     const answer = await ask(model.id), seconds = (performance.now() - began) / 1000;
@@ -84,8 +84,12 @@ async function classify(event) {
     past.splice(MAX_HISTORY);
     show(entry);
     showHistory();
+    const {top} = at("answer-title").getBoundingClientRect();
+    if (top > 0.7 * innerHeight) at("answer-title").parentElement.scrollIntoView();  // on a phone it is below the form
   });
-  if (number === latest) at("answer").classList.remove("stale");
+  if (number !== latest) return;
+  if (!isDone) at("answer").replaceChildren();  // not the answer to another text
+  at("answer").classList.remove("stale");
 }
 
 export function startText(shared) {
