@@ -16,7 +16,12 @@ import sentilora
 
 ASSETS = Path(sentilora.__file__).parent / "assets" / "page"
 POLICY = "default-src 'self'"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 WEIGHTS = {"great": 2.0, "loved": 1.6, "good": 1.0, "dull": -1.4, "bad": -1.2, "awful": -2.4}
 LABELS = ["positive", "negative"]
 EXAMPLES = [
@@ -49,7 +54,10 @@ class State:
 
 
 def words_of(text):
-    return [(m.start(), m.end(), WEIGHTS.get(m.group().lower(), 0.05)) for m in re.finditer(r"\w+", text)]
+    return [
+        (m.start(), m.end(), WEIGHTS.get(m.group().lower(), 0.05))
+        for m in re.finditer(r"\w+", text)
+    ]
 
 
 def score(text, labels, strength):
@@ -100,7 +108,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/models":
             return self.reply(200, {"object": "list", "data": state.models, "review": state.review})
         if self.path == "/v1/review/export" and state.review:
-            lines = [json.dumps({"text": row["text"], "label": row["label"]}) for row in state.stored]
+            lines = [
+                json.dumps({"text": row["text"], "label": row["label"]}) for row in state.stored
+            ]
             return self.reply(200, ("\n".join(lines) + "\n").encode(), "application/jsonl")
         return self.refuse(404, "no such route")
 
@@ -109,10 +119,10 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.is_refused():
             return None
+        fault = state.faults.pop(0) if state.faults else None
         time.sleep(state.seconds)
-        if state.faults:
-            status, headers = state.faults.pop(0)
-            return self.refuse(status, "a made-up fault", headers)
+        if fault is not None:
+            return self.refuse(fault[0], "a made-up fault", fault[1])
         state.posted.append((self.path, body))
         if self.path == "/v1/review" and state.review:
             state.stored.append(body)

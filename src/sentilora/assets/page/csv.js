@@ -3,7 +3,9 @@ const DELIMITERS = [",", ";", "\t", "|"], SAMPLE_ROWS = 20, SAMPLE_CHARACTERS = 
 const TEXT_NAMES = /^(text|texts|review|comment|content|message|body|sentence|document|input|utterance)$/i;
 const NUMBER = /^[+-]?(\d+([.,]\d+)*|[.,]\d+)(e[+-]?\d+)?\s?%?$/i;
 
-export class FileProblem extends Error {}
+export class FileProblem extends Error {
+  canRetry = false;
+}
 
 // {text, encoding} of the file's bytes. UTF-8 and UTF-16 by their marks; otherwise UTF-8, or else Windows-1252.
 export function decode(bytes) {
@@ -81,11 +83,11 @@ export function guessTextColumn(names, rows, known = null) {
   return lengths.indexOf(Math.max(...lengths));
 }
 
-// {names, rows, encoding, delimiter, hasHeader} of a file. hasHeader: null guesses.
-export function readTable(bytes, hasHeader = null) {
+// {names, rows, encoding, delimiter, hasHeader} of a file. hasHeader: null guesses. isLines: each line is a text.
+export function readTable(bytes, {hasHeader = null, isLines = false} = {}) {
   const {text, encoding} = decode(bytes), stated = /^sep=(.)\r?\n/.exec(text);
-  const body = stated ? text.slice(stated[0].length) : text, delimiter = stated?.[1] ?? guessDelimiter(body);
-  const all = parse(body, delimiter);
+  const body = stated ? text.slice(stated[0].length) : text, delimiter = stated?.[1] ?? (isLines ? "," : guessDelimiter(body));
+  const all = isLines ? body.split(/\r\n?|\n/).filter((line) => line.trim()).map((line) => [line]) : parse(body, delimiter);
   if (!all.length) throw new FileProblem("This file is empty.");
   const isHeader = hasHeader ?? guessHeader(all), rows = isHeader ? all.slice(1) : all;
   if (!rows.length) throw new FileProblem("This file has a header, and no rows.");

@@ -31,7 +31,7 @@ async function open(file) {
 }
 
 function setUp(hasHeader) {
-  job.table = readTable(job.bytes, hasHeader);
+  job.table = readTable(job.bytes, {hasHeader, isLines: /\.txt$/i.test(job.name)});
   chooseColumns();
 }
 
