@@ -360,7 +360,7 @@ def test_a_batch_too_large_for_the_server_is_halved(visit, server):
         page, "text\n" + "".join(f"great {'x' * 90} {i}\n" for i in range(20)) + "y" * 400
     )
     assert page.locator("#results .bars .number").all_inner_texts()[0].startswith("20 ")
-    assert text_of(page.locator("#results .bars .unsure")) == "no answer"
+    assert text_of(page.locator("#results .bars .bad")) == "no answer"
 
 
 # --- review

@@ -50,6 +50,7 @@ function showSettings() {
   const showPreview = () => preview.replaceChildren(...rows.slice(0, 3).map((row) =>
     element("li", {}, job.columns.map((i) => (row[i] ?? "").slice(0, 200)).join(" · ") || "(empty)")));
   showPreview();
+  at("drop").classList.add("compact");
   at("file-settings").replaceChildren(
     element("p", {}, element("strong", {class: "wrap"}, job.name), element("span", {class: "soft"}, ` · ${counted(rows.length, "row")}, ${encoding}` +
       (names.length > 1 ? `, ${DELIMITER_NAMES[delimiter] ?? delimiter} between columns` : ""))),
@@ -114,7 +115,7 @@ function showProgress(began, before) {
 }
 
 function classifyAll() {
-  Object.assign(job, {results: [], next: 0, model: session.model, filter: "all", order: "file", limit: SHOWN_ROWS});
+  Object.assign(job, {results: [], next: 0, numQueued: 0, model: session.model, filter: "all", order: "file", limit: SHOWN_ROWS});
   at("results-box").hidden = true;
   return goOn();
 }
@@ -147,6 +148,7 @@ function addUncertain() {  // the abstained and the uncertain, and of any file t
   const answered = job.results.flatMap(({answer}, number) => (answer ? [{answer, number}] : []));
   const chosen = answered.sort((a, b) => a.answer.lead - b.answer.lead)
     .filter(({answer}, place) => place < LEAST_CERTAIN || isUncertain(answer));
+  job.numQueued = chosen.length;
   addToReview(chosen.map(({answer, number}) => ({answer, model: job.model, input: inputOf(job.table.rows[number])})));
 }
 
@@ -157,8 +159,8 @@ const kindOf = ({answer}) => (!answer ? "no answer" : answer.abstained ? "abstai
 function summary(counts, total) {
   const entries = [...counts].sort((a, b) => b[1] - a[1]);
   return element("ol", {class: "bars"}, entries.map(([kind, num]) => element("li", {},
-    element("span", {class: kind.startsWith("label: ") ? "name" : "name unsure"}, kind.replace("label: ", "")),
-    element("span", {class: "number"}, `${count(num)} (${share(num, total)})`), bar(num / total, kind.startsWith("label: ") ? "adapter" : "withheld"))));
+    element("span", {class: {abstained: "name unsure", "no answer": "name bad"}[kind] ?? "name"}, kind.replace("label: ", "")),
+    element("span", {class: "number"}, `${count(num)} (${share(num, total)})`), bar(num / total, {abstained: "withheld", "no answer": "failed"}[kind] ?? "adapter"))));
 }
 
 function resultRow({answer, reason, number}) {
@@ -187,6 +189,7 @@ function showResults() {
     done.length < total ? element("p", {class: "notice"}, `${count(done.length)} of ${counted(total, "row")} are done. `,
       button("Continue", goOn)) : "",
     summary(counts, done.length),
+    job.numQueued ? element("p", {class: "gloss"}, `The ${counted(job.numQueued, "least certain row")} ${job.numQueued === 1 ? "is" : "are"} in the review queue.`) : "",
     element("div", {class: "fields"},
       select("Show", [["all", "all answers"], ...[...counts.keys()].map((kind) => [kind, kind])], job.filter, again("filter")),
       select("Order", [["file", "as in the file"], ["least", "least certain first"]], job.order, again("order")),

@@ -100,7 +100,7 @@ function show() {
   at("labeled-title").textContent = `Labeled (${count(done.length)})`;
   at("labeled-actions").replaceChildren(button(session.review ? "Export all stored labels (JSONL)" : `Export ${counted(done.length, "label")} (JSONL)`,
     exportLabeled, {class: "primary"}));
-  at("labeled").replaceChildren(...done.slice(0, 100).map((item) => element("li", {class: "entry"},
+  at("labeled").replaceChildren(...done.slice(0, 100).map((item) => element("li", {class: "entry labeled"},
     element("span", {class: `tag ${item.label === item.answer.label ? "sure" : "changed"}`}, item.label),
     element("span", {class: "line"}, wordsOf(item.input).slice(0, 300)),
     button("Change", () => relabel(item), {class: "quiet", "aria-label": `Change the label of: ${wordsOf(item.input).slice(0, 60)}`}))));

@@ -74,7 +74,7 @@ async function classify(event) {
   const input = readInput(), {model} = session, base = at("compare").checked ? session.baseOf(model) : null;
   const number = ++latest;
   at("answer").classList.add("stale");
-  const isDone = await attempt(at("text-status"), "Waiting for the answer …", async (options) => {
+  const isDone = await attempt(at("text-status"), "Waiting …", async (options) => {
     const began = performance.now();
     const ask = async (id) => readAnswer((await call("v1/classify", {...options, body: {model: id, input}})).data[0]);
     const answer = await ask(model.id), seconds = (performance.now() - began) / 1000;
