@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before anything imports torch or huggingface_hub. An address that refuses at once stands for a hub
@@ -39,6 +41,24 @@ def keep_out_of_garbage_collections():
 
 def pytest_collection_finish():
     keep_out_of_garbage_collections()
+
+
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser for the tests of pages."""
+    if BROWSER is None or find_spec("playwright") is None:
+        pytest.skip("no chromium here (Debian's package, or CHROMIUM=path) or no playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
 
 
 # --- nothing is skipped but what needs a GPU, where that is asked for: .ci/run does
