@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -22,10 +22,12 @@ from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import Calibration
 from sentilora.folders.records import Record
 from sentilora.prompt import PromptFormat
-from sentilora.scoring.batching import PassSizes
 from sentilora.scoring.classifier import Classifier
 from sentilora.version import __version__
 from sentilora.wording import counted, quoted
+
+if TYPE_CHECKING:
+    from sentilora.scoring.batching import PassSizes
 
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "numpy", "pyarrow")
 _SAMPLE = 2**14  # values of each weight that its digest is of; another base differs in all of them
@@ -49,8 +51,10 @@ class Manifest(Record):
     computation: dict[str, Any] = Field(default_factory=dict)
 
     @property
-    def pass_sizes(self) -> PassSizes | None:
+    def pass_sizes(self) -> "PassSizes | None":
         """What determines which texts share a pass of the fast engine; None without it."""
+        from sentilora.scoring.batching import PassSizes
+
         sizes = self.computation["passes"]
         return None if sizes is None else PassSizes.from_dict(sizes)
 
@@ -123,7 +127,7 @@ def versions() -> dict[str, str]:
     return {"sentilora": __version__, **{name: version(name) for name in _PACKAGES}}
 
 
-def computation_of(classifier: Classifier, sizes: PassSizes | None) -> dict[str, Any]:
+def computation_of(classifier: Classifier, sizes: "PassSizes | None") -> dict[str, Any]:
     """How a loaded classifier computes from here on. sizes: those of a job that goes on."""
     import torch
 
