@@ -139,13 +139,13 @@ def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
     results = job.results
     rejects = results.rejects(mine)
     first = next(rejects, None)
-    num_faults = 0 if first is None else 1 + sum(1 for _ in rejects)
+    num_rejects = 0 if first is None else 1 + sum(1 for _ in rejects)
     if first is not None:
-        which = "" if num_faults == 1 else "the first of them "
+        which = "" if num_rejects == 1 else "the first of them "
         where = "" if results.whole is not None else f" (all in {quoted(results.rejects_glob)})"
         say(
-            f"{counted(num_faults, 'row')} without an answer, {which}{row_place(first.row)}: "
-            f"{first.fault}{where}"
+            f"{counted(num_rejects, 'row')} without an answer, {which}{row_place(first.row)}: "
+            f"{first.reason}{where}"
         )
     num_rows = sum(unit.num_rows for unit in mine)
     if results.whole is not None:
@@ -153,8 +153,8 @@ def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
         return
     of_share = "" if share is None else f"share {share}: "
     say(
-        f"{of_share}{counted(num_rows - num_faults, 'row')} written to {quoted(results.folder)} in "
-        f"{counted(len(mine), 'file')}"
+        f"{of_share}{counted(num_rows - num_rejects, 'row')} written to {quoted(results.folder)} "
+        f"in {counted(len(mine), 'file')}"
     )
 
 

@@ -57,7 +57,7 @@ def predict_file(
     input: a file or a folder with test rows; "-" for JSON lines or texts on stdin. output: a new
     file, or a folder: one that exists, or a name that ends with a slash. A folder gets a file of
     `format`, "parquet" by default, for each unit of rows, and the rows without an answer with the
-    reason in `rejects-….jsonl`. In a file they stay in place, with the reason as their `fault`.
+    reason in `rejects-….jsonl`. In a file they stay in place, and their `reason` says why.
     units: the share of the units to score, such as "3/16". The other keywords: see `predict`.
 
     Raises `DataError` for an input that cannot be used, `UsageError` for an output that cannot be
