@@ -86,8 +86,8 @@ class Results:
                     writer.write_table(joined_rows)
             return
         encoded = encode_table(answers.drop_columns([REASON]), self.part(unit))
-        answered = pa.array([prediction.reason is None for prediction in predictions], pa.bool_())
-        write_encoded(_beside(rows, encoded).filter(answered), self.part(unit))
+        unanswered = [reject.row - unit.first for reject in rejects]
+        write_encoded(_without(_beside(rows, encoded), unanswered), self.part(unit))
 
     def rejects(self, units: Sequence[Unit]) -> Iterator[Reject]:
         """The rows of units without an answer."""
@@ -149,6 +149,15 @@ def _beside(table: "pa.Table", columns: "pa.Table") -> "pa.Table":
     for name in columns.column_names:
         table = table.append_column(name, columns[name])
     return table
+
+
+def _without(table: "pa.Table", places: Sequence[int]) -> "pa.Table":
+    """The table without the rows at these places. Arrow cannot filter columns of every type."""
+    import pyarrow as pa
+
+    starts, ends = [0, *(place + 1 for place in places)], [*places, len(table)]
+    pairs = zip(starts, ends, strict=True)
+    return pa.concat_tables([table.slice(start, end - start) for start, end in pairs])
 
 
 def _with_first(first: "pa.Table", others: "Iterator[pa.Table]") -> "Iterator[pa.Table]":

@@ -15,7 +15,7 @@ from sentilora.bulk.results import Results
 from sentilora.bulk.units import Share, Unit, rows_of, units_of
 from sentilora.data.rows import row_place
 from sentilora.data.streams import Stream
-from sentilora.errors import Interrupted, UsageError
+from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.claim import Claim, claim, contents, require_free
 from sentilora.progress import Progress, say
 from sentilora.scoring.answers import Prediction
@@ -88,8 +88,18 @@ def require_new(path: Path | None) -> None:
 
 
 def recorded_manifest(folder: Path) -> Manifest | None:
-    """The manifest in a folder, if there is one."""
-    return Manifest.load(folder) if (folder / Manifest.FILE).is_file() else None
+    """The manifest in a folder, if there is one. Raises `UsageError` if it is none of ours."""
+    if not (folder / Manifest.FILE).is_file():
+        return None
+    try:
+        return Manifest.load(folder)
+    except DataError as error:
+        raise UsageError(
+            f"the folder {quoted(folder)} holds other files, or damaged ones: {error.problem}",
+            setting="output",
+            seen=str(folder),
+            remedy=error.remedy,
+        ) from error
 
 
 def _settle(job: Job, classifier: Classifier, recorded: Manifest | None) -> None:
