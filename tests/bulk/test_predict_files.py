@@ -61,7 +61,7 @@ def test_a_folder_gets_a_file_per_unit_and_the_rejects_beside_it(toy_run, tmp_pa
     assert found["id"].tolist() == [n for n in range(27) if n not in (3, 8, 26)]
     written = [(output / name).read_text().splitlines() for name in rejects]
     lines = [json.loads(line) for lines in written for line in lines]
-    assert lines == [{"row": row, "fault": "text is empty"} for row in (3, 8, 26)]
+    assert lines == [{"row": row, "reason": "text is empty"} for row in (3, 8, 26)]
     classifier = Classifier.load(toy_run)
     answers = classifier.predict_proba(found["text"])
     assert abs(found[added[1:3]].to_numpy() - answers).max() < 1e-5
@@ -73,14 +73,14 @@ def test_one_file_has_what_the_units_have_in_the_input_s_order(toy_run, tmp_path
     output = tmp_path / f"out.{suffix}"
     answers = sentilora.predict(input=source, output=output, adapter=toy_run)
     assert files_in(tmp_path) == sorted([source.name, output.name])
-    assert [p.fault for p in answers].count("text is empty") == 3
+    assert [p.reason for p in answers].count("text is empty") == 3
     found = pd.read_parquet(output) if suffix == "parquet" else None
     if suffix in ("jsonl", "json"):
         found = pd.read_json(output, lines=suffix == "jsonl", dtype=False)
     elif found is None:
         found = pd.read_csv(output, sep="\t" if suffix == "tsv" else ",", keep_default_na=False)
     assert found["id"].tolist() == list(range(27))
-    assert found["fault"].fillna("").tolist() == [p.fault or "" for p in answers]
+    assert found["reason"].fillna("").tolist() == [p.reason or "" for p in answers]
     assert found["prediction"].fillna("").tolist() == [p.label or "" for p in answers]
     again = tmp_path / f"again.{suffix}"
     sentilora.predict(input=source, output=again, adapter=toy_run)

@@ -1,6 +1,7 @@
 """streams.py: a source in pieces is the source as a whole, in values, types and refusals."""
 
 import gzip
+import itertools
 import json
 
 import pandas as pd
@@ -29,13 +30,20 @@ def whole_of(stream, first=0):
     return pa.concat_tables([stream.schema.empty_table(), *stream.tables(first)])
 
 
+def ends_of(stream, first):
+    """Where the pieces end: wherever reading starts, at the same rows."""
+    return list(itertools.accumulate(map(len, stream.tables(first)), initial=first))[1:]
+
+
 def same(source):
     """Checks that stream and table are alike; returns the stream."""
     stream, table = open_stream(str(source), "test"), read_table(str(source), "test")
     assert stream.schema.equals(table.schema, check_metadata=True)
     assert stream.num_rows == len(table)
+    ends = ends_of(stream, 0)
     for first in range(0, len(table) + 1, 2):
         rest = whole_of(stream, first)
+        assert ends_of(stream, first) == [end for end in ends if end > first]
         assert [c.to_pylist() for c in rest.columns] == [
             c.to_pylist() for c in table.slice(first).columns
         ]

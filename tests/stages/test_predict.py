@@ -81,11 +81,11 @@ def test_a_row_without_a_text_has_no_answer_and_a_reason(toy_run, tmp_path, caps
     predictions = sentilora.predict(input=source, output=output, adapter=toy_run)
     reasons = ["empty", "missing", "5, not a text", "empty"]
     faults = [None, *(f"text is {reason}" for reason in reasons), None]
-    assert [prediction.fault for prediction in predictions] == faults
+    assert [prediction.reason for prediction in predictions] == faults
     answered = sentilora.predict(TEXTS, adapter=toy_run)
     assert [predictions[0], predictions[5]] == answered
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["text"] for row in rows] == texts and [row["fault"] for row in rows] == faults
+    assert [row["text"] for row in rows] == texts and [row["reason"] for row in rows] == faults
     assert rows[1]["prediction"] is rows[1]["probability_positive"] is rows[1]["truncated"] is None
     said = capsys.readouterr().err
     assert (
@@ -216,5 +216,5 @@ def test_a_row_whose_other_column_is_no_text_has_no_answer(titled, tmp_path):
     rows = [{"title": ["a", "list"], "text": TEXTS[0]}, {"title": 7, "text": TEXTS[1]}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     first, second = sentilora.predict(input=tmp_path / "in.jsonl", adapter=titled)
-    assert first.fault == "title is ['a', 'list'], neither a text nor a number"
-    assert second.label in ("positive", "negative") and second.fault is None
+    assert first.reason == "title is ['a', 'list'], neither a text nor a number"
+    assert second.label in ("positive", "negative") and second.reason is None

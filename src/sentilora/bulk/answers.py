@@ -12,7 +12,7 @@ from sentilora.scoring.classifier import Classifier
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FAULT = "fault"  # column with the reason why a row has no answer
+REASON = "reason"  # column with the reason why a row has no answer
 
 
 def classify_rows(
@@ -40,9 +40,9 @@ def classify_rows(
 
 
 def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> "pa.Table":
-    """The columns `prediction`, `probability_<label>`, `truncated` and `fault`.
+    """The columns `prediction`, `probability_<label>`, `truncated` and `reason`.
 
-    All but `fault` are null in a row without an answer, and `fault` in the others.
+    All but `reason` are null in a row without an answer, and `reason` in the others.
     """
     import pyarrow as pa
 
@@ -58,7 +58,7 @@ def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str])
             "truncated": pa.array(
                 [None if p.label is None else p.truncated for p in predictions], pa.bool_()
             ),
-            FAULT: pa.array([p.fault for p in predictions], pa.string()),
+            REASON: pa.array([p.reason for p in predictions], pa.string()),
         }
     )
 
@@ -69,7 +69,7 @@ def predictions_of(
     """The predictions that `prediction_columns` turned into columns, for the rows of a table."""
     answers = columns.to_pylist()
     return [
-        Prediction.without_answer(cell, row[FAULT])
+        Prediction.without_answer(cell, row[REASON])
         if row["prediction"] is None
         else Prediction(
             cell,

@@ -43,7 +43,7 @@ class Manifest(Record):
     FILE: ClassVar[str] = "manifest.json"
     REMEDY: ClassVar[str] = "choose another `output`"
 
-    rows_per_unit: int
+    rows_per_unit: int = Field(gt=0)
     input: dict[str, Any]
     output: dict[str, Any]
     adapter: dict[str, Any]

@@ -1,7 +1,7 @@
 """The files of a folder of units, and the one file that they are joined to where one was named.
 
     part-00002-of-00016.parquet       the rows of a unit, with their predictions
-    rejects-00002-of-00016.jsonl      number and fault of those without an answer, if there are any
+    rejects-00002-of-00016.jsonl      number and reason of those without an answer, if there are any
 
 A unit is done when its part exists: each file is written aside, put on the disk and renamed. Where
 one file is made of the units, rows without an answer stay in place, and the parts are streams of
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sentilora.bulk.answers import FAULT, prediction_columns
+from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.units import Unit
 from sentilora.data.output import Encoding, encode_table, write_encoded, write_pieces, written_aside
 from sentilora.errors import SentiloraError
@@ -31,7 +31,7 @@ class Reject(NamedTuple):
     """A row without an answer: its number in the input, counted from 0, and why."""
 
     row: int
-    fault: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Results:
                 f"were read and {len(predictions):,} answered"
             )
         rejects = [
-            Reject(unit.first + place, prediction.fault)
+            Reject(unit.first + place, prediction.reason)
             for place, prediction in enumerate(predictions)
-            if prediction.fault is not None
+            if prediction.reason is not None
         ]
         if rejects:
             with written_aside(self._rejects(unit)) as partial:
@@ -85,9 +85,9 @@ class Results:
                 with pa.ipc.new_stream(str(partial), joined_rows.schema) as writer:
                     writer.write_table(joined_rows)
             return
-        encoded = encode_table(answers.drop_columns([FAULT]), self.part(unit))
-        answered = pa.array([prediction.fault is None for prediction in predictions], pa.bool_())
-        write_encoded(_beside(rows, encoded).filter(answered), self.part(unit))
+        encoded = encode_table(answers.drop_columns([REASON]), self.part(unit))
+        unanswered = [reject.row - unit.first for reject in rejects]
+        write_encoded(_without(_beside(rows, encoded), unanswered), self.part(unit))
 
     def rejects(self, units: Sequence[Unit]) -> Iterator[Reject]:
         """The rows of units without an answer."""
@@ -110,17 +110,17 @@ class Results:
         return table.select(range(table.num_columns - self._num_added, table.num_columns))
 
     def join(self, units: Sequence[Unit]) -> None:
-        """Make one file of all units. The column `fault` is in it if a row has no answer.
+        """Make one file of all units. The column `reason` is in it if a row has no answer.
 
         Raises `SentiloraError` if a unit has other rows than it should.
         """
-        has_faults = any(self._rejects(unit).exists() for unit in units)
-        pieces = (self._piece(unit, has_faults) for unit in units)
+        has_reasons = any(self._rejects(unit).exists() for unit in units)
+        pieces = (self._piece(unit, has_reasons) for unit in units)
         first = next(pieces)
         if self.whole is not None:
             write_pieces(first.schema, _with_first(first, pieces), self.whole)
 
-    def _piece(self, unit: Unit, has_faults: bool) -> "pa.Table":
+    def _piece(self, unit: Unit, has_reasons: bool) -> "pa.Table":
         """The rows of a unit as the whole file holds them."""
         table = self._read(unit)
         if len(table) != unit.num_rows:
@@ -130,7 +130,7 @@ class Results:
                 remedy="remove it and start again: the other units are kept",
             )
         num_columns = table.num_columns - self._num_added
-        answers = self.answers(unit) if has_faults else self.answers(unit).drop_columns([FAULT])
+        answers = self.answers(unit) if has_reasons else self.answers(unit).drop_columns([REASON])
         rows = table.select(range(num_columns))
         return _beside(rows, encode_table(answers, self.encoding.path))
 
@@ -149,6 +149,15 @@ def _beside(table: "pa.Table", columns: "pa.Table") -> "pa.Table":
     for name in columns.column_names:
         table = table.append_column(name, columns[name])
     return table
+
+
+def _without(table: "pa.Table", places: Sequence[int]) -> "pa.Table":
+    """The table without the rows at these places. Arrow cannot filter columns of every type."""
+    import pyarrow as pa
+
+    starts, ends = [0, *(place + 1 for place in places)], [*places, len(table)]
+    pairs = zip(starts, ends, strict=True)
+    return pa.concat_tables([table.slice(start, end - start) for start, end in pairs])
 
 
 def _with_first(first: "pa.Table", others: "Iterator[pa.Table]") -> "Iterator[pa.Table]":

@@ -15,7 +15,7 @@ from sentilora.bulk.results import Results
 from sentilora.bulk.units import Share, Unit, rows_of, units_of
 from sentilora.data.rows import row_place
 from sentilora.data.streams import Stream
-from sentilora.errors import Interrupted, UsageError
+from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.claim import Claim, claim, contents, require_free
 from sentilora.progress import Progress, say
 from sentilora.scoring.answers import Prediction
@@ -88,8 +88,18 @@ def require_new(path: Path | None) -> None:
 
 
 def recorded_manifest(folder: Path) -> Manifest | None:
-    """The manifest in a folder, if there is one."""
-    return Manifest.load(folder) if (folder / Manifest.FILE).is_file() else None
+    """The manifest in a folder, if there is one. Raises `UsageError` if it is none of ours."""
+    if not (folder / Manifest.FILE).is_file():
+        return None
+    try:
+        return Manifest.load(folder)
+    except DataError as error:
+        raise UsageError(
+            f"the folder {quoted(folder)} holds other files, or damaged ones: {error.problem}",
+            setting="output",
+            seen=str(folder),
+            remedy=error.remedy,
+        ) from error
 
 
 def _settle(job: Job, classifier: Classifier, recorded: Manifest | None) -> None:
@@ -139,13 +149,13 @@ def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
     results = job.results
     rejects = results.rejects(mine)
     first = next(rejects, None)
-    num_faults = 0 if first is None else 1 + sum(1 for _ in rejects)
+    num_rejects = 0 if first is None else 1 + sum(1 for _ in rejects)
     if first is not None:
-        which = "" if num_faults == 1 else "the first of them "
+        which = "" if num_rejects == 1 else "the first of them "
         where = "" if results.whole is not None else f" (all in {quoted(results.rejects_glob)})"
         say(
-            f"{counted(num_faults, 'row')} without an answer, {which}{row_place(first.row)}: "
-            f"{first.fault}{where}"
+            f"{counted(num_rejects, 'row')} without an answer, {which}{row_place(first.row)}: "
+            f"{first.reason}{where}"
         )
     num_rows = sum(unit.num_rows for unit in mine)
     if results.whole is not None:
@@ -153,8 +163,8 @@ def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
         return
     of_share = "" if share is None else f"share {share}: "
     say(
-        f"{of_share}{counted(num_rows - num_faults, 'row')} written to {quoted(results.folder)} in "
-        f"{counted(len(mine), 'file')}"
+        f"{of_share}{counted(num_rows - num_rejects, 'row')} written to {quoted(results.folder)} "
+        f"in {counted(len(mine), 'file')}"
     )
 
 

@@ -150,7 +150,7 @@ def _refuse_settings(texts: Sequence[str]) -> None:
 
 
 def as_json(prediction: "Prediction") -> str:
-    """One line of JSON: text, label, probabilities, truncated; explanation and fault, if any."""
+    """One line of JSON: text, label, probabilities, truncated; explanation and reason, if any."""
     text, explanation = prediction.text, prediction.explanation
     import json
 
@@ -160,8 +160,8 @@ def as_json(prediction: "Prediction") -> str:
         "probabilities": prediction.probabilities,
         "truncated": prediction.truncated,
     }
-    if prediction.fault is not None:
-        content["fault"] = prediction.fault
+    if prediction.reason is not None:
+        content["reason"] = prediction.reason
     if explanation is not None:
         content["explanation"] = {
             "label": explanation.label,
@@ -176,7 +176,7 @@ def as_json(prediction: "Prediction") -> str:
 def as_line(prediction: "Prediction", width: int = 60) -> str:
     """One line for the terminal: the label, its probability and the beginning of the text."""
     if prediction.label is None:
-        return f"no answer: {prediction.fault}"
+        return f"no answer: {prediction.reason}"
     begin = " ".join(prediction.text.split())
     begin = begin if len(begin) <= width else begin[: width - 1] + "…"
     cut = "  (truncated)" if prediction.truncated else ""

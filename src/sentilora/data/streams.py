@@ -41,6 +41,8 @@ _BYTES_AT_ONCE = 2**20
 class Stream:
     """Rows of one schema. read: the tables from a row on; they may begin earlier, as (row, table).
 
+    Tables begin at the same rows wherever reading starts: a file's bytes depend on where the pieces
+    of its rows begin, and a job that is resumed writes the bytes of one that is not.
     digest_content: adds the content of the source to a hash.
     """
 
@@ -106,7 +108,7 @@ def _of_table(table: "pa.Table") -> Stream:
     """A table in memory as a stream."""
 
     def read(first: int) -> "Iterator[tuple[int, pa.Table]]":
-        for start in range(first, len(table), _ROWS_AT_ONCE):
+        for start in range(first - first % _ROWS_AT_ONCE, len(table), _ROWS_AT_ONCE):
             yield start, table.slice(start, _ROWS_AT_ONCE)
 
     def digest_content(digest: _Hash) -> None:
@@ -207,18 +209,17 @@ def _parquet(
 
     def read(first: int) -> "Iterator[tuple[int, pa.Table]]":
         with pq.ParquetFile(path) as file:
-            metadata, start, group = file.metadata, 0, 0
-            while group < metadata.num_row_groups:
-                if start + metadata.row_group(group).num_rows > first:
-                    break
-                start += metadata.row_group(group).num_rows
-                group += 1
-            groups = range(group, metadata.num_row_groups)
-            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=groups):
-                table = pa.Table.from_batches([batch], batch.schema)
-                table = table.replace_schema_metadata(schema.metadata)
-                yield start, table if index is None else index.added(table, start)
-                start += len(table)
+            start = 0
+            for group in range(file.metadata.num_row_groups):
+                if start + file.metadata.row_group(group).num_rows <= first:
+                    start += file.metadata.row_group(group).num_rows
+                    continue
+                # Batches of several groups would begin elsewhere when reading starts elsewhere.
+                for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group]):
+                    table = pa.Table.from_batches([batch], batch.schema)
+                    table = table.replace_schema_metadata(schema.metadata)
+                    yield start, table if index is None else index.added(table, start)
+                    start += len(table)
 
     empty = schema.empty_table()
     whole = empty if index is None else index.added(empty, 0)

@@ -34,7 +34,7 @@ class Prediction:
     """A classifier's answer to one text.
 
     label: the most probable label, or "abstain" if its probability is below the classifier's
-    threshold; None if the text cannot be classified, and `fault` says why. probabilities:
+    threshold; None if the text cannot be classified, and `reason` says why. probabilities:
     {label: probability}, in the classifier's order, with sum 1; empty without a label. truncated:
     whether part of the text was left out to fit `max_length`. explanation: contribution of each
     word, if requested.
@@ -45,12 +45,12 @@ class Prediction:
     probabilities: dict[str, float]
     truncated: bool
     explanation: "Explanation | None" = None
-    fault: str | None = None
+    reason: str | None = None
 
     @classmethod
-    def without_answer(cls, cell: object, fault: str) -> Self:
-        """The prediction for a row that cannot be classified. cell: of its text. fault: why."""
-        return cls("" if cell is None else str(cell), None, {}, truncated=False, fault=fault)
+    def without_answer(cls, cell: object, reason: str) -> Self:
+        """The prediction for a row that cannot be classified. cell: of its text. reason: why."""
+        return cls("" if cell is None else str(cell), None, {}, truncated=False, reason=reason)
 
 
 def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:

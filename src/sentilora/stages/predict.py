@@ -60,11 +60,11 @@ def predict(
 
     texts: strings; where the adapter's prompt shows other columns too, records or a table of them.
     input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`, or a folder
-    with test rows. A row without a usable text gets a prediction without a label, with the reason
-    as its `fault`.
+    with test rows. A row without a usable text gets a prediction without a label, and its `reason`
+    says why.
     text_column: its column of texts, by default that of the adapter's training, or "text". output:
     new file for its rows, unchanged, with the columns `prediction`, `probability_<label>`,
-    `truncated`, and, if a row has one, `fault` added; or a folder, which gets a file for each unit
+    `truncated`, and, if a row has one, `reason` added; or a folder, which gets a file for each unit
     of rows (see `predict_file`), and then nothing is returned. adapter: folder of an adapter; None
     for the one that ships. explain: whether to find the words that moved each prediction. base,
     quantization, labels, template and the keywords of `Runtime`: as in `Classifier.load`. Raises
@@ -209,18 +209,18 @@ def classify_table(
     """
     with Progress("classifying", len(table)) as progress:
         predictions = classify_rows(classifier, table, columns, progress.advance)
-    faults = {row: p.fault for row, p in enumerate(predictions) if p.fault is not None}
-    if faults:
-        row, fault = next(iter(faults.items()))
-        first = "" if len(faults) == 1 else "the first of them "
-        say(f"{counted(len(faults), 'row')} without an answer, {first}{row_place(row)}: {fault}")
+    reasons = {row: p.reason for row, p in enumerate(predictions) if p.reason is not None}
+    if reasons:
+        row, reason = next(iter(reasons.items()))
+        first = "" if len(reasons) == 1 else "the first of them "
+        say(f"{counted(len(reasons), 'row')} without an answer, {first}{row_place(row)}: {reason}")
     if not explain:
         return predictions
     text, *others = columns
     usable = [i for i in items_of(table, text, others) if not isinstance(i, DataError)]
-    answered = [prediction for prediction in predictions if prediction.fault is None]
+    answered = [prediction for prediction in predictions if prediction.reason is None]
     explained = iter(with_explanations(classifier, usable, answered))
-    return [p if p.fault is not None else next(explained) for p in predictions]
+    return [p if p.reason is not None else next(explained) for p in predictions]
 
 
 def with_explanations(

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack
 
-from sentilora.bulk.answers import prediction_columns
+from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.manifest import Manifest, adapter_record, versions
 from sentilora.bulk.results import Results
 from sentilora.bulk.scoring import Job, recorded_manifest, require_new, score_input
@@ -57,7 +57,7 @@ def predict_file(
     input: a file or a folder with test rows; "-" for JSON lines or texts on stdin. output: a new
     file, or a folder: one that exists, or a name that ends with a slash. A folder gets a file of
     `format`, "parquet" by default, for each unit of rows, and the rows without an answer with the
-    reason in `rejects-….jsonl`. In a file they stay in place, with the reason as their `fault`.
+    reason in `rejects-….jsonl`. In a file they stay in place, and their `reason` says why.
     units: the share of the units to score, such as "3/16". The other keywords: see `predict`.
 
     Raises `DataError` for an input that cannot be used, `UsageError` for an output that cannot be
@@ -72,7 +72,8 @@ def predict_file(
     with _source(input, columns[0]) as source:
         stream = open_stream(str(source), "test")
         with belongs_to_adapter(opened):
-            check_stream(source, stream, columns, prompt.labels)
+            added = columns_added(prompt.labels, has_reasons=whole is not None)
+            check_stream(source, stream, columns, added)
         encoding = encoding_of(stream, whole or Path(f"part{suffix}"))
         load = partial(
             Classifier.load,
@@ -194,8 +195,14 @@ def require_columns(source: Path, names: Sequence[str], columns: Sequence[str]) 
             )
 
 
+def columns_added(labels: Sequence[str], has_reasons: bool) -> list[str]:
+    """The columns that the output may have beside the input's. A folder has reasons elsewhere."""
+    names = prediction_columns([], labels).column_names
+    return [name for name in names if has_reasons or name != REASON]
+
+
 def check_stream(
-    source: Path, stream: Stream, columns: Sequence[str], labels: Sequence[str]
+    source: Path, stream: Stream, columns: Sequence[str], added: Sequence[str]
 ) -> None:
     """Raise `DataError` for rows that cannot be classified, or have a column that would be added.
 
@@ -203,7 +210,6 @@ def check_stream(
     """
     names = stream.schema.names
     require_columns(source, names, columns)
-    added = prediction_columns([], labels).column_names
     if conflicts := [name for name in added if name in names]:
         raise DataError(
             f"the input already has a column {conflicts[0]!r}, which `output` would add",
