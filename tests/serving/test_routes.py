@@ -8,6 +8,7 @@ import threading
 import httpx
 import numpy as np
 import pytest
+from servers import weakened
 
 from sentilora.scoring.explain import explain
 
@@ -242,3 +243,18 @@ def test_adapters_are_loaded_swapped_and_dropped_under_load(server, expected, ca
     for path in ("..", "/etc", "../films/../..", "no-such"):
         order = {"lora_name": "x", "lora_path": path}
         assert server.post("/v1/load_lora_adapter", order).status_code == 422, path
+
+
+def test_an_adapter_that_does_not_answer_as_trained_is_not_swapped_in(
+    server, expected, calibrated_adapter
+):
+    """vLLM #42125: a reload in place left wrong answers."""
+    weakened(calibrated_adapter, calibrated_adapter.parent / "tampered")
+    before = answered(server.client.get("/v1/models"))
+    for order in ({"lora_name": "films", "load_inplace": True}, {"lora_name": "other"}):
+        response = server.post("/v1/load_lora_adapter", {**order, "lora_path": "tampered"})
+        assert response.status_code == 422
+        assert "does not answer as it was trained" in response.text
+    assert answered(server.client.get("/v1/models")) == before
+    content = answered(server.post("/v1/classify", {"input": TEXTS, "deterministic": True}))
+    np.testing.assert_array_equal([item["probs"] for item in content["data"]], expected)

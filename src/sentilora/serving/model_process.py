@@ -78,7 +78,6 @@ def answer(models: "LoadedModels", message: Mapping[str, Any]) -> dict[str, Any]
     try:
         if operation == "add":
             models.add(message["key"], message["path"])
-            models.warm_up(message["key"])
         else:
             models.drop(message["key"])
     except (SentiloraError, OSError, RuntimeError) as error:
