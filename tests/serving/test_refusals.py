@@ -5,6 +5,7 @@ import itertools
 import zlib
 
 import orjson
+import pyarrow
 import pytest
 from fastapi.routing import APIRoute
 from servers import Fake
@@ -27,6 +28,10 @@ def oip(**changes):
     return {"inputs": [tensor]}
 
 
+def zstd(data):
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
 RAW = [  # body, headers, status
     (b"{", JSON, 400),
     (b'{"input": NaN}', JSON, 400),
@@ -41,6 +46,9 @@ RAW = [  # body, headers, status
     (b'{"input": "a"}', {**JSON, "content-encoding": "gzip"}, 400),
     (gzip.compress(b'{"input": "a"}')[:-9], {**JSON, "content-encoding": "gzip"}, 400),
     (gzip.compress(b" " * 10**7), {**JSON, "content-encoding": "gzip"}, 413),
+    (b"xx", {**JSON, "content-encoding": "zstd"}, 400),
+    (zstd(b" " * 10**8), {**JSON, "content-encoding": "zstd"}, 413),
+    (zstd(b'{"input": ""}'), {**JSON, "content-encoding": "zstd"}, 422),
     (zlib.compress(b'{"input": ""}'), {**JSON, "content-encoding": "deflate"}, 422),
     (b"", JSON, 422),
     (b"null", JSON, 422),
@@ -239,9 +247,10 @@ def test_request_ids_and_traces_are_echoed_if_they_are_plain(fake):
 
 
 def test_a_packed_body_is_read(fake):
-    body = gzip.compress(orjson.dumps({"input": "a"}))
-    headers = {**JSON, "content-encoding": "gzip"}
-    assert fake.client.post("/v1/classify", content=body, headers=headers).status_code == 200
+    for pack, name in ((gzip.compress, "gzip"), (zlib.compress, "deflate"), (zstd, "zstd")):
+        body = pack(orjson.dumps({"input": "a"}))
+        headers = {**JSON, "content-encoding": name}
+        assert fake.client.post("/v1/classify", content=body, headers=headers).status_code == 200
 
 
 def test_the_page_is_static_open_and_from_here_only(calibrated_adapter, tmp_path):

@@ -31,7 +31,7 @@ CPU_PASS_TOKENS, GPU_PASS_TOKENS = 4096, 16384
 WARM_UP = ("A lovely film. ", "A lovely film. " * 16, "A lovely film. " * 64)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Another:
     """An adapter on the base of the first one."""
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -90,8 +90,7 @@ def load_bare_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a base, loaded by another process. Raises what `load_tokenizer` raises."""
     command = [sys.executable, "-m", "sentilora.serving.tokenizer", name, revision]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        answer = protocol.read(process.stdout)
+        answer = protocol.read(cast(BinaryIO, process.stdout))
     if answer is None:
         raise SentiloraError(f"the process that loads the tokenizer of {quoted(name)} died")
     if "failed" in answer:
