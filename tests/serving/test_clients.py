@@ -122,7 +122,14 @@ def test_langchain_types_every_answer(served, expected):
     )
     requests_ = [{"input": text, "questions": {"s": choice}} for text in TEXTS]
     answers = [adapter.invoke(request) for request in requests_]
-    answers += asyncio.run(adapter.abatch(requests_))
+
+    async def ask_all():
+        try:
+            return await adapter.abatch(requests_)
+        finally:
+            await adapter._async_client.close()
+
+    answers += asyncio.run(ask_all())
     for answer, row in zip(answers, [*expected, *expected], strict=True):
         assert answer.choices["s"].probabilities == pytest.approx(row, abs=1e-5)
         assert answer.choices["s"].choice == max(row, key=row.get)

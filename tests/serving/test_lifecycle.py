@@ -108,6 +108,22 @@ def test_a_killed_model_process_is_503_until_it_is_back(calibrated_adapter, tmp_
         assert statuses == {200, 503} or statuses == {503, 200}
         assert response.json()["data"] == before
         assert "sentilora_model_restarts 1.0" in server.client.get("/metrics").text
+        # the same without the adapter's folder, until it is back
+        aside = folder.rename(tmp_path / "aside")
+        os.kill(server.model_pid(), signal.SIGKILL)
+        server.wait_for("did not start: no adapter folder")
+        for path in ("/v1/classify", "/classify"):
+            response = server.post(path, TEXT)
+            assert response.status_code == 503 and response.headers["retry-after"]
+        assert server.client.get("/readyz").status_code == 503
+        assert server.client.get("/livez").status_code == 200
+        assert server.client.get("/v1/models").status_code == 200
+        aside.rename(folder)
+        end = time.monotonic() + 90
+        while server.client.get("/readyz").status_code == 503 and time.monotonic() < end:
+            time.sleep(0.2)
+        response = server.post("/v1/classify", {**TEXT, "deterministic": True})
+        assert response.json()["data"] == before
 
 
 def in_threads(server, number, ask):

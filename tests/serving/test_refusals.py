@@ -1,5 +1,6 @@
 """What is refused, with which status, in which words; nothing of a request is ever echoed."""
 
+import asyncio
 import gzip
 import itertools
 import zlib
@@ -11,7 +12,7 @@ from fastapi.routing import APIRoute
 from servers import Fake
 
 from sentilora.serving.errors import TABLE, Refusal
-from sentilora.serving.queue import Expired
+from sentilora.serving.queue import Entry, Expired
 from sentilora.serving.worker import ScoringFailed, Unavailable
 
 CANARY = "kanarienvogel"
@@ -173,6 +174,20 @@ def test_a_refusal_for_overload_is_held_back(fake):
     assert response.headers["retry-after"] == "8"
     assert fake.post("/v1/explain", {"input": "a"}).status_code == 429
     assert fake.answering.num_held == 0
+
+
+def test_texts_of_clients_that_left_do_not_refuse_the_next_one(fake):
+    """1,000 of them did, until the next pass."""
+    queue = fake.worker.queue
+    queue.pace.add(100, 1.0)
+    loop = asyncio.new_event_loop()
+    for _ in range(12):
+        future = loop.create_future()
+        queue.add([Entry([0] * 100, (), future, float("inf"))])
+        future.cancel()
+    loop.close()
+    assert queue.predicted_wait() > fake.answering.limits.max_wait
+    assert fake.post("/v1/classify", {"input": "a"}).status_code == 200
 
 
 def test_the_table_has_every_status_that_the_code_uses():

@@ -180,15 +180,20 @@ def test_metrics_count_answers_and_hold_no_text(server):
     assert "kanarienvogel" not in server.log.read_text()
 
 
+def leave(server, path, body):
+    """Send a request and close the connection without waiting for the answer."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+
+
 def test_clients_that_leave_harm_nobody(server, expected):
     """ray #41057, #42593, vLLM #54947: cancelled requests hang the batcher."""
-    host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps({"input": TEXTS}).encode()
-    head = "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\n\r\n"
-    for _ in range(60):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head.encode() + body)
+    for _ in range(1000):
+        leave(server, "/v1/classify", body)
     content = answered(server.post("/v1/classify", {"input": TEXTS[:1]}))
     assert content["data"][0]["probs"] == pytest.approx(expected[0], abs=1e-5)
 
@@ -258,3 +263,16 @@ def test_an_adapter_that_does_not_answer_as_trained_is_not_swapped_in(
     assert answered(server.client.get("/v1/models")) == before
     content = answered(server.post("/v1/classify", {"input": TEXTS, "deterministic": True}))
     np.testing.assert_array_equal([item["probs"] for item in content["data"]], expected)
+
+
+def test_a_client_that_leaves_does_not_end_a_swap_halfway(server, expected, calibrated_adapter):
+    """The answer of the model's process stayed in the pipe, and nothing was answered any more."""
+    body = json.dumps({"lora_name": "films", "lora_path": "films", "load_inplace": True}).encode()
+    before = server.log.read_text().count("\n")
+    for _ in range(3):
+        leave(server, "/v1/load_lora_adapter", body)
+    for _ in range(3):
+        content = answered(server.post("/v1/classify", {"input": TEXTS[:1]}))
+        assert content["data"][0]["probs"] == pytest.approx(expected[0], abs=1e-5)
+    assert answered(server.client.get("/readyz"))["restarts"] == 0
+    assert server.log.read_text().count("\n") == before

@@ -81,7 +81,11 @@ class Answering:
             raise Refusal(503, "the server is shutting down", retry_after=RETRY_SECONDS)
         if self.worker.state != "ready":
             raise Refusal(503, f"the model is {self.worker.state}", retry_after=RETRY_SECONDS)
-        wait = self.worker.queue.predicted_wait(lane)
+        queue = self.worker.queue
+        wait = queue.predicted_wait(lane)
+        if wait > self.limits.max_wait:
+            queue.drop_dead()  # 1,000 clients that left would refuse the next one
+            wait = queue.predicted_wait(lane)
         if wait <= self.limits.max_wait:
             return
         self.num_held += 1

@@ -81,7 +81,8 @@ def answer(models: "LoadedModels", message: Mapping[str, Any]) -> dict[str, Any]
             models.add(message["key"], message["path"])
         else:
             models.drop(message["key"])
-    except (SentiloraError, OSError, RuntimeError) as error:
+    except Exception as error:  # of whatever a damaged adapter makes torch or PEFT raise
+        _end_if_device_is_lost(error)
         return {"failed": describe(error)}
     return {"done": operation}
 
