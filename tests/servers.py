@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -79,6 +81,15 @@ def running(folder, *arguments, **environment):
         yield server.wait_until_ready()
     finally:
         server.stop()
+
+
+def weakened(source, folder):
+    """A copy of an adapter whose weights are half as strong; its probes are those of training."""
+    shutil.copytree(source, folder)
+    weights = folder / "adapter_model.safetensors"
+    tensors = {k: v / 2 if "lora_B" in k else v for k, v in load_file(weights).items()}
+    save_file(tensors, weights, {"format": "pt"})
+    return folder
 
 
 class FakeWorker:

@@ -34,7 +34,7 @@ PAGES = {
     "docs/guide/evaluate.md": (6, 1),
     "docs/guide/calibration.md": (4, 0),
     "docs/guide/bulk.md": (2, 0),
-    "docs/guide/serve.md": (0, 6),
+    "docs/guide/serve.md": (0, 9),
     "docs/guide/several-gpus.md": (0, 3),
     "docs/guide/python.md": (8, 0),
     "docs/guide/notebook.md": (1, 1),

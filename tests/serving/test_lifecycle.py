@@ -13,7 +13,7 @@ import time
 import httpx
 import pytest
 from commands import failed
-from servers import Server, running
+from servers import Server, running, weakened
 
 from sentilora.errors import UsageError
 from sentilora.serving.security import is_loopback, require_key
@@ -80,6 +80,15 @@ def test_an_adapter_that_the_model_process_refuses_ends_the_server(calibrated_ad
     assert "trained with label tokens" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_an_adapter_that_does_not_answer_as_trained_ends_the_server(calibrated_adapter, tmp_path):
+    folder = weakened(calibrated_adapter, tmp_path / "tampered")
+    command = [sys.executable, "-m", "sentilora", "serve", "--port", "0", "--adapter", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr  # as `predict` does
+    assert "does not answer as it was trained" in done.stderr and "Traceback" not in done.stderr
+    assert "ready after" not in done.stderr
+
+
 def test_a_killed_model_process_is_503_until_it_is_back(calibrated_adapter, tmp_path):
     folder = tmp_path / "films"
     shutil.copytree(calibrated_adapter, folder)
@@ -99,6 +108,22 @@ def test_a_killed_model_process_is_503_until_it_is_back(calibrated_adapter, tmp_
         assert statuses == {200, 503} or statuses == {503, 200}
         assert response.json()["data"] == before
         assert "sentilora_model_restarts 1.0" in server.client.get("/metrics").text
+        # the same without the adapter's folder, until it is back
+        aside = folder.rename(tmp_path / "aside")
+        os.kill(server.model_pid(), signal.SIGKILL)
+        server.wait_for("did not start: no adapter folder")
+        for path in ("/v1/classify", "/classify"):
+            response = server.post(path, TEXT)
+            assert response.status_code == 503 and response.headers["retry-after"]
+        assert server.client.get("/readyz").status_code == 503
+        assert server.client.get("/livez").status_code == 200
+        assert server.client.get("/v1/models").status_code == 200
+        aside.rename(folder)
+        end = time.monotonic() + 90
+        while server.client.get("/readyz").status_code == 503 and time.monotonic() < end:
+            time.sleep(0.2)
+        response = server.post("/v1/classify", {**TEXT, "deterministic": True})
+        assert response.json()["data"] == before
 
 
 def in_threads(server, number, ask):

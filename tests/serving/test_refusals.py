@@ -1,16 +1,18 @@
 """What is refused, with which status, in which words; nothing of a request is ever echoed."""
 
+import asyncio
 import gzip
 import itertools
 import zlib
 
 import orjson
+import pyarrow
 import pytest
 from fastapi.routing import APIRoute
 from servers import Fake
 
 from sentilora.serving.errors import TABLE, Refusal
-from sentilora.serving.queue import Expired
+from sentilora.serving.queue import Entry, Expired
 from sentilora.serving.worker import ScoringFailed, Unavailable
 
 CANARY = "kanarienvogel"
@@ -27,6 +29,10 @@ def oip(**changes):
     return {"inputs": [tensor]}
 
 
+def zstd(data):
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
 RAW = [  # body, headers, status
     (b"{", JSON, 400),
     (b'{"input": NaN}', JSON, 400),
@@ -41,6 +47,9 @@ RAW = [  # body, headers, status
     (b'{"input": "a"}', {**JSON, "content-encoding": "gzip"}, 400),
     (gzip.compress(b'{"input": "a"}')[:-9], {**JSON, "content-encoding": "gzip"}, 400),
     (gzip.compress(b" " * 10**7), {**JSON, "content-encoding": "gzip"}, 413),
+    (b"xx", {**JSON, "content-encoding": "zstd"}, 400),
+    (zstd(b" " * 10**8), {**JSON, "content-encoding": "zstd"}, 413),
+    (zstd(b'{"input": ""}'), {**JSON, "content-encoding": "zstd"}, 422),
     (zlib.compress(b'{"input": ""}'), {**JSON, "content-encoding": "deflate"}, 422),
     (b"", JSON, 422),
     (b"null", JSON, 422),
@@ -167,6 +176,20 @@ def test_a_refusal_for_overload_is_held_back(fake):
     assert fake.answering.num_held == 0
 
 
+def test_texts_of_clients_that_left_do_not_refuse_the_next_one(fake):
+    """1,000 of them did, until the next pass."""
+    queue = fake.worker.queue
+    queue.pace.add(100, 1.0)
+    loop = asyncio.new_event_loop()
+    for _ in range(12):
+        future = loop.create_future()
+        queue.add([Entry([0] * 100, (), future, float("inf"))])
+        future.cancel()
+    loop.close()
+    assert queue.predicted_wait() > fake.answering.limits.max_wait
+    assert fake.post("/v1/classify", {"input": "a"}).status_code == 200
+
+
 def test_the_table_has_every_status_that_the_code_uses():
     assert {400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504} <= set(TABLE)
     assert Refusal(404, "x").status_code == 404
@@ -239,9 +262,10 @@ def test_request_ids_and_traces_are_echoed_if_they_are_plain(fake):
 
 
 def test_a_packed_body_is_read(fake):
-    body = gzip.compress(orjson.dumps({"input": "a"}))
-    headers = {**JSON, "content-encoding": "gzip"}
-    assert fake.client.post("/v1/classify", content=body, headers=headers).status_code == 200
+    for pack, name in ((gzip.compress, "gzip"), (zlib.compress, "deflate"), (zstd, "zstd")):
+        body = pack(orjson.dumps({"input": "a"}))
+        headers = {**JSON, "content-encoding": name}
+        assert fake.client.post("/v1/classify", content=body, headers=headers).status_code == 200
 
 
 def test_the_page_is_static_open_and_from_here_only(calibrated_adapter, tmp_path):

@@ -8,6 +8,7 @@ import threading
 import httpx
 import numpy as np
 import pytest
+from servers import weakened
 
 from sentilora.scoring.explain import explain
 
@@ -179,15 +180,20 @@ def test_metrics_count_answers_and_hold_no_text(server):
     assert "kanarienvogel" not in server.log.read_text()
 
 
+def leave(server, path, body):
+    """Send a request and close the connection without waiting for the answer."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+
+
 def test_clients_that_leave_harm_nobody(server, expected):
     """ray #41057, #42593, vLLM #54947: cancelled requests hang the batcher."""
-    host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps({"input": TEXTS}).encode()
-    head = "POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\n\r\n"
-    for _ in range(60):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head.encode() + body)
+    for _ in range(1000):
+        leave(server, "/v1/classify", body)
     content = answered(server.post("/v1/classify", {"input": TEXTS[:1]}))
     assert content["data"][0]["probs"] == pytest.approx(expected[0], abs=1e-5)
 
@@ -242,3 +248,31 @@ def test_adapters_are_loaded_swapped_and_dropped_under_load(server, expected, ca
     for path in ("..", "/etc", "../films/../..", "no-such"):
         order = {"lora_name": "x", "lora_path": path}
         assert server.post("/v1/load_lora_adapter", order).status_code == 422, path
+
+
+def test_an_adapter_that_does_not_answer_as_trained_is_not_swapped_in(
+    server, expected, calibrated_adapter
+):
+    """vLLM #42125: a reload in place left wrong answers."""
+    weakened(calibrated_adapter, calibrated_adapter.parent / "tampered")
+    before = answered(server.client.get("/v1/models"))
+    for order in ({"lora_name": "films", "load_inplace": True}, {"lora_name": "other"}):
+        response = server.post("/v1/load_lora_adapter", {**order, "lora_path": "tampered"})
+        assert response.status_code == 422
+        assert "does not answer as it was trained" in response.text
+    assert answered(server.client.get("/v1/models")) == before
+    content = answered(server.post("/v1/classify", {"input": TEXTS, "deterministic": True}))
+    np.testing.assert_array_equal([item["probs"] for item in content["data"]], expected)
+
+
+def test_a_client_that_leaves_does_not_end_a_swap_halfway(server, expected, calibrated_adapter):
+    """The answer of the model's process stayed in the pipe, and nothing was answered any more."""
+    body = json.dumps({"lora_name": "films", "lora_path": "films", "load_inplace": True}).encode()
+    before = server.log.read_text().count("\n")
+    for _ in range(3):
+        leave(server, "/v1/load_lora_adapter", body)
+    for _ in range(3):
+        content = answered(server.post("/v1/classify", {"input": TEXTS[:1]}))
+        assert content["data"][0]["probs"] == pytest.approx(expected[0], abs=1e-5)
+    assert answered(server.client.get("/readyz"))["restarts"] == 0
+    assert server.log.read_text().count("\n") == before

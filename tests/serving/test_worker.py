@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
+from servers import weakened
 
 from sentilora import Classifier, shipped_adapter
 from sentilora.errors import DataError, UsageError
@@ -26,12 +26,9 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def other_folder(tmp_path_factory):
-    """An adapter on the same base that answers otherwise: the shipped one, half as strong."""
-    folder = tmp_path_factory.mktemp("other") / "adapter"
-    shutil.copytree(shipped_adapter(), folder)
-    weights = folder / "adapter_model.safetensors"
-    tensors = {k: v / 2 if "lora_B" in k else v for k, v in load_file(weights).items()}
-    save_file(tensors, weights, {"format": "pt"})
+    """An adapter on the same base that answers otherwise, and has no probes."""
+    folder = weakened(shipped_adapter(), tmp_path_factory.mktemp("other") / "adapter")
+    (folder / "probes.json").unlink()
     return str(folder)
 
 
@@ -97,6 +94,37 @@ def test_scores_are_those_of_the_classifier_alone_to_the_bit(classifier, other_f
     np.testing.assert_array_equal(other, expected)
     np.testing.assert_array_equal(last, expected)
     assert abs(other - alone).max() > 0.01
+
+
+def test_an_adapter_that_does_not_answer_as_trained_is_refused(classifier, tmp_path, capfd):
+    """vLLM #47026, #51594, #55193: served answers are not those of the trained adapter."""
+    tampered = str(weakened(shipped_adapter(), tmp_path / "tampered"))
+
+    async def check(worker):
+        before = await scores_of(worker, TEXTS, classifier, alone=True, key="a1")
+        with pytest.raises(DataError, match="does not answer as it was trained"):
+            await worker.add("a2", tampered)
+        again = await scores_of(worker, TEXTS, classifier, alone=True, key="a1")
+        np.testing.assert_array_equal(before, again)
+        await worker.add("a2", shipped_adapter())  # the key is free
+        second = await scores_of(worker, TEXTS, classifier, alone=True, key="a2")
+        np.testing.assert_array_equal(before, second)
+
+    with_worker([("a1", shipped_adapter())], check)
+    with pytest.raises(DataError, match="does not answer as it was trained"):
+        with_worker([("a1", tampered)], None)
+    with pytest.raises(DataError, match="does not answer as it was trained"):
+        with_worker([("a1", shipped_adapter()), ("a2", tampered)], None)
+    assert "probes.json" not in capfd.readouterr().err
+
+
+def test_an_adapter_without_probes_is_served_with_a_warning(other_folder, capfd):
+    async def check(worker):
+        assert worker.state == "ready"
+        await worker.add("a2", other_folder)
+
+    with_worker([("a1", other_folder)], check)
+    assert capfd.readouterr().err.count("has no probes.json") == 2
 
 
 def test_a_process_that_is_killed_is_started_again(classifier):

@@ -34,16 +34,24 @@ def router(services: Services) -> APIRouter:
     """The routes; they refuse everything on a server without an adapter root."""
     routes = APIRouter(route_class=JsonRoute, tags=["admin"])
     one_at_a_time = asyncio.Lock()
-    retiring: set[asyncio.Task[None]] = set()
+    under_way: set[asyncio.Task[None]] = set()  # that no client's leaving may cancel
 
     def retire(adapter: Served) -> None:
         task = asyncio.ensure_future(_retire(services, adapter))
-        retiring.add(task)
-        task.add_done_callback(retiring.discard)
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
 
     @routes.post("/v1/load_lora_adapter", responses=ERRORS, response_class=PlainTextResponse)
     async def load(request: LoadRequest) -> Response:
         """Load an adapter, check it, and only then serve it."""
+        # A client that leaves must not end this halfway: the model's process would go on.
+        task = asyncio.ensure_future(swap_in(request))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+        await asyncio.shield(task)
+        return PlainTextResponse("adapter loaded")
+
+    async def swap_in(request: LoadRequest) -> None:
         path = _below_root(services.adapter_root, request.lora_path)
         registry, worker = services.registry, services.answering.worker
         async with one_at_a_time:
@@ -60,7 +68,6 @@ def router(services: Services) -> APIRouter:
             before = registry.put(adapter)
         if before is not None:
             retire(before)
-        return PlainTextResponse("adapter loaded")
 
     @routes.post("/v1/unload_lora_adapter", responses=ERRORS, response_class=PlainTextResponse)
     async def unload(request: UnloadRequest) -> Response:

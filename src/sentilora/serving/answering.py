@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sentilora.data.text import fault_of
-from sentilora.errors import SentiloraError
+from sentilora.data.text import as_field, fault_of
+from sentilora.errors import DataError, SentiloraError
 from sentilora.prompt import Prompt
 from sentilora.scoring.answers import at_temperature
 from sentilora.serving.errors import Refusal
@@ -81,7 +81,11 @@ class Answering:
             raise Refusal(503, "the server is shutting down", retry_after=RETRY_SECONDS)
         if self.worker.state != "ready":
             raise Refusal(503, f"the model is {self.worker.state}", retry_after=RETRY_SECONDS)
-        wait = self.worker.queue.predicted_wait(lane)
+        queue = self.worker.queue
+        wait = queue.predicted_wait(lane)
+        if wait > self.limits.max_wait:
+            queue.drop_dead()  # 1,000 clients that left would refuse the next one
+            wait = queue.predicted_wait(lane)
         if wait <= self.limits.max_wait:
             return
         self.num_held += 1
@@ -231,6 +235,12 @@ def _require_usable(model: Served, item: object, number: int) -> None:
         )
     if fault := fault_of(item[TEXT]):
         raise Refusal(422, f"`text` of object {number} is {_kind(fault)}", param=param)
+    for name in model.columns:
+        try:
+            as_field(item[name], name)
+        except DataError:
+            message = f"`{name}` of object {number} is neither a text nor a number"
+            raise Refusal(422, message, param=param) from None
 
 
 def _kind(fault: str) -> str:

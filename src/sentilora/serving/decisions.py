@@ -7,15 +7,26 @@ from fastapi import APIRouter, Header, Response
 from pydantic import Field
 
 from sentilora.serving.errors import Refusal
-from sentilora.serving.questions import Decision, Questioner, distinct, together
+from sentilora.serving.questions import Decision, Questioner, as_text, distinct, together
 from sentilora.serving.routing import ERRORS, JsonRoute, Services, Strict, reply
 
 
 class TextPart(Strict):
-    """A part of a message."""
+    """A text as a part of a message or of instructions."""
 
     type: Literal["input_text"]
     text: str
+    prompt_cache_breakpoint: dict[str, Any] | None = None
+
+
+class JsonPart(Strict):
+    """Data as a part of a message or of instructions; it is read as JSON text."""
+
+    type: Literal["input_json"]
+    data: dict[str, Any] | list[dict[str, Any]]
+
+
+Content = str | list[Annotated[TextPart | JsonPart, Field(discriminator="type")]]
 
 
 class UserMessage(Strict):
@@ -23,7 +34,7 @@ class UserMessage(Strict):
 
     role: Literal["user"]
     type: Literal["message"] = "message"
-    content: str | list[TextPart]
+    content: Content
 
 
 class Choice(Strict):
@@ -38,7 +49,7 @@ class ChoiceQuestion(Strict):
 
     type: Literal["choice"]
     name: str | None = None
-    instructions: str | None = None
+    instructions: Content | None = None
     choices: Annotated[list[Choice], Field(min_length=2, max_length=255)]
 
 
@@ -54,7 +65,7 @@ class ScoreQuestion(Strict):
 
     type: Literal["score"]
     name: str | None = None
-    instructions: str | None = None
+    instructions: Content | None = None
     levels: Annotated[list[Level], Field(min_length=2, max_length=10)]
 
 
@@ -63,7 +74,7 @@ class PredicateQuestion(Strict):
 
     type: Literal["predicate"]
     name: str | None = None
-    instructions: str
+    instructions: Content
 
 
 Question = Annotated[
@@ -72,11 +83,13 @@ Question = Annotated[
 
 
 class DecisionRequest(Strict):
-    """Questions about an input."""
+    """Questions about an input. What the fields about caching name does not change an answer."""
 
     model: str | None = None
     input: str | list[UserMessage]
-    questions: Annotated[list[Question], Field(min_length=1, max_length=200)]
+    questions: Annotated[list[Question], Field(min_length=1, max_length=400)]
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
     safety_identifier: str | None = None
     deterministic: bool = False
 
@@ -111,13 +124,15 @@ def router(services: Services) -> APIRouter:
 def _text(input: str | Sequence[UserMessage]) -> str:
     if isinstance(input, str):
         return input
-    parts = [
-        message.content
-        if isinstance(message.content, str)
-        else "\n".join(part.text for part in message.content)
-        for message in input
-    ]
-    return "\n\n".join(parts)
+    return "\n\n".join(_joined(message.content) for message in input)
+
+
+def _joined(content: Content) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(
+        part.text if isinstance(part, TextPart) else as_text(part.data) for part in content
+    )
 
 
 async def ask(
@@ -127,8 +142,9 @@ async def ask(
     alone: bool,
 ) -> Decision:
     """The decision about one question."""
+    instructions = None if question.instructions is None else _joined(question.instructions)
     if isinstance(question, PredicateQuestion):
-        return await questioner.affirm(text, question.instructions, alone)
+        return await questioner.affirm(text, instructions, alone=alone)
     if isinstance(question, ChoiceQuestion):
         distinct([choice.value for choice in question.choices], "choices")
         options = {_as_label(choice.value): choice.description for choice in question.choices}
@@ -137,7 +153,7 @@ async def ask(
     else:
         distinct([level.label for level in question.levels], "levels")
         options = {level.label: level.description for level in question.levels}
-    return await questioner.choose(text, question.instructions, options, alone=alone)
+    return await questioner.choose(text, instructions, options, alone=alone)
 
 
 def _as_label(value: str | bool) -> str:
@@ -151,11 +167,8 @@ def _answer(
     if decision.abstained and refuses:
         return {"type": "refusal", "name": name}
     p = decision.probabilities
-    abstention: dict[str, Any] = {"truncated": decision.truncated}
-    if decision.abstain_below:
-        abstention |= {"abstained": decision.abstained, "abstain_below": decision.abstain_below}
     if isinstance(question, PredicateQuestion):
-        return {"type": "predicate", "name": name, "probability": p[0], **abstention}
+        return {"type": "predicate", "name": name, "probability": p[0], **decision.more}
     if isinstance(question, ChoiceQuestion):
         values = [choice.value for choice in question.choices]
         return {
@@ -167,7 +180,7 @@ def _answer(
                 {"value": value, "probability": share}
                 for value, share in zip(values, p, strict=True)
             ],
-            **abstention,
+            **decision.more,
         }
     return {
         "type": "score",
@@ -178,7 +191,7 @@ def _answer(
             {"value": number, "label": level.label, "probability": share}
             for number, (level, share) in enumerate(zip(question.levels, p, strict=True))
         ],
-        **abstention,
+        **decision.more,
     }
 
 

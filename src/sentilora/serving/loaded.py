@@ -3,17 +3,23 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.classifier_file import may_stand_for
+from sentilora.folders.classifier_file import BaseReference, may_stand_for
+from sentilora.folders.probes_file import ProbesFile
 from sentilora.models.adapters import load_another_adapter
 from sentilora.models.base_source import KEYWORDS
+from sentilora.models.bases import Base
+from sentilora.models.runtime import Runtime
+from sentilora.progress import say
 from sentilora.prompt import Prompter
 from sentilora.scoring.classifier import Classifier
 from sentilora.scoring.labels import LabelScorer
+from sentilora.scoring.probes import Agreement, Scoring, verify_probes
 from sentilora.template import TEXT
 from sentilora.wording import quoted
 
@@ -25,17 +31,30 @@ CPU_PASS_TOKENS, GPU_PASS_TOKENS = 4096, 16384
 WARM_UP = ("A lovely film. ", "A lovely film. " * 16, "A lovely film. " * 64)
 
 
+@dataclass
+class _Another:
+    """An adapter on the base of the first one."""
+
+    base: Base
+    reference: BaseReference
+    runtime: Runtime
+    prompter: Prompter
+    scorer: LabelScorer
+
+
 class LoadedModels:
     """The adapters on their base, by key, and the base itself, whose key is None.
 
-    The first adapter loads the base. Each of the others must belong to the same one.
+    The first adapter loads the base. Each of the others must belong to the same one. All must
+    answer as their `probes.json` says that they did at the end of training.
     """
 
     def __init__(self, key: str, path: str, **options: Any) -> None:
-        self.classifier = Classifier.load(path, **options)
+        folder = AdapterFolder.open(path)
+        self.classifier = Classifier.load(folder, **options)  # raises if probes disagree
+        _warn_if_unchecked(folder, self.classifier.agreement)
         self._names = {key: "default"}  # PEFT's names of the adapters
-        self._formats = {key: self.classifier.prompter.format}
-        self._scorers = {key: self.classifier.scorer}
+        self._models: dict[str, Scoring] = {key: self.classifier}
         self._questions: OrderedDict[tuple[tuple[int, ...], ...], LabelScorer] = OrderedDict()
         self._active = key
         self.classifier.scorer.settle()
@@ -47,7 +66,7 @@ class LoadedModels:
 
     def warm_up(self, key: str) -> list[tuple[int, float]]:
         """Score sample texts with an adapter; (tokens, seconds) of each pass."""
-        prompter = Prompter(self.classifier.base.tokenizer, self._formats[key])
+        prompter = self._models[key].prompter
         columns = prompter.format.columns
         items = [dict.fromkeys((TEXT, *columns), x) if columns else x for x in WARM_UP]
         ids = [prompter.encode(item).input_ids for item in items]
@@ -59,7 +78,10 @@ class LoadedModels:
         return times
 
     def add(self, key: str, path: str) -> None:
-        """Load one more adapter. Raises `DataError` or `UsageError`; then nothing has changed."""
+        """Load one more adapter, and check that it answers as it was trained.
+
+        Raises `DataError` or `UsageError`; then nothing has changed.
+        """
         folder = AdapterFolder.open(path)
         record = folder.classifier
         base = self.classifier.base
@@ -72,8 +94,8 @@ class LoadedModels:
                 seen=path,
                 remedy=f"serve it by itself, or choose one that was trained on {quoted(name)}",
             )
-        label_ids = Prompter(base.tokenizer, record.prompt).label_ids
-        if label_ids != record.label_ids:
+        prompter = Prompter(base.tokenizer, record.prompt)
+        if prompter.label_ids != record.label_ids:
             raise UsageError(
                 f"the adapter in {quoted(path)} was trained with other label tokens",
                 setting="adapter",
@@ -81,16 +103,23 @@ class LoadedModels:
                 remedy="serve it on the base that it was trained on",
             )
         load_another_adapter(self._peft_model, folder, key, spelling=KEYWORDS)
+        scorer = self._scorer(prompter.label_ids)
+        runtime, reference = self.classifier.runtime, self.classifier.reference
         self._names[key] = key
-        self._formats[key] = record.prompt
-        self._scorers[key] = self._scorer(label_ids)
+        self._models[key] = _Another(base, reference, runtime, prompter, scorer)
+        try:
+            self._activate(key)
+            _warn_if_unchecked(folder, verify_probes(self._models[key], folder))
+        except BaseException:
+            self.drop(key)
+            raise
 
     def drop(self, key: str) -> None:
         """Free an adapter's memory. It must not be the last one."""
         if self._active == key:
             self._activate(next(other for other in self._names if other != key))
         self._peft_model.delete_adapter(self._names.pop(key))
-        del self._scorers[key], self._formats[key]
+        del self._models[key]
 
     def score(self, prompts: Sequence[list[int]], group: Mapping[str, Any]) -> list[list[float]]:
         """Log-probabilities of the labels after each prompt, before any temperature.
@@ -103,7 +132,7 @@ class LoadedModels:
         options["temperature"] = max(1.0, group.get("temperature", 1.0))
         if key is not None:
             self._activate(key)
-            return self._scorers[key].score(prompts, **options).log_probs.tolist()
+            return self._models[key].scorer.score(prompts, **options).log_probs.tolist()
         scorer = self._question(group["label_ids"])
         with self._base_alone(scorer):
             return scorer.score(prompts, **options).log_probs.tolist()
@@ -136,7 +165,7 @@ class LoadedModels:
         if key != self._active:
             self._peft_model.set_adapter(self._names[key])
             self._active = key
-            self._scorers[key].settle()
+            self._models[key].scorer.settle()
 
     @contextmanager
     def _base_alone(self, scorer: LabelScorer) -> Iterator[None]:
@@ -146,4 +175,13 @@ class LoadedModels:
                 scorer.settle()
                 yield
         finally:
-            self._scorers[self._active].settle()
+            self._models[self._active].scorer.settle()
+
+
+def _warn_if_unchecked(folder: AdapterFolder, agreement: Agreement | None) -> None:
+    """Report that an adapter is served although nothing says how it answered in training."""
+    if agreement is None:
+        say(
+            f"warning: the adapter in {quoted(folder.path)} has no {ProbesFile.FILE}, so it is not "
+            "known whether it answers as it was trained"
+        )

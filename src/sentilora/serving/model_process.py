@@ -26,21 +26,21 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):  # the HTTP process decides when this one ends
         signal.signal(name, signal.SIG_IGN)
     spin_briefly()
-    stdin, stdout = sys.stdin.buffer, _own_stdout()
+    stdin, stdout = sys.stdin.buffer, own_stdout()
     start = protocol.read(stdin)
     if start is None:
         return
     try:
         models, ready = _start(start)
     except (SentiloraError, OSError, RuntimeError) as error:
-        _write(stdout, {"failed": describe(error)})
+        write(stdout, {"failed": describe(error)})
         raise SystemExit(1) from None
-    _write(stdout, {"ready": ready})
+    write(stdout, {"ready": ready})
     while (message := protocol.read(stdin)) is not None:
-        _write(stdout, answer(models, message))
+        write(stdout, answer(models, message))
 
 
-def _own_stdout() -> BinaryIO:
+def own_stdout() -> BinaryIO:
     """The pipe of answers. Whatever else prints to stdout goes to stderr from here on."""
     stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -48,7 +48,8 @@ def _own_stdout() -> BinaryIO:
     return stream
 
 
-def _write(stream: BinaryIO, message: Mapping[str, Any]) -> None:
+def write(stream: BinaryIO, message: Mapping[str, Any]) -> None:
+    """Send a message."""
     stream.write(protocol.encode(message))
     stream.flush()
 
@@ -78,10 +79,10 @@ def answer(models: "LoadedModels", message: Mapping[str, Any]) -> dict[str, Any]
     try:
         if operation == "add":
             models.add(message["key"], message["path"])
-            models.warm_up(message["key"])
         else:
             models.drop(message["key"])
-    except (SentiloraError, OSError, RuntimeError) as error:
+    except Exception as error:  # of whatever a damaged adapter makes torch or PEFT raise
+        _end_if_device_is_lost(error)
         return {"failed": describe(error)}
     return {"done": operation}
 

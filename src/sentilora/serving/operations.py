@@ -8,7 +8,8 @@ from sentilora.serving.errors import Refusal
 from sentilora.serving.routing import FEW_ERRORS, Services, reply
 from sentilora.serving.served import Served
 
-CREATED = 0  # OpenAI's clients require a time; nobody reads it
+# Clients of OpenAI and of TypeSafe require a time; an adapter has none.
+CREATED, RELEASE_DATE = 0, "1970-01-01"
 
 
 def router(services: Services) -> APIRouter:
@@ -21,7 +22,9 @@ def router(services: Services) -> APIRouter:
         registry = services.registry
         served = [*registry.adapters.values(), registry.base()]
         data = [describe(model, registry.base_name) for model in served]
-        return reply({"object": "list", "data": data, "review": services.review_store is not None})
+        has_review = services.review_store is not None
+        names = [_as_typesafe(model) for model in served]
+        return reply({"object": "list", "data": data, "models": names, "review": has_review})
 
     @routes.get("/livez")
     async def live() -> Response:
@@ -80,3 +83,10 @@ def describe(model: Served, base_name: str) -> dict[str, Any]:
         "truncation": format.truncation,
         "digest": model.digest,
     }
+
+
+def _as_typesafe(model: Served) -> dict[str, str]:
+    """A model as TypeSafe's clients list it."""
+    kind = "a base" if model.key is None else "an adapter"
+    description = f"{kind}; labels: {', '.join(model.labels)}"
+    return {"name": model.name, "description": description, "release_date": RELEASE_DATE}

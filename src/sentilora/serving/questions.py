@@ -18,17 +18,33 @@ from sentilora.serving.served import Registry, Served
 from sentilora.template import TEXT
 
 YES, NO = "yes", "no"  # the labels of a yes-or-no question to the base
+YES_AND_NO = ((YES, NO), ("true", "false"))  # an adapter's labels that say which one means yes
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer to a question. probabilities: of the options, in the question's order."""
+    """The answer to a question. probabilities: of the options, in the question's order.
+
+    skips_descriptions: whether options were described to an adapter, whose prompt is that of
+    training and shows no descriptions.
+    """
 
     probabilities: list[float]
     abstained: bool
     abstain_below: float
     num_tokens: int
     truncated: bool
+    skips_descriptions: bool = False
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """What each format's answer has besides its own fields."""
+        more: dict[str, Any] = {"truncated": self.truncated}
+        if self.abstain_below:
+            more |= {"abstained": self.abstained, "abstain_below": self.abstain_below}
+        if self.skips_descriptions:
+            more["descriptions_used"] = False
+        return more
 
     @property
     def best(self) -> int:
@@ -93,18 +109,41 @@ class Questioner:
             abstain_below=threshold,
             num_tokens=answer.num_tokens,
             truncated=answer.truncated,
+            skips_descriptions=any(options.values()),
         )
 
-    async def affirm(self, state: object, instructions: str | None, alone: bool) -> Decision:
-        """The decision between yes and no. Raises `Refusal` for an adapter."""
-        if self.model.key is not None:
+    async def affirm(
+        self,
+        state: object,
+        instructions: str | None,
+        yes: str | None = None,
+        no: str | None = None,
+        *,
+        alone: bool = False,
+    ) -> Decision:
+        """The decision between yes, its first option, and no.
+
+        yes, no: what counts as each. An adapter answers if they are its two labels, or if its
+        labels are yes and no, or true and false. Raises `Refusal` otherwise.
+        """
+        if self.model.key is None:
+            return await self._zero_shot(state, instructions, {YES: yes, NO: no}, alone)
+        labels = self.model.labels
+        options: dict[str, str | None] = {}
+        if len(labels) == 2 and {yes, no} == set(labels):
+            options = {str(yes): None, str(no): None}
+        for pair in YES_AND_NO:
+            by_name = {label.casefold(): label for label in labels}
+            if not options and len(labels) == 2 and set(by_name) == set(pair):
+                options = {by_name[pair[0]]: yes, by_name[pair[1]]: no}
+        if not options:
             raise Refusal(
                 422,
                 f"this adapter does not say which label means yes; ask for a choice between "
-                f"{', '.join(self.model.labels)}",
+                f"{', '.join(labels)}",
                 param="questions",
             )
-        return await self._zero_shot(state, instructions, {YES: None, NO: None}, alone)
+        return await self.choose(state, instructions, options, alone=alone)
 
     async def _zero_shot(
         self,
@@ -118,7 +157,7 @@ class Questioner:
         described = [f"- {option}: {text}" for option, text in options.items() if text]
         lines = [instructions or "", *described, f"Answer with {', '.join(others)} or {last}."]
         question = "\n".join(filter(None, lines))
-        item = {TEXT: _as_text(state), "question": question}
+        item = {TEXT: as_text(state), "question": question}
         [answer] = await self._answering.answers(model, [item], alone=alone)
         return Decision(answer.probabilities, False, 0.0, answer.num_tokens, answer.truncated)
 
@@ -142,8 +181,14 @@ def _item(state: object, model: Served) -> object:
     return state
 
 
-def _as_text(state: object) -> str:
-    return state if isinstance(state, str) else orjson.dumps(state).decode()
+def as_text(content: object) -> str:
+    """A text as it is, anything else as JSON."""
+    return content if isinstance(content, str) else orjson.dumps(content).decode()
+
+
+def text_or_none(content: object) -> str | None:
+    """`as_text`, unless there is nothing."""
+    return None if content is None else as_text(content)
 
 
 def distinct(values: Sequence[Any], param: str) -> None:

@@ -94,7 +94,7 @@ class PassQueue:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the texts that wait, those of clients that are gone included."""
+        """Tokens of the texts that wait. Clients that left since the last pass count, too."""
         return sum(self._tokens)
 
     def add(self, entries: Iterable[Entry]) -> None:
@@ -103,8 +103,13 @@ class PassQueue:
             self._lanes[entry.lane].append(entry)
             self._tokens[entry.lane] += entry.num_tokens
 
+    def drop_dead(self) -> None:
+        """Drop texts of clients that are gone; those whose deadline passed get `Expired`."""
+        for lane in (NORMAL, LOW):
+            self._drop_dead(lane)
+
     def predicted_wait(self, lane: int = NORMAL) -> float:
-        """Seconds until a text that came now would be in a pass."""
+        """Seconds until a text that came now would be in a pass, if nobody left since."""
         tokens = sum(self._tokens[: lane + 1])
         left = 0.0
         if self._under_way is not None:

@@ -6,37 +6,52 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from sentilora.serving.errors import Refusal
-from sentilora.serving.questions import Decision, Questioner, together
+from sentilora.serving.questions import (
+    Decision,
+    Questioner,
+    as_text,
+    text_or_none,
+    together,
+)
 from sentilora.serving.routing import ERRORS, JsonRoute, Services, Strict, reply
 
 MAX_QUESTIONS = 64
 Option = Annotated[str, Field(min_length=1)]
+Content = str | dict[str, Any] | list[Any]  # what is no text is read as JSON text
 
 
 class ChoiceQuestion(Strict):
     """Which of these? criteria: {option: what it means}."""
 
     type: Literal["choice"]
-    instructions: str | None = None
-    criteria: Annotated[dict[Option, str | None], Field(min_length=2, max_length=255)]
+    instructions: Content | None = None
+    criteria: Annotated[dict[Option, Content | None], Field(min_length=2, max_length=255)]
 
 
 class ScoreQuestion(Strict):
     """How much? criteria: the levels, from the lowest to the highest."""
 
     type: Literal["score"]
-    instructions: str | None = None
+    instructions: Content | None = None
     criteria: (
-        Annotated[dict[Option, str | None], Field(min_length=2, max_length=10)]
-        | Annotated[list[Option], Field(min_length=2, max_length=10)]
+        Annotated[dict[Option, Content | None], Field(min_length=2, max_length=10)]
+        | Annotated[list[Option | dict[str, Any] | list[Any]], Field(min_length=2, max_length=10)]
     )
+
+
+class NoulCriteria(Strict):
+    """What counts as yes, and as no."""
+
+    true: Content | None = None
+    false: Content | None = None
 
 
 class NoulQuestion(Strict):
     """Is it so?"""
 
     type: Literal["noul"]
-    instructions: str
+    instructions: Content | None = None
+    criteria: NoulCriteria | None = None
 
 
 Question = Annotated[ChoiceQuestion | ScoreQuestion | NoulQuestion, Field(discriminator="type")]
@@ -81,32 +96,41 @@ async def _ask(
     question: ChoiceQuestion | ScoreQuestion | NoulQuestion,
     alone: bool,
 ) -> Decision:
+    instructions = text_or_none(question.instructions)
     if isinstance(question, NoulQuestion):
-        return await questioner.affirm(state, question.instructions, alone)
-    criteria = question.criteria
-    options = criteria if isinstance(criteria, dict) else dict.fromkeys(criteria)
-    if len(options) < len(criteria):
+        outcomes = question.criteria or NoulCriteria()
+        yes, no = text_or_none(outcomes.true), text_or_none(outcomes.false)
+        if not (instructions or yes or no):
+            raise Refusal(422, "there is no question", param="instructions")
+        return await questioner.affirm(state, instructions, yes, no, alone=alone)
+    options = _options(question)
+    if len(options) < len(question.criteria):
         raise Refusal(422, "the levels must differ", param="criteria")
-    return await questioner.choose(state, question.instructions, options, alone=alone)
+    return await questioner.choose(state, instructions, options, alone=alone)
+
+
+def _options(question: ChoiceQuestion | ScoreQuestion) -> dict[str, str | None]:
+    """The options with their descriptions; a level may be nothing but a description."""
+    criteria = question.criteria
+    if isinstance(criteria, dict):
+        return {option: text_or_none(content) for option, content in criteria.items()}
+    return dict.fromkeys(map(as_text, criteria))
 
 
 def _answer(
     question: ChoiceQuestion | ScoreQuestion | NoulQuestion, decision: Decision
 ) -> dict[str, Any]:
     p = decision.probabilities
-    more: dict[str, Any] = {"truncated": decision.truncated}
-    if decision.abstain_below:
-        more |= {"abstained": decision.abstained, "abstain_below": decision.abstain_below}
     if isinstance(question, NoulQuestion):
-        return {"type": "noul", "noul": p[0], **more}
-    options = list(question.criteria)
+        return {"type": "noul", "noul": p[0], **decision.more}
+    options = list(_options(question))
     if isinstance(question, ChoiceQuestion):
         return {
             "type": "choice",
             "choice": options[decision.best],
             "confidence": decision.confidence,
             "probabilities": dict(zip(options, p, strict=True)),
-            **more,
+            **decision.more,
         }
     return {
         "type": "score",
@@ -114,5 +138,5 @@ def _answer(
         "confidence": decision.score_confidence,
         "probabilities": {str(number): share for number, share in enumerate(p)},
         "legend": {str(number): option for number, option in enumerate(options)},
-        **more,
+        **decision.more,
     }

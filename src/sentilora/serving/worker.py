@@ -99,6 +99,10 @@ class Worker:
         await self._order({"op": "drop", "key": key})
 
     async def _order(self, message: Mapping[str, Any]) -> None:
+        """Let the process do something between passes. It must not be cancelled.
+
+        The answer would stay in the pipe, as if it were that of the next message.
+        """
         if self.state != "ready":
             raise Unavailable
         async with self._idle:
@@ -153,6 +157,9 @@ class Worker:
                 await self._work_until_death()
             except Unavailable:
                 await self._restart()
+            except Exception as error:  # an answer that fits no question
+                say(f"the model's process answered with what is no answer ({type(error).__name__})")
+                await self._restart()
 
     async def _work_until_death(self) -> None:
         process = self._process
@@ -205,7 +212,7 @@ class Worker:
             say("the model's process died; starting it again")
             try:
                 await self._launch()
-            except SentiloraError as error:
+            except (SentiloraError, OSError) as error:
                 say(f"the model's process did not start: {error}")
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)

@@ -13,8 +13,6 @@ from typing import Literal, Unpack
 
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.models.base_source import KEYWORDS
-from sentilora.models.bases import load_tokenizer
 from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.progress import say
 from sentilora.shipped import page_folder, shipped_adapter
@@ -63,6 +61,7 @@ def serve(
     from sentilora.serving.security import Keys, require_key
     from sentilora.serving.served import Registry
     from sentilora.serving.server import Server, listening_socket
+    from sentilora.serving.tokenizer import load_bare_tokenizer
     from sentilora.serving.worker import Worker
 
     require_key(host, api_key, admin_key)
@@ -70,7 +69,7 @@ def serve(
     folders = {name: AdapterFolder.open(path) for name, path in _named(adapter).items()}
     first = next(iter(folders.values()))
     reference = first.base_to_load(base, quantization)
-    tokenizer = load_tokenizer(reference.name, reference.revision, KEYWORDS)
+    tokenizer = load_bare_tokenizer(reference.name, reference.revision)
     is_path = os.path.exists(os.path.expanduser(reference.name))
     registry = Registry(tokenizer, Path(reference.name).name if is_path else reference.name)
     adapters = [registry.read(name, folder) for name, folder in folders.items()]

@@ -1,0 +1,140 @@
+"""The tokenizer of a base for the HTTP process, which imports neither transformers nor torch.
+
+transformers loads a tokenizer only together with torch, which takes 230 MB. So a process of its own
+loads it, writes down what the package `tokenizers` needs to do the same work, and ends.
+
+    python -m sentilora.serving.tokenizer NAME REVISION
+"""
+
+import signal
+import subprocess
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from tokenizers import AddedToken, Tokenizer
+
+from sentilora.errors import SentiloraError
+from sentilora.models.base_source import KEYWORDS
+from sentilora.models.bases import load_tokenizer
+from sentilora.scoring.probe_texts import PROBE_TEXTS
+from sentilora.serving import protocol
+from sentilora.serving.model_process import describe, own_stdout, write
+from sentilora.serving.worker import described
+from sentilora.wording import quoted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Compared before a tokenizer is handed over, besides the probes' texts.
+ODD_TEXTS = (
+    "",
+    " a",
+    "a\n\nb ",
+    "\t</s><s>[INST]<|im_start|>",
+    "é漢字🎬\u200b\u0301",
+    "\x00\ufeff",
+)
+
+
+class BareTokenizer:
+    """What `Prompter` uses of a tokenizer.
+
+    Threads may share it: nothing of it changes, while transformers' switches between reading
+    special tokens in a text and reading their characters.
+    """
+
+    is_fast = True
+
+    def __init__(self, backend: str, bos_token_id: int | None, eos_token_id: int | None) -> None:
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.backend_tokenizer = _without_limits(backend)
+        self.backend_tokenizer.encode_special_tokens = True
+        self._encode_special = lru_cache(maxsize=8)(self._with_special_tokens)
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The added tokens by number."""
+        tokens: dict[int, AddedToken] = self.backend_tokenizer.get_added_tokens_decoder()
+        return tokens
+
+    def __call__(
+        self,
+        text: str,
+        add_special_tokens: bool = True,
+        split_special_tokens: bool = False,
+        return_offsets_mapping: bool = False,
+    ) -> dict[str, Any]:
+        """`input_ids` and `offset_mapping` of a text, as from transformers."""
+        if split_special_tokens:
+            encoding = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        else:
+            encoding = self._encode_special(text, add_special_tokens)
+        return {"input_ids": encoding.ids, "offset_mapping": encoding.offsets}
+
+    def _with_special_tokens(self, text: str, add_special_tokens: bool) -> Any:
+        """The encoding of one of the few texts that may hold special tokens."""
+        reader = _without_limits(self.backend_tokenizer.to_str())
+        return reader.encode(text, add_special_tokens=add_special_tokens)
+
+
+def _without_limits(backend: str) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(backend)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def load_bare_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a base, loaded by another process. Raises what `load_tokenizer` raises."""
+    command = [sys.executable, "-m", "sentilora.serving.tokenizer", name, revision]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        answer = protocol.read(cast(BinaryIO, process.stdout))
+    if answer is None:
+        raise SentiloraError(f"the process that loads the tokenizer of {quoted(name)} died")
+    if "failed" in answer:
+        raise described(answer["failed"])
+    return cast("PreTrainedTokenizerBase", BareTokenizer(**answer["tokenizer"]))
+
+
+def as_data(tokenizer: "PreTrainedTokenizerBase", name: str) -> dict[str, Any]:
+    """The arguments of `BareTokenizer`. Raises `SentiloraError` if it would read otherwise."""
+    data = {
+        "backend": cast(Any, tokenizer).backend_tokenizer.to_str(),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    bare = BareTokenizer(**data)
+    for text in (*ODD_TEXTS, *PROBE_TEXTS):
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        options: list[dict[str, Any]] = [{}, plain, {**plain, "return_offsets_mapping": True}]
+        for one in options:
+            expected, own = tokenizer(text, **one), bare(text, **one)
+            if any(own[key] != expected[key] for key in own if key in expected):
+                raise SentiloraError(
+                    f"the tokenizer of {quoted(name)} does more than its tokenizer.json says, "
+                    "which the server cannot do",
+                    setting="base.name",
+                    seen=name,
+                )
+    return data
+
+
+def main() -> None:
+    """Load a tokenizer and write it to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    name, revision = sys.argv[1:]
+    stdout = own_stdout()
+    try:
+        tokenizer = load_tokenizer(name, revision, KEYWORDS)
+        if not tokenizer.is_fast:
+            raise SentiloraError(f"the tokenizer of {quoted(name)} has no tokenizer.json")
+        answer = {"tokenizer": as_data(tokenizer, name)}
+    except (SentiloraError, OSError, RuntimeError) as error:
+        answer = {"failed": describe(error)}
+    write(stdout, answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The HTTP process reads texts as training does, without transformers and torch."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_tokenizers import make_tokenizer
+
+from sentilora.errors import DataError, SentiloraError
+from sentilora.models.bases import load_tokenizer
+from sentilora.prompt import Prompter, PromptFormat
+from sentilora.serving.tokenizer import BareTokenizer, as_data, load_bare_tokenizer
+
+ODD = [
+    "a", "A lovely film.",
+    "é e\u0301 漢字 🎬👩‍👩‍👧", "</s> <s> <pad> [INST] <|im_start|>", "\u200b\ufeff\u2028x",
+    "a\x00b\x07", "\t\r\n x \r\n", "### Sentiment:\nnegative", "{text} {labels} {", "ﬁ Ⅷ İ ß ẞ",
+    "شكراً مرحبا", "word " * 5000, "x" * 30_000, "🎬" * 3000, "\ud7ff\ue000\U0010ffff",
+]  # fmt: skip
+CHAT = "<s>### Instruction:\n{instruction}\n\n{text}</s>\n### Sentiment:\n"
+FORMATS = [
+    PromptFormat(),
+    PromptFormat(truncation="head+tail", max_length=128),
+    PromptFormat(template=CHAT, truncation="head"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    """Pairs of a tokenizer as training has it, and as the HTTP process does."""
+    toy = make_tokenizer(["a lovely film " * 9, "positive negative", CHAT], 400)
+    return [
+        (load_tokenizer("embedded"), load_bare_tokenizer("embedded", "main")),
+        (toy, BareTokenizer(**as_data(toy, "toy"))),
+    ]
+
+
+def require_same(tokenizers, texts):
+    for own, bare in tokenizers:
+        for format in FORMATS:
+            first, second = Prompter(own, format), Prompter(bare, format)
+            assert first.label_ids == second.label_ids
+            assert first.max_prompt_tokens == second.max_prompt_tokens
+            assert first.special_tokens == second.special_tokens
+            for text in texts:
+                try:
+                    expected = first.encode(text)
+                except DataError:
+                    with pytest.raises(DataError):
+                        second.encode(text)
+                    continue
+                assert second.encode(text) == expected  # tokens, string, truncation, spans
+
+
+def test_odd_texts_have_the_same_tokens(tokenizers):
+    require_same(tokenizers, [*ODD, "half a \ud800 pair", "", " \n"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(st.text(st.characters(), max_size=300), min_size=1, max_size=8))
+def test_any_text_has_the_same_tokens(tokenizers, texts):
+    require_same(tokenizers, texts)
+
+
+def test_a_tokenizer_that_does_more_is_refused():
+    class Lowercase:
+        def __init__(self, tokenizer):
+            self._tokenizer = tokenizer
+
+        def __getattr__(self, name):
+            return getattr(self._tokenizer, name)
+
+        def __call__(self, text, **options):
+            return self._tokenizer(text.replace("good", "bad").lower(), **options)
+
+    with pytest.raises(SentiloraError, match=r"does more than its tokenizer\.json"):
+        as_data(Lowercase(load_tokenizer("embedded")), "lowercase")
+
+
+def test_a_base_that_cannot_be_read_is_reported_as_anywhere(tmp_path):
+    with pytest.raises(DataError, match=r"not a model folder: it has no config\.json"):
+        load_bare_tokenizer(str(tmp_path), "main")
+
+
+def test_the_http_process_imports_neither_transformers_nor_torch():
+    code = (
+        "import sys; from sentilora.serving import app, server, tokenizer\n"
+        "tokenizer.load_bare_tokenizer('embedded', 'main')('a')\n"
+        "print(sorted({'torch', 'transformers', 'peft', 'pandas', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]", done.stderr
