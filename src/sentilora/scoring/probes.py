@@ -14,7 +14,7 @@ that ships (2026-11-28, Xeon with AVX-512); limits without a measurement follow 
     float32, GPU and CPU, or two kinds of GPU      1e-4    not yet: its sums have another order
     bfloat16, at least once                        0.1     0.027 to float32; 0.038 fast to plain
     float16, at least once, and no bfloat16        0.02    not yet: an eighth of bfloat16's rounding
-    8-bit products, at least once                  0.25    below 0.2 on an H100 (`test_gpu.py`)
+    8-bit products, at least once                  0.25    not yet: 0.2 is the bound of a GPU test
 
 A wrong base, adapter or prompt moves some probability by more than 0.25 unless training changed
 next to nothing. A base in another quantization has no limit: its difference is only reported.
