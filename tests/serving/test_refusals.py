@@ -88,6 +88,10 @@ CONTENTS = [  # route, content, status
     ("/v1/decisions", question(instructions=CANARY), 422),
     ("/v1/decisions", question(type=CANARY), 422),
     ("/v1/decisions", {**question(), "input": ""}, 422),
+    ("/v1/decisions", {**question(choices=[{"value": " "}, {"value": "a "}]),
+        "model": "embedded"}, 422),
+    ("/v1/decisions", {**question(choices=[{"value": "x" * 9000}, {"value": "a"}]),
+        "model": "embedded"}, 422),
     ("/v1/decisions", {**question(), "questions": []}, 422),
     ("/v1/decisions", {**question(), "questions": [CHOICE] * 9}, 413),
     ("/v1/decisions", {**question(), "model": "gpt"}, 404),
@@ -151,6 +155,7 @@ def test_what_fails_after_the_queue(calibrated_adapter, route, failure, status, 
     assert CANARY not in response.text + log
     if isinstance(failure, ValueError):
         assert response.headers["x-request-id"] in log and "ValueError" in log
+        assert response.headers["content-type"] == "application/json" and response.json()["error"]
 
 
 def test_a_server_that_is_not_ready_or_is_draining_says_so(fake):

@@ -276,3 +276,11 @@ def test_a_client_that_leaves_does_not_end_a_swap_halfway(server, expected, cali
         assert content["data"][0]["probs"] == pytest.approx(expected[0], abs=1e-5)
     assert answered(server.client.get("/readyz"))["restarts"] == 0
     assert server.log.read_text().count("\n") == before
+
+
+def test_a_client_that_sends_too_much_is_told_the_limit(server):
+    """text-embeddings-inference #50: the connection broke, and the server said nothing."""
+    for _ in range(3):
+        response = server.post("/v1/classify", {"input": "a" * 10_000_000})
+        assert response.status_code == 413
+        assert "4,194,304 bytes (`max_body_bytes`)" in response.text

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -62,6 +64,29 @@ def test_odd_texts_have_the_same_tokens(tokenizers):
 @given(texts=st.lists(st.text(st.characters(), max_size=300), min_size=1, max_size=8))
 def test_any_text_has_the_same_tokens(tokenizers, texts):
     require_same(tokenizers, texts)
+
+
+def test_a_long_text_does_not_hold_up_other_threads(tokenizers):
+    """For a text of 4 MB no request was answered for as long as it was read."""
+    bare = tokenizers[0][1]
+    is_done, longest = threading.Event(), 0.0
+
+    def tick():
+        nonlocal longest
+        last = time.perf_counter()
+        while not is_done.is_set():
+            time.sleep(0.005)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    started = time.perf_counter()
+    bare("a lovely film " * 60_000, add_special_tokens=False, split_special_tokens=True)
+    seconds = time.perf_counter() - started
+    is_done.set()
+    thread.join()
+    assert longest < seconds / 2
 
 
 def test_a_tokenizer_that_does_more_is_refused():

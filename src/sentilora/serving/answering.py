@@ -77,16 +77,8 @@ class Answering:
 
     async def admit(self, lane: int = NORMAL) -> None:
         """Raise `Refusal` if the server cannot take a request now: at once 503, slowly 429."""
-        if self.is_draining:
-            raise Refusal(503, "the server is shutting down", retry_after=RETRY_SECONDS)
-        if self.worker.state != "ready":
-            raise Refusal(503, f"the model is {self.worker.state}", retry_after=RETRY_SECONDS)
-        queue = self.worker.queue
-        wait = queue.predicted_wait(lane)
-        if wait > self.limits.max_wait:
-            queue.drop_dead()  # 1,000 clients that left would refuse the next one
-            wait = queue.predicted_wait(lane)
-        if wait <= self.limits.max_wait:
+        self._require_ready()
+        if self._wait(lane) <= self.limits.max_wait:
             return
         self.num_held += 1
         try:
@@ -94,8 +86,26 @@ class Answering:
             await asyncio.sleep(MIN_HOLD_SECONDS + share * (MAX_HOLD_SECONDS - MIN_HOLD_SECONDS))
         finally:
             self.num_held -= 1
-        message = f"too busy: a text would wait {wait:.1f} s"
-        raise Refusal(429, message, retry_after=wait - self.limits.max_wait)
+        self._require_ready()
+        wait = self._wait(lane)
+        if wait > self.limits.max_wait:  # still
+            message = f"too busy: a text would wait {wait:.1f} s"
+            raise Refusal(429, message, retry_after=wait - self.limits.max_wait)
+
+    def _require_ready(self) -> None:
+        if self.is_draining:
+            raise Refusal(503, "the server is shutting down", retry_after=RETRY_SECONDS)
+        if self.worker.state != "ready":
+            raise Refusal(503, f"the model is {self.worker.state}", retry_after=RETRY_SECONDS)
+
+    def _wait(self, lane: int) -> float:
+        """Seconds that a text would wait; those of clients that are gone do not count."""
+        queue = self.worker.queue
+        wait = queue.predicted_wait(lane)
+        if wait > self.limits.max_wait:
+            queue.drop_dead()  # 1,000 clients that left would refuse the next one
+            wait = queue.predicted_wait(lane)
+        return wait
 
     async def answers(
         self,

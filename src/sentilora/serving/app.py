@@ -73,6 +73,7 @@ def create_app(services: Services, page: Path) -> FastAPI:
         add_page(app, page)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _failed)
     return app
 
 
@@ -83,13 +84,18 @@ def gated(app: FastAPI, services: Services, keys: Keys, max_body_bytes: int) -> 
 
 async def _refused(request: Request, error: Any) -> Response:
     refusal = error if isinstance(error, Refusal) else Refusal(error.status_code, error.detail)
-    headers = {**(error.headers or {}), **headers_of(refusal)}
+    headers = {**(getattr(error, "headers", None) or {}), **headers_of(refusal)}
     return Response(
         orjson.dumps(body_of(request.url.path, refusal)),
         refusal.status_code,
         headers,
         media_type="application/json",
     )
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A 500; the gate reports where the error comes from, under the id of the answer's header."""
+    return await _refused(request, Refusal(500, "internal error (see X-Request-ID)"))
 
 
 async def _invalid(request: Request, error: Any) -> Response:

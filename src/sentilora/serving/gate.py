@@ -25,6 +25,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 READ_SECONDS = 30.0  # for a whole body
+# Read and dropped of a body that is too large: a client that is still sending would see a broken
+# connection instead of the 413.
+MAX_DISCARDED_BYTES = 64 * 2**20
 CSP = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _ECHOED = (b"traceparent",)
 
@@ -76,7 +79,7 @@ class Gate:
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._max_body_bytes
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limit:
+        if length.isdigit() and int(length) > limit + MAX_DISCARDED_BYTES:
             raise too_large(limit)
         parts, size = [], 0
         try:
@@ -87,13 +90,16 @@ class Gate:
                         raise _ClientLeft
                     part = message.get("body", b"")
                     size += len(part)
-                    if size > limit:
+                    if size > limit + MAX_DISCARDED_BYTES:
                         raise too_large(limit)
-                    parts.append(part)
+                    if size <= limit:
+                        parts.append(part)
                     if not message.get("more_body"):
                         break
         except TimeoutError:
             raise Refusal(400, f"the body did not come within {READ_SECONDS:.0f} s") from None
+        if size > limit:
+            raise too_large(limit)
         return unpacked(b"".join(parts), headers.get(b"content-encoding", b""), limit)
 
 

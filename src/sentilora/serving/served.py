@@ -151,12 +151,15 @@ class Registry:
         served = self._questions.pop(labels, None)
         if served is None:
             longest = max(adapter.prompter.format.max_length for adapter in self._adapters.values())
-            format = PromptFormat(ZERO_SHOT, "", labels, max(512, longest))
             try:
+                format = PromptFormat(ZERO_SHOT, "", labels, max(512, longest))
                 prompter = Prompter(self.tokenizer, format)
             except UsageError:
                 raise Refusal(
-                    422, "this base's tokenizer cannot tell these choices apart", param="choices"
+                    422,
+                    "these choices cannot be scored: one is blank, has blanks at its ends or is "
+                    "too long, or this base's tokenizer cannot tell two of them apart",
+                    param="choices",
                 ) from None
             served = Served(self.base_name, None, prompter, Calibration())
         self._questions[labels] = served

@@ -68,10 +68,16 @@ class BareTokenizer:
     ) -> dict[str, Any]:
         """`input_ids` and `offset_mapping` of a text, as from transformers."""
         if split_special_tokens:
-            encoding = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            # `encode` would hold up all other threads: seconds for a text of megabytes.
+            [encoding] = self.backend_tokenizer.encode_batch(
+                [text], add_special_tokens=add_special_tokens
+            )
         else:
             encoding = self._encode_special(text, add_special_tokens)
-        return {"input_ids": encoding.ids, "offset_mapping": encoding.offsets}
+        result: dict[str, Any] = {"input_ids": encoding.ids}
+        if return_offsets_mapping:
+            result["offset_mapping"] = encoding.offsets
+        return result
 
     def _with_special_tokens(self, text: str, add_special_tokens: bool) -> Any:
         """The encoding of one of the few texts that may hold special tokens."""
