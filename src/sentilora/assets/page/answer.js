@@ -24,7 +24,7 @@ export function tag(answer) {
 function headline(answer, model) {
   if (!answer.abstained) return [element("p", {class: answer.label.length > LONG_LABEL ? "big long" : "big"}, answer.label),
     element("p", {class: "verdict"}, `Probability ${percent(answer.probability)}`)];
-  const below = typeof model.abstain_below === "number" ? `below the ${percent(model.abstain_below, Number.isInteger(Math.round(1e6 * model.abstain_below) / 1e4) ? 0 : 1)} it needs for an answer` : "too low for an answer";
+  const below = model.abstain_below ? `below the ${percent(model.abstain_below, Number.isInteger(Math.round(1e6 * model.abstain_below) / 1e4) ? 0 : 1)} it needs for an answer` : "too low for an answer";
   return [element("p", {class: "big unsure"}, "No answer"),
     element("p", {class: "verdict"}, "The model abstains: its likeliest label is ", element("strong", {}, answer.label),
       ` with ${percent(answer.probability)}, ${below}.`)];
@@ -72,28 +72,26 @@ function markedText(text, words) {
   return paragraph;
 }
 
-function strongest(texts, words) {
+function strongest(text, words) {
+  const letters = Array.from(text);
   const ranked = words.filter((word) => word.contribution).sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
   const least = LEAST * Math.abs(ranked[0]?.contribution ?? 0);
-  return ranked.slice(0, MAX_WORDS).filter((word) => Math.abs(word.contribution) >= least).map(({start, end, contribution, column}) =>
-    `${Array.from(texts[column] ?? texts[""]).slice(start, end).join("")} ${signed(contribution)}`).join(", ");
+  return ranked.slice(0, MAX_WORDS).filter((word) => Math.abs(word.contribution) >= least).map(({start, end, contribution}) =>
+    `${letters.slice(start, end).join("").replace(/^\p{P}+|\p{P}+$/gu, "")} ${signed(contribution)}`).join(" · ");
 }
 
-function explanation(input, {label, words}) {
-  const texts = typeof input === "string" ? {"": input} : {"": Object.values(input)[0], ...input};
-  const columns = typeof input === "string" ? [null] : Object.keys(input);
+function explanation(text, {label, words}) {  // of several columns only the text is explained
   const sample = (side, text) => {
     const mark = element("mark", {class: side}, text);
     mark.style.setProperty("--weight", HEAVIEST / 2);
     return mark;
   };
-  const list = strongest(texts, words);
+  const list = strongest(text, words);
   if (!list) return element("p", {class: "gloss"}, "No single word moved this answer.");
   return element("div", {},
     element("p", {class: "gloss"}, "Words ", sample("for", `for ${label}`), " and ", sample("against", "against it"),
       ". The stronger the color, the more the answer changes without the word."),
-    columns.map((column, place) => [column && element("h3", {}, column), markedText(column ? texts[column] : input,
-      words.filter((word) => column === null || (word.column ?? columns[0]) === columns[place]))]).flat(),
+    markedText(text, words),
     element("p", {class: "gloss"}, `Strongest (log-odds): ${list}`));
 }
 
@@ -102,9 +100,9 @@ export function explainBox(input, model) {
   const status = element("div", {role: "status"}), place = element("div");
   const ask = button("Show the words that moved it", () => attempt(status, "Leaving out one word after another …", async (options) => {
     ask.disabled = true;
-    const found = await call("v1/explain", {...options, body: {model: model.id, input}}).finally(() => { ask.disabled = false; });
+    const result = await call("v1/explain", {...options, body: {model: model.id, input}}).finally(() => { ask.disabled = false; });
     ask.remove();
-    place.replaceChildren(explanation(input, found));
+    place.replaceChildren(explanation(typeof input === "string" ? input : input.text, result));
   }));
   return element("div", {class: "explain"}, ask, status, place);
 }

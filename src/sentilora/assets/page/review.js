@@ -36,7 +36,7 @@ async function save(item, label) {
   if (!session.review) return keep();
   const {input, answer} = item, probabilities = Object.fromEntries(answer.ranked);
   await attempt(at("review-status"), "Storing the label …", async (options) => {
-    await request("v1/review", {...options, body: {text: input, predicted: answer.label, label, probabilities}});
+    await request("v1/review", {...options, body: {model: item.model.id, text: input, predicted: answer.label, label, probabilities}});
     keep();
   });
 }
@@ -75,15 +75,16 @@ function card(item) {
       element("kbd", {}, keyed.length), ", ", element("kbd", {}, "s"), " skips")));
 }
 
+const fileName = () => `review-${session.model.id.replace(/[^\w.-]+/g, "-")}.jsonl`;
+
 function exportLabeled() {
-  const name = `review-${session.model.id.replace(/[^\w.-]+/g, "-")}.jsonl`;
   if (session.review) {
     return attempt(at("review-status"), "Fetching the stored labels …", async (options) =>
-      download(name, await (await request("v1/review/export", options)).blob()));
+      download(fileName(), await (await request(`v1/review/export?model=${encodeURIComponent(session.model.id)}`, options)).blob()));
   }
   const lines = ofModel(labeled).map(({input, label}) =>
     JSON.stringify({...(typeof input === "string" ? {text: input} : input), label}) + "\n");
-  download(name, new Blob(lines, {type: "application/jsonl"}));
+  download(fileName(), new Blob(lines, {type: "application/jsonl"}));
   hasUnsaved = false;
 }
 
@@ -92,7 +93,7 @@ function show() {
   at("review-count").hidden = !items.length;
   at("review-count").textContent = count(items.length);
   at("review-note").textContent = "Answers that abstained or were least certain. Your labels teach the next adapter most. " + (session.review
-    ? "Labels are stored on the server." : "Texts and labels stay in this tab: export them before you close it.");
+    ? "Each text that you label is stored on the server, with its label." : "Texts and labels stay in this tab: export them before you close it.");
   at("review-card").replaceChildren(items.length ? card(items[0]) : element("p", {class: "empty"}, done.length
     ? "All labeled. Classify more texts, or export the labels below."
     : "Nothing to review yet. Classify a text or a file: uncertain answers come here."));
@@ -100,6 +101,7 @@ function show() {
   at("labeled-title").textContent = `Labeled (${count(done.length)})`;
   at("labeled-actions").replaceChildren(button(session.review ? "Export all stored labels (JSONL)" : `Export ${counted(done.length, "label")} (JSONL)`,
     exportLabeled, {class: "primary"}));
+  at("labeled-how").textContent = `cat ${fileName()} >> rows.jsonl && sentilora train rows.jsonl`;
   at("labeled").replaceChildren(...done.slice(0, 100).map((item) => element("li", {class: "entry labeled"},
     element("span", {class: `tag ${item.label === item.answer.label ? "sure" : "changed"}`}, item.label),
     element("span", {class: "line"}, wordsOf(item.input).slice(0, 300)),
