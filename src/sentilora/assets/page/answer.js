@@ -18,7 +18,7 @@ export const isUncertain = (answer) => answer.abstained || answer.lead < 0.5;
 export function tag(answer) {
   return answer.abstained
     ? element("span", {class: "tag unsure"}, `abstained (${answer.label} ${percent(answer.probability)})`)
-    : element("span", {class: "tag sure"}, `${answer.label} ${percent(answer.probability)}`);
+    : element("span", {class: isUncertain(answer) ? "tag unsure" : "tag sure"}, `${answer.label} ${percent(answer.probability)}`);
 }
 
 function headline(answer, model) {
@@ -56,7 +56,7 @@ const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
 
 // The text with its words marked. Offsets count characters, not UTF-16 units.
 function markedText(text, words) {
-  const letters = Array.from(text), paragraph = element("p", {class: "marked"});
+  const letters = Array.from(text), paragraph = element("p", {class: "marked", tabindex: 0});
   const heaviest = Math.max(1e-9, ...words.map((word) => Math.abs(word.contribution ?? 0)));
   let position = 0;
   for (const {start, end, contribution} of [...words].sort((a, b) => a.start - b.start)) {

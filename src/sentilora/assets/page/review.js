@@ -61,10 +61,12 @@ function choice(item, label, number) {
   return element("li", {}, node);
 }
 
+const reading = (text) => element("p", {class: "reading", tabindex: 0}, text);  // a long one scrolls, by keyboard too
+
 function card(item) {
   const {model, answer, input} = item, keyed = choices(item);
-  const texts = typeof input === "string" ? element("p", {class: "reading"}, input)
-    : Object.entries(input).map(([name, text]) => [element("h3", {}, name), element("p", {class: "reading"}, text)]).flat();
+  const texts = typeof input === "string" ? reading(input)
+    : Object.entries(input).map(([name, text]) => [element("h3", {}, name), reading(text)]).flat();
   const rest = model.labels.filter((label) => !keyed.includes(label));
   const others = [["", "Choose …"], ...rest.map((label) => [label, label])];
   return element("div", {},
@@ -98,7 +100,7 @@ function show() {
     ? "All labeled. Classify more texts, or export the labels below."
     : "Nothing to review yet. Classify a text or a file: uncertain answers come here."));
   at("labeled-box").hidden = !done.length && !session.review;
-  at("labeled-title").textContent = `Labeled (${count(done.length)})`;
+  at("labeled-title").textContent = done.length ? `Labeled (${count(done.length)})` : "Labeled";
   at("labeled-actions").replaceChildren(button(session.review ? "Export all stored labels (JSONL)" : `Export ${counted(done.length, "label")} (JSONL)`,
     exportLabeled, {class: "primary"}));
   at("labeled-how").textContent = `cat ${fileName()} >> rows.jsonl && sentilora train rows.jsonl`;

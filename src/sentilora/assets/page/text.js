@@ -57,7 +57,7 @@ function show({input, model, answer, base, seconds}) {
   const block = answerBlock(answer, model, {note, title: base ? "Fine-tuned" : null});
   const isAgreed = base?.label === answer.label;
   const blocks = !base ? block : [
-    element("p", {class: "notice"}, isAgreed ? "The base model gives the same label." : "The base model gives another label."),
+    element("p", {class: isAgreed ? "soft" : "notice"}, isAgreed ? "The base model gives the same label." : "The base model gives another label."),
     element("div", {class: "pair"}, block, answerBlock(base, {}, {title: "Base, without the adapter", kind: "base"}))];
   const flag = button("Add to review", () => {
     addToReview([{input, model, answer}]);
