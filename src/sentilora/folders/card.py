@@ -73,17 +73,17 @@ def examples_of(folder: Path, columns: Sequence[str]) -> list[Item]:
 
     columns: those that the prompt shows besides the text.
     """
-    from huggingface_hub import ModelCard
+    from huggingface_hub import metadata_load
 
     path = folder / "README.md"
     if not path.is_file():
         return []
     try:
-        data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        metadata = metadata_load(path) or {}
     except Exception as error:  # whatever is wrong with its card, the adapter can be used
         say(f"warning: {quoted(path)} cannot be read ({first_line(error)}); it gives no examples")
         return []
-    widget = data.get("widget")
+    widget = metadata.get("widget")
     items = [item for item in widget if isinstance(item, dict)] if isinstance(widget, list) else []
     names = (TEXT, *columns)
     records = [{name: str(item.get(name) or "") for name in names} for item in items]

@@ -94,7 +94,7 @@ function show() {
   const items = ofModel(waiting), done = ofModel(labeled);
   at("review-count").hidden = !items.length;
   at("review-count").textContent = count(items.length);
-  at("review-note").textContent = "Answers that abstained or were least certain. Your labels teach the next adapter most. " + (session.review
+  at("review-note").textContent = "Answers that abstained or were least certain. " + (session.review
     ? "Each text that you label is stored on the server, with its label." : "Texts and labels stay in this tab: export them before you close it.");
   at("review-card").replaceChildren(items.length ? card(items[0]) : element("p", {class: "empty"}, done.length
     ? "All labeled. Classify more texts, or export the labels below."
