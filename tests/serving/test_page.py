@@ -24,7 +24,6 @@ from browsing import (
 )
 
 import sentilora
-from sentilora.data.tables import read_file
 from sentilora.shipped import page_folder, reviews_path
 
 SURE = "A lovely, moving film, and a wonderful cast."
@@ -261,7 +260,6 @@ def test_what_was_labeled_can_be_trained_on(visit, tmp_path):
     (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
     done = train("rows.jsonl", "training.max_steps=1", "data.num_train=32", "data.num_evaluation=8")
     assert done.returncode == 0, done.stderr
-    assert len(read_file(tmp_path / "rows.jsonl")) == rows.count("\n")
 
 
 # --- keyboard and looks

@@ -268,4 +268,4 @@ def test_axe_has_nothing_to_object_to_and_nothing_sticks_out(visit, scheme, widt
         page.keyboard.press("Control+Enter")
         page.locator("#answer .big").wait_for()
         check(model)
-    assert len(checked) == 11 and min(checked) >= 5
+    assert len(checked) == 12 and min(checked) >= 20

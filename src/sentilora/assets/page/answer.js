@@ -1,7 +1,7 @@
 // One answer: label, a bar per label, abstention, truncation, and the words that moved it.
 import {call} from "./api.js";
 import {attempt} from "./attempt.js";
-import {bar, button, counted, element, percent} from "./dom.js";
+import {barLine, button, counted, element, percent} from "./dom.js";
 
 const MAX_BARS = 8, MAX_WORDS = 5, LONG_LABEL = 14;
 const HEAVIEST = 0.6, LEAST = 0.12;  // opacity of the heaviest word; the least share of its weight that is marked
@@ -32,8 +32,7 @@ function headline(answer, model) {
 
 function bars(answer, kind) {
   const list = element("ol", {class: "bars"});
-  const show = (entries) => list.append(...entries.map(([label, p]) => element("li", {},
-    element("span", {class: "name"}, label), element("span", {class: "number"}, percent(p)), bar(p, kind))));
+  const show = (entries) => list.append(...entries.map(([label, p]) => barLine(label, percent(p), p, kind)));
   const {ranked} = answer, isLong = ranked.length > MAX_BARS + 1;
   show(isLong ? ranked.slice(0, MAX_BARS) : ranked);
   const more = isLong ? button(`Show all ${ranked.length} labels`, () => {
@@ -54,6 +53,12 @@ export function answerBlock(answer, model, {title = null, kind = "adapter", note
 
 const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
 
+function marked(words, weight, attributes) {
+  const mark = element("mark", attributes, words);
+  mark.style.setProperty("--weight", weight);
+  return mark;
+}
+
 // The text with its words marked. Offsets count characters, not UTF-16 units.
 function markedText(text, words) {
   const letters = Array.from(text), paragraph = element("p", {class: "marked", tabindex: 0});
@@ -62,10 +67,9 @@ function markedText(text, words) {
   for (const {start, end, contribution} of [...words].sort((a, b) => a.start - b.start)) {
     const weight = Math.abs(contribution ?? 0) / heaviest, isUnseen = contribution === null;
     if (start < position || (weight < LEAST && !isUnseen)) continue;
-    const mark = element(isUnseen ? "s" : "mark", isUnseen ? {class: "soft", title: "not seen by the model"}
-      : {class: contribution > 0 ? "for" : "against", title: signed(contribution)}, letters.slice(start, end).join(""));
-    mark.style.setProperty("--weight", HEAVIEST * weight);
-    paragraph.append(letters.slice(position, start).join(""), mark);
+    const word = letters.slice(start, end).join("");
+    paragraph.append(letters.slice(position, start).join(""), isUnseen ? element("s", {class: "soft", title: "not seen by the model"}, word)
+      : marked(word, HEAVIEST * weight, {class: contribution > 0 ? "for" : "against", title: signed(contribution)}));
     position = end;
   }
   paragraph.append(letters.slice(position).join(""));
@@ -81,11 +85,7 @@ function strongest(text, words) {
 }
 
 function explanation(text, {label, words}) {  // of several columns only the text is explained
-  const sample = (side, text) => {
-    const mark = element("mark", {class: side}, text);
-    mark.style.setProperty("--weight", HEAVIEST / 2);
-    return mark;
-  };
+  const sample = (side, words) => marked(words, HEAVIEST / 2, {class: side});
   const list = strongest(text, words);
   if (!list) return element("p", {class: "gloss"}, "No single word moved this answer.");
   return element("div", {},

@@ -3,7 +3,7 @@ import {call} from "./api.js";
 import {answerBlock, isUncertain, readAnswer, tag} from "./answer.js";
 import {attempt, cancelIn} from "./attempt.js";
 import {FileProblem, guessTextColumn, readTable, write} from "./csv.js";
-import {at, bar, button, count, counted, download, element, select, share, wordsOf} from "./dom.js";
+import {at, barLine, button, count, counted, download, element, select, share, wordsOf} from "./dom.js";
 import {addToReview} from "./review.js";
 
 const MAX_BYTES = 50e6, BATCH_ROWS = 32, BATCH_CHARACTERS = 60_000, SHOWN_ROWS = 50, LEAST_CERTAIN = 20;
@@ -145,9 +145,8 @@ const kindOf = ({answer}) => (!answer ? "no answer" : answer.abstained ? "abstai
 
 function summary(counts, total) {
   const entries = [...counts].sort((a, b) => b[1] - a[1]);
-  return element("ol", {class: "bars"}, entries.map(([kind, num]) => element("li", {},
-    element("span", {class: {abstained: "name unsure", "no answer": "name bad"}[kind] ?? "name"}, kind.replace("label: ", "")),
-    element("span", {class: "number"}, `${count(num)} (${share(num, total)})`), bar(num / total, {abstained: "withheld", "no answer": "failed"}[kind] ?? "adapter"))));
+  return element("ol", {class: "bars"}, entries.map(([kind, num]) => barLine(kind.replace("label: ", ""),
+    `${count(num)} (${share(num, total)})`, num / total, ...({abstained: ["withheld", "unsure"], "no answer": ["failed", "bad"]}[kind] ?? ["adapter"]))));
 }
 
 function resultRow({answer, reason, number}) {

@@ -1,7 +1,7 @@
 // The review queue: uncertain answers, labeled with the keys 1 to 9, exported for `sentilora train`.
 import {request} from "./api.js";
 import {attempt} from "./attempt.js";
-import {at, bar, button, count, counted, download, element, percent, select, wordsOf} from "./dom.js";
+import {at, bar, button, count, counted, download, element, lineOf, percent, select, wordsOf} from "./dom.js";
 import {tag} from "./answer.js";
 
 const MAX_QUEUE = 500, MAX_KEYS = 9;
@@ -56,9 +56,8 @@ function relabel(item) {
 
 function choice(item, label, number) {
   const p = item.answer.probabilities[label];
-  const node = button("", () => save(item, label), {class: "choice"});
-  node.append(element("kbd", {}, number), element("span", {class: "name"}, label), element("span", {class: "number"}, percent(p, 0)), bar(p));
-  return element("li", {}, node);
+  return element("li", {}, button([element("kbd", {}, number), element("span", {class: "name"}, label),
+    element("span", {class: "number"}, percent(p, 0)), bar(p)], () => save(item, label), {class: "choice"}));
 }
 
 const reading = (text) => element("p", {class: "reading", tabindex: 0}, text);  // a long one scrolls, by keyboard too
@@ -106,7 +105,7 @@ function show() {
   at("labeled-how").textContent = `cat ${fileName()} >> rows.jsonl && sentilora train rows.jsonl`;
   at("labeled").replaceChildren(...done.slice(0, 100).map((item) => element("li", {class: "entry labeled"},
     element("span", {class: `tag ${item.label === item.answer.label ? "sure" : "changed"}`}, item.label),
-    element("span", {class: "line"}, wordsOf(item.input).slice(0, 300)),
+    lineOf(item.input),
     button("Change", () => relabel(item), {class: "quiet", "aria-label": `Change the label of: ${wordsOf(item.input).slice(0, 60)}`}))));
 }
 

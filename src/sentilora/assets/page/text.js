@@ -2,7 +2,7 @@
 import {call} from "./api.js";
 import {answerBlock, explainBox, isUncertain, readAnswer, tag} from "./answer.js";
 import {attempt} from "./attempt.js";
-import {at, button, element, wordsOf} from "./dom.js";
+import {at, button, element, lineOf, wordsOf} from "./dom.js";
 import {addToReview} from "./review.js";
 
 const MAX_HISTORY = 50;
@@ -42,14 +42,12 @@ function showFields() {
 
 function showHistory() {
   at("history-box").hidden = !past.length;
-  at("history").replaceChildren(...past.map((entry) => element("li", {}, button("", () => {
+  at("history").replaceChildren(...past.map((entry) => element("li", {}, button([tag(entry.answer), lineOf(entry.input)], () => {
     session.choose(entry.model);
     fill(entry.input);
     show(entry);
     at("answer-title").scrollIntoView({block: "nearest"});
   }, {class: "entry"}))));
-  past.forEach((entry, i) => at("history").children[i].firstChild.append(tag(entry.answer),
-    element("span", {class: "line"}, wordsOf(entry.input).slice(0, 300))));
 }
 
 function show({input, model, answer, base, seconds}) {
