@@ -162,15 +162,25 @@ def test_explain(server, classifier):
         assert word["contribution"] == pytest.approx(other.contribution, abs=1e-3)
 
 
-def test_reviews_are_kept_and_exported(server):
-    before = len(server.client.get("/v1/review/export").text.splitlines())
-    item = {"text": "Hm …", "predicted": "positive", "label": "negative",
-            "probabilities": {"positive": 0.6, "negative": 0.4}}  # fmt: skip
-    answered(server.post("/v1/review", item))
-    lines = server.client.get("/v1/review/export").text.splitlines()
-    assert json.loads(lines[-1]) == {"text": "Hm …", "label": "negative"}
-    assert len(lines) == before + 1
+def test_reviews_are_kept_and_the_last_label_of_a_text_is_exported(server):
     assert answered(server.client.get("/v1/models"))["review"] is True
+    item = {"model": "films", "text": "Hm …", "predicted": "positive", "label": "negative",
+            "probabilities": {"positive": 0.6, "negative": 0.4}}  # fmt: skip
+    count = answered(server.post("/v1/review", item))["count"]
+    assert answered(server.post("/v1/review", {"text": "So …", "label": "negative"}))["count"]
+    again = answered(server.post("/v1/review", item | {"label": "positive"}))
+    assert again["count"] == count + 1
+    lines = server.client.get("/v1/review/export").text.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows[-2:] == [
+        {"text": "So …", "label": "negative"},
+        {"text": "Hm …", "label": "positive"},
+    ]
+    assert [row["text"] for row in rows].count("Hm …") == 1
+    assert server.client.get("/v1/review/export?model=embedded").text == ""
+    assert server.client.get("/v1/review/export?model=other").status_code == 404
+    refused = server.post("/v1/review", item | {"label": "so-so"})
+    assert refused.status_code == 422 and "positive, negative" in refused.text
 
 
 def test_metrics_count_answers_and_hold_no_text(server):

@@ -2,17 +2,20 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.data.text import Item
+from sentilora.errors import first_line
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.hub import is_gguf
 from sentilora.metrics import Metrics
+from sentilora.progress import say
 from sentilora.shipped import EMBEDDED, card_template
-from sentilora.wording import as_metric, counted, percent, percent_interval
+from sentilora.template import TEXT
+from sentilora.wording import as_metric, counted, percent, percent_interval, quoted
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -63,6 +66,28 @@ def write_model_card(
         folder_in_python=_in_python(result.output_dir),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def examples_of(folder: Path, columns: Sequence[str]) -> list[Item]:
+    """Texts to try an adapter with, from `widget` in its card, where the hub looks for them too.
+
+    columns: those that the prompt shows besides the text.
+    """
+    from huggingface_hub import metadata_load
+
+    path = folder / "README.md"
+    if not path.is_file():
+        return []
+    try:
+        metadata = metadata_load(path) or {}
+    except Exception as error:  # whatever is wrong with its card, the adapter can be used
+        say(f"warning: {quoted(path)} cannot be read ({first_line(error)}); it gives no examples")
+        return []
+    widget = metadata.get("widget")
+    items = [item for item in widget if isinstance(item, dict)] if isinstance(widget, list) else []
+    names = (TEXT, *columns)
+    records = [{name: str(item.get(name) or "") for name in names} for item in items]
+    return [record if columns else record[TEXT] for record in records if record[TEXT].strip()]
 
 
 def _in_python(name: str) -> str:

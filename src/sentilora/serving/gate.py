@@ -155,6 +155,7 @@ class _Answer:
             headers.append((b"x-content-type-options", b"nosniff"))
             if self._path in ("/", "/docs") or self._path.startswith(OPEN_FOLDER):
                 headers.append((b"content-security-policy", CSP.encode()))
+                headers.append((b"cache-control", b"no-cache"))  # another version has other files
             message = {**message, "headers": headers}
         await self._send(message)
 

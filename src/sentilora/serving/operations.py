@@ -78,6 +78,7 @@ def describe(model: Served, base_name: str) -> dict[str, Any]:
         "abstain_below": model.calibration.abstain_below,
         "temperature": model.calibration.temperature,
         "columns": list(model.columns),
+        "examples": model.examples,
         "instructions": model.instruction,
         "max_length": format.max_length,
         "truncation": format.truncation,

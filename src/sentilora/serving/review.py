@@ -12,15 +12,18 @@ from fastapi import APIRouter, Response
 from sentilora.serving.errors import Refusal
 from sentilora.serving.routing import ERRORS, FEW_ERRORS, JsonRoute, Services, Strict, reply
 
+# A text has one label of each model's: a later one replaces it.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS review (
-    id INTEGER PRIMARY KEY, time REAL, input TEXT, predicted TEXT, label TEXT, probabilities TEXT
+    model TEXT, input TEXT, time REAL, predicted TEXT, label TEXT, probabilities TEXT,
+    PRIMARY KEY (model, input)
 )"""
 
 
 class ReviewRequest(Strict):
     """A text (or an object of columns), the model's answer, and the label that a person gave."""
 
+    model: str | None = None
     text: str | dict[str, Any]
     predicted: str | None = None
     label: str
@@ -38,11 +41,12 @@ class ReviewStore:
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=10)
 
-    def add(self, item: ReviewRequest) -> int:
+    def add(self, model: str, item: ReviewRequest) -> int:
         """Keep a labeled text; returns how many there are."""
         values = (
-            time.time(),
+            model,
             json.dumps(item.text, ensure_ascii=False),
+            time.time(),
             item.predicted,
             item.label,
             json.dumps(item.probabilities or {}),
@@ -50,17 +54,18 @@ class ReviewStore:
         connection = self._connect()
         try:
             with connection:
-                connection.execute("INSERT INTO review VALUES (NULL, ?, ?, ?, ?, ?)", values)
+                connection.execute("REPLACE INTO review VALUES (?, ?, ?, ?, ?, ?)", values)
             count: int = connection.execute("SELECT COUNT(*) FROM review").fetchone()[0]
         finally:
             connection.close()
         return count
 
-    def export(self) -> str:
-        """The labeled texts as JSONL that `sentilora train` reads, oldest first."""
+    def export(self, model: str) -> str:
+        """The texts labeled for a model as JSONL that `sentilora train` reads, oldest first."""
+        query = "SELECT input, label FROM review WHERE model = ? ORDER BY time"
         connection = self._connect()
         try:
-            rows = connection.execute("SELECT input, label FROM review ORDER BY id").fetchall()
+            rows = connection.execute(query, (model,)).fetchall()
         finally:
             connection.close()
         lines = []
@@ -84,14 +89,17 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/v1/review", responses=ERRORS)
     async def add(request: ReviewRequest) -> Response:
-        """Keep a text with the label that a person gave it."""
-        kept = require_store()
-        return reply({"count": await asyncio.to_thread(kept.add, request)})
+        """Keep a text with the label that a person gave it, in place of an earlier one."""
+        reviews, model = require_store(), services.registry.find(request.model)
+        if request.label not in model.labels:
+            raise Refusal(422, f"the labels are {', '.join(model.labels)}", param="label")
+        return reply({"count": await asyncio.to_thread(reviews.add, model.name, request)})
 
     @routes.get("/v1/review/export", responses=FEW_ERRORS)
-    async def export() -> Response:
-        """All labeled texts as JSONL, to train on."""
-        text = await asyncio.to_thread(require_store().export)
+    async def export(model: str | None = None) -> Response:
+        """The texts labeled for a model as JSONL, to train on."""
+        reviews, name = require_store(), services.registry.find(model).name
+        text = await asyncio.to_thread(reviews.export, name)
         headers = {"Content-Disposition": 'attachment; filename="review.jsonl"'}
         return Response(text, media_type="application/x-ndjson", headers=headers)
 

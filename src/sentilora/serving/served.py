@@ -5,12 +5,14 @@ The HTTP process has the tokenizer and each adapter's `classifier.json`, but no 
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sentilora.data.text import Item
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.folders.card import examples_of
 from sentilora.folders.classifier_file import Calibration, ClassifierFile
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.serving.errors import Refusal
@@ -30,7 +32,7 @@ class Served:
     """A model that answers: an adapter, or the base under a prompt.
 
     key: what the model's process calls the adapter; None for the base. digest: of the adapter's
-    weights. num_active: requests that are being answered with it.
+    weights. examples: texts to try it with. num_active: requests that are being answered with it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Served:
     calibration: Calibration
     path: str | None = None
     digest: str | None = None
+    examples: Sequence[Item] = ()
     num_active: int = field(default=0)
 
     @property
@@ -109,6 +112,7 @@ class Registry:
             calibration=record.calibration,
             path=str(folder.path.absolute()),
             digest=folder.weights_digest(),
+            examples=examples_of(folder.path, record.prompt.columns),
         )
 
     def put(self, adapter: Served) -> Served | None:

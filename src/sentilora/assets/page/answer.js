@@ -1,7 +1,7 @@
 // One answer: label, a bar per label, abstention, truncation, and the words that moved it.
 import {call} from "./api.js";
 import {attempt} from "./attempt.js";
-import {bar, button, counted, element, percent} from "./dom.js";
+import {barLine, button, counted, element, percent} from "./dom.js";
 
 const MAX_BARS = 8, MAX_WORDS = 5, LONG_LABEL = 14;
 const HEAVIEST = 0.6, LEAST = 0.12;  // opacity of the heaviest word; the least share of its weight that is marked
@@ -18,13 +18,13 @@ export const isUncertain = (answer) => answer.abstained || answer.lead < 0.5;
 export function tag(answer) {
   return answer.abstained
     ? element("span", {class: "tag unsure"}, `abstained (${answer.label} ${percent(answer.probability)})`)
-    : element("span", {class: "tag sure"}, `${answer.label} ${percent(answer.probability)}`);
+    : element("span", {class: isUncertain(answer) ? "tag unsure" : "tag sure"}, `${answer.label} ${percent(answer.probability)}`);
 }
 
 function headline(answer, model) {
   if (!answer.abstained) return [element("p", {class: answer.label.length > LONG_LABEL ? "big long" : "big"}, answer.label),
     element("p", {class: "verdict"}, `Probability ${percent(answer.probability)}`)];
-  const below = typeof model.abstain_below === "number" ? `below the ${percent(model.abstain_below, Number.isInteger(Math.round(1e6 * model.abstain_below) / 1e4) ? 0 : 1)} it needs for an answer` : "too low for an answer";
+  const below = model.abstain_below ? `below the ${percent(model.abstain_below, Number.isInteger(Math.round(1e6 * model.abstain_below) / 1e4) ? 0 : 1)} it needs for an answer` : "too low for an answer";
   return [element("p", {class: "big unsure"}, "No answer"),
     element("p", {class: "verdict"}, "The model abstains: its likeliest label is ", element("strong", {}, answer.label),
       ` with ${percent(answer.probability)}, ${below}.`)];
@@ -32,8 +32,7 @@ function headline(answer, model) {
 
 function bars(answer, kind) {
   const list = element("ol", {class: "bars"});
-  const show = (entries) => list.append(...entries.map(([label, p]) => element("li", {},
-    element("span", {class: "name"}, label), element("span", {class: "number"}, percent(p)), bar(p, kind))));
+  const show = (entries) => list.append(...entries.map(([label, p]) => barLine(label, percent(p), p, kind)));
   const {ranked} = answer, isLong = ranked.length > MAX_BARS + 1;
   show(isLong ? ranked.slice(0, MAX_BARS) : ranked);
   const more = isLong ? button(`Show all ${ranked.length} labels`, () => {
@@ -54,46 +53,45 @@ export function answerBlock(answer, model, {title = null, kind = "adapter", note
 
 const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
 
+function marked(words, weight, attributes) {
+  const mark = element("mark", attributes, words);
+  mark.style.setProperty("--weight", weight);
+  return mark;
+}
+
 // The text with its words marked. Offsets count characters, not UTF-16 units.
 function markedText(text, words) {
-  const letters = Array.from(text), paragraph = element("p", {class: "marked"});
+  const letters = Array.from(text), paragraph = element("p", {class: "marked", tabindex: 0});
   const heaviest = Math.max(1e-9, ...words.map((word) => Math.abs(word.contribution ?? 0)));
   let position = 0;
   for (const {start, end, contribution} of [...words].sort((a, b) => a.start - b.start)) {
     const weight = Math.abs(contribution ?? 0) / heaviest, isUnseen = contribution === null;
     if (start < position || (weight < LEAST && !isUnseen)) continue;
-    const mark = element(isUnseen ? "s" : "mark", isUnseen ? {class: "soft", title: "not seen by the model"}
-      : {class: contribution > 0 ? "for" : "against", title: signed(contribution)}, letters.slice(start, end).join(""));
-    mark.style.setProperty("--weight", HEAVIEST * weight);
-    paragraph.append(letters.slice(position, start).join(""), mark);
+    const word = letters.slice(start, end).join("");
+    paragraph.append(letters.slice(position, start).join(""), isUnseen ? element("s", {class: "soft", title: "not seen by the model"}, word)
+      : marked(word, HEAVIEST * weight, {class: contribution > 0 ? "for" : "against", title: signed(contribution)}));
     position = end;
   }
   paragraph.append(letters.slice(position).join(""));
   return paragraph;
 }
 
-function strongest(texts, words) {
+function strongest(text, words) {
+  const letters = Array.from(text);
   const ranked = words.filter((word) => word.contribution).sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
   const least = LEAST * Math.abs(ranked[0]?.contribution ?? 0);
-  return ranked.slice(0, MAX_WORDS).filter((word) => Math.abs(word.contribution) >= least).map(({start, end, contribution, column}) =>
-    `${Array.from(texts[column] ?? texts[""]).slice(start, end).join("")} ${signed(contribution)}`).join(", ");
+  return ranked.slice(0, MAX_WORDS).filter((word) => Math.abs(word.contribution) >= least).map(({start, end, contribution}) =>
+    `${letters.slice(start, end).join("").replace(/^\p{P}+|\p{P}+$/gu, "")} ${signed(contribution)}`).join(" · ");
 }
 
-function explanation(input, {label, words}) {
-  const texts = typeof input === "string" ? {"": input} : {"": Object.values(input)[0], ...input};
-  const columns = typeof input === "string" ? [null] : Object.keys(input);
-  const sample = (side, text) => {
-    const mark = element("mark", {class: side}, text);
-    mark.style.setProperty("--weight", HEAVIEST / 2);
-    return mark;
-  };
-  const list = strongest(texts, words);
+function explanation(text, {label, words}) {  // of several columns only the text is explained
+  const sample = (side, words) => marked(words, HEAVIEST / 2, {class: side});
+  const list = strongest(text, words);
   if (!list) return element("p", {class: "gloss"}, "No single word moved this answer.");
   return element("div", {},
     element("p", {class: "gloss"}, "Words ", sample("for", `for ${label}`), " and ", sample("against", "against it"),
       ". The stronger the color, the more the answer changes without the word."),
-    columns.map((column, place) => [column && element("h3", {}, column), markedText(column ? texts[column] : input,
-      words.filter((word) => column === null || (word.column ?? columns[0]) === columns[place]))]).flat(),
+    markedText(text, words),
     element("p", {class: "gloss"}, `Strongest (log-odds): ${list}`));
 }
 
@@ -102,9 +100,9 @@ export function explainBox(input, model) {
   const status = element("div", {role: "status"}), place = element("div");
   const ask = button("Show the words that moved it", () => attempt(status, "Leaving out one word after another …", async (options) => {
     ask.disabled = true;
-    const found = await call("v1/explain", {...options, body: {model: model.id, input}}).finally(() => { ask.disabled = false; });
+    const result = await call("v1/explain", {...options, body: {model: model.id, input}}).finally(() => { ask.disabled = false; });
     ask.remove();
-    place.replaceChildren(explanation(input, found));
+    place.replaceChildren(explanation(typeof input === "string" ? input : input.text, result));
   }));
   return element("div", {class: "explain"}, ask, status, place);
 }

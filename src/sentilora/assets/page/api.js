@@ -1,7 +1,7 @@
 // Requests to the server, and what each refusal means in plain words.
 import {at} from "./dom.js";
 
-const MAX_WAITS = 8, MAX_WAIT_SECONDS = 60;
+const PATIENCE_SECONDS = 120;  // of waiting for a server that is busy or not ready
 
 export class Failure extends Error {
   // status: of the answer, 0 when there was none. canRetry: whether trying again may help.
@@ -65,7 +65,7 @@ function failureOf(status, message) {
   if (status === 400 || status === 415 || status === 422)
     return new Failure(status, "The server cannot classify this." + detail, false);
   if (status === 429) return new Failure(status, "The server is still too busy. Try again in a minute.");
-  if (status === 503) return new Failure(status, "The server is not ready: it is starting, or shutting down." + detail);
+  if (status === 503) return new Failure(status, "The server is not ready. Try again in a minute." + detail);
   if (status === 502 || status === 504) return new Failure(status, "The server took too long to answer.");
   return new Failure(status, `The server made an error (${status}).` + detail);
 }
@@ -87,22 +87,23 @@ async function send(path, body, signal) {
 
 // The response that is OK. Waits as long as a 429 or 503 asks for; onWait gets a line about it.
 export async function request(path, {body = null, signal, onWait = () => {}} = {}) {
-  for (let waits = 0; ;) {
+  for (let waited = 0; ;) {
     const keySent = key, response = await send(path, body, signal);
     if (response.ok) return response;
     if (response.status === 401) {
       if (keySent === key) await askForKey(Boolean(keySent));
       continue;
     }
-    const seconds = secondsToWait(response);
-    if ([429, 503].includes(response.status) && waits++ < MAX_WAITS && seconds <= MAX_WAIT_SECONDS) {
-      const reason = response.status === 429 ? "The server is busy." : "The server is starting its model.";
+    const {error} = await response.json().catch(() => ({}));
+    const message = typeof error === "string" ? error : error?.message, seconds = secondsToWait(response);
+    waited += seconds;
+    if ([429, 503].includes(response.status) && waited <= PATIENCE_SECONDS) {
+      const reason = response.status === 429 ? "The server is busy." : `The server is not ready: ${message}.`;
       await pause(seconds, signal, (left) => onWait(`${reason} Trying again in ${left} s.`));
       onWait("Trying again …");
       continue;
     }
-    const {error} = await response.json().catch(() => ({}));
-    throw failureOf(response.status, typeof error === "string" ? error : error?.message);
+    throw failureOf(response.status, message);
   }
 }
 

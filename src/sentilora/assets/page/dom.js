@@ -18,8 +18,9 @@ export function element(name, attributes = {}, ...children) {
   return node;
 }
 
-export const button = (text, onclick, attributes = {}) =>
-  element("button", {type: "button", onclick, ...attributes}, text);
+// content: a text, or a list of texts and elements
+export const button = (content, onclick, attributes = {}) =>
+  element("button", {type: "button", onclick, ...attributes}, content);
 
 // Styles go through the object model: the page's policy refuses style attributes.
 export function bar(value, kind = "adapter") {
@@ -27,6 +28,10 @@ export function bar(value, kind = "adapter") {
   fill.style.width = `${Math.max(0.5, 100 * value)}%`;
   return element("div", {class: "bar", "aria-hidden": "true"}, fill);
 }
+
+// A line of a list of bars: a name, a number, and the bar below them.
+export const barLine = (name, number, value, kind, tone = "") => element("li", {},
+  element("span", {class: `name ${tone}`}, name), element("span", {class: "number"}, number), bar(value, kind));
 
 export function select(title, choices, value, onchange) {
   const options = choices.map(([key, text]) => element("option", {value: key, selected: key === value}, text));
@@ -42,5 +47,6 @@ export function download(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// An input as one line: a text, or the texts of its columns.
+// An input as one text: itself, or the texts of its columns.
 export const wordsOf = (input) => (typeof input === "string" ? input : Object.values(input).join(" · "));
+export const lineOf = (input) => element("span", {class: "line"}, wordsOf(input).slice(0, 300));

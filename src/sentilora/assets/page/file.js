@@ -3,16 +3,17 @@ import {call} from "./api.js";
 import {answerBlock, isUncertain, readAnswer, tag} from "./answer.js";
 import {attempt, cancelIn} from "./attempt.js";
 import {FileProblem, guessTextColumn, readTable, write} from "./csv.js";
-import {at, bar, button, count, counted, download, element, select, share, wordsOf} from "./dom.js";
+import {at, barLine, button, count, counted, download, element, select, share, wordsOf} from "./dom.js";
 import {addToReview} from "./review.js";
 
-const MAX_BYTES = 50e6, BATCH_ROWS = 32, PARALLEL = 4, BATCH_CHARACTERS = 60_000, SHOWN_ROWS = 50, LEAST_CERTAIN = 20;
+const MAX_BYTES = 50e6, BATCH_ROWS = 32, BATCH_CHARACTERS = 60_000, SHOWN_ROWS = 50, LEAST_CERTAIN = 20;
 const DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"};
 let session = null, job = null;  // {name, bytes, table, columns; model, results, next: number of the next row}
 
-const inputOf = (row) => (session.model.columns?.length
-  ? Object.fromEntries(session.model.columns.map((name, i) => [name, row[job.columns[i]] ?? ""])) : row[job.columns[0]] ?? "");
-const isEmpty = (input) => (typeof input === "string" ? !input.trim() : Object.values(input).some((text) => !text.trim()));
+const inputOf = (row) => {  // the text is in the first of the columns
+  const cells = job.columns.map((i) => row[i] ?? ""), {fields} = session.model;
+  return fields ? Object.fromEntries(fields.map((name, i) => [name, cells[i]])) : cells[0];
+};
 const sizeOf = (input) => JSON.stringify(input).length;
 
 function hideResults() {
@@ -39,13 +40,13 @@ function chooseColumns() {
   if (!job?.table) return;
   cancelIn(at("file-status"));
   const {names, rows} = job.table;
-  job.columns = (session.model.columns?.length ? session.model.columns : [null]).map((name) => guessTextColumn(names, rows, name));
+  job.columns = (session.model.fields ?? [null]).map((name) => guessTextColumn(names, rows, name));
   hideResults();
   showSettings();
 }
 
 function showSettings() {
-  const {names, rows, encoding, delimiter} = job.table, wanted = session.model.columns?.length ? session.model.columns : ["Text in column"];
+  const {names, rows, encoding, delimiter} = job.table, titles = session.model.fields ?? ["Text in column"];
   const preview = element("ol", {class: "preview"});
   const showPreview = () => preview.replaceChildren(...rows.slice(0, 3).map((row) =>
     element("li", {}, job.columns.map((i) => (row[i] ?? "").slice(0, 200)).join(" · ") || "(empty)")));
@@ -55,7 +56,7 @@ function showSettings() {
     element("p", {}, element("strong", {class: "wrap"}, job.name), element("span", {class: "soft"}, ` · ${counted(rows.length, "row")}, ${encoding}` +
       (names.length > 1 ? `, ${DELIMITER_NAMES[delimiter] ?? delimiter} between columns` : ""))),
     encoding === "Windows-1252" ? element("p", {class: "notice"}, "The file is not UTF-8, so it was read as Windows-1252. Check that the preview reads well.") : "",
-    element("div", {class: "fields"}, wanted.map((title, i) => select(title, names.map((name, n) => [n, name]), job.columns[i],
+    element("div", {class: "fields"}, titles.map((title, i) => select(title, names.map((name, n) => [n, name]), job.columns[i],
       (value) => { job.columns[i] = +value; showPreview(); })),
       element("label", {class: "check"}, element("input", {type: "checkbox", checked: job.table.hasHeader,
         onchange: (event) => attempt(at("file-status"), "Reading the file …", async () => setUp(event.target.checked))}), " First row names the columns")),
@@ -68,7 +69,7 @@ function nextBatch() {  // numbers of the next rows, within the limits of a requ
   let characters = 0, next = job.next;
   for (; next < rows.length && numbers.length < BATCH_ROWS; next++) {
     const input = inputOf(rows[next]);
-    if (isEmpty(input)) { job.results[next] = {reason: "empty text"}; continue; }
+    if (!(rows[next][job.columns[0]] ?? "").trim()) { job.results[next] = {reason: `${job.table.names[job.columns[0]]} is missing`}; continue; }
     if (numbers.length && characters + sizeOf(input) > BATCH_CHARACTERS) break;
     characters += sizeOf(input);
     numbers.push(next);
@@ -91,22 +92,6 @@ async function classifyBatch(own, numbers, options) {
   }
 }
 
-// Rows with several columns go one by one, a few at a time: a request takes one object.
-async function classifyObjects(own, numbers, options) {
-  const left = [...numbers], body = (number) => ({model: own.model.id, input: inputOf(own.table.rows[number])});
-  const worker = async () => {
-    for (let number; (number = left.shift()) !== undefined;) {
-      try {
-        own.results[number] = {answer: readAnswer((await call("v1/classify", {...options, body: body(number)})).data[0])};
-      } catch (failure) {
-        if (![400, 413, 422].includes(failure.status)) throw failure;
-        own.results[number] = {reason: failure.message};
-      }
-    }
-  };
-  await Promise.all(Array.from({length: PARALLEL}, worker));
-}
-
 function showProgress(began, before) {
   const total = job.table.rows.length, rate = (job.next - before) / ((performance.now() - began) / 1000), left = (total - job.next) / rate;
   at("progress").value = job.next / total;
@@ -115,6 +100,8 @@ function showProgress(began, before) {
 }
 
 function classifyAll() {
+  const twice = addedColumns(session.model, [{}]).find((name) => job.table.names.includes(name));
+  if (twice) return attempt(at("file-status"), "", async () => { throw new FileProblem(`The file already has a column ${twice}, which the answers would add. Rename it.`); });
   Object.assign(job, {results: [], next: 0, numQueued: 0, model: session.model, filter: "all", order: "file", limit: SHOWN_ROWS});
   at("results-box").hidden = true;
   return goOn();
@@ -124,13 +111,13 @@ function goOn() {  // from the first row that is not done
   const own = job, start = at("classify-file");
   at("progress-box").hidden = false;
   return attempt(at("file-status"), "Classifying …", async (options) => {
-    const began = performance.now(), before = own.next, send = session.model.columns?.length ? classifyObjects : classifyBatch;
+    const began = performance.now(), before = own.next;
     start.disabled = true;
     try {
       showProgress(began, before);
       while (own.next < own.table.rows.length) {
         const {numbers, next} = nextBatch();
-        if (numbers.length) await send(own, numbers, options);
+        if (numbers.length) await classifyBatch(own, numbers, options);
         own.next = next;
         options.onWait("Classifying …");
         showProgress(began, before);
@@ -158,9 +145,8 @@ const kindOf = ({answer}) => (!answer ? "no answer" : answer.abstained ? "abstai
 
 function summary(counts, total) {
   const entries = [...counts].sort((a, b) => b[1] - a[1]);
-  return element("ol", {class: "bars"}, entries.map(([kind, num]) => element("li", {},
-    element("span", {class: {abstained: "name unsure", "no answer": "name bad"}[kind] ?? "name"}, kind.replace("label: ", "")),
-    element("span", {class: "number"}, `${count(num)} (${share(num, total)})`), bar(num / total, {abstained: "withheld", "no answer": "failed"}[kind] ?? "adapter"))));
+  return element("ol", {class: "bars"}, entries.map(([kind, num]) => barLine(kind.replace("label: ", ""),
+    `${count(num)} (${share(num, total)})`, num / total, ...({abstained: ["withheld", "unsure"], "no answer": ["failed", "bad"]}[kind] ?? ["adapter"]))));
 }
 
 function resultRow({answer, reason, number}) {
@@ -199,16 +185,19 @@ function showResults() {
     chosen.length > job.limit ? button(`Show more of ${count(chosen.length)}`, () => { job.limit += SHOWN_ROWS; showResults(); }) : "");
 }
 
-function save() {  // the columns of `sentilora predict`, after the file's own
+// The columns of `sentilora predict --output`, after the file's own; `reason` if a row has no answer.
+function addedColumns({labels}, results) {
+  return ["prediction", ...labels.map((label) => `probability_${label}`), "truncated", ...(results.some(({answer}) => !answer) ? ["reason"] : [])];
+}
+
+function save() {
   const {names, rows, delimiter} = job.table, {labels} = job.model;
-  const head = [...names, "prediction", ...labels.map((label) => `probability_${label}`), "truncated", "reason"];
-  const lines = rows.map((row, number) => {
-    const {answer, reason = ""} = job.results[number] ?? {reason: "not classified"};
-    const own = names.map((_, i) => row[i] ?? "");
-    return answer ? [...own, answer.abstained ? "abstain" : answer.label, ...labels.map((label) => answer.probabilities[label]), answer.truncated, ""]
-      : [...own, "", ...labels.map(() => ""), "", reason];
-  });
-  download(job.name.replace(/\.[^.]*$/, "") + "-labeled.csv", new Blob([write([head, ...lines], delimiter)], {type: "text/csv"}));
+  const results = rows.map((_, number) => job.results[number] ?? {reason: "not classified"});
+  const added = addedColumns(job.model, results);
+  const lines = results.map(({answer, reason}, number) => [...names.map((_, i) => rows[number][i] ?? ""),
+    ...(answer ? [answer.abstained ? "abstain" : answer.label, ...labels.map((label) => answer.probabilities[label]), answer.truncated ? "True" : "False", ""]
+      : ["", ...labels.map(() => ""), "", reason]).slice(0, added.length)]);
+  download(job.name.replace(/\.[^.]*$/, "") + "-labeled.csv", new Blob([write([[...names, ...added], ...lines], delimiter)], {type: "text/csv"}));
 }
 
 export function startFile(shared) {

@@ -10,11 +10,10 @@ const listeners = [];
 const session = {
   models: [], model: null, review: false,
   onChoice(listener) { listeners.push(listener); },
-  // The base of an adapter, when it is served and knows the adapter's labels.
+  // The base of an adapter, if it gets the adapter's prompt: the server gives it the first adapter's.
   baseOf(model) {
-    const bases = session.models.filter(({type}) => type === "base");
-    const base = bases.find(({id}) => id === model.base) ?? (bases.length === 1 ? bases[0] : null);
-    return base && model.labels.every((label) => base.labels?.includes(label)) ? base : null;
+    const question = ({labels, columns, instructions}) => JSON.stringify([labels, columns, instructions]);
+    return session.models.find((base) => base.type === "base" && base.id === model.base && question(base) === question(model)) ?? null;
   },
   choose(model) {
     if (session.model === model) return;
@@ -61,7 +60,9 @@ attempt(at("start-status"), "Connecting to the server …", async (options) => {
   const {data, review} = await call("v1/models", options);
   const first = data.find(({type}) => type === "adapter");
   if (!first) throw Object.assign(new Error("This server has no adapter. Start it with sentilora serve --adapter DIR."), {canRetry: true});
-  Object.assign(session, {models: data, review: review === true});
+  // fields: the columns of an input that is an object; null where it is a text
+  for (const model of data) model.fields = model.columns.length ? ["text", ...model.columns] : null;
+  Object.assign(session, {models: data, review});
   session.choose(first);
   document.body.classList.add("ready");
 });

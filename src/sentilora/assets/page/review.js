@@ -1,7 +1,7 @@
 // The review queue: uncertain answers, labeled with the keys 1 to 9, exported for `sentilora train`.
 import {request} from "./api.js";
 import {attempt} from "./attempt.js";
-import {at, bar, button, count, counted, download, element, percent, select, wordsOf} from "./dom.js";
+import {at, bar, button, count, counted, download, element, lineOf, percent, select, wordsOf} from "./dom.js";
 import {tag} from "./answer.js";
 
 const MAX_QUEUE = 500, MAX_KEYS = 9;
@@ -36,7 +36,7 @@ async function save(item, label) {
   if (!session.review) return keep();
   const {input, answer} = item, probabilities = Object.fromEntries(answer.ranked);
   await attempt(at("review-status"), "Storing the label …", async (options) => {
-    await request("v1/review", {...options, body: {text: input, predicted: answer.label, label, probabilities}});
+    await request("v1/review", {...options, body: {model: item.model.id, text: input, predicted: answer.label, label, probabilities}});
     keep();
   });
 }
@@ -56,15 +56,16 @@ function relabel(item) {
 
 function choice(item, label, number) {
   const p = item.answer.probabilities[label];
-  const node = button("", () => save(item, label), {class: "choice"});
-  node.append(element("kbd", {}, number), element("span", {class: "name"}, label), element("span", {class: "number"}, percent(p, 0)), bar(p));
-  return element("li", {}, node);
+  return element("li", {}, button([element("kbd", {}, number), element("span", {class: "name"}, label),
+    element("span", {class: "number"}, percent(p, 0)), bar(p)], () => save(item, label), {class: "choice"}));
 }
+
+const reading = (text) => element("p", {class: "reading", tabindex: 0}, text);  // a long one scrolls, by keyboard too
 
 function card(item) {
   const {model, answer, input} = item, keyed = choices(item);
-  const texts = typeof input === "string" ? element("p", {class: "reading"}, input)
-    : Object.entries(input).map(([name, text]) => [element("h3", {}, name), element("p", {class: "reading"}, text)]).flat();
+  const texts = typeof input === "string" ? reading(input)
+    : Object.entries(input).map(([name, text]) => [element("h3", {}, name), reading(text)]).flat();
   const rest = model.labels.filter((label) => !keyed.includes(label));
   const others = [["", "Choose …"], ...rest.map((label) => [label, label])];
   return element("div", {},
@@ -75,15 +76,16 @@ function card(item) {
       element("kbd", {}, keyed.length), ", ", element("kbd", {}, "s"), " skips")));
 }
 
+const fileName = () => `review-${session.model.id.replace(/[^\w.-]+/g, "-")}.jsonl`;
+
 function exportLabeled() {
-  const name = `review-${session.model.id.replace(/[^\w.-]+/g, "-")}.jsonl`;
   if (session.review) {
     return attempt(at("review-status"), "Fetching the stored labels …", async (options) =>
-      download(name, await (await request("v1/review/export", options)).blob()));
+      download(fileName(), await (await request(`v1/review/export?model=${encodeURIComponent(session.model.id)}`, options)).blob()));
   }
   const lines = ofModel(labeled).map(({input, label}) =>
     JSON.stringify({...(typeof input === "string" ? {text: input} : input), label}) + "\n");
-  download(name, new Blob(lines, {type: "application/jsonl"}));
+  download(fileName(), new Blob(lines, {type: "application/jsonl"}));
   hasUnsaved = false;
 }
 
@@ -91,18 +93,19 @@ function show() {
   const items = ofModel(waiting), done = ofModel(labeled);
   at("review-count").hidden = !items.length;
   at("review-count").textContent = count(items.length);
-  at("review-note").textContent = "Answers that abstained or were least certain. Your labels teach the next adapter most. " + (session.review
-    ? "Labels are stored on the server." : "Texts and labels stay in this tab: export them before you close it.");
+  at("review-note").textContent = "Answers that abstained or were least certain. " + (session.review
+    ? "Each text that you label is stored on the server, with its label." : "Texts and labels stay in this tab: export them before you close it.");
   at("review-card").replaceChildren(items.length ? card(items[0]) : element("p", {class: "empty"}, done.length
     ? "All labeled. Classify more texts, or export the labels below."
     : "Nothing to review yet. Classify a text or a file: uncertain answers come here."));
   at("labeled-box").hidden = !done.length && !session.review;
-  at("labeled-title").textContent = `Labeled (${count(done.length)})`;
+  at("labeled-title").textContent = done.length ? `Labeled (${count(done.length)})` : "Labeled";
   at("labeled-actions").replaceChildren(button(session.review ? "Export all stored labels (JSONL)" : `Export ${counted(done.length, "label")} (JSONL)`,
     exportLabeled, {class: "primary"}));
+  at("labeled-how").textContent = `cat ${fileName()} >> rows.jsonl && sentilora train rows.jsonl`;
   at("labeled").replaceChildren(...done.slice(0, 100).map((item) => element("li", {class: "entry labeled"},
     element("span", {class: `tag ${item.label === item.answer.label ? "sure" : "changed"}`}, item.label),
-    element("span", {class: "line"}, wordsOf(item.input).slice(0, 300)),
+    lineOf(item.input),
     button("Change", () => relabel(item), {class: "quiet", "aria-label": `Change the label of: ${wordsOf(item.input).slice(0, 60)}`}))));
 }
 

@@ -2,7 +2,7 @@
 import {call} from "./api.js";
 import {answerBlock, explainBox, isUncertain, readAnswer, tag} from "./answer.js";
 import {attempt} from "./attempt.js";
-import {at, button, element, wordsOf} from "./dom.js";
+import {at, button, element, lineOf, wordsOf} from "./dom.js";
 import {addToReview} from "./review.js";
 
 const MAX_HISTORY = 50;
@@ -13,15 +13,15 @@ const fieldsOf = () => [...at("fields").querySelectorAll("textarea")];
 
 function readInput() {
   const values = fieldsOf().map((field) => [field.name, field.value]);
-  return session.model.columns?.length ? Object.fromEntries(values) : values[0][1];
+  return session.model.fields ? Object.fromEntries(values) : values[0][1];
 }
 
 function fill(input) {
-  for (const field of fieldsOf()) field.value = typeof input === "string" ? input : input[field.name] ?? "";
+  for (const field of fieldsOf()) field.value = typeof input === "string" ? input : input[field.name];
 }
 
 function showFields() {
-  const names = session.model.columns?.length ? session.model.columns : [null];
+  const names = session.model.fields ?? [null], {examples} = session.model;
   const kept = fieldsOf().map((field) => field.value);
   at("fields").replaceChildren(...names.map((name, i) => {
     const field = element("textarea", {id: `field-${i}`, name: name ?? "text", rows: names.length > 1 ? 3 : 8,
@@ -32,7 +32,6 @@ function showFields() {
     });
     return element("div", {}, name && element("label", {for: field.id}, name), field);
   }));
-  const examples = session.model.examples ?? [];
   at("examples-box").hidden = !examples.length;
   at("examples").replaceChildren(...examples.map((example) => button(wordsOf(example), () => {
     fill(example);
@@ -43,14 +42,12 @@ function showFields() {
 
 function showHistory() {
   at("history-box").hidden = !past.length;
-  at("history").replaceChildren(...past.map((entry) => element("li", {}, button("", () => {
+  at("history").replaceChildren(...past.map((entry) => element("li", {}, button([tag(entry.answer), lineOf(entry.input)], () => {
     session.choose(entry.model);
     fill(entry.input);
     show(entry);
     at("answer-title").scrollIntoView({block: "nearest"});
   }, {class: "entry"}))));
-  past.forEach((entry, i) => at("history").children[i].firstChild.append(tag(entry.answer),
-    element("span", {class: "line"}, wordsOf(entry.input).slice(0, 300))));
 }
 
 function show({input, model, answer, base, seconds}) {
@@ -58,7 +55,7 @@ function show({input, model, answer, base, seconds}) {
   const block = answerBlock(answer, model, {note, title: base ? "Fine-tuned" : null});
   const isAgreed = base?.label === answer.label;
   const blocks = !base ? block : [
-    element("p", {class: "notice"}, isAgreed ? "The base model's likeliest label is the same." : "The base model's likeliest label is another one."),
+    element("p", {class: isAgreed ? "soft" : "notice"}, isAgreed ? "The base model gives the same label." : "The base model gives another label."),
     element("div", {class: "pair"}, block, answerBlock(base, {}, {title: "Base, without the adapter", kind: "base"}))];
   const flag = button("Add to review", () => {
     addToReview([{input, model, answer}]);
