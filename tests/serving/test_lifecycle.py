@@ -111,7 +111,7 @@ def test_a_killed_model_process_is_503_until_it_is_back(calibrated_adapter, tmp_
         # the same without the adapter's folder, until it is back
         aside = folder.rename(tmp_path / "aside")
         os.kill(server.model_pid(), signal.SIGKILL)
-        server.wait_for("did not start: no adapter folder")
+        server.wait_for("did not start: there is no adapter folder")
         for path in ("/v1/classify", "/classify"):
             response = server.post(path, TEXT)
             assert response.status_code == 503 and response.headers["retry-after"]
