@@ -5,16 +5,16 @@
 
 What the probabilities may differ by at most depends on how they were computed, in training and now.
 Measured is the largest difference of a probe's probability, by `bench/probes.py` with the adapter
-that ships (2026-11-28, Xeon with AVX-512); limits without a measurement follow from the rounding.
+that ships (2026-11-28, Xeon with AVX-512, H200).
 
     computed in                                    limit   measured
     float32 twice, same device, engine, attention  1e-5    0 to 2e-9; 2e-6 with AVX2, or without AVX
     float32, fast layers and plain ones            1e-4    5e-6
     float32, other attention                       1e-4    1.4e-6
-    float32, GPU and CPU, or two kinds of GPU      1e-4    not yet: its sums have another order
-    bfloat16, at least once                        0.1     0.027 to float32; 0.038 fast to plain
-    float16, at least once, and no bfloat16        0.02    not yet: an eighth of bfloat16's rounding
-    8-bit products, at least once                  0.25    not yet: 0.2 is the bound of a GPU test
+    float32, GPU and CPU, or two kinds of GPU      1e-4    2.5e-6; two kinds of GPU not yet
+    bfloat16, at least once                        0.1     0.028 to float32; 0.038 fast to plain
+    float16, at least once, and no bfloat16        0.02    0.0019 to float32
+    8-bit products, at least once                  0.25    4e-4, a random base of 7B
 
 A wrong base, adapter or prompt moves some probability by more than 0.25 unless training changed
 next to nothing. A base in another quantization has no limit: its difference is only reported.
