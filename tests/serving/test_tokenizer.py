@@ -13,7 +13,7 @@ from toy_tokenizers import make_tokenizer
 from sentilora.errors import DataError, SentiloraError
 from sentilora.models.bases import load_tokenizer
 from sentilora.prompt import Prompter, PromptFormat
-from sentilora.serving.tokenizer import BareTokenizer, as_data, load_bare_tokenizer
+from sentilora.serving.tokenizer import BareTokenizer, as_data, load_as_data
 
 ODD = [
     "a", "A lovely film.",
@@ -34,7 +34,7 @@ def tokenizers():
     """Pairs of a tokenizer as training has it, and as the HTTP process does."""
     toy = make_tokenizer(["a lovely film " * 9, "positive negative", CHAT], 400)
     return [
-        (load_tokenizer("embedded"), load_bare_tokenizer("embedded", "main")),
+        (load_tokenizer("embedded"), BareTokenizer(**load_as_data("embedded", "main"))),
         (toy, BareTokenizer(**as_data(toy, "toy"))),
     ]
 
@@ -106,13 +106,20 @@ def test_a_tokenizer_that_does_more_is_refused():
 
 def test_a_base_that_cannot_be_read_is_reported_as_anywhere(tmp_path):
     with pytest.raises(DataError, match=r"not a model folder: it has no config\.json"):
-        load_bare_tokenizer(str(tmp_path), "main")
+        load_as_data(str(tmp_path), "main")
 
 
 def test_the_http_process_imports_neither_transformers_nor_torch():
     code = (
-        "import sys; from sentilora.serving import app, server, tokenizer\n"
-        "tokenizer.load_bare_tokenizer('embedded', 'main')('a')\n"
+        "import asyncio, sys\n"
+        "from sentilora.serving import app, server, tokenizer, worker\n"
+        "async def ask():\n"
+        "    process = worker.Worker({})\n"
+        "    try:\n"
+        "        return tokenizer.BareTokenizer(**await process.tokenizer('embedded', 'main'))\n"
+        "    finally:\n"
+        "        await process.stop()\n"
+        "asyncio.run(ask())('a')\n"
         "print(sorted({'torch', 'transformers', 'peft', 'pandas', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

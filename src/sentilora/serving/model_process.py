@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from sentilora.errors import SentiloraError
 from sentilora.models.device import spin_briefly
 from sentilora.serving import protocol
+from sentilora.serving.tokenizer import load_as_data
 
 if TYPE_CHECKING:
     from sentilora.serving.loaded import LoadedModels
@@ -28,9 +29,14 @@ def main() -> None:
     spin_briefly()
     stdin, stdout = sys.stdin.buffer, own_stdout()
     start = protocol.read(stdin)
-    if start is None:
-        return
     try:
+        if (
+            start is not None and "tokenizer" in start
+        ):  # before the model, as the HTTP process waits
+            write(stdout, {"tokenizer": load_as_data(*start["tokenizer"])})
+            start = protocol.read(stdin)
+        if start is None:
+            return
         models, ready = _start(start)
     except (SentiloraError, OSError, RuntimeError) as error:
         write(stdout, {"failed": describe(error)})

@@ -1,16 +1,11 @@
 """The tokenizer of a base for the HTTP process, which imports neither transformers nor torch.
 
-transformers loads a tokenizer only together with torch, which takes 230 MB. So a process of its own
-loads it, writes down what the package `tokenizers` needs to do the same work, and ends.
-
-    python -m sentilora.serving.tokenizer NAME REVISION
+transformers loads a tokenizer only together with torch, which takes 230 MB. So the model's process
+loads it before the model, and sends what the package `tokenizers` needs to do the same work.
 """
 
-import signal
-import subprocess
-import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -18,9 +13,6 @@ from sentilora.errors import SentiloraError
 from sentilora.models.base_source import KEYWORDS
 from sentilora.models.bases import load_tokenizer
 from sentilora.scoring.probe_texts import PROBE_TEXTS
-from sentilora.serving import protocol
-from sentilora.serving.model_process import describe, own_stdout, write
-from sentilora.serving.worker import described
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
@@ -92,18 +84,6 @@ def _without_limits(backend: str) -> Tokenizer:
     return tokenizer
 
 
-def load_bare_tokenizer(name: str, revision: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a base, loaded by another process. Raises what `load_tokenizer` raises."""
-    command = [sys.executable, "-m", "sentilora.serving.tokenizer", name, revision]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        answer = protocol.read(cast(BinaryIO, process.stdout))
-    if answer is None:
-        raise SentiloraError(f"the process that loads the tokenizer of {quoted(name)} died")
-    if "failed" in answer:
-        raise described(answer["failed"])
-    return cast("PreTrainedTokenizerBase", BareTokenizer(**answer["tokenizer"]))
-
-
 def as_data(tokenizer: "PreTrainedTokenizerBase", name: str) -> dict[str, Any]:
     """The arguments of `BareTokenizer`. Raises `SentiloraError` if it would read otherwise."""
     data = {
@@ -127,20 +107,12 @@ def as_data(tokenizer: "PreTrainedTokenizerBase", name: str) -> dict[str, Any]:
     return data
 
 
-def main() -> None:
-    """Load a tokenizer and write it to stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    name, revision = sys.argv[1:]
-    stdout = own_stdout()
-    try:
-        tokenizer = load_tokenizer(name, revision, KEYWORDS)
-        if not tokenizer.is_fast:
-            raise SentiloraError(f"the tokenizer of {quoted(name)} has no tokenizer.json")
-        answer = {"tokenizer": as_data(tokenizer, name)}
-    except (SentiloraError, OSError, RuntimeError) as error:
-        answer = {"failed": describe(error)}
-    write(stdout, answer)
+def load_as_data(name: str, revision: str) -> dict[str, Any]:
+    """The arguments of `BareTokenizer` for a base's tokenizer.
 
-
-if __name__ == "__main__":
-    main()
+    Raises what `load_tokenizer` raises, and `SentiloraError` if it cannot be a `BareTokenizer`.
+    """
+    tokenizer = load_tokenizer(name, revision, KEYWORDS)
+    if not tokenizer.is_fast:
+        raise SentiloraError(f"the tokenizer of {quoted(name)} has no tokenizer.json")
+    return as_data(tokenizer, name)

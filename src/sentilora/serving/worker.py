@@ -1,6 +1,7 @@
 """Starts the model's process, hands it passes, and starts another one when it dies.
 
 worker = Worker(options)
+tokenizer = BareTokenizer(**await worker.tokenizer("./base", "main"))
 await worker.start([("a1", "./my-adapter")])
 scores = await entry.future         # of an entry that was given to `worker.queue`
 """
@@ -59,6 +60,21 @@ class Worker:
         """The model's process, None while there is none."""
         return None if self._process is None else self._process.pid
 
+    async def tokenizer(self, name: str, revision: str) -> dict[str, Any]:
+        """Start the process; its first answer is the base's tokenizer, for `BareTokenizer`.
+
+        Raises what `load_as_data` raises, and `SentiloraError` when the process dies.
+        """
+        await self._spawn()
+        try:
+            answer = await self._exchange({"tokenizer": [name, revision]})
+        except Unavailable:
+            raise SentiloraError("the model's process died while it loaded the tokenizer") from None
+        if "failed" in answer:
+            raise described(answer["failed"])
+        tokenizer: dict[str, Any] = answer["tokenizer"]
+        return tokenizer
+
     async def start(self, adapters: Sequence[tuple[str, str]]) -> None:
         """Load adapters, given as (key, folder), and begin to work.
 
@@ -112,14 +128,18 @@ class Worker:
 
     # --- the process -----------------------------------------------------------------------------
 
-    async def _launch(self) -> None:
-        """Start the process and wait until its adapters are loaded."""
+    async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sentilora.serving.model_process"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=2**20,
         )
+
+    async def _launch(self) -> None:
+        """Start the process, unless it is running, and wait until its adapters are loaded."""
+        if self._process is None:
+            await self._spawn()
         adapters = [{"key": key, "path": path} for key, path in self._adapters.items()]
         try:
             answer = await self._exchange({"adapters": adapters, "options": self._options})

@@ -6,16 +6,20 @@ sentilora serve --adapter films=./my-adapter --port 8080
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack, cast
 
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.progress import say
 from sentilora.shipped import page_folder, shipped_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PACKAGES = ("fastapi", "uvicorn", "orjson", "prometheus_client")
 DEFAULT = "default"  # name of the adapter that ships
@@ -61,7 +65,7 @@ def serve(
     from sentilora.serving.security import Keys, require_key
     from sentilora.serving.served import Registry
     from sentilora.serving.server import Server, listening_socket
-    from sentilora.serving.tokenizer import load_bare_tokenizer
+    from sentilora.serving.tokenizer import BareTokenizer
     from sentilora.serving.worker import Worker
 
     require_key(host, api_key, admin_key)
@@ -69,13 +73,7 @@ def serve(
     folders = {name: AdapterFolder.open(path) for name, path in _named(adapter).items()}
     first = next(iter(folders.values()))
     reference = first.base_to_load(base, quantization)
-    tokenizer = load_bare_tokenizer(reference.name, reference.revision)
     is_path = os.path.exists(os.path.expanduser(reference.name))
-    registry = Registry(tokenizer, Path(reference.name).name if is_path else reference.name)
-    adapters = [registry.read(name, folder) for name, folder in folders.items()]
-    for served in adapters:
-        registry.put(served)
-
     metrics = Metrics()
     options = {"base": None if base is None else str(base), "quantization": quantization, **runtime}
     worker = Worker(options, max_pass_tokens, metrics.observe_pass)
@@ -84,19 +82,30 @@ def serve(
     answering = Answering(worker, limits, metrics.observe_answer)
     root = None if adapter_root is None else Path(adapter_root)
     store = None if review_store is None else Path(review_store)
-    services = Services(registry, answering, metrics, root, store)
-    app = create_app(services, page_folder())
-    sock = listening_socket(host, port)
-    with sock:
+
+    async def run(sock: socket.socket) -> None:
+        tokenizer = BareTokenizer(**await worker.tokenizer(reference.name, reference.revision))
+        base_name = Path(reference.name).name if is_path else reference.name
+        registry = Registry(cast("PreTrainedTokenizerBase", tokenizer), base_name)
+        for name, folder in folders.items():
+            registry.put(registry.read(name, folder))
+        services = Services(registry, answering, metrics, root, store)
+        app = create_app(services, page_folder())
         shown = f"[{host}]" if ":" in host else host
         say(f"listening on http://{shown}:{sock.getsockname()[1]}, the model is loading")
-        server = Server(
-            gated(app, services, Keys(api_key, admin_key), max_body_bytes),
-            answering,
-            shutdown_timeout,
-        )
-        pairs = [(served.key or "", served.path or "") for served in adapters]
-        asyncio.run(server.run_with(pairs, sock))
+        gate = gated(app, services, Keys(api_key, admin_key), max_body_bytes)
+        server = Server(gate, answering, shutdown_timeout)
+        pairs = [(one.key or "", one.path or "") for one in registry.adapters.values()]
+        await server.run_with(pairs, sock)
+
+    async def run_and_end(sock: socket.socket) -> None:
+        try:
+            await run(sock)
+        finally:
+            await worker.stop(0.0)
+
+    with listening_socket(host, port) as sock:
+        asyncio.run(run_and_end(sock))
 
 
 def _require_packages() -> None:
