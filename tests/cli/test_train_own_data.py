@@ -185,7 +185,7 @@ def test_labels_are_named_with_commas(toy_base, tmp_path):
     assert code == 0 and "prompt.labels" not in stdout
     assert stdout.index("label 'd'") < stdout.index("label 'a'") < stdout.index("label 'e'")
     assert "no training row is e: the adapter does not learn it" in stdout
-    failed(3, "queue is 'd', which is no label of the prompt (a, b, c)", "train", *ask,
+    failed(3, "queue is 'd', which is not one of the labels (a, b, c)", "train", *ask,
            "--labels", "a,b,c")  # fmt: skip
     failed(2, "prompt.labels needs at least 2 labels", "train", *ask, "--labels", "a")
     failed(2, "prompt.labels holds a label twice", "train", *ask, "--labels", "a,b,a")
@@ -236,3 +236,25 @@ def test_an_adapter_to_start_from_keeps_its_prompt(toy_run, toy_base, tmp_path):
     assert "was trained with a different prompt" not in stderr
     before, after = (read_config(f / "sentilora.toml").prompt for f in (toy_run, tmp_path / "run"))
     assert before == after
+
+
+def test_train_warns_of_test_rows_that_evaluate_refuses(toy_base, tmp_path):
+    """`evaluate` refused them after the training: with IMDB's map, no file and no count."""
+    folder = tmp_path / "split"
+    folder.mkdir()
+    write(folder / "train.csv")
+    test = write(folder / "test.csv", 20)
+    with open(test, "a", encoding="utf-8") as file:
+        file.writelines(f"a request {i},gdpr\n" for i in range(2))
+    code, _, stderr = run("train", folder, f"base.name={toy_base}", *FEW,
+                          "--output-dir", tmp_path / "run")  # fmt: skip
+    assert code == 0, stderr
+    refusal = (f"{test}, row 20 (counted from 0): queue is 'gdpr', which is not one of the labels "
+               "(a, b, c, d): 2 rows in all; map it, ")  # fmt: skip
+    assert f"warning: evaluate will refuse the test rows: {refusal}" in stderr
+    ask = ["evaluate", "--adapter", tmp_path / "run"]
+    said = failed(3, refusal, *ask)
+    assert "neg" not in said and "prompt.labels" not in said
+    assert 'map it, data.label_map=\'{"gdpr" = "…"}\', or remove these rows: the labels' in said
+    code, stdout, _ = run(*ask, 'data.label_map={gdpr="c"}', "--json")
+    assert code == 0 and json.loads(stdout)["num_rows"] == 22

@@ -44,7 +44,7 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     Raises `DataError` if the source is missing, unreadable or unreachable, lacks a column, or
     holds an empty text or an unknown label.
     """
-    name, required = str(source), (columns.text, columns.label)
+    name, required = _place(source, split), (columns.text, columns.label)
     needed = {*required, *columns.others}
     table = read_table(source, split, lambda column: column in needed or may_rate(column))
     if needed - set(table.column_names):
@@ -61,7 +61,17 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     labels, meanings = labels_of(name, table, columns)
     others = {column: python_values(table[column]) for column in columns.others}
     fields = fields_of(name, others)
-    return Rows(name, texts, labels, *ratings_of(table, columns), meanings=meanings, fields=fields)
+    ratings = ratings_of(table, columns)
+    return Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields)
+
+
+def _place(source: Source, split: str) -> str:
+    """What messages about the rows of a split name: of a folder, the file that holds them."""
+    if isinstance(source, str) and os.path.isdir(os.path.expanduser(source)):
+        paths = _local_paths(source, split)
+        if paths is not None and len(paths) == 1:
+            return str(paths[0])
+    return str(source)
 
 
 def read_table(

@@ -1,5 +1,6 @@
 """Settings and rows that belong to an adapter: its test rows, and the rows it was trained on."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,21 +140,28 @@ def require_same_test_rows(
 
 @contextmanager
 def belongs_to_adapter(folder: AdapterFolder | None) -> Iterator[None]:
-    """Within a `with` block, a column that the rows lack is the adapter's to ask for.
+    """Within a `with` block, a column or a label that does not fit is the adapter's to ask for.
 
-    Its template cannot be changed, so the remedy is not to change it. A plain adapter's template is
-    the user's own.
+    Its template and labels cannot be changed, so the remedy is not to change them. A plain
+    adapter's are the user's own.
     """
     try:
         yield
     except DataError as error:
-        if error.setting != "prompt.template" or folder is None or folder.classifier is None:
+        if folder is None or folder.classifier is None:
+            raise
+        if error.setting == "prompt.template":
+            remedy = "add this column to the rows: the prompt belongs to the adapter"
+        elif error.setting == "data.label_map":
+            entry = f'{json.dumps(error.seen, ensure_ascii=False)} = "…"'
+            remedy = (
+                f"map it, data.label_map='{{{entry}}}', or remove these rows: the labels belong to "
+                "the adapter"
+            )
+        else:
             raise
         raise DataError(
-            error.problem,
-            setting=error.setting,
-            seen=error.seen,
-            remedy="add this column to the rows: the prompt belongs to the adapter",
+            error.problem, setting=error.setting, seen=error.seen, remedy=remedy
         ) from error
 
 

@@ -1,12 +1,17 @@
 """Warnings about data and base together, which `check` and `train` both print."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sentilora.data.language import is_other_language
+from sentilora.data.loading import HELD_OUT
+from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.shared_templates import look_for_templates
 from sentilora.data.text import beginning, text_of
+from sentilora.errors import DataError
 from sentilora.shipped import EMBEDDED, is_film_reviews
+from sentilora.stages.from_config import load_test_of
 from sentilora.wording import percent
 
 if TYPE_CHECKING:
@@ -16,12 +21,29 @@ NUM_TEXTS = 200  # whose language is looked at
 SHOWN = 60  # characters of a text
 
 
-def data_warnings(config: "Config", train: Rows, evaluation: Rows) -> list[str]:
+def data_warnings(
+    config: "Config", train: Rows, evaluation: Rows, tables: Mapping[str, InMemory]
+) -> list[str]:
     """What `train` prints before it starts; nothing on the recipe's own data."""
     if is_film_reviews(config.data.train):
         return []
-    warnings = base_warning(config, train), template_warning(train, evaluation)
+    warnings = (
+        base_warning(config, train),
+        template_warning(train, evaluation),
+        test_warning(config, tables),
+    )
     return [warning for warning in warnings if warning]
+
+
+def test_warning(config: "Config", tables: Mapping[str, InMemory]) -> str | None:
+    """A warning when `evaluate` will refuse the test rows, which training does not need."""
+    if config.data.test == HELD_OUT or is_film_reviews(config.data.test):
+        return None
+    try:
+        load_test_of(config, config.prompt.labels, tables)
+    except DataError as error:
+        return f"evaluate will refuse the test rows: {error}"
+    return None
 
 
 def base_warning(config: "Config", train: Rows) -> str | None:
