@@ -258,3 +258,14 @@ def test_train_warns_of_test_rows_that_evaluate_refuses(toy_base, tmp_path):
     assert 'map it, data.label_map=\'{"gdpr" = "…"}\', or remove these rows: the labels' in said
     code, stdout, _ = run(*ask, 'data.label_map={gdpr="c"}', "--json")
     assert code == 0 and json.loads(stdout)["num_rows"] == 22
+
+
+def test_a_file_named_imdb_with_bare_numbers_says_what_to_type(tmp_path):
+    """Its name makes it the film recipe's; the hint left the words to the user."""
+    source = write(tmp_path / "imdb.csv", labels=[0, 1], text="text", label="label")
+    typed = 'data.label_map={"0" = "negative", "1" = "positive"}'
+    quoted = typed.replace("={", "='{") + "'"
+    failed(3, f"{quoted} if the numbers are IMDB's", "train", source)
+    few = ["data.num_train=20", "data.num_evaluation=10", "training.optim=nonsense"]
+    said = failed(2, "nonsense", "train", source, typed, *few, "--output-dir", tmp_path / "run")
+    assert "label" not in said

@@ -66,7 +66,7 @@ def test_numbers_without_names_are_refused_rather_than_assumed(tmp_path):
     pd.DataFrame({"text": TEXTS, "label": [0, 1, 0]}).to_parquet(tmp_path / "x.parquet")
     refused(
         r"label is '0', which is not one of the labels \(positive, negative\).*e\.g\. "
-        r"data\.label_map='\{\"0\" = \"…\", \"1\" = \"…\"\}'",
+        r"data\.label_map='\{\"0\" = \"negative\", \"1\" = \"positive\"\}' if the numbers",
         tmp_path / "x.parquet",
         columns=DEFAULT,
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NUM_LISTED = 10  # labels in a message
+IMDB_NUMBERS = {"0": "negative", "1": "positive"}  # on the hub, where the data name them
 
 
 def labels_of(
@@ -224,8 +225,16 @@ def _unknown_label(
 def _example_map(resolver: _Resolver, unknown: Iterable[Any]) -> str:
     """What to type to give unknown labels a word."""
     keys = [resolver.key(value) for value in unknown]
-    entries = [f'{json.dumps(key, ensure_ascii=False)} = "…"' for key in keys[:NUM_LISTED]]
-    return f"data.label_map='{{{', '.join(entries)}}}'"
+    words = dict.fromkeys(keys[:NUM_LISTED], "…")
+    is_imdb = set(keys) == set(IMDB_NUMBERS) and set(resolver.labels) == set(IMDB_NUMBERS.values())
+    if is_imdb:
+        words = IMDB_NUMBERS
+    entries = (
+        f"{json.dumps(k, ensure_ascii=False)} = {json.dumps(words[k], ensure_ascii=False)}"
+        for k in words
+    )
+    hint = " if the numbers are IMDB's" if is_imdb else ""
+    return f"data.label_map='{{{', '.join(entries)}}}'{hint}"
 
 
 def _contradiction(source: str, columns: Columns, number: str, name: str, by_map: str) -> DataError:
