@@ -213,3 +213,15 @@ def test_film_reviews_and_other_bases_are_not_warned_about(ask, toy_base, tmp_pa
     assert KNOWS not in run("check", *ask(messages(), f"base.name={toy_base}"))[1]
     imdb = written(tmp_path / "imdb.csv", messages())
     assert KNOWS not in run("check", *ask(messages(), f"data.train={imdb}"))[1]
+
+
+@pytest.mark.parametrize("labels", [["same"], [f"free text number {i}" for i in range(40)]])
+def test_after_a_problem_of_the_data_nothing_speaks_of_other_data(tmp_path, labels):
+    """It went on with the reviews that ship, the tokens of positive/negative and a false ✗."""
+    rows = [(f"a message {i}", labels[i % len(labels)]) for i in range(40)]
+    code, stdout, _ = run("check", written(tmp_path / "own.csv", rows), "--output-dir",
+                          tmp_path / "run")  # fmt: skip
+    assert code == 3 and stdout.count("✗") == 1 and "✗ data" in stdout
+    for word in ("positive", "embedded", "reviews that ship", "special tokens"):
+        assert word not in stdout, word
+    assert "none, the base is local" in stdout and "cpu, computing in" in stdout

@@ -1,17 +1,20 @@
-"""What `check` finds in training and evaluation rows together: figures to beat, and warnings."""
+"""What `check` finds in the rows: figures to beat, warnings, and faults of their sources."""
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from sentilora.config import Config
+from sentilora.data.loading import HELD_OUT
 from sentilora.data.rows import Rows
+from sentilora.data.sources import read_table
 from sentilora.data.splits import stratified
 from sentilora.data.text import whole_text
 from sentilora.metrics import measure_group, tfidf_baseline
 from sentilora.stages.data_warnings import base_warning, template_warning
-from sentilora.stages.findings import Finding, Findings
+from sentilora.stages.findings import Finding, Findings, Level, attempt
 from sentilora.wording import counted, percent, percent_interval, quoted
 
 # What the baseline learns from in about ten seconds on one core. Measured: 2,000 reviews of IMDB
@@ -19,6 +22,18 @@ from sentilora.wording import counted, percent, percent_interval, quoted
 MAX_ROWS = 5_000
 MAX_ROWS_TIMES_LABELS = 310_000
 MAX_CHARACTERS = 10_000_000
+
+
+def look_at_sources(config: Config) -> Findings[None]:
+    """What else is wrong with sources that were set, where neither labels nor splits are known."""
+    for setting, split, name in (
+        ("data.evaluation", "validation", "evaluation data"),
+        ("data.test", "test", "test data"),
+    ):
+        source = config.flat()[setting]
+        if setting in config.chosen and source not in (HELD_OUT, "test"):
+            level: Level = "problem" if setting == "data.evaluation" else "note"
+            yield from attempt(name, partial(read_table, source, split), level)
 
 
 def look_at_evaluation(config: Config, splits: Mapping[str, Rows]) -> Findings[None]:
