@@ -8,7 +8,7 @@ from commands import run
 
 from sentilora.data.rows import Rows
 from sentilora.stages import check_data
-from sentilora.stages.check_data import affordable, figure_to_beat
+from sentilora.stages.check_data import affordable, figure_to_beat, look_at_evaluation
 
 LABELS = 'prompt.labels=["order","product","billing","account"]'
 WORDS = {
@@ -140,7 +140,7 @@ def test_the_figure_is_that_of_evaluate(ask):
     share = np.mean(
         [names[a] == label for a, label in zip(answers, evaluation.labels, strict=True)]
     )
-    assert f"reaches {share:.1%} (" in figure_to_beat(train, evaluation)
+    assert f"reaches {share:.1%} (" in figure_to_beat(train, evaluation)[1]
 
 
 def test_what_would_take_minutes_is_cut_and_said(monkeypatch):
@@ -152,7 +152,7 @@ def test_what_would_take_minutes_is_cut_and_said(monkeypatch):
             patch.setattr(check_data, name, limit)
             part = affordable(rows)
             assert 30 <= len(part) <= 45 and set(part.labels) == set(rows.labels), name
-            text = figure_to_beat(rows, rows)
+            _, text = figure_to_beat(rows, rows)
             assert f"trained on {len(part)} of the 160 training rows" in text
             assert text.endswith("the figure to beat, at least: all rows would take longer than a "
                                  "check should")  # fmt: skip
@@ -225,3 +225,45 @@ def test_after_a_problem_of_the_data_nothing_speaks_of_other_data(tmp_path, labe
     for word in ("positive", "embedded", "reviews that ship", "special tokens"):
         assert word not in stdout, word
     assert "none, the base is local" in stdout and "cpu, computing in" in stdout
+
+
+@pytest.mark.parametrize("form", ["TCK-{}", "{}", "2024-05-01 {}"])
+def test_texts_that_are_ids_are_named_with_the_columns_of_words(tmp_path, form):
+    """`train` blamed the language and advised a larger model."""
+    path = tmp_path / "ids.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = [(form.format(10_000 + i), *row) for i, row in enumerate(messages(80))]
+        csv.writer(file).writerows([("text", "remark", "label"), *rows])
+    said = "the texts in column text look like ids or numbers, such as "
+    code, stdout, _ = run("check", path, "--output-dir", tmp_path / "run")
+    mark, text = lines_of(stdout)["texts"]
+    assert code == 0 and mark == "!" and said in text and "longer texts are in remark" in text
+    assert "name another column with data.text_column" in text and KNOWS not in stdout
+    code, _, stderr = run("train", path, "training.optim=nonsense", "--output-dir",
+                          tmp_path / "run")  # fmt: skip
+    assert code == 2 and f"warning: {said}" in stderr and KNOWS not in stderr
+
+
+def test_check_says_when_word_counts_learn_nothing(ask):
+    rows = [(f"the same words as ever {i}", list(WORDS)[i % 5 % 4]) for i in range(160)]
+    code, stdout, _ = run("check", *ask(rows))
+    mark, text = lines_of(stdout)["to beat"]
+    assert code == 0 and mark == "!" and "TF-IDF is no better than always answering order" in text
+
+
+def test_of_labels_equally_frequent_check_and_train_name_the_first(tmp_path):
+    """`check` named praise, `train` complaint."""
+    import numpy as np
+
+    from sentilora.config import load_config
+    from sentilora.metrics import measure
+    from sentilora.training.shortfall import shortfall_of
+
+    rows = Rows("x", ["one text here", "two texts here"] * 2, ["praise", "complaint"] * 2)
+    labels = ("complaint", "praise")
+    config = load_config("tiny", values={"prompt.labels": list(labels), "data.train": "x.csv",
+                                         "base.name": "x/y"})  # fmt: skip
+    found = list(look_at_evaluation(config, {"train": rows, "evaluation": rows}, {}))
+    assert found[0].text.startswith("always answering complaint: 50.0%")
+    reason = shortfall_of(measure(np.eye(2)[[0, 1, 1, 1]] * 0.9 + 0.05, [1, 0, 1, 0]), labels)
+    assert reason.endswith("of always answering 'complaint'")

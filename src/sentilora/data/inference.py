@@ -34,6 +34,11 @@ LABEL_NAMES = (
 MAX_LABELS = 300
 MAX_LABEL_CHARACTERS = 100
 MAX_DISTINCT_SHARE = 0.5  # of the rows; a column with more distinct values is an id or a text
+# One word of ASCII, a language that writes spaces, or digits: "TCK-10042", "2024-05-01 12:00".
+ID = r"[!-~]+|[\d\s.,:/+-]+"
+ID_SHARE = 0.9  # of the texts
+NUM_LOOKED_AT = 200  # rows
+WORDS_OF_TEXT = 3  # on average
 FEW_ROWS = 12  # whose labels may all differ
 
 
@@ -90,6 +95,23 @@ def infer_labels(
             remedy="name the column of labels with `label_column`, or the labels with `labels`",
         )
     return words
+
+
+def look_like_ids(texts: Sequence[str]) -> bool:
+    """Whether nearly all texts are ids or numbers, and most of them differ."""
+    num_ids = sum(re.fullmatch(ID, text.strip()) is not None for text in texts)
+    return num_ids > ID_SHARE * len(texts) and len(set(texts)) > MAX_DISTINCT_SHARE * len(texts)
+
+
+def columns_of_words(table: "pa.Table") -> list[str]:
+    """The columns whose values have several words each, as texts have."""
+    names = []
+    for name in table.column_names:
+        values = python_values(table.slice(0, NUM_LOOKED_AT)[name])
+        words = [len(value.split()) for value in values if isinstance(value, str)]
+        if words and sum(words) >= WORDS_OF_TEXT * len(words):
+            names.append(name)
+    return names
 
 
 def are_numbers(labels: tuple[str, ...]) -> bool:

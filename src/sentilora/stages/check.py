@@ -85,7 +85,7 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
     if "train" in splits:
         config = yield from look_at_choices(fit_schedule(config, len(splits["train"])))
     yield from attempt("steps", lambda: check_steps(config))
-    yield from look_at_evaluation(config, splits)
+    yield from look_at_evaluation(config, splits, tables)
     device = None
     if requested is not None:
         device = yield from attempt("device", lambda: choose_device(requested))

@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sentilora.data.inference import columns_of_words, look_like_ids
 from sentilora.data.language import is_other_language
 from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.shared_templates import look_for_templates
+from sentilora.data.sources import read_table
 from sentilora.data.text import beginning, text_of
 from sentilora.errors import DataError
 from sentilora.shipped import EMBEDDED, is_film_reviews
 from sentilora.stages.from_config import load_test_of
-from sentilora.wording import percent
+from sentilora.wording import listed, percent, quoted
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -28,7 +30,7 @@ def data_warnings(
     if is_film_reviews(config.data.train):
         return []
     warnings = (
-        base_warning(config, train),
+        text_warning(config, train, tables) or base_warning(config, train),
         template_warning(train, evaluation),
         test_warning(config, tables),
     )
@@ -44,6 +46,21 @@ def test_warning(config: "Config", tables: Mapping[str, InMemory]) -> str | None
     except DataError as error:
         return f"evaluate will refuse the test rows: {error}"
     return None
+
+
+def text_warning(config: "Config", train: Rows, tables: Mapping[str, InMemory]) -> str | None:
+    """A warning when the texts are ids or numbers, and which columns hold texts."""
+    texts = [text_of(item) for item in train.inputs[:NUM_TEXTS]]
+    if is_film_reviews(config.data.train) or not look_like_ids(texts):
+        return None
+    table = read_table(tables.get("data.train", config.data.train), "train")
+    others = listed(columns_of_words(table))
+    where = f"; longer texts are in {others}" if others else ""
+    return (
+        f"the texts in column {quoted(config.data.text_column)} look like ids or numbers, such as "
+        f"{quoted(beginning(texts[0], SHOWN))}, from which no model learns much{where}; name "
+        "another column with data.text_column"
+    )
 
 
 def base_warning(config: "Config", train: Rows) -> str | None:

@@ -5,6 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sentilora.config import Config
+from sentilora.data.inference import look_like_ids
 from sentilora.data.rows import Rows
 from sentilora.folders.adapter_folder import new_adapter
 from sentilora.folders.card import write_model_card
@@ -62,7 +63,7 @@ def finish(
         peak_memory_gib=peak,
         reload_difference=difference,
         shortfall=shortfall,
-        remedies=remedies_of(config, metrics, choices) if shortfall else [],
+        remedies=remedies_of(config, metrics, choices, rows) if shortfall else [],
         chosen=choices.settings,
         learning_rates=choices.learning_rates,
     )
@@ -79,10 +80,11 @@ def finish(
     )
 
 
-def remedies_of(config: Config, metrics: Metrics, choices: Choices) -> list[str]:
+def remedies_of(config: Config, metrics: Metrics, choices: Choices, rows: Rows) -> list[str]:
     """What to try after a run that has not learned, the most promising first."""
     return remedies_for(
         metrics,
+        are_ids=look_like_ids(rows.texts),
         is_embedded=config.base.name == EMBEDDED,
         is_searched=bool(choices.learning_rates),
         num_epochs=config.training.num_train_epochs,

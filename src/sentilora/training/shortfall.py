@@ -34,13 +34,25 @@ def shortfall_of(metrics: Metrics, labels: Sequence[str]) -> str | None:
 
 
 def remedies_for(
-    metrics: Metrics, *, is_embedded: bool, is_searched: bool, num_epochs: float, max_steps: int
+    metrics: Metrics,
+    *,
+    are_ids: bool,
+    is_embedded: bool,
+    is_searched: bool,
+    num_epochs: float,
+    max_steps: int,
 ) -> list[str]:
     """What to try after a run that has not learned, the most promising first.
 
+    are_ids: whether the texts look like ids or numbers; then nothing else helps.
     is_embedded: whether its base is the one that ships. is_searched: whether its learning rate was
     the best of several. num_epochs, max_steps: of training; steps of 0 leave it to the epochs.
     """
+    if are_ids:
+        return [
+            "the right column of texts, data.text_column: these look like ids or numbers, from "
+            "which no model learns much"
+        ]
     remedies = []
     if is_embedded:
         remedies.append(
