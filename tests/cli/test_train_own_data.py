@@ -46,6 +46,7 @@ def own(toy_base, tmp_path_factory):
 def test_one_command_trains_on_a_file(own):
     source, folder, stdout, stderr = own
     assert f"train: 42 rows of {source}" in stderr and "evaluation: 6 rows" in stderr
+    assert "warning: 6 evaluation rows can hardly show whether training has learned" in stderr
     for line in (
         "chosen to fit these data; any of them can be set instead:",
         "  data.text_column=message: there is no column 'text' among message, queue",

@@ -14,7 +14,13 @@ from sentilora.data.sources import read_table
 from sentilora.data.splits import stratified
 from sentilora.data.text import whole_text
 from sentilora.metrics import measure_group, tfidf_baseline
-from sentilora.stages.data_warnings import base_warning, template_warning, text_warning
+from sentilora.shipped import is_film_reviews
+from sentilora.stages.data_warnings import (
+    base_warning,
+    few_rows_warning,
+    template_warning,
+    text_warning,
+)
 from sentilora.stages.findings import Finding, Findings, Level, attempt
 from sentilora.wording import counted, percent, percent_interval, quoted
 
@@ -63,6 +69,8 @@ def look_at_evaluation(
             "column of texts (data.text_column), at the labels, or add rows"
         )
         yield Finding("note", "to beat", text)
+    if not is_film_reviews(config.data.train) and (warning := few_rows_warning(evaluation)):
+        yield Finding("note", "evaluation", warning)
     if warning := template_warning(train, evaluation):
         yield Finding("note", "templates", warning)
     if not text_fault and (warning := base_warning(config, train)):

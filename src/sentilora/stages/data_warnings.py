@@ -14,7 +14,8 @@ from sentilora.data.text import beginning, text_of
 from sentilora.errors import DataError
 from sentilora.shipped import EMBEDDED, is_film_reviews
 from sentilora.stages.from_config import load_test_of
-from sentilora.wording import listed, percent, quoted
+from sentilora.training.shortfall import TOO_FEW_ROWS
+from sentilora.wording import counted, listed, percent, quoted
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -32,6 +33,7 @@ def data_warnings(
     warnings = (
         text_warning(config, train, tables) or base_warning(config, train),
         template_warning(train, evaluation),
+        few_rows_warning(evaluation),
         test_warning(config, tables),
     )
     return [warning for warning in warnings if warning]
@@ -73,6 +75,17 @@ def base_warning(config: "Config", train: Rows) -> str | None:
         f"the embedded base knows English film reviews only{language}. For other texts TF-IDF may "
         "well be ahead of it: take the preset smollm2-135m (without the hub, tools/smollm2.py "
         "makes its folder), or mistral-7b on a GPU"
+    )
+
+
+def few_rows_warning(evaluation: Rows) -> str | None:
+    """A warning when the evaluation rows are too few to show what was learned."""
+    if len(evaluation) >= TOO_FEW_ROWS:
+        return None
+    rows = counted(len(evaluation), "evaluation row")
+    return (
+        f"{rows} can hardly show whether training has learned anything: add labeled rows until "
+        f"{TOO_FEW_ROWS} or more evaluate"
     )
 
 

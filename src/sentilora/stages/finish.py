@@ -63,7 +63,7 @@ def finish(
         peak_memory_gib=peak,
         reload_difference=difference,
         shortfall=shortfall,
-        remedies=remedies_of(config, metrics, choices, rows) if shortfall else [],
+        remedies=remedies_of(trainer, config, metrics, choices, rows) if shortfall else [],
         chosen=choices.settings,
         learning_rates=choices.learning_rates,
     )
@@ -80,13 +80,18 @@ def finish(
     )
 
 
-def remedies_of(config: Config, metrics: Metrics, choices: Choices, rows: Rows) -> list[str]:
+def remedies_of(
+    trainer: "ClassifierTrainer", config: Config, metrics: Metrics, choices: Choices, rows: Rows
+) -> list[str]:
     """What to try after a run that has not learned, the most promising first."""
+    history = trainer.state.log_history
+    losses = [entry["eval_log_loss"] for entry in history if "eval_log_loss" in entry]
     return remedies_for(
         metrics,
         are_ids=look_like_ids(rows.texts),
         is_embedded=config.base.name == EMBEDDED,
         is_searched=bool(choices.learning_rates),
+        is_past_best=bool(losses) and losses[-1] > min(losses),
         num_epochs=config.training.num_train_epochs,
         max_steps=config.training.max_steps,
     )
