@@ -10,6 +10,7 @@ from sentilora.wording import as_probability, percent, quoted
 
 MAX_STEPS = 4
 MAX_LABELS = 3  # named in one step
+SUFFICIENT = 0.99  # accuracy of TF-IDF: what is left to gain is less than most labels' own errors
 MIN_ROWS = 5  # of a label: fewer say little about its recall
 
 
@@ -83,6 +84,14 @@ def _comparison(result: Evaluation) -> list[str]:
             "Take a real base, with the preset smollm2-135m or mistral-7b (the embedded one is "
             "tiny and has read little but English film reviews)"
         )
+    if against.clear <= 0 and (
+        result.baseline is not None and result.baseline.accuracy >= SUFFICIENT
+    ):
+        return [
+            f"Consider TF-IDF + logistic regression instead: it is right on "
+            f"{percent(result.baseline.accuracy)} of these test rows and already suffices; no base "
+            "can get clearly ahead of it."
+        ]
     if against.clear < 0:
         return [f"{larger}, and label more rows. Until then, TF-IDF is the better classifier."]
     if against.clear == 0:

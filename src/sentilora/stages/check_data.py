@@ -13,6 +13,7 @@ from sentilora.data.rows import Rows
 from sentilora.data.sources import read_table
 from sentilora.data.splits import stratified
 from sentilora.data.text import whole_text
+from sentilora.evaluation.advice import SUFFICIENT
 from sentilora.metrics import measure_group, tfidf_baseline
 from sentilora.shipped import is_film_reviews
 from sentilora.stages.data_warnings import (
@@ -68,6 +69,9 @@ def look_at_evaluation(
             f"TF-IDF is no better than {always}: these texts may not tell the labels; look at the "
             "column of texts (data.text_column), at the labels, or add rows"
         )
+        yield Finding("note", "to beat", text)
+    elif reached >= SUFFICIENT:
+        text = "TF-IDF already suffices on these rows: a language model can get no further ahead"
         yield Finding("note", "to beat", text)
     if not is_film_reviews(config.data.train) and (warning := few_rows_warning(evaluation)):
         yield Finding("note", "evaluation", warning)
