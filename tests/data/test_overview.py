@@ -29,7 +29,9 @@ def test_duplicates_conflicts_and_imbalance_are_counted():
         "train: 9 to 1 rows per label, more uneven than 4:1; "
         "data.balance=weights or sample evens it out",
         "rows of test that also occur in train: 2",
-        "texts that occur with different labels: 1",
+        "texts that occur with different labels in train and test: 1, such as row 3 of train is "
+        "negative, row 1 of test is positive (counted from 0): correct the labels, or remove these "
+        "rows",
     ]
 
 

@@ -47,11 +47,11 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
         for i, first in enumerate(names)
         for second in names[i + 1 :]
     }
-    labels_by_text: dict[bytes, set[str]] = defaultdict(set)
+    first_rows: dict[bytes, dict[str, str]] = defaultdict(dict)  # of each text, by label
     for name, rows in splits.items():
-        for key, label in zip(keys[name], rows.labels, strict=True):
-            labels_by_text[key].add(label)
-    conflicts = sum(len(labels) > 1 for labels in labels_by_text.values())
+        for key, label, row in zip(keys[name], rows.labels, rows.numbers, strict=True):
+            first_rows[key].setdefault(label, f"row {row} of {name} is {quoted(label)}")
+    conflicts = [list(places.values()) for places in first_rows.values() if len(places) > 1]
     balance = {name: dict(sorted(Counter(rows.labels).items())) for name, rows in splits.items()}
     return Overview(
         sources={name: rows.source for name, rows in splits.items()},
@@ -59,7 +59,7 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
         balance=balance,
         duplicates={name: len(keys[name]) - len(distinct[name]) for name in names},
         shared=shared,
-        conflicts=conflicts,
+        conflicts=len(conflicts),
         meanings=meanings_of(splits),
         warnings=[
             *(warning for name in names for warning in label_warnings(name, splits[name], labels)),
@@ -103,8 +103,11 @@ def label_warnings(name: str, rows: Rows, labels: Sequence[str]) -> list[str]:
 
 
 def _warnings(
-    balance: Mapping[str, Mapping[str, int]], shared: Mapping[str, int], conflicts: int
+    balance: Mapping[str, Mapping[str, int]],
+    shared: Mapping[str, int],
+    conflicts: Sequence[list[str]],
 ) -> list[str]:
+    """conflicts: for each text with several labels, its first row with each label."""
     warnings = []
     for name, counts in balance.items():
         largest, smallest = max(counts.values()), min(counts.values())
@@ -119,5 +122,10 @@ def _warnings(
         if count:
             warnings.append(f"rows of {second} that also occur in {first}: {count:,}")
     if conflicts:
-        warnings.append(f"texts that occur with different labels: {conflicts:,}")
+        splits = " and ".join(balance)
+        warnings.append(
+            f"texts that occur with different labels in {splits}: {len(conflicts):,}, such as "
+            f"{conflicts[0][0]}, {conflicts[0][1]} (counted from 0): correct the labels, or remove "
+            "these rows"
+        )
     return warnings
