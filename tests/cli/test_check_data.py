@@ -268,3 +268,13 @@ def test_of_labels_equally_frequent_check_and_train_name_the_first(tmp_path):
     assert found[0].text.startswith("always answering complaint: 50.0%")
     reason = shortfall_of(measure(np.eye(2)[[0, 1, 1, 1]] * 0.9 + 0.05, [1, 0, 1, 0]), labels)
     assert reason.endswith("of always answering 'complaint'")
+
+
+def test_a_notice_about_a_file_is_printed_once(tmp_path):
+    """`semicolon.csv: its separator is ';'` came three times."""
+    path = tmp_path / "semicolon.csv"
+    path.write_text("text;label\n" + "".join(f"{t};{x}\n" for t, x in messages(40)))
+    command = ["check", path, "training.optim=nonsense", "--output-dir", tmp_path / "run"]
+    for verb in ("check", "train", "check"):
+        _, _, stderr = run(verb, *command[1:])
+        assert stderr.count("semicolon.csv: its separator is ';'") == 1, verb
