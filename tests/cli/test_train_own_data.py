@@ -128,8 +128,16 @@ def test_predict_takes_the_column_of_the_training(own, tmp_path):
     stdout, _ = predicted("--adapter", folder, "--input", source, "--json")
     assert len(stdout.splitlines()) == 3
     renamed = write(tmp_path / "renamed.csv", 3, text="text")
-    failed(3, "has no column 'message'; it has text, queue; name the right one with --text-column",
-           "predict", "--adapter", folder, "--input", renamed)  # fmt: skip
+    _, stderr = predicted("--adapter", folder, "--input", renamed)
+    assert "texts are taken from column text: there is no column message" in stderr
+    two = pd.DataFrame({"Feedback": ["one two three"], "remark": ["four five six"], "id": ["7"]})
+    two.to_csv(tmp_path / "two.csv", index=False)
+    failed(3, "has no column 'message'; it has Feedback, remark, id; name the right",
+           "predict", "--adapter", folder, "--input", tmp_path / "two.csv")  # fmt: skip
+    two.drop(columns="remark").to_csv(tmp_path / "one.csv", index=False)
+    predicted("--adapter", folder, "--input", tmp_path / "one.csv")
+    failed(3, "has no column 'id2'", "predict", "--adapter", folder, "--input",
+           tmp_path / "one.csv", "--text-column", "id2")  # fmt: skip
     predicted("--adapter", folder, "--input", renamed, "--text-column", "text")
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "sentilora.toml").write_text("[data]\n")
@@ -225,8 +233,12 @@ def test_what_is_no_label_is_refused(tmp_path, labels):
         "name the column of labels with --label-column, or the labels with --labels"
     )
     source = write(tmp_path / "odd.csv", text="one", label="two")
-    failed(3, "has no column 'text'; it has one, two; name the right one with --text-column",
+    failed(3, "has neither a column 'text' nor 'label'; it has one, two; name the right ones with "
+           "--text-column and --label-column: of two columns, one is enough",
            "train", source)  # fmt: skip
+    pd.read_csv(source).rename(columns={"one": "body"}).assign(id=1).to_csv(source, index=False)
+    failed(3, "has no column 'label'; it has body, two, id; name the right one with "
+           "--label-column (the texts are in body)", "train", source)  # fmt: skip
 
 
 def test_an_adapter_to_start_from_keeps_its_prompt(toy_run, toy_base, tmp_path):

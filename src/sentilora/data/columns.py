@@ -38,6 +38,34 @@ def missing_column(source: str, names: Sequence[str], column: str, keyword: str)
     )
 
 
+def missing_columns(source: str, names: Sequence[str], text: str, label: str) -> DataError | None:
+    """The error for a table without the column of texts, of labels, or both; None if it has both.
+
+    names: the table's columns.
+    """
+    if text in names and label in names:
+        return None
+    if text in names or label in names:
+        is_text = label in names  # which is missing
+        error = missing_column(
+            source,
+            names,
+            text if is_text else label,
+            "text_column" if is_text else "label_column",
+        )
+        kind, column = ("labels", label) if is_text else ("texts", text)
+        error.remedy += f" (the {kind} are in {quoted(column)})"
+        return error
+    enough = ": of two columns, one is enough" if len(names) == 2 else ""
+    return DataError(
+        f"{quoted(source)} has neither a column {text!r} nor {label!r}; it has "
+        f"{listed(names) or 'none at all'}",
+        setting="text_column",
+        seen=text,
+        remedy=f"name the right ones with `text_column` and `label_column`{enough}",
+    )
+
+
 def text_fault(value: Any) -> str | None:
     """Why a cell cannot be classified, worded to follow "is"; None for a usable text."""
     return "missing" if is_missing(value) else fault_of(value)

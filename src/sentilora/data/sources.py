@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sentilora.data.columns import (
     fields_of,
     may_rate,
-    missing_column,
+    missing_columns,
     ratings_of,
     texts_of,
     unknown_placeholder,
@@ -49,9 +49,8 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     table = read_table(source, split, lambda column: column in needed or may_rate(column))
     if needed - set(table.column_names):
         every = read_table(source, split).column_names  # with every column, for the message
-        for column, keyword in zip(required, ("text_column", "label_column"), strict=True):
-            if every and column not in every:
-                raise missing_column(name, every, column, keyword)
+        if every and (error := missing_columns(name, every, *required)):
+            raise error
         for column in columns.others:
             if every and column not in every:
                 raise unknown_placeholder(name, every, column)

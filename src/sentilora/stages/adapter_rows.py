@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sentilora.config import CONFIG_FILE, Config, keyword_for, load_config, read_config
+from sentilora.data.inference import columns_of_words, infer_columns
 from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
+from sentilora.data.sources import read_table
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
@@ -136,6 +138,24 @@ def require_same_test_rows(
         seen=rows.source,
         remedy="restore it, or name test rows with data.test=…",
     )
+
+
+def text_column_in(source: str, trained: str) -> str:
+    """The column of texts in a file: that of the training, or else one that is told by its name.
+
+    Or by what it holds; what was chosen is printed.
+    """
+    if trained in read_table(source, "test", trained.__eq__).column_names:
+        return trained
+    table = read_table(source, "test")
+    names, of_words = table.column_names, columns_of_words(table)
+    column = infer_columns(names, trained, "label").get("text")
+    if column is None and len(of_words) == 1:
+        column = of_words[0]
+    if column is None:
+        return trained
+    say(f"texts are taken from column {quoted(column)}: there is no column {quoted(trained)}")
+    return column
 
 
 @contextmanager

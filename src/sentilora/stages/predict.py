@@ -34,7 +34,7 @@ from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.shipped import shipped_adapter
-from sentilora.stages.adapter_rows import belongs_to_adapter
+from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in
 from sentilora.template import TEXT
 from sentilora.wording import counted, listed, quoted, with_article
 
@@ -62,7 +62,8 @@ def predict(
     input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`, or a folder
     with test rows. A row without a usable text gets a prediction without a label, with the reason
     as its `fault`.
-    text_column: its column of texts, by default that of the adapter's training, or "text". output:
+    text_column: its column of texts, by default that of the adapter's training, or "text", or the
+    one that holds texts. output:
     new file for its rows, unchanged, with the columns `prediction`, `probability_<label>`,
     `truncated`, and, if a row has one, `fault` added. adapter: folder of an adapter; None for the
     one that ships. explain: whether to find the words that moved each prediction. base,
@@ -87,7 +88,8 @@ def predict(
         items = list_of_texts(texts, format.columns)
         check_texts(items, format)
         return classify_all(load(folder), items, explain)
-    columns = [text_column or text_column_of(folder), *format.columns]
+    text = text_column or text_column_in(str(input), text_column_of(folder))
+    columns = [text, *format.columns]
     with belongs_to_adapter(folder):
         table = read_input(Path(input), columns, every_column=path is not None)
     return predict_table(partial(load, folder), table, path, columns, explain)
