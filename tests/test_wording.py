@@ -70,7 +70,11 @@ def test_names_are_quoted_in_every_message():
     ("code", "said", "arguments"),
     [
         (3, "there is no file or folder 'no rows.csv'", ["train", "data.train=no rows.csv"]),
-        (3, "'my rows.csv' has no column", ["predict", "--input", "my rows.csv"]),
+        (
+            3,
+            "'my rows.csv' has no column",
+            ["predict", "--input", "my rows.csv", "--text-column", "text"],
+        ),
         (3, "there is no file 'no rows.csv'", ["predict", "--input", "no rows.csv"]),
         (3, "there is no adapter folder 'no run'", ["evaluate", "--adapter", "no run"]),
         (2, "there is no configuration file 'my.toml '", ["train", "--config", "my.toml "]),

@@ -166,7 +166,7 @@ def _require_values(source: str, values: Sequence[Any], columns: Columns) -> Non
     if missing:
         raise DataError(
             f"{quoted(source)}, {row_place(missing[0])}: {quoted(columns.label)} is missing"
-            + more_rows(len(missing) - 1, "missing label"),
+            + more_rows(missing, "missing label"),
             setting="label_column",
             remedy="fill in the label or drop the row",
         )

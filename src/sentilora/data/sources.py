@@ -56,12 +56,26 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
                 raise unknown_placeholder(name, every, column)
     if not len(table):
         raise DataError(f"{name} has no rows", seen=name)
-    texts = texts_of(name, table, columns.text)
+    try:
+        texts = texts_of(name, table, columns.text)
+    except DataError as error:
+        if other := _fault_of_labels(name, table, columns):
+            raise DataError(f"{error}; {other}", setting=error.setting, seen=error.seen) from error
+        raise
     labels, meanings = labels_of(name, table, columns)
     others = {column: python_values(table[column]) for column in columns.others}
     fields = fields_of(name, others)
     ratings = ratings_of(table, columns)
     return Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields)
+
+
+def _fault_of_labels(source: str, table: "pa.Table", columns: Columns) -> DataError | None:
+    """What is wrong with the labels, for a table whose texts are refused; None for nothing."""
+    try:
+        labels_of(source, table, columns)
+    except DataError as error:
+        return error
+    return None
 
 
 def _place(source: Source, split: str) -> str:
