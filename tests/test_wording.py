@@ -104,4 +104,4 @@ def test_columns_and_labels_with_blanks_are_quoted(tmp_path, monkeypatch, toy_ba
     assert "rows.csv has no column 'text'; it has 'my id', 'my text', 'my label'" in stdout
     _, stdout, _ = run(*ask, "--text-column", "my text")
     assert "20 good, 20 'so so'" in stdout
-    assert "no test row is 'not bad': macro-F1 is the mean" in stdout
+    assert "no test row is labeled 'not bad': macro-F1 is the mean" in stdout

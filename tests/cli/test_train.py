@@ -119,7 +119,7 @@ def test_evaluation_rows_of_one_label_are_warned_of_and_have_no_macro_f1(toy_bas
            f"data.evaluation={tmp_path / 'one.csv'}", f"data.test={tmp_path / 'one.csv'}",
            "data.num_evaluation=0", "training.max_steps=1", "training.eval_steps=1",
            "training.save_steps=1", "--output-dir", tmp_path / "run"]  # fmt: skip
-    said = "no evaluation row is negative: there is no macro-F1 for rows of a single label"
+    said = "no evaluation row is labeled negative: there is no macro-F1 for rows of a single label"
     code, stdout, _ = run("check", *ask)
     assert code == 0 and f"! data                {said}" in stdout
     assert f"! data                {said.replace('evaluation', 'test')}" in stdout
@@ -135,7 +135,7 @@ def test_evaluation_rows_of_one_label_are_warned_of_and_have_no_macro_f1(toy_bas
     swapped += [f"data.train={tmp_path / 'one.csv'}", "training.seed=2"]
     for verb in ("check", "train"):
         code, stdout, stderr = run(verb, *swapped, "--output-dir", tmp_path / "new")
-        assert code == 3 and "no column of labels: all its 16 values are" in stdout + stderr
+        assert code == 3 and "cannot hold the labels: all its 16 values are" in stdout + stderr
         code, stdout, stderr = run(
             verb, *swapped, "--output-dir", tmp_path / "new", "--labels", "positive, negative"
         )

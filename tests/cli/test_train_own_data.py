@@ -193,7 +193,7 @@ def test_labels_are_named_with_commas(toy_base, tmp_path):
     code, stdout, _ = run("check", *ask, "--labels", "d, c,b ,a,e")
     assert code == 0 and "prompt.labels" not in stdout
     assert stdout.index("label 'd'") < stdout.index("label 'a'") < stdout.index("label 'e'")
-    assert "no training row is e: the adapter does not learn it" in stdout
+    assert "no training row is labeled e: the adapter does not learn it" in stdout
     failed(3, "queue is 'd', which is not one of the labels (a, b, c)", "train", *ask,
            "--labels", "a,b,c")  # fmt: skip
     failed(2, "prompt.labels needs at least 2 labels", "train", *ask, "--labels", "a")
@@ -228,9 +228,10 @@ def test_two_sources_are_one_too_many(tmp_path):
 
 @pytest.mark.parametrize("labels", [["x"], [f"id-{i}" for i in range(60)]])
 def test_what_is_no_label_is_refused(tmp_path, labels):
-    said = failed(3, "is no column of labels", "train", write(tmp_path / "my.csv", labels=labels))
+    said = failed(3, "cannot hold the labels", "train", write(tmp_path / "my.csv", labels=labels))
     assert said.endswith(
-        "name the column of labels with --label-column, or the labels with --labels"
+        "name another column with --label-column, or "
+        + ("add rows of other labels" if labels == ["x"] else "the labels with --labels")
     )
     source = write(tmp_path / "odd.csv", text="one", label="two")
     failed(3, "has neither a column 'text' nor 'label'; it has one, two; name the right ones with "
@@ -282,3 +283,13 @@ def test_a_file_named_imdb_with_bare_numbers_says_what_to_type(tmp_path):
     few = ["data.num_train=20", "data.num_evaluation=10", "training.optim=nonsense"]
     said = failed(2, "nonsense", "train", source, typed, *few, "--output-dir", tmp_path / "run")
     assert "label" not in said
+
+
+def test_check_shows_ten_labels_of_many_and_long_ones_apart(toy_base, tmp_path):
+    """Sixty lines of tokens; `label "complaint because …"tokens […]` without a space."""
+    labels = [f"a rather long label {i:02}" for i in range(15)]
+    source = write(tmp_path / "my.csv", 90, labels)
+    _, stdout, _ = run("check", source, f"base.name={toy_base}", "--output-dir", tmp_path / "run")
+    lines = [line for line in stdout.splitlines() if line.startswith("  label '")]
+    assert len(lines) == 10 and lines[0].startswith("  label 'a rather long label 00' tokens [")
+    assert "5 more; the longest of all has " in stdout

@@ -131,7 +131,7 @@ def test_the_weakest_labels_are_named_with_what_they_are_taken_for():
 def test_test_rows_that_compare_nothing_are_to_be_replaced():
     truth = np.zeros(300, int)
     steps = next_steps(evaluation(np.zeros(300, int), truth=truth, labels=LABELS))
-    assert steps == ["Evaluate on other test rows (data.test): no test row is bad, odd."]
+    assert steps == ["Evaluate on other test rows (data.test): no test row is labeled bad or odd."]
 
 
 def test_a_base_alone_is_to_be_trained_and_no_more_than_four_steps_are_named():

@@ -18,12 +18,11 @@ from sentilora.data.descriptions import stored_names
 from sentilora.data.rows import Columns, row_place
 from sentilora.data.tables import python_values
 from sentilora.errors import DataError
-from sentilora.wording import counted, listed, quoted
+from sentilora.wording import MAX_LISTED, counted, listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NUM_LISTED = 10  # labels in a message
 IMDB_NUMBERS = {"0": "negative", "1": "positive"}  # on the hub, where the data name them
 
 
@@ -201,15 +200,15 @@ def _unknown_label(
     """
     value, row = next(iter(unknown.items()))
     label, num_rows = resolver.shown(value), sum(counts[value] for value in unknown)
-    more = listed(map(resolver.key, list(unknown)[1:NUM_LISTED]))
+    more = listed(map(resolver.key, list(unknown)[1:MAX_LISTED]))
     num_more = len(unknown) - 1
     are = "is" if num_more == 1 else "are"
     others = f"; so {are} {counted(num_more, 'other label')}: {more}" if more else ""
     # The default map leads to words that may be no labels here: those entries concern nobody.
     useful = {k: v for k, v in (columns.label_map or {}).items() if v in columns.labels}
     mapping = ", ".join(f"{quoted(k)} = {quoted(v)}" for k, v in useful.items())
-    known = listed(columns.labels[:NUM_LISTED])
-    known += ", …" if len(columns.labels) > NUM_LISTED else ""
+    known = listed(columns.labels[:MAX_LISTED])
+    known += ", …" if len(columns.labels) > MAX_LISTED else ""
     return DataError(
         f"{quoted(source)}, {row_place(row)}: {quoted(columns.label)} is {label!r:.60}, which is "
         f"not one of the labels ({known})"
@@ -225,7 +224,7 @@ def _unknown_label(
 def _example_map(resolver: _Resolver, unknown: Iterable[Any]) -> str:
     """What to type to give unknown labels a word."""
     keys = [resolver.key(value) for value in unknown]
-    words = dict.fromkeys(keys[:NUM_LISTED], "…")
+    words = dict.fromkeys(keys[:MAX_LISTED], "…")
     is_imdb = set(keys) == set(IMDB_NUMBERS) and set(resolver.labels) == set(IMDB_NUMBERS.values())
     if is_imdb:
         words = IMDB_NUMBERS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import digest, normalized
-from sentilora.wording import counted, listed, quoted
+from sentilora.wording import MAX_LISTED, alternatives, counted, quoted
 
 IMBALANCE_LIMIT = 4  # warn if the largest label has more than 4 times the rows of the smallest
 
@@ -26,8 +26,14 @@ class Overview:
 
     def describe(self, name: str) -> str:
         """A split in one line: "9 rows of a.csv: 5 negative, 4 positive; 0 exact duplicates"."""
-        counts = self.balance[name].items()
-        balance = ", ".join(f"{count:,} {quoted(label)}" for label, count in counts)
+        counts = self.balance[name]
+        num_more = len(counts) - MAX_LISTED
+        shown = list(counts)
+        if num_more > 0:
+            shown.sort(key=counts.__getitem__, reverse=True)
+        balance = ", ".join(f"{counts[x]:,} {quoted(x)}" for x in shown[:MAX_LISTED])
+        if num_more > 0:
+            balance += f", and {counted(num_more, 'more label')} with {counts[shown[MAX_LISTED]]:,} or fewer"
         rows = f"{counted(self.num_rows[name], 'row')} of {quoted(self.sources[name])}"
         return f"{rows}: {balance}; {counted(self.duplicates[name], 'exact duplicate')}"
 
@@ -75,8 +81,10 @@ def meanings_of(splits: Mapping[str, Rows]) -> list[str]:
         pairs = sorted(rows.meanings.items())
         words = ", ".join(
             f"{stored} → {quoted(word)} ({counted(number, 'row')})"
-            for stored, (word, number) in pairs
+            for stored, (word, number) in pairs[:MAX_LISTED]
         )
+        if len(pairs) > MAX_LISTED:
+            words += f", and {len(pairs) - MAX_LISTED:,} more"
         if words:  # evaluation rows can be of the training rows' split
             lines.setdefault((rows.source, words), f"{name}: {words}")
     return list(lines.values())
@@ -99,7 +107,7 @@ def label_warnings(name: str, rows: Rows, labels: Sequence[str]) -> list[str]:
     else:
         consequence = "macro-F1 is the mean over the labels that occur in rows or answers"
     noun = "training" if name == "train" else name
-    return [*rows.notes, f"no {noun} row is {listed(absent)}: {consequence}"]
+    return [*rows.notes, f"no {noun} row is labeled {alternatives(absent)}: {consequence}"]
 
 
 def _warnings(

@@ -46,7 +46,7 @@ from sentilora.stages.from_config import (
 from sentilora.training.estimate import Run, training_memory, training_time
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
-from sentilora.wording import counted, quoted
+from sentilora.wording import MAX_LISTED, counted, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -165,9 +165,14 @@ def attempt_prompter(config: Config, format: PromptFormat) -> Findings[Prompter 
 
 def look_at_prompt(prompter: Prompter) -> Findings[None]:
     """The tokens of each label, and the template's special tokens."""
-    for label, ids in zip(prompter.format.labels, prompter.label_ids, strict=True):
+    labels = prompter.format.labels
+    for label, ids in [*zip(labels, prompter.label_ids, strict=True)][:MAX_LISTED]:
         pieces = " ".join(prompter.tokenizer.convert_ids_to_tokens(ids))
         yield Finding("ok", f"label {label!r}", f"tokens {ids} {pieces}")
+    if len(labels) > MAX_LISTED:
+        longest = max(map(len, prompter.label_ids))
+        more = f"{len(labels) - MAX_LISTED:,} more; the longest of all has {longest:,} tokens"
+        yield Finding("ok", "labels", more)
     if counts := Counter(prompter.special_tokens):
         names = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in counts.items())
         yield Finding("ok", "special tokens", f"in the template: {names}")
