@@ -33,7 +33,8 @@ class Overview:
             shown.sort(key=counts.__getitem__, reverse=True)
         balance = ", ".join(f"{counts[x]:,} {quoted(x)}" for x in shown[:MAX_LISTED])
         if num_more > 0:
-            balance += f", and {counted(num_more, 'more label')} with {counts[shown[MAX_LISTED]]:,} or fewer"
+            most = counts[shown[MAX_LISTED]]
+            balance += f", and {counted(num_more, 'more label')} with {most:,} or fewer"
         rows = f"{counted(self.num_rows[name], 'row')} of {quoted(self.sources[name])}"
         return f"{rows}: {balance}; {counted(self.duplicates[name], 'exact duplicate')}"
 
