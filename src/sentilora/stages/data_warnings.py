@@ -12,7 +12,7 @@ from sentilora.data.shared_templates import look_for_templates
 from sentilora.data.sources import read_table
 from sentilora.data.text import beginning, text_of
 from sentilora.errors import DataError
-from sentilora.shipped import EMBEDDED, is_film_reviews
+from sentilora.shipped import EMBEDDED, EMBEDDED_KNOWS, REAL_BASE, is_film_reviews
 from sentilora.stages.from_config import load_test_of
 from sentilora.training.shortfall import TOO_FEW_ROWS
 from sentilora.wording import counted, listed, percent, quoted
@@ -72,9 +72,8 @@ def base_warning(config: "Config", train: Rows) -> str | None:
     texts = [text_of(item) for item in train.inputs[:NUM_TEXTS]]
     language = ", and these texts do not look English" if is_other_language(texts) else ""
     return (
-        f"the embedded base knows English film reviews only{language}. For other texts TF-IDF may "
-        "well be ahead of it: take the preset smollm2-135m (without the hub, tools/smollm2.py "
-        "makes its folder), or mistral-7b on a GPU"
+        f"the embedded base {EMBEDDED_KNOWS}{language}. For other texts TF-IDF may well be ahead "
+        f"of it: take {REAL_BASE}"
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sentilora.metrics import Metrics
+from sentilora.shipped import EMBEDDED_KNOWS, REAL_BASE
 from sentilora.wording import counted, percent
 
 FEW_ROWS = 50  # evaluation rows that can show only large differences
@@ -62,10 +63,7 @@ def remedies_for(
         rows = counted(metrics.num_rows, "evaluation row")
         remedies.append(f"more labeled rows: {rows} {show} next to nothing")
     if is_embedded:
-        remedies.append(
-            "a real language model: `preset` smollm2-135m, or on a GPU `preset` mistral-7b; the "
-            "base that ships knows English film reviews only"
-        )
+        remedies.append(f"a real language model: {REAL_BASE}; the embedded base {EMBEDDED_KNOWS}")
     if not is_searched:
         remedies.append("training.learning_rate=search, which tries three rates")
     if not is_past_best:
