@@ -174,7 +174,10 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
     place, warning, heading, *steps = stdout.splitlines()[2:]  # two steps teach nothing
     assert place == f"adapter in '{folder}'" and heading == "try, in this order:"
     assert warning.startswith("warning: this run has not learned the task: ")
-    assert steps[0] == "  1. training.learning_rate=search, which tries three rates"
+    assert steps[:2] == [
+        "  1. more labeled rows: 8 evaluation rows show next to nothing",
+        "  2. training.learning_rate=search, which tries three rates",
+    ]
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"evaluate --adapter '{folder}'`" in card and f'Classifier.load("{folder}")' in card
     for notice in ("no --preset given, using tiny", "train: 16 rows", "evaluation: 8 rows",
