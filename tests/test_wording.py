@@ -70,7 +70,11 @@ def test_names_are_quoted_in_every_message():
     ("code", "said", "arguments"),
     [
         (3, "there is no file or folder 'no rows.csv'", ["train", "data.train=no rows.csv"]),
-        (3, "'my rows.csv' has no column", ["predict", "--input", "my rows.csv"]),
+        (
+            3,
+            "'my rows.csv' has no column",
+            ["predict", "--input", "my rows.csv", "--text-column", "text"],
+        ),
         (3, "there is no file 'no rows.csv'", ["predict", "--input", "no rows.csv"]),
         (3, "there is no adapter folder 'no run'", ["evaluate", "--adapter", "no run"]),
         (2, "there is no configuration file 'my.toml '", ["train", "--config", "my.toml "]),
@@ -100,4 +104,4 @@ def test_columns_and_labels_with_blanks_are_quoted(tmp_path, monkeypatch, toy_ba
     assert "rows.csv has no column 'text'; it has 'my id', 'my text', 'my label'" in stdout
     _, stdout, _ = run(*ask, "--text-column", "my text")
     assert "20 good, 20 'so so'" in stdout
-    assert "no test row is 'not bad': macro-F1 is the mean" in stdout
+    assert "no test row is labeled 'not bad': macro-F1 is the mean" in stdout

@@ -15,6 +15,7 @@ from typing import Any, Self
 LINE_EVERY_SECONDS = 30.0
 _shows_details = False
 _is_silent = False
+_printed: set[str] | None = None  # by `say_once` within `notices_once`
 
 
 def is_main_process() -> bool:
@@ -31,6 +32,15 @@ def say(text: str) -> None:
     """Print a notice on stderr, once for all processes."""
     if is_main_process() and not _is_silent:
         print(text, file=sys.stderr, flush=True)
+
+
+def say_once(text: str) -> None:
+    """Print a notice as `say` does, but only the first time within `notices_once`."""
+    if _printed is not None:
+        if text in _printed:
+            return
+        _printed.add(text)
+    say(text)
 
 
 def show_details(is_shown: bool) -> None:
@@ -54,6 +64,17 @@ def without_notices() -> Iterator[None]:
         yield
     finally:
         _is_silent = before
+
+
+@contextmanager
+def notices_once() -> Iterator[None]:
+    """Within a `with` block, `say_once` prints a notice once: a file may be read several times."""
+    global _printed
+    before, _printed = _printed, set()
+    try:
+        yield
+    finally:
+        _printed = before
 
 
 class Progress:

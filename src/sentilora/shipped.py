@@ -4,6 +4,12 @@ from importlib import resources
 from pathlib import Path
 
 EMBEDDED = "embedded"  # as base.name: the base that ships; as data.train or data.test: the reviews
+# What messages advise in place of the base that ships, and why.
+REAL_BASE = (
+    "the preset smollm2-135m (without the hub, tools/smollm2.py makes its folder), or mistral-7b "
+    "on a GPU"
+)
+EMBEDDED_KNOWS = "knows English film reviews only"
 SENTIMENT_SUITE = "sentiment"
 
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+MAX_LISTED = 10  # names in a line
+
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun: "1 row", "2,000 rows"."""
@@ -61,3 +63,11 @@ def quoted(name: object) -> str:
 def listed(names: Iterable[object]) -> str:
     """Names that the user chose, with commas between them: "good, bad, 'so so'"."""
     return ", ".join(map(quoted, names))
+
+
+def alternatives(names: Iterable[object]) -> str:
+    """Names that the user chose, one of which is meant: "good, bad or 'so so'"; ten at most."""
+    *others, last = names
+    if len(others) >= MAX_LISTED:
+        return f"{listed(others[:MAX_LISTED])} or one of {len(others) + 1 - MAX_LISTED:,} more"
+    return f"{listed(others)} or {quoted(last)}" if others else quoted(last)

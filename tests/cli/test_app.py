@@ -46,7 +46,7 @@ def test_without_arguments_the_verbs_are_shown():
         (["train", "data.train=stanfordnlp/imdb"], 3, "is not reachable"),
         (["train", "--preset", "mistral-7b"], 2, "a CUDA GPU was requested"),
         (["train", "data.train=one.csv", "data.num_train=4", "data.num_evaluation=4"], 3,
-         "label of one.csv is no column of labels: all its 8 values are 'pos'"),
+         "label of one.csv cannot hold the labels: all its 8 values are 'pos'"),
         (["evaluate", "--adapter", "nowhere"], 3, "there is no adapter folder nowhere"),
         (["predict", "--input", "none.csv"], 3, "there is no file none.csv"),
         (["predict", "--input", "latin.csv"], 3, "not valid UTF-8: byte 0xe9 in line 2"),

@@ -151,7 +151,7 @@ def test_a_label_map_that_leads_to_no_label_is_refused(toy_base, tmp_path):
            "data.num_evaluation=10", "--output-dir", tmp_path / "run"]  # fmt: skip
     slip = [*ask, "--labels", "positive,negative",
             'data.label_map={y = "positiv", n = "negative"}']  # fmt: skip
-    said = ("data.label_map leads 'y' to 'positiv', which is no label of the prompt (positive, "
+    said = ("data.label_map leads 'y' to 'positiv', which is not one of the labels (positive, "
             "negative); did you mean 'positive'?")  # fmt: skip
     code, stdout, _ = run("check", *slip)
     assert code == 2 and problems(stdout) == {"data": said}

@@ -8,7 +8,7 @@ from commands import run
 
 from sentilora.data.rows import Rows
 from sentilora.stages import check_data
-from sentilora.stages.check_data import affordable, figure_to_beat
+from sentilora.stages.check_data import affordable, figure_to_beat, look_at_evaluation
 
 LABELS = 'prompt.labels=["order","product","billing","account"]'
 WORDS = {
@@ -116,9 +116,10 @@ def test_check_prints_the_majority_and_the_figure_to_beat(ask):
     mark, text = lines["majority"]
     assert mark == " " and text.startswith("always answering order: ")
     assert text.endswith("% of the 40 evaluation rows")
-    mark, text = lines["to beat"]
-    assert mark == " " and text.startswith("TF-IDF + logistic regression trained on the 100 train")
-    assert "reaches 100.0% (91.2% – 100.0%) of the 40 evaluation rows: the figure to beat" in text
+    figure, verdict = [line for line in stdout.splitlines() if line[2:].startswith("to beat")]
+    assert figure[22:].startswith("TF-IDF + logistic regression trained on the 100 train")
+    assert "reaches 100.0% (91.2% – 100.0%) of the 40 evaluation rows: the figure to beat" in figure
+    assert verdict.startswith("!") and "TF-IDF already suffices on these rows" in verdict
     assert "templates" not in lines
 
 
@@ -140,7 +141,7 @@ def test_the_figure_is_that_of_evaluate(ask):
     share = np.mean(
         [names[a] == label for a, label in zip(answers, evaluation.labels, strict=True)]
     )
-    assert f"reaches {share:.1%} (" in figure_to_beat(train, evaluation)
+    assert f"reaches {share:.1%} (" in figure_to_beat(train, evaluation)[1]
 
 
 def test_what_would_take_minutes_is_cut_and_said(monkeypatch):
@@ -152,7 +153,7 @@ def test_what_would_take_minutes_is_cut_and_said(monkeypatch):
             patch.setattr(check_data, name, limit)
             part = affordable(rows)
             assert 30 <= len(part) <= 45 and set(part.labels) == set(rows.labels), name
-            text = figure_to_beat(rows, rows)
+            _, text = figure_to_beat(rows, rows)
             assert f"trained on {len(part)} of the 160 training rows" in text
             assert text.endswith("the figure to beat, at least: all rows would take longer than a "
                                  "check should")  # fmt: skip
@@ -213,3 +214,67 @@ def test_film_reviews_and_other_bases_are_not_warned_about(ask, toy_base, tmp_pa
     assert KNOWS not in run("check", *ask(messages(), f"base.name={toy_base}"))[1]
     imdb = written(tmp_path / "imdb.csv", messages())
     assert KNOWS not in run("check", *ask(messages(), f"data.train={imdb}"))[1]
+
+
+@pytest.mark.parametrize("labels", [["same"], [f"free text number {i}" for i in range(40)]])
+def test_after_a_problem_of_the_data_nothing_speaks_of_other_data(tmp_path, labels):
+    """It went on with the reviews that ship, the tokens of positive/negative and a false ✗."""
+    rows = [(f"a message {i}", labels[i % len(labels)]) for i in range(40)]
+    code, stdout, _ = run("check", written(tmp_path / "own.csv", rows), "--output-dir",
+                          tmp_path / "run")  # fmt: skip
+    assert code == 3 and stdout.count("✗") == 1 and "✗ data" in stdout
+    for word in ("positive", "embedded", "reviews that ship", "special tokens"):
+        assert word not in stdout, word
+    assert "none, the base is local" in stdout and "cpu, computing in" in stdout
+
+
+@pytest.mark.parametrize("form", ["TCK-{}", "{}", "2024-05-01 {}"])
+def test_texts_that_are_ids_are_named_with_the_columns_of_words(tmp_path, form):
+    """`train` blamed the language and advised a larger model."""
+    path = tmp_path / "ids.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = [(form.format(10_000 + i), *row) for i, row in enumerate(messages(80))]
+        csv.writer(file).writerows([("text", "remark", "label"), *rows])
+    said = "the texts in column text look like ids or numbers, such as "
+    code, stdout, _ = run("check", path, "--output-dir", tmp_path / "run")
+    mark, text = lines_of(stdout)["texts"]
+    assert code == 0 and mark == "!" and said in text and "longer texts are in remark" in text
+    assert "name another column with data.text_column" in text and KNOWS not in stdout
+    code, _, stderr = run("train", path, "training.optim=nonsense", "--output-dir",
+                          tmp_path / "run")  # fmt: skip
+    assert code == 2 and f"warning: {said}" in stderr and KNOWS not in stderr
+
+
+def test_check_says_when_word_counts_learn_nothing(ask):
+    rows = [(f"the same words as ever {i}", list(WORDS)[i % 5 % 4]) for i in range(160)]
+    code, stdout, _ = run("check", *ask(rows))
+    mark, text = lines_of(stdout)["to beat"]
+    assert code == 0 and mark == "!" and "TF-IDF is no better than always answering order" in text
+
+
+def test_of_labels_equally_frequent_check_and_train_name_the_first(tmp_path):
+    """`check` named praise, `train` complaint."""
+    import numpy as np
+
+    from sentilora.config import load_config
+    from sentilora.metrics import measure
+    from sentilora.training.shortfall import shortfall_of
+
+    rows = Rows("x", ["one text here", "two texts here"] * 2, ["praise", "complaint"] * 2)
+    labels = ("complaint", "praise")
+    config = load_config("tiny", values={"prompt.labels": list(labels), "data.train": "x.csv",
+                                         "base.name": "x/y"})  # fmt: skip
+    found = list(look_at_evaluation(config, {"train": rows, "evaluation": rows}, {}))
+    assert found[0].text.startswith("always answering complaint: 50.0%")
+    reason = shortfall_of(measure(np.eye(2)[[0, 1, 1, 1]] * 0.9 + 0.05, [1, 0, 1, 0]), labels)
+    assert reason.endswith("of always answering 'complaint'")
+
+
+def test_a_notice_about_a_file_is_printed_once(tmp_path):
+    """`semicolon.csv: its separator is ';'` came three times."""
+    path = tmp_path / "semicolon.csv"
+    path.write_text("text;label\n" + "".join(f"{t};{x}\n" for t, x in messages(40)))
+    command = ["check", path, "training.optim=nonsense", "--output-dir", tmp_path / "run"]
+    for verb in ("check", "train", "check"):
+        _, _, stderr = run(verb, *command[1:])
+        assert stderr.count("semicolon.csv: its separator is ';'") == 1, verb

@@ -108,7 +108,7 @@ def test_evaluate_on_one_class_reports(toy_run, tmp_path):
         "evaluate", "--adapter", toy_run, f"data.test={path}", *columns, "--json"
     )
     assert code == 0, stderr
-    assert "warning: no test row is negative" in stderr
+    assert "warning: no test row is labeled negative" in stderr
     result = json.loads(stdout)
     assert result["num_rows"] == 2 and result["adapter"]["confusion"][1] == [0, 0]
     assert result["adapter"]["macro_f1"] is None and result["base"]["macro_f1"] is None

@@ -117,7 +117,7 @@ def test_runtime_options_are_the_keywords_of_the_library():
         "`Runtime` has it",
         "output_dir without backticks",
         # Values of the user's, as messages quote them.
-        "no test row is '`base`': there is no macro-F1",
+        "no test row is labeled '`base`': there is no macro-F1",
         "no column 'the `output` of it'; it has text",
         """the label "it's `base`" is unknown""",
         repr('it\'s a "quoted" `base`'),

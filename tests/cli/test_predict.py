@@ -139,7 +139,7 @@ def test_predict_refuses_files_before_it_works(toy_run, tmp_path):
     empty.mkdir()
     failed(3, "has no test data; it holds nothing", "predict", "--input", empty)
     source.write_text('text\n<br>\n" "\n')
-    failed(3, "row 0 (counted from 0): text is empty (and 1 more unusable row)", *ask)
+    failed(3, "row 0 (counted from 0): text is empty (and 1 more unusable row: 1)", *ask)
 
 
 def test_predict_reads_the_folders_that_training_reads(toy_run, tmp_path):

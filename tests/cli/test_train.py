@@ -119,7 +119,7 @@ def test_evaluation_rows_of_one_label_are_warned_of_and_have_no_macro_f1(toy_bas
            f"data.evaluation={tmp_path / 'one.csv'}", f"data.test={tmp_path / 'one.csv'}",
            "data.num_evaluation=0", "training.max_steps=1", "training.eval_steps=1",
            "training.save_steps=1", "--output-dir", tmp_path / "run"]  # fmt: skip
-    said = "no evaluation row is negative: there is no macro-F1 for rows of a single label"
+    said = "no evaluation row is labeled negative: there is no macro-F1 for rows of a single label"
     code, stdout, _ = run("check", *ask)
     assert code == 0 and f"! data                {said}" in stdout
     assert f"! data                {said.replace('evaluation', 'test')}" in stdout
@@ -135,7 +135,7 @@ def test_evaluation_rows_of_one_label_are_warned_of_and_have_no_macro_f1(toy_bas
     swapped += [f"data.train={tmp_path / 'one.csv'}", "training.seed=2"]
     for verb in ("check", "train"):
         code, stdout, stderr = run(verb, *swapped, "--output-dir", tmp_path / "new")
-        assert code == 3 and "no column of labels: all its 16 values are" in stdout + stderr
+        assert code == 3 and "cannot hold the labels: all its 16 values are" in stdout + stderr
         code, stdout, stderr = run(
             verb, *swapped, "--output-dir", tmp_path / "new", "--labels", "positive, negative"
         )
@@ -174,7 +174,10 @@ def test_train_prints_its_result_and_keeps_the_notices_apart(toy_base, tmp_path)
     place, warning, heading, *steps = stdout.splitlines()[2:]  # two steps teach nothing
     assert place == f"adapter in '{folder}'" and heading == "try, in this order:"
     assert warning.startswith("warning: this run has not learned the task: ")
-    assert steps[0] == "  1. training.learning_rate=search, which tries three rates"
+    assert steps[:2] == [
+        "  1. more labeled rows: 8 evaluation rows show next to nothing",
+        "  2. training.learning_rate=search, which tries three rates",
+    ]
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"evaluate --adapter '{folder}'`" in card and f'Classifier.load("{folder}")' in card
     for notice in ("no --preset given, using tiny", "train: 16 rows", "evaluation: 8 rows",

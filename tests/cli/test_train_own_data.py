@@ -46,6 +46,7 @@ def own(toy_base, tmp_path_factory):
 def test_one_command_trains_on_a_file(own):
     source, folder, stdout, stderr = own
     assert f"train: 42 rows of {source}" in stderr and "evaluation: 6 rows" in stderr
+    assert "warning: 6 evaluation rows can hardly show whether training has learned" in stderr
     for line in (
         "chosen to fit these data; any of them can be set instead:",
         "  data.text_column=message: there is no column 'text' among message, queue",
@@ -127,8 +128,16 @@ def test_predict_takes_the_column_of_the_training(own, tmp_path):
     stdout, _ = predicted("--adapter", folder, "--input", source, "--json")
     assert len(stdout.splitlines()) == 3
     renamed = write(tmp_path / "renamed.csv", 3, text="text")
-    failed(3, "has no column 'message'; it has text, queue; name the right one with --text-column",
-           "predict", "--adapter", folder, "--input", renamed)  # fmt: skip
+    _, stderr = predicted("--adapter", folder, "--input", renamed)
+    assert "texts are taken from column text: there is no column message" in stderr
+    two = pd.DataFrame({"Feedback": ["one two three"], "remark": ["four five six"], "id": ["7"]})
+    two.to_csv(tmp_path / "two.csv", index=False)
+    failed(3, "has no column 'message'; it has Feedback, remark, id; name the right",
+           "predict", "--adapter", folder, "--input", tmp_path / "two.csv")  # fmt: skip
+    two.drop(columns="remark").to_csv(tmp_path / "one.csv", index=False)
+    predicted("--adapter", folder, "--input", tmp_path / "one.csv")
+    failed(3, "has no column 'id2'", "predict", "--adapter", folder, "--input",
+           tmp_path / "one.csv", "--text-column", "id2")  # fmt: skip
     predicted("--adapter", folder, "--input", renamed, "--text-column", "text")
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "sentilora.toml").write_text("[data]\n")
@@ -184,8 +193,8 @@ def test_labels_are_named_with_commas(toy_base, tmp_path):
     code, stdout, _ = run("check", *ask, "--labels", "d, c,b ,a,e")
     assert code == 0 and "prompt.labels" not in stdout
     assert stdout.index("label 'd'") < stdout.index("label 'a'") < stdout.index("label 'e'")
-    assert "no training row is e: the adapter does not learn it" in stdout
-    failed(3, "queue is 'd', which is no label of the prompt (a, b, c)", "train", *ask,
+    assert "no training row is labeled e: the adapter does not learn it" in stdout
+    failed(3, "queue is 'd', which is not one of the labels (a, b, c)", "train", *ask,
            "--labels", "a,b,c")  # fmt: skip
     failed(2, "prompt.labels needs at least 2 labels", "train", *ask, "--labels", "a")
     failed(2, "prompt.labels holds a label twice", "train", *ask, "--labels", "a,b,a")
@@ -219,13 +228,18 @@ def test_two_sources_are_one_too_many(tmp_path):
 
 @pytest.mark.parametrize("labels", [["x"], [f"id-{i}" for i in range(60)]])
 def test_what_is_no_label_is_refused(tmp_path, labels):
-    said = failed(3, "is no column of labels", "train", write(tmp_path / "my.csv", labels=labels))
+    said = failed(3, "cannot hold the labels", "train", write(tmp_path / "my.csv", labels=labels))
     assert said.endswith(
-        "name the column of labels with --label-column, or the labels with --labels"
+        "name another column with --label-column, or "
+        + ("add rows of other labels" if labels == ["x"] else "the labels with --labels")
     )
     source = write(tmp_path / "odd.csv", text="one", label="two")
-    failed(3, "has no column 'text'; it has one, two; name the right one with --text-column",
+    failed(3, "has neither a column 'text' nor 'label'; it has one, two; name the right ones with "
+           "--text-column and --label-column: of two columns, one is enough",
            "train", source)  # fmt: skip
+    pd.read_csv(source).rename(columns={"one": "body"}).assign(id=1).to_csv(source, index=False)
+    failed(3, "has no column 'label'; it has body, two, id; name the right one with "
+           "--label-column (the texts are in body)", "train", source)  # fmt: skip
 
 
 def test_an_adapter_to_start_from_keeps_its_prompt(toy_run, toy_base, tmp_path):
@@ -236,3 +250,46 @@ def test_an_adapter_to_start_from_keeps_its_prompt(toy_run, toy_base, tmp_path):
     assert "was trained with a different prompt" not in stderr
     before, after = (read_config(f / "sentilora.toml").prompt for f in (toy_run, tmp_path / "run"))
     assert before == after
+
+
+def test_train_warns_of_test_rows_that_evaluate_refuses(toy_base, tmp_path):
+    """`evaluate` refused them after the training: with IMDB's map, no file and no count."""
+    folder = tmp_path / "split"
+    folder.mkdir()
+    write(folder / "train.csv")
+    test = write(folder / "test.csv", 20)
+    with open(test, "a", encoding="utf-8") as file:
+        file.writelines(f"a request {i},gdpr\n" for i in range(2))
+    code, _, stderr = run("train", folder, f"base.name={toy_base}", *FEW,
+                          "--output-dir", tmp_path / "run")  # fmt: skip
+    assert code == 0, stderr
+    refusal = (f"{test}, row 20 (counted from 0): queue is 'gdpr', which is not one of the labels "
+               "(a, b, c, d): 2 rows in all; map it, ")  # fmt: skip
+    assert f"warning: evaluate will refuse the test rows: {refusal}" in stderr
+    ask = ["evaluate", "--adapter", tmp_path / "run"]
+    said = failed(3, refusal, *ask)
+    assert "neg" not in said and "prompt.labels" not in said
+    assert 'map it, data.label_map=\'{"gdpr" = "…"}\', or remove these rows: the labels' in said
+    code, stdout, _ = run(*ask, 'data.label_map={gdpr="c"}', "--json")
+    assert code == 0 and json.loads(stdout)["num_rows"] == 22
+
+
+def test_a_file_named_imdb_with_bare_numbers_says_what_to_type(tmp_path):
+    """Its name makes it the film recipe's; the hint left the words to the user."""
+    source = write(tmp_path / "imdb.csv", labels=[0, 1], text="text", label="label")
+    typed = 'data.label_map={"0" = "negative", "1" = "positive"}'
+    quoted = typed.replace("={", "='{") + "'"
+    failed(3, f"{quoted} if the numbers are IMDB's", "train", source)
+    few = ["data.num_train=20", "data.num_evaluation=10", "training.optim=nonsense"]
+    said = failed(2, "nonsense", "train", source, typed, *few, "--output-dir", tmp_path / "run")
+    assert "label" not in said
+
+
+def test_check_shows_ten_labels_of_many_and_long_ones_apart(toy_base, tmp_path):
+    """Sixty lines of tokens; `label "complaint because …"tokens […]` without a space."""
+    labels = [f"a rather long label {i:02}" for i in range(15)]
+    source = write(tmp_path / "my.csv", 90, labels)
+    _, stdout, _ = run("check", source, f"base.name={toy_base}", "--output-dir", tmp_path / "run")
+    lines = [line for line in stdout.splitlines() if line.startswith("  label '")]
+    assert len(lines) == 10 and lines[0].startswith("  label 'a rather long label 00' tokens [")
+    assert "5 more; the longest of all has " in stdout

@@ -48,7 +48,7 @@ def test_names_stored_with_the_data_are_the_labels():
 )
 def test_a_column_that_holds_no_labels_is_refused(values, reason):
     with pytest.raises(
-        DataError, match=f"label of x.csv is no column of labels: {reason}"
+        DataError, match=f"label of x.csv cannot hold the labels: {reason}"
     ) as error:
         labels(values)
     assert error.value.setting == "label_column"

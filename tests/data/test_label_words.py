@@ -65,8 +65,8 @@ def test_names_lead_through_the_label_map(tmp_path):
 def test_numbers_without_names_are_refused_rather_than_assumed(tmp_path):
     pd.DataFrame({"text": TEXTS, "label": [0, 1, 0]}).to_parquet(tmp_path / "x.parquet")
     refused(
-        r"label is '0', which is no label of the prompt \(positive, negative\).*e\.g\. "
-        r"data\.label_map='\{\"0\" = \"…\", …\}'",
+        r"label is '0', which is not one of the labels \(positive, negative\).*e\.g\. "
+        r"data\.label_map='\{\"0\" = \"negative\", \"1\" = \"positive\"\}' if the numbers",
         tmp_path / "x.parquet",
         columns=DEFAULT,
     )
@@ -116,9 +116,17 @@ def test_descriptions_of_other_data_and_damaged_ones(tmp_path):
 
 def test_names_that_are_unknown_or_missing_are_refused(tmp_path):
     named(["good", "bad"]).to_parquet(tmp_path / "x.parquet")
-    refused(r"label is '0 \(good\)', which is no label", tmp_path / "x.parquet", columns=DEFAULT)
+    refused(
+        r"label is '0 \(good\)', which is not one of the labels",
+        tmp_path / "x.parquet",
+        columns=DEFAULT,
+    )
     named(["positive", "negative"], (0, -1, 1)).to_parquet(tmp_path / "y.parquet")
-    refused(r"row 1 .*label is '-1', which is no label", tmp_path / "y.parquet", columns=DEFAULT)
+    refused(
+        r"row 1 .*label is '-1', which is not one of the labels",
+        tmp_path / "y.parquet",
+        columns=DEFAULT,
+    )
     # Names that say nothing: a map by number is then no contradiction.
     named(["LABEL_0", "LABEL_1"]).to_parquet(tmp_path / "z.parquet")
     columns = Columns(label_map={"0": "negative", "1": "positive"}, labels=LABELS)

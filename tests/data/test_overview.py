@@ -1,6 +1,6 @@
 """overview.py: what is counted in rows and examples, and how it is worded."""
 
-from sentilora.data.overview import look_over
+from sentilora.data.overview import label_warnings, look_over
 from sentilora.data.rows import Rows
 from sentilora.prompt import Example
 from sentilora.training.lengths import look_over_lengths
@@ -29,7 +29,9 @@ def test_duplicates_conflicts_and_imbalance_are_counted():
         "train: 9 to 1 rows per label, more uneven than 4:1; "
         "data.balance=weights or sample evens it out",
         "rows of test that also occur in train: 2",
-        "texts that occur with different labels: 1",
+        "texts that occur with different labels in train and test: 1, such as row 3 of train is "
+        "negative, row 1 of test is positive (counted from 0): correct the labels, or remove these "
+        "rows",
     ]
 
 
@@ -48,10 +50,10 @@ def test_labels_that_a_split_lacks_are_named():
     }
     assert look_over(splits, labels).warnings == [
         "a note",
-        "no training row is 'so so': the adapter does not learn it",
-        "no evaluation row is bad: macro-F1 is the mean over the labels that occur in rows or "
-        "answers",
-        "no test row is bad, 'so so': there is no macro-F1 for rows of a single label",
+        "no training row is labeled 'so so': the adapter does not learn it",
+        "no evaluation row is labeled bad: macro-F1 is the mean over the labels that occur in rows "
+        "or answers",
+        "no test row is labeled bad or 'so so': there is no macro-F1 for rows of a single label",
     ]
 
 
@@ -111,3 +113,15 @@ def test_names_whose_ends_are_unclear_are_quoted():
     for unclear in ("my file.csv", "", " x", "it's", 'a"b', "`base`", "a\nb", "zero\u200bwidth"):
         assert quoted(unclear) == repr(unclear)
     assert listed(["good", "so so"]) == "good, 'so so'"
+
+
+def test_many_labels_are_listed_up_to_ten():
+    """Sixty labels filled four lines."""
+    labels = [f"label{i:02}" for i in range(60)]
+    rows = Rows("x", [str(i) for i in range(120)], (labels + labels[:1] * 60)[:120])
+    text = look_over({"train": rows}).describe("train")
+    assert text.startswith("120 rows of x: 61 label00, 1 label01, ")
+    assert text.endswith("1 label09, and 50 more labels with 1 or fewer; 0 exact duplicates")
+    [warning] = label_warnings("train", rows.take([0, 1]), labels)
+    assert warning.startswith("no training row is labeled label02, label03, ")
+    assert "label11 or one of 48 more: the adapter does not learn them" in warning

@@ -81,7 +81,7 @@ def test_labels_with_spaces_or_capitals_are_the_same_labels(tmp_path, capsys):
     two = Columns(labels=("Spam", "spam", "ham"))
     assert load_rows(str(tmp_path / "x.csv"), "train", two).labels == ["Spam", "spam", "ham"]
     (tmp_path / "y.csv").write_text("text,label\na,SPAM\n")
-    refused("label is 'SPAM', which is no label", tmp_path / "y.csv", columns=two)
+    refused("label is 'SPAM', which is not one of the labels", tmp_path / "y.csv", columns=two)
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json"])

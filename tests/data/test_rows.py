@@ -46,7 +46,11 @@ def test_a_label_map_may_say_anything(tmp_path):
 def test_true_is_no_number_where_there_are_more_than_two_labels(tmp_path):
     path = write(tmp_path / "x.parquet", ["a", "b"], [True, False])
     three = Columns(label_map=MAP, labels=("positive", "negative", "mixed"))
-    refused("label is 'True', which is no label .*extend data.label_map", path, columns=three)
+    refused(
+        "label is 'True', which is not one of the labels .*map it, e.g. data.label_map",
+        path,
+        columns=three,
+    )
     named = Columns(label_map={"true": "mixed", "false": "negative"}, labels=("negative", "mixed"))
     assert load_rows(str(path), "train", named).labels == ["mixed", "negative"]
 

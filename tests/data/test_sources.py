@@ -17,8 +17,8 @@ def test_columns_can_have_other_names(tmp_path, suffix):
     columns = Columns("review", "sentiment", MAP, ("positive", "negative"))
     assert load_rows(path, "test", columns).texts == TEXTS
     refused(
-        "has no column 'text'; it has review, sentiment, text2; "
-        "name the right one with `text_column`",
+        "has neither a column 'text' nor 'label'; it has review, sentiment, text2; "
+        "name the right ones with `text_column` and `label_column`$",
         path,
     )
     refused(

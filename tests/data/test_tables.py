@@ -133,26 +133,32 @@ def test_a_parquet_name_with_a_dot_is_no_field_of_another_column(tmp_path):
         (
             "x.csv",
             b"text,label\n,pos\nFine.,neg\n ,neg\n,neg\n",
-            r"row 0 \(counted from 0\): text is missing \(and 2 more unusable rows\); fix",
+            r"row 0 \(counted from 0\): text is missing \(and 2 more unusable rows: 2, 3\); fix",
         ),
         (
             "x.csv",
             b"text,label\nGood.,\nFine.,neg\nBad.,\n",
-            r"row 0 \(counted from 0\): label is missing \(and 1 more missing label\); fill in",
+            r"row 0 \(counted from 0\): label is missing \(and 1 more missing label: 2\); fill in",
         ),
         (
             "x.csv",
             b"text,label\nGood.,pos\nFine.,meh\nBad.,bof\nFine.,meh\n",
-            r"row 1 \(counted from 0\): label is 'meh', .* \(and 1 more unknown label\); "
-            "extend data.label_map",
+            r"row 1 \(counted from 0\): label is 'meh', .*: 3 rows in all; "
+            "so is 1 other label: bof; map it, e.g. data.label_map",
+        ),
+        (
+            "x.csv",
+            b"text,label\n,pos\nFine.,\n" + b",neg\n" * 6,
+            r"row 0 .*: text is missing \(and 6 more unusable rows: 2, 3, 4, 5, …\); fix the text "
+            r"or drop the row; .*row 1 \(counted from 0\): label is missing; fill in the label",
         ),
         ("x.csv", b'text,label\n" ",neg\n', r"row 0 \(counted from 0\): text is empty"),
         ("x.csv", b"text,label\n<br />,neg\n", r"row 0 \(counted from 0\): text is empty"),
         (
             "x.csv",
             b"text,label\nGood.,pos\nBad.,meh\n",
-            r"row 1 \(counted from 0\): label is 'meh', which is no "
-            r"label of the prompt \(positive, negative\).*0 = negative, 1 = positive.*extend data",
+            r"row 1 \(counted from 0\): label is 'meh', which is not one of the "
+            r"labels \(positive, negative\).*0 = negative, 1 = positive.*map it, e\.g\. data",
         ),
         ("x.csv", b"text,label\nGood.,pos\nBad.,\n", r"row 1 \(counted from 0\): label is missing"),
         (
@@ -200,7 +206,7 @@ def test_a_parquet_name_with_a_dot_is_no_field_of_another_column(tmp_path):
         (
             "x.jsonl",
             b'{"text": "a", "label": 2}\n',
-            r"row 0 \(counted from 0\): label is '2', which is no label",
+            r"row 0 \(counted from 0\): label is '2', which is not one of the labels",
         ),
         (
             "x.jsonl",

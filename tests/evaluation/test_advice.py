@@ -79,6 +79,15 @@ def test_a_model_that_word_counts_beat_needs_a_better_base(base_name, remedy):
     assert remedy[1:] in equal[0] and "predict" in equal[-1]
 
 
+def test_word_counts_that_are_right_on_nearly_all_rows_suffice():
+    """More test rows and a real base "to get ahead of" 100 % were advised."""
+    for wrong in (0, 3, 30):
+        steps = next_steps(evaluation(wrong, tfidf=min(wrong, 2)))
+        assert steps[0].startswith("Consider TF-IDF + logistic regression instead: it is right on ")
+        assert "already suffices" in steps[0] and not any("real base" in step for step in steps)
+    assert "suffices" not in next_steps(evaluation(60, tfidf=60))[0]
+
+
 def test_a_model_with_one_answer_is_trained_again():
     """Issue: after a run that learned nothing, "next: sentilora evaluate" as after a success."""
     steps = next_steps(evaluation(np.zeros(300, int)))
@@ -122,7 +131,7 @@ def test_the_weakest_labels_are_named_with_what_they_are_taken_for():
 def test_test_rows_that_compare_nothing_are_to_be_replaced():
     truth = np.zeros(300, int)
     steps = next_steps(evaluation(np.zeros(300, int), truth=truth, labels=LABELS))
-    assert steps == ["Evaluate on other test rows (data.test): no test row is bad, odd."]
+    assert steps == ["Evaluate on other test rows (data.test): no test row is labeled bad or odd."]
 
 
 def test_a_base_alone_is_to_be_trained_and_no_more_than_four_steps_are_named():

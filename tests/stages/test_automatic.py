@@ -105,7 +105,7 @@ def test_what_is_no_label_is_refused_with_the_reason(tmp_path, labels, reason):
     source = write(tmp_path / "my.csv", labels=labels)
     with pytest.raises(DataError) as error:
         fitted(source)
-    assert f"is no column of labels: {reason}; name the column of labels with" in str(error.value)
+    assert f"cannot hold the labels: {reason}; name another column with" in str(error.value)
 
 
 def test_a_row_without_a_label_is_named(tmp_path):
@@ -134,7 +134,7 @@ def test_columns_that_could_be_either_are_asked_for(tmp_path):
 
 
 def test_a_text_column_taken_for_the_labels_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"text of .* is no column of labels: it has 48 values"):
+    with pytest.raises(DataError, match=r"text of .* cannot hold the labels: it has 48 values"):
         fitted(write(tmp_path / "my.csv"), "data.label_column=text")
 
 

@@ -476,7 +476,7 @@ def test_one_row(run_copy, tmp_path):
     make_table(1, 9).to_csv(path, index=False)
     result = evaluate(run_copy, overrides={"data.test": str(path)})
     assert result.num_rows == 1 and result.adapter.roc_auc is None
-    assert result.verdict == "No verdict: no test row is positive."
+    assert result.verdict == "No verdict: no test row is labeled positive."
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_row_without_a_text_has_no_answer_and_a_reason(toy_run, tmp_path, caps
     )
     assert "6 rows written to" in said
     (tmp_path / "none.csv").write_text('text\n""\n" "\n')
-    with pytest.raises(DataError, match=r"row 0 .*text is missing \(and 1 more unusable row\)"):
+    with pytest.raises(DataError, match=r"row 0 .*text is missing \(and 1 more unusable row: 1\)"):
         sentilora.predict(input=tmp_path / "none.csv", adapter=toy_run)
 
 

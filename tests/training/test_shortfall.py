@@ -49,7 +49,14 @@ def test_what_has_learned_has_no_shortfall():
 
 def test_the_remedies_have_an_order():
     def heads(num_rows=100, **values):
-        facts = {"is_embedded": False, "is_searched": False, "num_epochs": 3.0, "max_steps": 0}
+        facts = {
+            "are_ids": False,
+            "is_embedded": False,
+            "is_searched": False,
+            "num_epochs": 3.0,
+            "max_steps": 0,
+            "is_past_best": False,
+        }
         remedies = remedies_for(metrics([0, 1] * (num_rows // 2), [0] * num_rows), **facts | values)
         return [remedy.split(",")[0].split(":")[0] for remedy in remedies]
 
@@ -59,13 +66,18 @@ def test_the_remedies_have_an_order():
     assert heads(is_searched=True) == [steps, *rest]
     assert heads(is_embedded=True) == ["a real language model", search, steps, *rest]
     assert heads(20) == [search, steps, *rest, "more rows"]
-    one = {"is_embedded": False, "is_searched": True}
+    assert heads(are_ids=True, is_embedded=True) == ["the right column of texts"]
+    one = {"are_ids": False, "is_embedded": False, "is_searched": True, "is_past_best": False}
     longer = remedies_for(metrics([0], [0]), **one, num_epochs=2.5, max_steps=0)
-    assert longer[0] == "more steps: training.num_train_epochs=5"
-    assert longer[-1] == "more rows: a single evaluation row shows large effects only"
+    assert longer[0] == "more labeled rows: 1 evaluation row shows next to nothing"
+    assert longer[1] == "more steps: training.num_train_epochs=5"
+    # "more steps" was advised where the log-loss had risen, and more rows came last.
+    assert heads(14) == ["more labeled rows", search, steps, *rest]
+    assert heads(is_past_best=True) == [search, *rest]
+    assert not any("large effects" in remedy for remedy in longer)
     # Twice the epochs change nothing where the steps are set.
     longer = remedies_for(metrics([0], [0]), **one, num_epochs=2.5, max_steps=40)
-    assert longer[0] == "more steps: training.max_steps=80"
+    assert longer[1] == "more steps: training.max_steps=80"
 
 
 def test_results_of_an_older_version_still_load(toy_run, tmp_path):

@@ -24,7 +24,7 @@ from sentilora.cli.predict import predict
 from sentilora.cli.serve import serve
 from sentilora.cli.train import train
 from sentilora.errors import SentiloraError, is_out_of_memory
-from sentilora.progress import show_details
+from sentilora.progress import notices_once, show_details
 
 
 class Verbs(TyperGroup):
@@ -72,7 +72,8 @@ def with_verbose(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def with_details(*, verbose: bool, **options: Any) -> None:
         show_details(verbose)
-        verb(**options)
+        with notices_once():
+            verb(**options)
 
     signature = inspect.signature(verb)
     option = inspect.Parameter(

@@ -40,7 +40,7 @@ def check(
         # What is fine quotes data, which may hold backticks; only messages name keywords.
         text = finding.text if finding.level == "ok" else in_options(finding.text)
         indented = text.replace("\n", "\n" + " " * 22)
-        print(f"{mark} {finding.name:<20}{indented}")
+        print(f"{mark} {finding.name:<19} {indented}")
     codes = [finding.exit_code for finding in findings if finding.level == "problem"]
     if codes:  # the first is what `train` would end with
         sys.stdout.flush()

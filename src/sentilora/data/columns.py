@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 RATING_COLUMNS = ("rating", "stars", "score")
+NUM_LISTED = 4  # rows that are named besides the first
 MAX_RATINGS = 20  # distinct values; a column with more is a score, too fine to group rows by
 
 
@@ -23,9 +24,12 @@ def is_missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def more_rows(count: int, noun: str) -> str:
-    """How many more rows have the same fault, so that all can be fixed in one go."""
-    return f" (and {counted(count, f'more {noun}')})" if count else ""
+def more_rows(rows: Sequence[int], noun: str) -> str:
+    """Which more rows have the fault of the first one, so that all can be fixed in one go."""
+    if not (others := rows[1:]):
+        return ""
+    numbers = ", ".join(map(str, others[:NUM_LISTED])) + ", …" * (len(others) > NUM_LISTED)
+    return f" (and {counted(len(others), f'more {noun}')}: {numbers})"
 
 
 def missing_column(source: str, names: Sequence[str], column: str, keyword: str) -> DataError:
@@ -35,6 +39,34 @@ def missing_column(source: str, names: Sequence[str], column: str, keyword: str)
         setting=keyword,
         seen=column,
         remedy=f"name the right one with `{keyword}`",
+    )
+
+
+def missing_columns(source: str, names: Sequence[str], text: str, label: str) -> DataError | None:
+    """The error for a table without the column of texts, of labels, or both; None if it has both.
+
+    names: the table's columns.
+    """
+    if text in names and label in names:
+        return None
+    if text in names or label in names:
+        is_text = label in names  # which is missing
+        error = missing_column(
+            source,
+            names,
+            text if is_text else label,
+            "text_column" if is_text else "label_column",
+        )
+        kind, column = ("labels", label) if is_text else ("texts", text)
+        error.remedy += f" (the {kind} are in {quoted(column)})"
+        return error
+    enough = ": of two columns, one is enough" if len(names) == 2 else ""
+    return DataError(
+        f"{quoted(source)} has neither a column {text!r} nor {label!r}; it has "
+        f"{listed(names) or 'none at all'}",
+        setting="text_column",
+        seen=text,
+        remedy=f"name the right ones with `text_column` and `label_column`{enough}",
     )
 
 
@@ -65,7 +97,7 @@ def texts_of(source: str, table: "pa.Table", column: str) -> list[str]:
         row, fault = next(iter(faults.items()))
         raise DataError(
             f"{quoted(source)}, {row_place(row)}: {column} is {fault}"
-            + more_rows(len(faults) - 1, "unusable row"),
+            + more_rows(list(faults), "unusable row"),
             setting="text_column",
             seen=values[row],
             remedy="fix the text or drop the row",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from sentilora.data.rows import row_place
 from sentilora.errors import DataError
-from sentilora.progress import say
+from sentilora.progress import say_once
 from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _read_checked(
     except _Malformed:
         if reader.separator != "\t" or not reader.is_plain:
             raise
-        say(f"{path.name}: read without quoting, because its quotes are part of the texts")
+        say_once(f"{path.name}: read without quoting, because its quotes are part of the texts")
         reader = replace(reader, is_quoted=False, joined=[])
         return reader, read(reader)
     if number := reader.number_of_doubtful_row():
@@ -105,10 +105,10 @@ def _reader_for(path: Path, open_text: Callable[[], TextIO], separator: str) -> 
         reader = replace(reader, separator=other[0])
         header = reader.header()
     if reader.separator != separator:
-        say(f"{path.name}: its separator is {reader.separator!r}")
+        say_once(f"{path.name}: its separator is {reader.separator!r}")
     if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
         reader = replace(reader, is_padded=True)
-        say(f"{path.name}: a space after a separator is no part of a cell, as in its header")
+        say_once(f"{path.name}: a space after a separator is no part of a cell, as in its header")
     return reader
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.errors import DataError, first_line
-from sentilora.progress import say
+from sentilora.progress import say_once
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ def _features_of_card(card: Path) -> dict[str, Any] | None:
     try:
         infos = DatasetInfosDict.from_directory(str(card.parent)).values()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        say(f"{quoted(card)} describes no data: {first_line(error)}")
+        say_once(f"{quoted(card)} describes no data: {first_line(error)}")
         return None
     features = [info.features.to_dict() for info in infos if info.features is not None]
     if any(other != features[0] for other in features):
-        say(f"{quoted(card)} describes {len(features)} configurations: its labels are not used")
+        say_once(
+            f"{quoted(card)} describes {len(features)} configurations: its labels are not used"
+        )
         return None
     return features[0] if features else None
 

@@ -34,6 +34,11 @@ LABEL_NAMES = (
 MAX_LABELS = 300
 MAX_LABEL_CHARACTERS = 100
 MAX_DISTINCT_SHARE = 0.5  # of the rows; a column with more distinct values is an id or a text
+# One word of ASCII, a language that writes spaces, or digits: "TCK-10042", "2024-05-01 12:00".
+ID = r"[!-~]+|[\d\s.,:/+-]+"
+ID_SHARE = 0.9  # of the texts
+NUM_LOOKED_AT = 200  # rows
+WORDS_OF_TEXT = 3  # on average
 FEW_ROWS = 12  # whose labels may all differ
 
 
@@ -42,10 +47,10 @@ def infer_columns(names: Sequence[str], text: str, label: str) -> dict[str, str]
 
     A column is recognized by its name. Of two columns, one recognized leaves the other.
     """
-    roles = {"text": (text, TEXT_NAMES), "label": (label, LABEL_NAMES)}
+    roles = {"text": text, "label": label}
     columns: dict[str, str] = {}
-    for role, (column, known) in roles.items():
-        candidates = [name for name in names if name.strip().lower() in known]
+    for role, column in roles.items():
+        candidates = [name for name in names if has_usual_name(role, name)]
         if column in names:
             columns[role] = column
         elif len(candidates) == 1:
@@ -53,7 +58,12 @@ def infer_columns(names: Sequence[str], text: str, label: str) -> dict[str, str]
     if len(names) == 2 and len(columns) == 1:
         missing = next(role for role in roles if role not in columns)
         columns[missing] = next(name for name in names if name not in columns.values())
-    return {role: name for role, name in columns.items() if name != roles[role][0]}
+    return {role: name for role, name in columns.items() if name != roles[role]}
+
+
+def has_usual_name(role: str, column: str) -> bool:
+    """Whether a column is named as those of its role often are. role: "text" or "label"."""
+    return column.strip().lower() in (TEXT_NAMES if role == "text" else LABEL_NAMES)
 
 
 def infer_labels(
@@ -84,12 +94,34 @@ def infer_labels(
         fault = f"data.label_map leads all its values to {words[0]!r}"
     if fault:
         raise DataError(
-            f"{quoted(column)} of {quoted(source)} is no column of labels: {fault}",
+            f"column {quoted(column)} of {quoted(source)} cannot hold the labels: {fault}",
             setting="label_column",
             seen=column,
-            remedy="name the column of labels with `label_column`, or the labels with `labels`",
+            remedy="name another column with `label_column`"
+            + (
+                ", or the labels with `labels`"
+                if len(words) > 1
+                else ", or add rows of other labels"
+            ),
         )
     return words
+
+
+def look_like_ids(texts: Sequence[str]) -> bool:
+    """Whether nearly all texts are ids or numbers, and most of them differ."""
+    num_ids = sum(re.fullmatch(ID, text.strip()) is not None for text in texts)
+    return num_ids > ID_SHARE * len(texts) and len(set(texts)) > MAX_DISTINCT_SHARE * len(texts)
+
+
+def columns_of_words(table: "pa.Table") -> list[str]:
+    """The columns whose values have several words each, as texts have."""
+    names = []
+    for name in table.column_names:
+        values = python_values(table.slice(0, NUM_LOOKED_AT)[name])
+        words = [len(value.split()) for value in values if isinstance(value, str)]
+        if words and sum(words) >= WORDS_OF_TEXT * len(words):
+            names.append(name)
+    return names
 
 
 def are_numbers(labels: tuple[str, ...]) -> bool:
@@ -114,7 +146,11 @@ def _fault(labels: list[str], counts: Counter[str], num_rows: int) -> str:
     """Why the values of a column are no labels; "" if they can be."""
     longest = max(labels, key=len, default="")
     if len(labels) < 2:
-        return f"all its {counted(num_rows, 'value')} are {longest!r}" if labels else "it is empty"
+        if not labels:
+            return "it is empty"
+        if num_rows == 1:
+            return f"it has a single value, {longest!r}"
+        return f"all its {num_rows:,} values are {longest!r}"
     if len(longest) > MAX_LABEL_CHARACTERS:
         return f"it has {counted(len(labels), 'text')}, such as {longest[:40]!r}…"
     if num_rows > FEW_ROWS and len(labels) > MAX_DISTINCT_SHARE * num_rows:

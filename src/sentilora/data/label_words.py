@@ -9,7 +9,7 @@ the names of its numbers, and those are what the numbers mean.
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
@@ -18,10 +18,12 @@ from sentilora.data.descriptions import stored_names
 from sentilora.data.rows import Columns, row_place
 from sentilora.data.tables import python_values
 from sentilora.errors import DataError
-from sentilora.wording import listed, quoted
+from sentilora.wording import MAX_LISTED, counted, listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+IMDB_NUMBERS = {"0": "negative", "1": "positive"}  # on the hub, where the data name them
 
 
 def labels_of(
@@ -46,9 +48,9 @@ def labels_of(
             unknown[value] = row
         else:
             words[value] = word
-    if unknown:
-        raise _unknown_label(source, columns, resolver, unknown)
     counts = Counter(values)
+    if unknown:
+        raise _unknown_label(source, columns, resolver, unknown, counts)
     meanings = {
         (quoted(value) if resolver.key(value) == word else resolver.shown(value)): (
             word,
@@ -163,7 +165,7 @@ def _require_values(source: str, values: Sequence[Any], columns: Columns) -> Non
     if missing:
         raise DataError(
             f"{quoted(source)}, {row_place(missing[0])}: {quoted(columns.label)} is missing"
-            + more_rows(len(missing) - 1, "missing label"),
+            + more_rows(missing, "missing label"),
             setting="label_column",
             remedy="fill in the label or drop the row",
         )
@@ -186,21 +188,52 @@ def _first_rows(source: str, values: Sequence[Any]) -> dict[Any, int]:
 
 
 def _unknown_label(
-    source: str, columns: Columns, resolver: _Resolver, unknown: Mapping[Any, int]
+    source: str,
+    columns: Columns,
+    resolver: _Resolver,
+    unknown: Mapping[Any, int],
+    counts: Mapping[Any, int],
 ) -> DataError:
-    """The error for labels without a label word. unknown: each with its first row."""
+    """The error for labels without a label word.
+
+    unknown: each with its first row. counts: the number of rows of each label.
+    """
     value, row = next(iter(unknown.items()))
-    label, key = resolver.shown(value), resolver.key(value)
-    mapping = ", ".join(f"{k} = {v}" for k, v in (columns.label_map or {}).items()) or "empty"
+    label, num_rows = resolver.shown(value), sum(counts[value] for value in unknown)
+    more = listed(map(resolver.key, list(unknown)[1:MAX_LISTED]))
+    num_more = len(unknown) - 1
+    are = "is" if num_more == 1 else "are"
+    others = f"; so {are} {counted(num_more, 'other label')}: {more}" if more else ""
+    # The default map leads to words that may be no labels here: those entries concern nobody.
+    useful = {k: v for k, v in (columns.label_map or {}).items() if v in columns.labels}
+    mapping = ", ".join(f"{quoted(k)} = {quoted(v)}" for k, v in useful.items())
+    known = listed(columns.labels[:MAX_LISTED])
+    known += ", …" if len(columns.labels) > MAX_LISTED else ""
     return DataError(
         f"{quoted(source)}, {row_place(row)}: {quoted(columns.label)} is {label!r:.60}, which is "
-        f"no label of the prompt ({listed(columns.labels)}) and is mapped to none "
-        f"(data.label_map: {mapping})" + more_rows(len(unknown) - 1, "unknown label"),
+        f"not one of the labels ({known})"
+        + (f" or in data.label_map ({mapping})" if mapping else "")
+        + f": {counted(num_rows, 'row')} in all{others}",
         setting="data.label_map",
-        seen=label,
-        remedy="extend data.label_map or prompt.labels, e.g. data.label_map="
-        f"'{{{json.dumps(key, ensure_ascii=False)} = \"…\", …}}'",
+        seen=resolver.key(value),
+        remedy=f"map it, e.g. {_example_map(resolver, unknown)}, remove these rows, or add it to "
+        "prompt.labels",
     )
+
+
+def _example_map(resolver: _Resolver, unknown: Iterable[Any]) -> str:
+    """What to type to give unknown labels a word."""
+    keys = [resolver.key(value) for value in unknown]
+    words = dict.fromkeys(keys[:MAX_LISTED], "…")
+    is_imdb = set(keys) == set(IMDB_NUMBERS) and set(resolver.labels) == set(IMDB_NUMBERS.values())
+    if is_imdb:
+        words = IMDB_NUMBERS
+    entries = (
+        f"{json.dumps(k, ensure_ascii=False)} = {json.dumps(words[k], ensure_ascii=False)}"
+        for k in words
+    )
+    hint = " if the numbers are IMDB's" if is_imdb else ""
+    return f"data.label_map='{{{', '.join(entries)}}}'{hint}"
 
 
 def _contradiction(source: str, columns: Columns, number: str, name: str, by_map: str) -> DataError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sentilora.data.tables import suffix_of
 from sentilora.errors import DataError
-from sentilora.progress import say
+from sentilora.progress import say_once
 from sentilora.wording import counted, listed, quoted
 
 if TYPE_CHECKING:
@@ -175,11 +175,11 @@ def read_class_folders(folder: Path) -> "pa.Table":
     labels = class_folders(folder)
     no_labels = [p.name for p in _folders(folder) if p not in labels and p.name not in _NO_LABELS]
     if no_labels:
-        say(f"{quoted(folder)}: left out, without .txt files: {listed(no_labels)}")
+        say_once(f"{quoted(folder)}: left out, without .txt files: {listed(no_labels)}")
     for label in labels:
         texts = _texts(label)
         if others := [path.name for path in _visible(label) if path not in texts]:
-            say(f"{quoted(label)}: left out, no .txt files: {counted(len(others), 'file')}, "
+            say_once(f"{quoted(label)}: left out, no .txt files: {counted(len(others), 'file')}, "
                 f"{listed(others[:3])}{', …' if len(others) > 3 else ''}")  # fmt: skip
         for file in sorted(texts, key=_review_number):
             try:

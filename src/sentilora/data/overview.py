@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sentilora.data.rows import Rows
 from sentilora.data.text import digest, normalized
-from sentilora.wording import counted, listed, quoted
+from sentilora.wording import MAX_LISTED, alternatives, counted, quoted
 
 IMBALANCE_LIMIT = 4  # warn if the largest label has more than 4 times the rows of the smallest
 
@@ -26,8 +26,15 @@ class Overview:
 
     def describe(self, name: str) -> str:
         """A split in one line: "9 rows of a.csv: 5 negative, 4 positive; 0 exact duplicates"."""
-        counts = self.balance[name].items()
-        balance = ", ".join(f"{count:,} {quoted(label)}" for label, count in counts)
+        counts = self.balance[name]
+        num_more = len(counts) - MAX_LISTED
+        shown = list(counts)
+        if num_more > 0:
+            shown.sort(key=counts.__getitem__, reverse=True)
+        balance = ", ".join(f"{counts[x]:,} {quoted(x)}" for x in shown[:MAX_LISTED])
+        if num_more > 0:
+            most = counts[shown[MAX_LISTED]]
+            balance += f", and {counted(num_more, 'more label')} with {most:,} or fewer"
         rows = f"{counted(self.num_rows[name], 'row')} of {quoted(self.sources[name])}"
         return f"{rows}: {balance}; {counted(self.duplicates[name], 'exact duplicate')}"
 
@@ -47,11 +54,11 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
         for i, first in enumerate(names)
         for second in names[i + 1 :]
     }
-    labels_by_text: dict[bytes, set[str]] = defaultdict(set)
+    first_rows: dict[bytes, dict[str, str]] = defaultdict(dict)  # of each text, by label
     for name, rows in splits.items():
-        for key, label in zip(keys[name], rows.labels, strict=True):
-            labels_by_text[key].add(label)
-    conflicts = sum(len(labels) > 1 for labels in labels_by_text.values())
+        for key, label, row in zip(keys[name], rows.labels, rows.numbers, strict=True):
+            first_rows[key].setdefault(label, f"row {row} of {name} is {quoted(label)}")
+    conflicts = [list(places.values()) for places in first_rows.values() if len(places) > 1]
     balance = {name: dict(sorted(Counter(rows.labels).items())) for name, rows in splits.items()}
     return Overview(
         sources={name: rows.source for name, rows in splits.items()},
@@ -59,7 +66,7 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
         balance=balance,
         duplicates={name: len(keys[name]) - len(distinct[name]) for name in names},
         shared=shared,
-        conflicts=conflicts,
+        conflicts=len(conflicts),
         meanings=meanings_of(splits),
         warnings=[
             *(warning for name in names for warning in label_warnings(name, splits[name], labels)),
@@ -75,8 +82,10 @@ def meanings_of(splits: Mapping[str, Rows]) -> list[str]:
         pairs = sorted(rows.meanings.items())
         words = ", ".join(
             f"{stored} → {quoted(word)} ({counted(number, 'row')})"
-            for stored, (word, number) in pairs
+            for stored, (word, number) in pairs[:MAX_LISTED]
         )
+        if len(pairs) > MAX_LISTED:
+            words += f", and {len(pairs) - MAX_LISTED:,} more"
         if words:  # evaluation rows can be of the training rows' split
             lines.setdefault((rows.source, words), f"{name}: {words}")
     return list(lines.values())
@@ -99,12 +108,15 @@ def label_warnings(name: str, rows: Rows, labels: Sequence[str]) -> list[str]:
     else:
         consequence = "macro-F1 is the mean over the labels that occur in rows or answers"
     noun = "training" if name == "train" else name
-    return [*rows.notes, f"no {noun} row is {listed(absent)}: {consequence}"]
+    return [*rows.notes, f"no {noun} row is labeled {alternatives(absent)}: {consequence}"]
 
 
 def _warnings(
-    balance: Mapping[str, Mapping[str, int]], shared: Mapping[str, int], conflicts: int
+    balance: Mapping[str, Mapping[str, int]],
+    shared: Mapping[str, int],
+    conflicts: Sequence[list[str]],
 ) -> list[str]:
+    """conflicts: for each text with several labels, its first row with each label."""
     warnings = []
     for name, counts in balance.items():
         largest, smallest = max(counts.values()), min(counts.values())
@@ -119,5 +131,10 @@ def _warnings(
         if count:
             warnings.append(f"rows of {second} that also occur in {first}: {count:,}")
     if conflicts:
-        warnings.append(f"texts that occur with different labels: {conflicts:,}")
+        splits = " and ".join(balance)
+        warnings.append(
+            f"texts that occur with different labels in {splits}: {len(conflicts):,}, such as "
+            f"{conflicts[0][0]}, {conflicts[0][1]} (counted from 0): correct the labels, or remove "
+            "these rows"
+        )
     return warnings

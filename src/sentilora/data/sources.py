@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sentilora.data.columns import (
     fields_of,
     may_rate,
-    missing_column,
+    missing_columns,
     ratings_of,
     texts_of,
     unknown_placeholder,
@@ -44,24 +44,47 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     Raises `DataError` if the source is missing, unreadable or unreachable, lacks a column, or
     holds an empty text or an unknown label.
     """
-    name, required = str(source), (columns.text, columns.label)
+    name, required = _place(source, split), (columns.text, columns.label)
     needed = {*required, *columns.others}
     table = read_table(source, split, lambda column: column in needed or may_rate(column))
     if needed - set(table.column_names):
         every = read_table(source, split).column_names  # with every column, for the message
-        for column, keyword in zip(required, ("text_column", "label_column"), strict=True):
-            if every and column not in every:
-                raise missing_column(name, every, column, keyword)
+        if every and (error := missing_columns(name, every, *required)):
+            raise error
         for column in columns.others:
             if every and column not in every:
                 raise unknown_placeholder(name, every, column)
     if not len(table):
         raise DataError(f"{name} has no rows", seen=name)
-    texts = texts_of(name, table, columns.text)
+    try:
+        texts = texts_of(name, table, columns.text)
+    except DataError as error:
+        if other := _fault_of_labels(name, table, columns):
+            raise DataError(f"{error}; {other}", setting=error.setting, seen=error.seen) from error
+        raise
     labels, meanings = labels_of(name, table, columns)
     others = {column: python_values(table[column]) for column in columns.others}
     fields = fields_of(name, others)
-    return Rows(name, texts, labels, *ratings_of(table, columns), meanings=meanings, fields=fields)
+    ratings = ratings_of(table, columns)
+    return Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields)
+
+
+def _fault_of_labels(source: str, table: "pa.Table", columns: Columns) -> DataError | None:
+    """What is wrong with the labels, for a table whose texts are refused; None for nothing."""
+    try:
+        labels_of(source, table, columns)
+    except DataError as error:
+        return error
+    return None
+
+
+def _place(source: Source, split: str) -> str:
+    """What messages about the rows of a split name: of a folder, the file that holds them."""
+    if isinstance(source, str) and os.path.isdir(os.path.expanduser(source)):
+        paths = local_paths(source, split)
+        if paths is not None and len(paths) == 1:
+            return str(paths[0])
+    return str(source)
 
 
 def read_table(

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 from sentilora.data.delimited import read_delimited, require_unique
 from sentilora.data.json_tables import json_column, read_json
 from sentilora.errors import DataError, first_line
-from sentilora.progress import say
+from sentilora.progress import say_once
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
@@ -242,7 +242,9 @@ def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "p
             f"cannot read {quoted(path)}: {first_line(error)}", seen=str(path)
         ) from error
     if len(book.sheetnames) > 1:
-        say(f"{path.name}: the first of its {len(book.sheetnames)} sheets, {book.sheetnames[0]!r}")
+        say_once(
+            f"{path.name}: the first of its {len(book.sheetnames)} sheets, {book.sheetnames[0]!r}"
+        )
     rows = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(_filled(row))]
     book.close()
     if not rows:

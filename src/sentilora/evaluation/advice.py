@@ -5,11 +5,12 @@ for step in next_steps(evaluation): ...
 
 from sentilora.evaluation.findings import Evaluation, obstacle_to_verdict, temperature_of
 from sentilora.evaluation.label_figures import LabelFigures, one_answer, weakest_first
-from sentilora.shipped import EMBEDDED
+from sentilora.shipped import EMBEDDED, EMBEDDED_KNOWS, REAL_BASE
 from sentilora.wording import as_probability, percent, quoted
 
 MAX_STEPS = 4
 MAX_LABELS = 3  # named in one step
+SUFFICIENT = 0.99  # accuracy of TF-IDF: what is left to gain is less than most labels' own errors
 MIN_ROWS = 5  # of a label: fewer say little about its recall
 
 
@@ -79,10 +80,15 @@ def _comparison(result: Evaluation) -> list[str]:
         return ["Label more rows: the adapter is not clearly better than its base alone."]
     larger = "Take a larger base (base.name)"
     if result.base_name == EMBEDDED:
-        larger = (
-            "Take a real base, with the preset smollm2-135m or mistral-7b (the embedded one is "
-            "tiny and has read little but English film reviews)"
-        )
+        larger = f"Take a real base, with {REAL_BASE} (the embedded base {EMBEDDED_KNOWS})"
+    if against.clear <= 0 and (
+        result.baseline is not None and result.baseline.accuracy >= SUFFICIENT
+    ):
+        return [
+            f"Consider TF-IDF + logistic regression instead: it is right on "
+            f"{percent(result.baseline.accuracy)} of these test rows and already suffices; no base "
+            "can get clearly ahead of it."
+        ]
     if against.clear < 0:
         return [f"{larger}, and label more rows. Until then, TF-IDF is the better classifier."]
     if against.clear == 0:

@@ -13,7 +13,7 @@ from sentilora.evaluation.label_issues import LabelIssues
 from sentilora.evaluation.leakage import Leakage
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
 from sentilora.scoring.explain import DeletionTest, Explanation
-from sentilora.wording import as_p, counted, listed, signed
+from sentilora.wording import alternatives, as_p, counted, signed
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def obstacle_to_verdict(
     counts = zip(labels, base.confusion, strict=True)
     absent = [label for label, answers in counts if not sum(answers)]
     if len(absent) >= len(labels) - 1:  # one answer for all would be perfect, or all wrong
-        return f"no test row is {listed(absent)}"
+        return f"no test row is labeled {alternatives(absent)}"
     num_twins = 0 if leakage is None else len(leakage.twins)
     if num_twins > base.num_rows / 2:  # TF-IDF was trained on them too
         return (

@@ -1,12 +1,14 @@
 """Settings and rows that belong to an adapter: its test rows, and the rows it was trained on."""
 
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sentilora.config import CONFIG_FILE, Config, keyword_for, load_config, read_config
+from sentilora.data.inference import columns_of_words, infer_columns
 from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
@@ -26,6 +28,9 @@ from sentilora.stages.from_config import (
 )
 from sentilora.template import TEXT
 from sentilora.wording import counted, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def settings_of(
@@ -150,23 +155,46 @@ def require_same_test_rows(
     )
 
 
+def text_column_in(names: Sequence[str], trained: str, tables: "Iterable[pa.Table]") -> str:
+    """The column of texts: that of the training, or else one that its name or content tells.
+
+    names: the file's columns. tables: its rows; the first ones are enough. What was chosen is
+    printed.
+    """
+    column = trained if trained in names else infer_columns(names, trained, "label").get("text")
+    if column is None:
+        first = next(iter(tables), None)
+        of_words = [] if first is None else columns_of_words(first)
+        column = of_words[0] if len(of_words) == 1 else trained
+    if column != trained:
+        say(f"texts are taken from column {quoted(column)}: there is no column {quoted(trained)}")
+    return column
+
+
 @contextmanager
 def belongs_to_adapter(folder: AdapterFolder | None) -> Iterator[None]:
-    """Within a `with` block, a column that the rows lack is the adapter's to ask for.
+    """Within a `with` block, a column or a label that does not fit is the adapter's to ask for.
 
-    Its template cannot be changed, so the remedy is not to change it. A plain adapter's template is
-    the user's own.
+    Its template and labels cannot be changed, so the remedy is not to change them. A plain
+    adapter's are the user's own.
     """
     try:
         yield
     except DataError as error:
-        if error.setting != "prompt.template" or folder is None or folder.classifier is None:
+        if folder is None or folder.classifier is None:
+            raise
+        if error.setting == "prompt.template":
+            remedy = "add this column to the rows: the prompt belongs to the adapter"
+        elif error.setting == "data.label_map":
+            entry = f'{json.dumps(error.seen, ensure_ascii=False)} = "…"'
+            remedy = (
+                f"map it, data.label_map='{{{entry}}}', or remove these rows: the labels belong to "
+                "the adapter"
+            )
+        else:
             raise
         raise DataError(
-            error.problem,
-            setting=error.setting,
-            seen=error.seen,
-            remedy="add this column to the rows: the prompt belongs to the adapter",
+            error.problem, setting=error.setting, seen=error.seen, remedy=remedy
         ) from error
 
 

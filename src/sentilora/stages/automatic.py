@@ -24,7 +24,7 @@ from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
 from sentilora.stages.from_config import load_rows_of, rows_per_step
-from sentilora.wording import counted, listed, quoted
+from sentilora.wording import MAX_LISTED, counted, listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,6 @@ NUM_EVALUATIONS = 8
 PATIENCE = 3
 WARMUP_RATIO = 0.13  # the recipe's own share: 50 of 375 steps
 EVALUATION_PART = 6  # one row in this many evaluates, where there are too few for the recipe
-NUM_LISTED = 10  # labels in a line
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _fit_columns(choices: _Choices, source: str | InMemory) -> "pa.Table":
 
 
 def _about_labels(labels: tuple[str, ...], column: str) -> str:
-    first, more = labels[:NUM_LISTED], len(labels) - NUM_LISTED
+    first, more = labels[:MAX_LISTED], len(labels) - MAX_LISTED
     names = listed(first) + (f" and {more} more" if more > 0 else "")
     hint = "; numbers tell a model little: name them with data.label_map" * are_numbers(labels)
     return f"{counted(len(labels), 'label')} in column {quoted(column)}: {names}{hint}"

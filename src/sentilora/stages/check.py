@@ -28,7 +28,7 @@ from sentilora.models.fast_path import why_not_fast
 from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.automatic import fit_data, fit_schedule, lines_of
-from sentilora.stages.check_data import look_at_evaluation
+from sentilora.stages.check_data import look_at_evaluation, look_at_sources
 from sentilora.stages.findings import Finding, Findings, Level, attempt, without_repetitions
 from sentilora.stages.from_config import (
     check_steps,
@@ -46,7 +46,7 @@ from sentilora.stages.from_config import (
 from sentilora.training.estimate import Run, training_memory, training_time
 from sentilora.training.lengths import look_over_lengths
 from sentilora.training.recipe import recipe_faults
-from sentilora.wording import counted, quoted
+from sentilora.wording import MAX_LISTED, counted, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +77,15 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
     fitted = yield from attempt("data", lambda: fit_data(config, tables))
     config = yield from look_at_choices(fitted or (config, {}))
     format = yield from attempt("prompt", lambda: prompt_format_of(config))
-    splits = yield from look_at_data(config, tables)
+    if fitted is None:
+        yield from look_at_sources(config)
+        splits = {}
+    else:
+        splits = yield from look_at_data(config, tables)
     if "train" in splits:
         config = yield from look_at_choices(fit_schedule(config, len(splits["train"])))
     yield from attempt("steps", lambda: check_steps(config))
-    yield from look_at_evaluation(config, splits)
+    yield from look_at_evaluation(config, splits, tables)
     device = None
     if requested is not None:
         device = yield from attempt("device", lambda: choose_device(requested))
@@ -92,9 +96,10 @@ def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None
     structure = (yield from look_at_structure(config)) if source else None
     if source is not None:
         yield look_at_download(config)
-    prompter = (yield from look_at_prompt(config, format)) if source and format else None
+    prompter = (yield from attempt_prompter(config, format)) if source and format else None
     lengths: list[int] = []
-    if prompter is not None and "train" in splits:
+    if prompter is not None and "train" in splits:  # the prompt is made for the data
+        yield from look_at_prompt(prompter)
         lengths = yield from look_at_lengths(config, prompter, splits["train"])
     if structure is not None:
         yield from look_at_model(config, structure, lengths, num_steps, device, dtype)
@@ -149,23 +154,30 @@ def look_at_data(config: Config, tables: Mapping[str, InMemory]) -> Findings[dic
 # --- prompt --------------------------------------------------------------------------------------
 
 
-def look_at_prompt(config: Config, format: PromptFormat) -> Findings[Prompter | None]:
-    """The tokens of each label, and the template's special tokens; returns the prompter."""
+def attempt_prompter(config: Config, format: PromptFormat) -> Findings[Prompter | None]:
+    """The prompter; None if the base has no tokenizer, or no prompt fits."""
     base = config.base
     tokenizer = yield from attempt("base", lambda: load_tokenizer(base.name, base.revision))
     if tokenizer is None:
         return None
-    prompter = yield from attempt("prompt", lambda: Prompter(tokenizer, format))
-    if prompter is not None:
-        for label, ids in zip(format.labels, prompter.label_ids, strict=True):
-            pieces = " ".join(tokenizer.convert_ids_to_tokens(ids))
-            yield Finding("ok", f"label {label!r}", f"tokens {ids} {pieces}")
-        if counts := Counter(prompter.special_tokens):
-            names = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in counts.items())
-            yield Finding("ok", "special tokens", f"in the template: {names}")
-        for warning in prompter.warnings:
-            yield Finding("note", "special tokens", warning)
-    return prompter
+    return (yield from attempt("prompt", lambda: Prompter(tokenizer, format)))
+
+
+def look_at_prompt(prompter: Prompter) -> Findings[None]:
+    """The tokens of each label, and the template's special tokens."""
+    labels = prompter.format.labels
+    for label, ids in [*zip(labels, prompter.label_ids, strict=True)][:MAX_LISTED]:
+        pieces = " ".join(prompter.tokenizer.convert_ids_to_tokens(ids))
+        yield Finding("ok", f"label {label!r}", f"tokens {ids} {pieces}")
+    if len(labels) > MAX_LISTED:
+        longest = max(map(len, prompter.label_ids))
+        more = f"{len(labels) - MAX_LISTED:,} more; the longest of all has {longest:,} tokens"
+        yield Finding("ok", "labels", more)
+    if counts := Counter(prompter.special_tokens):
+        names = ", ".join(f"{name} × {n}" if n > 1 else name for name, n in counts.items())
+        yield Finding("ok", "special tokens", f"in the template: {names}")
+    for warning in prompter.warnings:
+        yield Finding("note", "special tokens", warning)
 
 
 def look_at_lengths(config: Config, prompter: Prompter, rows: Rows) -> Findings[list[int]]:

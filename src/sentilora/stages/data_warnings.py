@@ -1,13 +1,21 @@
 """Warnings about data and base together, which `check` and `train` both print."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sentilora.data.inference import columns_of_words, look_like_ids
 from sentilora.data.language import is_other_language
+from sentilora.data.loading import HELD_OUT
+from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.shared_templates import look_for_templates
+from sentilora.data.sources import read_table
 from sentilora.data.text import beginning, text_of
-from sentilora.shipped import EMBEDDED, is_film_reviews
-from sentilora.wording import percent
+from sentilora.errors import DataError
+from sentilora.shipped import EMBEDDED, EMBEDDED_KNOWS, REAL_BASE, is_film_reviews
+from sentilora.stages.from_config import load_test_of
+from sentilora.training.shortfall import TOO_FEW_ROWS
+from sentilora.wording import counted, listed, percent, quoted
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -16,12 +24,45 @@ NUM_TEXTS = 200  # whose language is looked at
 SHOWN = 60  # characters of a text
 
 
-def data_warnings(config: "Config", train: Rows, evaluation: Rows) -> list[str]:
+def data_warnings(
+    config: "Config", train: Rows, evaluation: Rows, tables: Mapping[str, InMemory]
+) -> list[str]:
     """What `train` prints before it starts; nothing on the recipe's own data."""
     if is_film_reviews(config.data.train):
         return []
-    warnings = base_warning(config, train), template_warning(train, evaluation)
+    warnings = (
+        text_warning(config, train, tables) or base_warning(config, train),
+        template_warning(train, evaluation),
+        few_rows_warning(evaluation),
+        test_warning(config, tables),
+    )
     return [warning for warning in warnings if warning]
+
+
+def test_warning(config: "Config", tables: Mapping[str, InMemory]) -> str | None:
+    """A warning when `evaluate` will refuse the test rows, which training does not need."""
+    if config.data.test == HELD_OUT or is_film_reviews(config.data.test):
+        return None
+    try:
+        load_test_of(config, config.prompt.labels, tables)
+    except DataError as error:
+        return f"evaluate will refuse the test rows: {error}"
+    return None
+
+
+def text_warning(config: "Config", train: Rows, tables: Mapping[str, InMemory]) -> str | None:
+    """A warning when the texts are ids or numbers, and which columns hold texts."""
+    texts = [text_of(item) for item in train.inputs[:NUM_TEXTS]]
+    if is_film_reviews(config.data.train) or not look_like_ids(texts):
+        return None
+    table = read_table(tables.get("data.train", config.data.train), "train")
+    others = listed(columns_of_words(table))
+    where = f"; longer texts are in {others}" if others else ""
+    return (
+        f"the texts in column {quoted(config.data.text_column)} look like ids or numbers, such as "
+        f"{quoted(beginning(texts[0], SHOWN))}, from which no model learns much{where}; name "
+        "another column with data.text_column"
+    )
 
 
 def base_warning(config: "Config", train: Rows) -> str | None:
@@ -31,9 +72,19 @@ def base_warning(config: "Config", train: Rows) -> str | None:
     texts = [text_of(item) for item in train.inputs[:NUM_TEXTS]]
     language = ", and these texts do not look English" if is_other_language(texts) else ""
     return (
-        f"the embedded base knows English film reviews only{language}. For other texts TF-IDF may "
-        "well be ahead of it: take the preset smollm2-135m (without the hub, tools/smollm2.py "
-        "makes its folder), or mistral-7b on a GPU"
+        f"the embedded base {EMBEDDED_KNOWS}{language}. For other texts TF-IDF may well be ahead "
+        f"of it: take {REAL_BASE}"
+    )
+
+
+def few_rows_warning(evaluation: Rows) -> str | None:
+    """A warning when the evaluation rows are too few to show what was learned."""
+    if len(evaluation) >= TOO_FEW_ROWS:
+        return None
+    rows = counted(len(evaluation), "evaluation row")
+    return (
+        f"{rows} can hardly show whether training has learned anything: add labeled rows until "
+        f"{TOO_FEW_ROWS} or more evaluate"
     )
 
 

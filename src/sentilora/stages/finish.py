@@ -5,6 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sentilora.config import Config
+from sentilora.data.inference import look_like_ids
 from sentilora.data.rows import Rows
 from sentilora.folders.adapter_folder import new_adapter
 from sentilora.folders.card import write_model_card
@@ -64,7 +65,7 @@ def finish(
         peak_memory_gib=peak,
         reload_difference=difference,
         shortfall=shortfall,
-        remedies=remedies_of(config, metrics, choices) if shortfall else [],
+        remedies=remedies_of(trainer, config, metrics, choices, rows) if shortfall else [],
         chosen=choices.settings,
         learning_rates=choices.learning_rates,
     )
@@ -81,12 +82,18 @@ def finish(
     )
 
 
-def remedies_of(config: Config, metrics: Metrics, choices: Choices) -> list[str]:
+def remedies_of(
+    trainer: "ClassifierTrainer", config: Config, metrics: Metrics, choices: Choices, rows: Rows
+) -> list[str]:
     """What to try after a run that has not learned, the most promising first."""
+    history = trainer.state.log_history
+    losses = [entry["eval_log_loss"] for entry in history if "eval_log_loss" in entry]
     return remedies_for(
         metrics,
+        are_ids=look_like_ids(rows.texts),
         is_embedded=config.base.name == EMBEDDED,
         is_searched=bool(choices.learning_rates),
+        is_past_best=bool(losses) and losses[-1] > min(losses),
         num_epochs=config.training.num_train_epochs,
         max_steps=config.training.max_steps,
     )

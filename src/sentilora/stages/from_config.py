@@ -54,7 +54,7 @@ def _require_labels_in_map(label_map: Mapping[str, str], labels: Sequence[str]) 
         near = difflib.get_close_matches(word, labels, 1)
         remedy = f"did you mean {near[0]!r}?" if near else "correct it, or extend prompt.labels"
         raise UsageError(
-            f"data.label_map leads {key!r} to {word!r}, which is no label of the prompt "
+            f"data.label_map leads {key!r} to {word!r}, which is not one of the labels "
             f"({listed(labels)})",
             setting="data.label_map",
             seen=word,

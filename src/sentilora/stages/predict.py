@@ -26,7 +26,7 @@ from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.shipped import shipped_adapter
-from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_of
+from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
 from sentilora.stages.predict_file import (
     names_folder,
     predict_file,
@@ -62,13 +62,13 @@ def predict(
     input: CSV, TSV, JSON, JSONL, Parquet or Excel file to classify instead of `texts`, or a folder
     with test rows. A row without a usable text gets a prediction without a label, and its `reason`
     says why.
-    text_column: its column of texts, by default that of the adapter's training, or "text". output:
-    new file for its rows, unchanged, with the columns `prediction`, `probability_<label>`,
-    `truncated`, and, if a row has one, `reason` added; or a folder, which gets a file for each unit
-    of rows (see `predict_file`), and then nothing is returned. adapter: folder of an adapter; None
-    for the one that ships. explain: whether to find the words that moved each prediction. base,
-    quantization, labels, template and the keywords of `Runtime`: as in `Classifier.load`. Raises
-    `DataError` and `UsageError`; see `errors`.
+    text_column: its column of texts, by default that of the adapter's training, or "text", or the
+    one that holds texts. output: new file for its rows, unchanged, with the columns `prediction`,
+    `probability_<label>`, `truncated`, and, if a row has one, `reason` added; or a folder, which
+    gets a file for each unit of rows (see `predict_file`), and then nothing is returned. adapter:
+    folder of an adapter; None for the one that ships. explain: whether to find the words that moved
+    each prediction. base, quantization, labels, template and the keywords of `Runtime`: as in
+    `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
     """
     check_request(texts, input, output, text_column, explain, format, units)
     keywords: Any = dict(
@@ -87,10 +87,13 @@ def predict(
         items = list_of_texts(texts, prompt.columns)
         check_texts(items, prompt)
         return classify_all(load(), items, explain)
-    columns = [text_column or text_column_of(folder), *prompt.columns]
+    table = read_table(str(input), "test")
+    if text_column is None:
+        text_column = text_column_in(table.column_names, text_column_of(folder), [table])
+    columns = [text_column, *prompt.columns]
     with belongs_to_adapter(folder):
-        table = read_input(Path(input), columns)
-    return classify_table(load(), table, columns, explain)
+        check_input(Path(input), table, columns)
+    return classify_table(load(), table.select(columns), columns, explain)
 
 
 # --- before a model is loaded --------------------------------------------------------------------
@@ -154,21 +157,16 @@ def check_request(
         )
 
 
-def read_input(source: Path, columns: Sequence[str]) -> "pa.Table":
-    """The columns to classify. columns: that of the texts, then the others that the prompt shows.
+def check_input(source: Path, table: "pa.Table", columns: Sequence[str]) -> None:
+    """Raise `DataError` if a table lacks a column, or has no usable text in any row.
 
-    Raises `DataError` if the file lacks one of them, or has no usable text in any row.
+    columns: that of the texts, then the others that the prompt shows.
     """
-    table = read_table(str(source), "test", columns.__contains__)
-    names = table.column_names
-    if set(columns) - set(names):
-        names = read_table(str(source), "test").column_names  # all of them, for the message
-    require_columns(source, names, columns)
+    require_columns(source, table.column_names, columns)
     if not len(table):
         say(f"{quoted(source)} has no rows")
     elif all(map(text_fault, python_values(table[columns[0]]))):
         texts_of(str(source), table, columns[0])
-    return table
 
 
 def check_texts(items: Sequence[Item], format: PromptFormat) -> None:

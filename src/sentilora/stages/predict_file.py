@@ -31,7 +31,7 @@ from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier, format_of
 from sentilora.shipped import shipped_adapter
-from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_of
+from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
 from sentilora.wording import quoted
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -68,9 +68,11 @@ def predict_file(
     suffix = f".{format or 'parquet'}" if whole is None else ""
     opened = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     prompt = format_of(opened, labels, template)
-    columns = [text_column or text_column_of(opened), *prompt.columns]
-    with _source(input, columns[0]) as source:
+    trained = text_column_of(opened)
+    with _source(input, text_column or trained) as source:
         stream = open_stream(str(source), "test")
+        text = text_column or text_column_in(stream.schema.names, trained, stream.tables())
+        columns = [text, *prompt.columns]
         with belongs_to_adapter(opened):
             added = columns_added(prompt.labels, has_reasons=whole is not None)
             check_stream(source, stream, columns, added)

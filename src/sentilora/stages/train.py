@@ -128,7 +128,7 @@ def train_in(
         warn_of_other_prompt(start, format)
     record = DataRecord.of(rows, evaluation, held_out_test_of(config, tables))
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
-    show_rows(config, rows, evaluation)
+    show_rows(config, rows, evaluation, tables)
     show_choices(fitted.lines())
     check_recipe(config)
     runtime_of(config).require_possible()
@@ -167,14 +167,14 @@ def train_in(
 # --- before a base is loaded ---------------------------------------------------------------------
 
 
-def show_rows(config: Config, rows: Rows, evaluation: Rows) -> None:
+def show_rows(config: Config, rows: Rows, evaluation: Rows, tables: Mapping[str, InMemory]) -> None:
     """Print the rows of each split, and warnings about them."""
     overview = look_over({"train": rows, "evaluation": evaluation}, config.prompt.labels)
     for name in overview.num_rows:
         say(f"{name}: {overview.describe(name)}")
     for line in overview.meanings:
         say(f"labels of {line}")
-    for warning in (*overview.warnings, *data_warnings(config, rows, evaluation)):
+    for warning in (*overview.warnings, *data_warnings(config, rows, evaluation, tables)):
         say(f"warning: {warning}")
     if test_warning := shipped_test_warning(config):
         say(f"warning: {test_warning}")
