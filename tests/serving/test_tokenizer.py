@@ -116,6 +116,7 @@ def test_the_http_process_imports_neither_transformers_nor_torch():
         "async def ask():\n"
         "    process = worker.Worker({})\n"
         "    try:\n"
+        "        await process.spawn()\n"
         "        return tokenizer.BareTokenizer(**await process.tokenizer('embedded', 'main'))\n"
         "    finally:\n"
         "        await process.stop()\n"

@@ -90,11 +90,10 @@ class Server(uvicorn.Server):
 
     async def _start(self, adapters: Sequence[tuple[str, str]]) -> None:
         worker = self._answering.worker
-        started = time.perf_counter()
         try:
             await worker.start(adapters)
         except SentiloraError:
             self.should_exit = True
             raise
-        seconds = time.perf_counter() - started
+        seconds = time.monotonic() - worker.spawned_at
         say(f"ready after {seconds:.1f} s, on {worker.computed_on}")

@@ -1,6 +1,7 @@
 """Starts the model's process, hands it passes, and starts another one when it dies.
 
 worker = Worker(options)
+await worker.spawn()
 tokenizer = BareTokenizer(**await worker.tokenizer("./base", "main"))
 await worker.start([("a1", "./my-adapter")])
 scores = await entry.future         # of an entry that was given to `worker.queue`
@@ -45,7 +46,8 @@ class Worker:
         self.computed_on = ""
         self.state = "starting"  # then "ready"; "restarting" after a death; "stopped"
         self.num_restarts = 0
-        self.last_pass: float | None = None  # when one ended, by `monotonic`
+        self.spawned_at = 0.0  # when the process was started, by `monotonic`
+        self.last_pass: float | None = None  # when one ended
         self._options = dict(options)
         self._max_pass_tokens = max_pass_tokens
         self._on_pass = on_pass
@@ -60,12 +62,21 @@ class Worker:
         """The model's process, None while there is none."""
         return None if self._process is None else self._process.pid
 
+    async def spawn(self) -> None:
+        """Start the process, which imports torch first. `start` does this if it was not done."""
+        self.spawned_at = monotonic()
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sentilora.serving.model_process"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**20,
+        )
+
     async def tokenizer(self, name: str, revision: str) -> dict[str, Any]:
-        """Start the process; its first answer is the base's tokenizer, for `BareTokenizer`.
+        """The base's tokenizer, for `BareTokenizer`: the process's first answer after `spawn`.
 
         Raises what `load_as_data` raises, and `SentiloraError` when the process dies.
         """
-        await self._spawn()
         try:
             answer = await self._exchange({"tokenizer": [name, revision]})
         except Unavailable:
@@ -128,18 +139,10 @@ class Worker:
 
     # --- the process -----------------------------------------------------------------------------
 
-    async def _spawn(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sentilora.serving.model_process"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**20,
-        )
-
     async def _launch(self) -> None:
         """Start the process, unless it is running, and wait until its adapters are loaded."""
         if self._process is None:
-            await self._spawn()
+            await self.spawn()
         adapters = [{"key": key, "path": path} for key, path in self._adapters.items()]
         try:
             answer = await self._exchange({"adapters": adapters, "options": self._options})

@@ -59,13 +59,9 @@ def serve(
     """
     _require_packages()
     from sentilora.serving.answering import Answering, Limits
-    from sentilora.serving.app import create_app, gated
     from sentilora.serving.metrics import Metrics
-    from sentilora.serving.routing import Services
     from sentilora.serving.security import Keys, require_key
-    from sentilora.serving.served import Registry
     from sentilora.serving.server import Server, listening_socket
-    from sentilora.serving.tokenizer import BareTokenizer
     from sentilora.serving.worker import Worker
 
     require_key(host, api_key, admin_key)
@@ -84,6 +80,13 @@ def serve(
     store = None if review_store is None else Path(review_store)
 
     async def run(sock: socket.socket) -> None:
+        await worker.spawn()
+        # The other half of a second of imports, while that process imports torch.
+        from sentilora.serving.app import create_app, gated
+        from sentilora.serving.routing import Services
+        from sentilora.serving.served import Registry
+        from sentilora.serving.tokenizer import BareTokenizer
+
         tokenizer = BareTokenizer(**await worker.tokenizer(reference.name, reference.revision))
         base_name = Path(reference.name).name if is_path else reference.name
         registry = Registry(cast("PreTrainedTokenizerBase", tokenizer), base_name)
