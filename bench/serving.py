@@ -15,7 +15,8 @@ Parts, one after another, each server in a process of its own (naive_server.py h
     soak        memory of both processes over ten minutes of load
 
 The client is this process: each connection sends a request when it has the last one's answer.
-"short" texts have 15 words, "160" about 160 tokens; a Parquet file's column `text` is taken whole.
+"short" texts are the first 15 words of the reviews that ship, "160" about 160 tokens of them; of a
+Parquet file the column `text` is taken whole.
 Memory is the proportional set size (PSS) of all processes of a server.
 """
 
@@ -44,7 +45,6 @@ from training import describe_machine
 
 from sentilora.models.device import spin_briefly
 
-SHORT = "The acting is fine, the story is not, and the end comes {n} minutes too late."
 PARTS = ("rates", "overload", "adapters", "agreement", "faults", "soak")
 HERE = Path(__file__).parent
 
@@ -84,8 +84,12 @@ def texts_of(kind: str) -> list[str]:
         from pyarrow import parquet
 
         return parquet.read_table(kind, columns=["text"])["text"].to_pylist()[:2000]
-    repeats = {"short": 1, "160": 6}[kind]
-    return [" ".join([SHORT.format(n=n)] * repeats) for n in range(200)]
+    from sentilora.shipped import reviews_path
+
+    lines = [line for split in ("train", "test") for line in reviews_path(split).open()]
+    reviews = [json.loads(line)["text"].split() for line in lines]
+    number = {"short": 15, "160": 110}[kind]
+    return [" ".join(itertools.islice(itertools.cycle(words), number)) for words in reviews]
 
 
 def bodies_of(texts: Sequence[str], **more: Any) -> list[bytes]:

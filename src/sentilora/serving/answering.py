@@ -24,7 +24,7 @@ from sentilora.template import TEXT
 
 # A refused client that comes back at once takes the time that the model needs: at 256 of them a
 # prototype's answers fell from 160 a second to 0. Held back, they fell to 140.
-MIN_HOLD_SECONDS, MAX_HOLD_SECONDS, MANY_HELD = 0.2, 1.0, 64
+HOLD_SECONDS, REFUSALS_PER_SECOND = 0.2, 200  # a refusal at once is asked again at once
 LONG_TEXT = 20_000  # characters, from which a text is tokenized beside the event loop
 RETRY_SECONDS = 5.0
 
@@ -82,15 +82,20 @@ class Answering:
             return
         self.num_held += 1
         try:
-            share = min(1.0, self.num_held / MANY_HELD)
-            await asyncio.sleep(MIN_HOLD_SECONDS + share * (MAX_HOLD_SECONDS - MIN_HOLD_SECONDS))
+            await asyncio.sleep(HOLD_SECONDS)  # a burst ends, and clients leave
+            self._require_ready()
+            if self._wait(lane) <= self.limits.max_wait:
+                return
+            await asyncio.sleep(max(0.0, self.num_held / REFUSALS_PER_SECOND - HOLD_SECONDS))
         finally:
             self.num_held -= 1
         self._require_ready()
         wait = self._wait(lane)
-        if wait > self.limits.max_wait:  # still
-            message = f"too busy: a text would wait {wait:.1f} s"
-            raise Refusal(429, message, retry_after=wait - self.limits.max_wait)
+        raise Refusal(
+            429,
+            f"too busy: a text would wait {wait:.1f} s",
+            retry_after=max(1.0, wait - self.limits.max_wait),
+        )
 
     def _require_ready(self) -> None:
         if self.is_draining:

@@ -58,6 +58,8 @@ def serve(
     `UsageError`; see `errors`.
     """
     _require_packages()
+    from uvicorn.loops.auto import auto_loop_factory
+
     from sentilora.serving.answering import Answering, Limits
     from sentilora.serving.metrics import Metrics
     from sentilora.serving.security import Keys, require_key
@@ -107,8 +109,11 @@ def serve(
         finally:
             await worker.stop(0.0)
 
-    with listening_socket(host, port) as sock:
-        asyncio.run(run_and_end(sock))
+    with (
+        listening_socket(host, port) as sock,
+        asyncio.Runner(loop_factory=auto_loop_factory()) as runner,  # uvloop where it exists
+    ):
+        runner.run(run_and_end(sock))
 
 
 def _require_packages() -> None:
