@@ -66,7 +66,7 @@ def listed(names: Iterable[object]) -> str:
 
 
 def alternatives(names: Iterable[object]) -> str:
-    """Names that the user chose, one of which is meant: "good, bad or 'so so'"; ten at most."""
+    """Names that the user chose, as alternatives: "good, bad or 'so so'"; ten at most."""
     *others, last = names
     if len(others) >= MAX_LISTED:
         return f"{listed(others[:MAX_LISTED])} or one of {len(others) + 1 - MAX_LISTED:,} more"

@@ -172,7 +172,7 @@ def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
 def _claimed(results: Results, share: Share | None) -> Iterator[None]:
     """Within a `with` block, no other job works on these units.
 
-    Of one file's units nothing stays if there is none to go on from.
+    A job that makes one file and fails before its first unit is done leaves no folder.
     """
     folder = results.folder
     own = folder if share is None else folder / f".share-{share.number}-of-{share.count}"

@@ -202,7 +202,7 @@ def _prompts(classifier: Scoring, items: Sequence[Item]) -> list[list[int]]:
 
 
 def _log_probs(classifier: Scoring, prompts: list[list[int]]) -> "np.ndarray":
-    """Log-probabilities of the labels, of which as many are scored as by default."""
+    """Log-probabilities of the labels, with the default bound on what is left out."""
     scores = classifier.scorer.score(prompts, max_left_out=Runtime().max_left_out)
     return scores.log_probs.numpy()
 

@@ -87,9 +87,13 @@ def predict(
         items = list_of_texts(texts, prompt.columns)
         check_texts(items, prompt)
         return classify_all(load(), items, explain)
-    table = read_table(str(input), "test")
+    trained = text_column or text_column_of(folder)
+    needed = {trained, *prompt.columns}
+    table = read_table(str(input), "test", needed.__contains__)
+    if needed - set(table.column_names):
+        table = read_table(str(input), "test")  # every column, to choose from and for messages
     if text_column is None:
-        text_column = text_column_in(table.column_names, text_column_of(folder), [table])
+        text_column = text_column_in(table.column_names, trained, [table])
     columns = [text_column, *prompt.columns]
     with belongs_to_adapter(folder):
         check_input(Path(input), table, columns)

@@ -3,7 +3,7 @@
     predict_file("reviews.parquet", "labeled/")              # a file for each unit of rows
     predict_file("reviews.csv", "labeled.csv")               # one file
 
-Rows are scored in units, and what is done stays done: the same call again goes on from there.
+Rows are scored in units. Finished units are kept: the same call resumes after them.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.manifest import Manifest, adapter_record, versions
@@ -90,18 +90,23 @@ def predict_file(
         device = choose_device(runtime.get("device") or "auto")
         manifest = Manifest(
             rows_per_unit=recorded.rows_per_unit if recorded else ROWS_PER_UNIT[device],
-            input={
-                "sha256": stream.sha256,
-                "num_rows": stream.num_rows,
-                "columns": {field.name: str(field.type) for field in stream.schema},
-                "text_column": columns[0],
-            },
+            input=_input_record(stream, text),
             output={"format": suffix or "".join(Path(output).suffixes)},
             adapter=adapter_record(opened, prompt, quantization),
             versions=versions(),
         )
         results = Results(folder, encoding, prompt.labels, suffix, whole)
         return score_input(Job(stream, columns, results, manifest), load, share, keep=keep)
+
+
+def _input_record(stream: Stream, text_column: str) -> dict[str, Any]:
+    """What is read, for the manifest."""
+    return {
+        "sha256": stream.sha256,
+        "num_rows": stream.num_rows,
+        "columns": {field.name: str(field.type) for field in stream.schema},
+        "text_column": text_column,
+    }
 
 
 @contextmanager
