@@ -25,7 +25,7 @@ def entry(loop, size=10, group="a", deadline=10.0, **options):
 def drained(queue):
     passes = []
     while chosen := queue.take():
-        passes.append(chosen)
+        passes.append(chosen.entries)
     return passes
 
 
@@ -75,8 +75,23 @@ def test_a_text_longer_than_the_budget_has_a_pass_of_its_own(loop):
     queue = PassQueue(BUDGET)
     long = entry(loop, 10 * BUDGET, deadline=float("inf"))
     queue.add([long, entry(loop, deadline=float("inf"))])
-    assert queue.take() == [long]
+    assert queue.take().entries == [long]
     assert len(queue) == 1
+
+
+def test_what_waits_or_is_under_way_is_divided_among_the_passes_side_by_side(loop):
+    queue = PassQueue(4096, clock=lambda: 0.0)
+    queue.num_side_by_side = 3
+    queue.add([entry(loop, 100) for _ in range(60)])
+    first, second = queue.take(), queue.take()
+    assert [len(first.entries), len(second.entries)] == [20, 20]
+    queue.finished(first, 1.0)
+    queue.add([entry(loop, 100) for _ in range(40)])  # 60 wait, 20 are under way
+    assert [len(queue.take().entries) for _ in range(3)] == [26, 26, 8]
+    queue = PassQueue(4096, clock=lambda: 0.0)
+    queue.num_side_by_side = 3
+    queue.add([entry(loop, 100) for _ in range(12)])  # too few to be divided
+    assert [len(queue.take().entries) for _ in range(2)] == [10, 2]
 
 
 def test_a_deadline_ends_the_wait_and_not_the_others(loop):
@@ -85,7 +100,7 @@ def test_a_deadline_ends_the_wait_and_not_the_others(loop):
     late, fine = entry(loop, deadline=1.0), entry(loop, deadline=5.0)
     queue.add([late, fine])
     now = 2.0
-    assert queue.take() == [fine]
+    assert queue.take().entries == [fine]
     assert isinstance(late.future.exception(), Expired)
 
 
@@ -104,15 +119,17 @@ def test_the_predicted_wait_is_that_of_the_pass_under_way_and_of_what_waits(loop
     queue = PassQueue(BUDGET, clock=lambda: now)
     assert queue.predicted_wait() == 0  # nothing is known yet
     for size in (100, 16, 32):
-        queue.finished(size, 0.5 + 0.01 * size)
+        queue.pace.add(size, 0.5 + 0.01 * size)
     queue.add([entry(loop, 100), entry(loop, 50), entry(loop, 500, lane=LOW)])
     assert queue.predicted_wait() == pytest.approx(2 * 0.5 + 1.5)
     assert queue.predicted_wait(LOW) == pytest.approx(7 * 0.5 + 6.5)
-    assert [e.num_tokens for e in queue.take()] == [100]
+    assert [e.num_tokens for e in queue.take().entries] == [100]
     now = 1.0
     assert queue.predicted_wait() == pytest.approx(0.5 + (0.5 + 0.5))
     now = 9.0  # it takes longer than predicted
     assert queue.predicted_wait() == pytest.approx(0.5 + 0.5)
+    queue.num_side_by_side = 2
+    assert queue.predicted_wait() == pytest.approx(0.5)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(1e-4, 10)), max_size=30))

@@ -4,6 +4,8 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,53 @@ def test_a_process_that_is_killed_is_started_again(classifier):
         np.testing.assert_array_equal(before, after)
 
     with_worker([("a1", shipped_adapter())], check)
+
+
+def copies_of(pid):
+    """The copies of a model process."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid):
+    """Whether a process exists and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux forks copies")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a single core needs no copies")
+def test_passes_side_by_side_have_the_scores_of_one_and_copies_come_and_go_with_it(
+    classifier, other_folder, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    many = [f"{text} {number}" for number in range(12) for text in TEXTS]
+
+    async def check(worker):
+        copies = copies_of(worker.pid)
+        assert len(copies) == worker.queue.num_side_by_side == 2
+        scores = await scores_of(worker, many, classifier, key="a1")
+        np.testing.assert_allclose(scores, classifier.predict_proba(many), atol=1e-5, rtol=0)
+        await worker.add("a2", other_folder)  # copies that know it take their place
+        assert not any(map(is_running, copies))
+        other = await scores_of(worker, many, classifier, key="a2")
+        assert abs(other - scores).max() > 0.01
+        for number in (-1, 0):  # a copy, then the process
+            everybody = [worker.pid, *copies_of(worker.pid)]
+            os.kill(everybody[number], signal.SIGKILL)
+            with pytest.raises(Unavailable):
+                while True:
+                    await scores_of(worker, many, classifier, key="a1")
+            async with asyncio.timeout(60):
+                while worker.state != "ready" or any(map(is_running, everybody)):
+                    await asyncio.sleep(0.05)
+            again = await scores_of(worker, many, classifier, key="a1")
+            np.testing.assert_allclose(again, scores, atol=1e-5, rtol=0)
+        return [worker.pid, *copies_of(worker.pid)]
+
+    everybody = with_worker([("a1", shipped_adapter())], check)
+    assert not any(map(is_running, everybody))
 
 
 def test_clients_that_are_gone_cost_no_pass_and_later_ones_are_served(classifier):

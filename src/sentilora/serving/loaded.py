@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import BaseReference, may_stand_for
@@ -63,6 +65,17 @@ class LoadedModels:
     def max_pass_tokens(self) -> int:
         """Tokens of a pass that make good use of the device."""
         return GPU_PASS_TOKENS if self.classifier.base.device == "cuda" else CPU_PASS_TOKENS
+
+    @property
+    def num_copies(self) -> int:
+        """How many passes are best scored side by side, each with one thread; 0 on a GPU."""
+        engine = self.classifier.scorer.engine
+        if self.classifier.base.device != "cpu" or engine is None:
+            return 0
+        if engine.keep_layers < len(engine.layers):  # each would decode the weights for itself
+            return 0
+        number = torch.get_num_threads()
+        return number if number > 1 else 0
 
     def warm_up(self, key: str) -> list[tuple[int, float]]:
         """Score sample texts with an adapter; (tokens, seconds) of each pass."""

@@ -3,11 +3,14 @@
 The HTTP process starts it (`worker`) and stops it by closing the pipe. It gets token ids, so it
 never sees a text, and can neither log nor leak one.
 
-    python -m sentilora.serving.model_process
+    python -m sentilora.serving.model_process [FD ...]
+
+FD: an open socket for each copy of the process that may be made (`copies`).
 """
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from sentilora.errors import SentiloraError
 from sentilora.models.device import spin_briefly
 from sentilora.serving import protocol
+from sentilora.serving.copies import Copies
 from sentilora.serving.tokenizer import load_as_data
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ def main() -> None:
         signal.signal(name, signal.SIG_IGN)
     spin_briefly()
     stdin, stdout = sys.stdin.buffer, own_stdout()
+    sockets = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
     start = protocol.read(stdin)
     try:
         if (
@@ -38,12 +43,16 @@ def main() -> None:
         if start is None:
             return
         models, ready = _start(start)
+        copies = _copies(models, sockets, stdout)
     except (SentiloraError, OSError, RuntimeError) as error:
         write(stdout, {"failed": describe(error)})
         raise SystemExit(1) from None
-    write(stdout, {"ready": ready})
+    write(stdout, {"ready": {**ready, "num_copies": copies.number}})
     while (message := protocol.read(stdin)) is not None:
-        write(stdout, answer(models, message))
+        content = answer(models, message)
+        if message["op"] != "score":
+            copies.renew()
+        write(stdout, content)
 
 
 def own_stdout() -> BinaryIO:
@@ -75,6 +84,20 @@ def _start(start: Mapping[str, Any]) -> tuple["LoadedModels", dict[str, Any]]:
         "passes": times,
     }
     return models, ready
+
+
+def _copies(models: "LoadedModels", sockets: Sequence[socket.socket], stdout: BinaryIO) -> Copies:
+    """Copies of this process for as many of the sockets as are of use; the others are closed."""
+    number = min(len(sockets), models.num_copies)
+    for unused in sockets[number:]:
+        unused.close()
+    copies = Copies(
+        sockets[:number],
+        lambda message: score(models, message["prompts"], message["group"]),
+        stdout,
+    )
+    copies.renew()
+    return copies
 
 
 def answer(models: "LoadedModels", message: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ scores = await entry.future         # of an entry that was given to `worker.queu
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -17,15 +16,11 @@ from typing import Any
 from sentilora import errors
 from sentilora.errors import SentiloraError
 from sentilora.progress import say
-from sentilora.serving import protocol
-from sentilora.serving.queue import Entry, PassQueue
+from sentilora.serving.channel import Channel, Channels, Unavailable
+from sentilora.serving.queue import FULL_TOKENS, Entry, Pass, PassQueue
 
 MAX_BACKOFF_SECONDS = 10.0
 _FIRST_PASS_TOKENS = 4096  # until the model's process says how many suit its device
-
-
-class Unavailable(Exception):
-    """The model's process is starting, died, or is being stopped."""
 
 
 class Worker:
@@ -52,25 +47,21 @@ class Worker:
         self._max_pass_tokens = max_pass_tokens
         self._on_pass = on_pass
         self._adapters: dict[str, str] = {}
-        self._process: asyncio.subprocess.Process | None = None
-        self._work = asyncio.Event()
-        self._idle = asyncio.Lock()  # one message and its answer at a time
+        self._channels: Channels | None = None
+        self._passes: set[asyncio.Task[None]] = set()
+        self._ordering = asyncio.Lock()  # while it is held, no pass starts
         self._task: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
         """The model's process, None while there is none."""
-        return None if self._process is None else self._process.pid
+        return None if self._channels is None else self._channels.process.pid
 
-    async def spawn(self) -> None:
+    async def spawn(self) -> Channels:
         """Start the process, which imports torch first. `start` does this if it was not done."""
         self.spawned_at = monotonic()
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sentilora.serving.model_process"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**20,
-        )
+        self._channels = await Channels.spawn()
+        return self._channels
 
     async def tokenizer(self, name: str, revision: str) -> dict[str, Any]:
         """The base's tokenizer, for `BareTokenizer`: the process's first answer after `spawn`.
@@ -78,7 +69,7 @@ class Worker:
         Raises what `load_as_data` raises, and `SentiloraError` when the process dies.
         """
         try:
-            answer = await self._exchange({"tokenizer": [name, revision]})
+            answer = await self._whole().exchange({"tokenizer": [name, revision]})
         except Unavailable:
             raise SentiloraError("the model's process died while it loaded the tokenizer") from None
         if "failed" in answer:
@@ -113,7 +104,7 @@ class Worker:
         if self.state != "ready":
             raise Unavailable
         self.queue.add(entries)
-        self._work.set()
+        self._start_passes()
 
     async def add(self, key: str, path: str) -> None:
         """Load one more adapter. Raises `SentiloraError` if that fails, and `Unavailable`."""
@@ -126,103 +117,112 @@ class Worker:
         await self._order({"op": "drop", "key": key})
 
     async def _order(self, message: Mapping[str, Any]) -> None:
-        """Let the process do something between passes. It must not be cancelled.
+        """Let the process do something while no pass is under way. It must not be cancelled."""
+        async with self._ordering:
+            if self._passes:
+                await asyncio.wait(self._passes)
+            if self.state != "ready":
+                raise Unavailable
+            answer = await self._whole().exchange(message)
+        self._start_passes()
+        if "failed" in answer:
+            raise described(answer["failed"])
 
-        The answer would stay in the pipe, as if it were that of the next message.
+    # --- passes ----------------------------------------------------------------------------------
+
+    def _start_passes(self) -> None:
+        """Start as many passes as there are texts for, and processes."""
+        channels = self._channels
+        while channels is not None and self.state == "ready" and not self._ordering.locked():
+            channel = self._channel_for_next(channels)
+            taken = None if channel is None else self.queue.take()
+            if channel is None or taken is None:
+                return
+            channels.busy.add(channel)
+            task = asyncio.create_task(self._score(channels, channel, taken))
+            self._passes.add(task)
+            task.add_done_callback(self._passes.discard)
+
+    def _channel_for_next(self, channels: Channels) -> Channel | None:
+        """Who scores the next pass; None if nobody can now, or nobody waits.
+
+        While nothing else is to do, a short pass gets every core. So does a text that wants a pass
+        of its own, whose scores are then the bits of a `Classifier` in this process.
         """
-        if self.state != "ready":
-            raise Unavailable
-        async with self._idle:
-            answer = await self._exchange(message)
-        if "failed" in answer:
-            raise described(answer["failed"])
+        first = self.queue.next_entry()
+        if first is None:
+            return None
+        is_quiet = not channels.busy and self.queue.num_tokens <= FULL_TOKENS
+        if not channels.copies or first.alone or is_quiet:
+            return None if channels.whole in channels.busy else channels.whole
+        return next((copy for copy in channels.copies if copy not in channels.busy), None)
 
-    # --- the process -----------------------------------------------------------------------------
-
-    async def _launch(self) -> None:
-        """Start the process, unless it is running, and wait until its adapters are loaded."""
-        if self._process is None:
-            await self.spawn()
-        adapters = [{"key": key, "path": path} for key, path in self._adapters.items()]
-        try:
-            answer = await self._exchange({"adapters": adapters, "options": self._options})
-        except Unavailable:
-            raise SentiloraError("the model's process died while it loaded the model") from None
-        if "failed" in answer:
-            raise described(answer["failed"])
-        ready = answer["ready"]
-        self.computed_on = ready["computed_on"]
-        self.queue.max_tokens = self._max_pass_tokens or ready["max_pass_tokens"]
-        for num_tokens, seconds in ready["passes"]:
-            self.queue.pace.add(num_tokens, seconds)
-        self.last_pass = monotonic()
-        self.state = "ready"
-
-    async def _exchange(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a message. Raises `Unavailable` when the process dies before it."""
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise Unavailable
-        try:
-            process.stdin.write(protocol.encode(message))
-            await process.stdin.drain()
-            answer = await protocol.read_async(process.stdout)
-        except (OSError, protocol.BrokenPipe):
-            raise Unavailable from None
-        if answer is None:
-            raise Unavailable
-        return answer
-
-    async def _run(self) -> None:
-        """Hand over one pass after another; start the process again when it dies."""
-        while True:
-            try:
-                await self._work_until_death()
-            except Unavailable:
-                await self._restart()
-            except Exception as error:  # an answer that fits no question
-                say(f"the model's process answered with what is no answer ({type(error).__name__})")
-                await self._restart()
-
-    async def _work_until_death(self) -> None:
-        process = self._process
-        if process is None:
-            raise Unavailable
-        death = asyncio.ensure_future(process.wait())
-        try:
-            while not death.done():
-                work = asyncio.ensure_future(self._work.wait())
-                await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
-                work.cancel()
-                self._work.clear()
-                async with self._idle:
-                    while entries := self.queue.take():
-                        await self._score(entries)
-        finally:
-            death.cancel()
-        raise Unavailable
-
-    async def _score(self, entries: Sequence[Entry]) -> None:
+    async def _score(self, channels: Channels, channel: Channel, taken: Pass) -> None:
+        entries = taken.entries
         group = dict(entries[0].group)  # type: ignore[call-overload]  # (name, value) pairs
         message = {"op": "score", "prompts": [entry.ids for entry in entries], "group": group}
         try:
-            answer = await self._exchange(message)
-        except (Unavailable, asyncio.CancelledError):
+            answer = await channel.exchange(message)
+            self._finish(taken, answer)
+        except BaseException as error:
             for entry in entries:
                 if not entry.future.done():
                     entry.future.set_exception(Unavailable())
-            raise
-        num_tokens = sum(entry.num_tokens for entry in entries)
+            if not isinstance(error, Unavailable | asyncio.CancelledError):
+                say(f"the model's process sent no answer to a pass ({type(error).__name__})")
+            channels.kill()  # what it sends next would be taken for another answer
+            if self.state == "ready":
+                self.state = "restarting"  # `_run` sees to it once the process has ended
+        else:
+            channels.busy.discard(channel)
+            self._start_passes()
+
+    def _finish(self, taken: Pass, answer: Mapping[str, Any]) -> None:
+        """Hand out the scores of a pass."""
+        num_tokens = taken.num_tokens
         self.last_pass = monotonic()
-        self.queue.finished(num_tokens, answer["seconds"])
-        self._on_pass(len(entries), num_tokens, answer["seconds"])
-        for number, (entry, scores) in enumerate(zip(entries, answer["scores"], strict=True)):
+        self.queue.finished(taken, answer["seconds"])
+        self._on_pass(len(taken.entries), num_tokens, answer["seconds"])
+        for number, (entry, scores) in enumerate(zip(taken.entries, answer["scores"], strict=True)):
             if entry.future.done():  # its client is gone
                 continue
             if scores is None:
                 entry.future.set_exception(ScoringFailed(answer["errors"][str(number)]))
             else:
                 entry.future.set_result(scores)
+
+    # --- the process -----------------------------------------------------------------------------
+
+    def _whole(self) -> Channel:
+        if self._channels is None:
+            raise Unavailable
+        return self._channels.whole
+
+    async def _launch(self) -> None:
+        """Start the process, unless it is running, and wait until its adapters are loaded."""
+        channels = self._channels or await self.spawn()
+        adapters = [{"key": key, "path": path} for key, path in self._adapters.items()]
+        try:
+            answer = await channels.whole.exchange({"adapters": adapters, "options": self._options})
+        except Unavailable:
+            raise SentiloraError("the model's process died while it loaded the model") from None
+        if "failed" in answer:
+            raise described(answer["failed"])
+        ready = answer["ready"]
+        channels.keep(ready["num_copies"])
+        self.computed_on = ready["computed_on"]
+        self.queue.max_tokens = self._max_pass_tokens or ready["max_pass_tokens"]
+        self.queue.num_side_by_side = max(1, ready["num_copies"])
+        for num_tokens, seconds in ready["passes"]:
+            self.queue.pace.add(num_tokens, seconds)
+        self.last_pass = monotonic()
+        self.state = "ready"
+
+    async def _run(self) -> None:
+        """Start the process again whenever it dies."""
+        while self._channels is not None:
+            await self._channels.process.wait()
+            await self._restart()
 
     async def _restart(self) -> None:
         """Start the process again, until it comes up. Whatever waits gets `Unavailable`."""
@@ -241,17 +241,9 @@ class Worker:
                 backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
 
     async def _end_process(self, patience: float = 0.0) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()  # it ends after its pass
-        try:
-            await asyncio.wait_for(process.wait(), patience)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        channels, self._channels = self._channels, None
+        if channels is not None:
+            await channels.end(patience)
 
 
 class ScoringFailed(Exception):
