@@ -8,7 +8,8 @@ Parts, one after another, each server in a process of its own (naive_server.py h
 
     rates       answers per second and latency at 1, 8 and 64 connections; one text at a time with
                 `predict_proba`, and `classify` of many, in one process
-    overload    ten times the connections that keep the server busy, which ignore Retry-After
+    overload    ten times the connections that keep the server busy, and ten times as many as
+                --max-wait 1 lets in; they ignore Retry-After
     adapters    eight adapters on one base, chosen at random, beside one of them
     agreement   1,000 texts over HTTP and in one process: largest difference, flips, equal bits
     faults      disconnects, slow clients, a model process that is killed, SIGTERM with requests
@@ -188,16 +189,16 @@ def rates(options: argparse.Namespace) -> None:
 
 def overload(options: argparse.Namespace) -> None:
     bodies = bodies_of(texts_of(options.texts.split(",")[0]))
-    for wait in (1, 5):
+    for wait, number in ((1, 640), (5, 640), (1, None)):
         with serving(options, "ours", "--max-wait", str(wait)) as (port, pid):
             asyncio.run(load(port, bodies, 64, 3))
             capacity = asyncio.run(load(port, bodies, 64, options.seconds))
             before = memory_mib(pid)
-            number = int(10 * capacity.rate * wait)  # ten times as many as `max_wait` lets in
-            result = asyncio.run(load(port, bodies, min(number, 8000), options.seconds))
+            number = number or int(10 * capacity.rate * wait)
+            result = asyncio.run(load(port, bodies, number, options.seconds))
             after = memory_mib(pid)
         print(f"max-wait {wait}: 64 connections {capacity}")
-        print(f"{min(number, 8000):,} connections {result}")
+        print(f"{number:,} connections {result}")
         print(f"goodput {result.rate / capacity.rate:.0%}, {before:.0f} → {after:.0f} MiB")
 
 

@@ -41,13 +41,14 @@ SPECS = st.lists(
 )
 
 
-@given(SPECS)
-def test_every_text_whose_client_waits_is_in_exactly_one_pass(specs):
+@given(SPECS, st.booleans())
+def test_every_text_whose_client_waits_is_in_exactly_one_pass(specs, have_waited):
     loop = asyncio.new_event_loop()
     queue = PassQueue(BUDGET, clock=lambda: 0.0)
     entries = []
     for size, group, lane, alone, gone in specs:
-        entries.append(entry(loop, size, group, lane=lane, alone=alone))
+        since = -9.0 if have_waited else 0.0
+        entries.append(entry(loop, size, group, lane=lane, alone=alone, since=since))
         if gone:
             entries[-1].future.cancel()
     queue.add(entries)
@@ -58,11 +59,12 @@ def test_every_text_whose_client_waits_is_in_exactly_one_pass(specs):
         assert len({(e.group, e.lane) for e in chosen}) == 1
         assert len(chosen) == 1 or sum(e.num_tokens for e in chosen) <= BUDGET
         assert len(chosen) == 1 or not any(e.alone for e in chosen)
-    # The oldest text of a lane is in its next pass, so nobody waits for ever.
+    # A text that has waited for long is in its lane's next pass, so nobody waits for ever.
     for lane in (NORMAL, LOW):
         left = [e for e in entries if e.lane == lane and not e.future.cancelled()]
         for chosen in (p for p in passes if p[0].lane == lane):
-            assert chosen[0] is left[0]
+            alike = [e for e in left if (e.group, e.alone) == (chosen[0].group, chosen[0].alone)]
+            assert chosen[0] is (left if have_waited else alike)[0]
             left = [e for e in left if e not in chosen]
     lanes = [chosen[0].lane for chosen in passes]
     assert lanes == sorted(lanes)  # explanations last
@@ -92,6 +94,17 @@ def test_what_waits_or_is_under_way_is_divided_among_the_passes_side_by_side(loo
     queue.num_side_by_side = 3
     queue.add([entry(loop, 100) for _ in range(12)])  # too few to be divided
     assert [len(queue.take().entries) for _ in range(2)] == [10, 2]
+
+
+def test_the_largest_group_goes_first_until_another_has_waited_for_long(loop):
+    now = 0.0
+    queue = PassQueue(4096, clock=lambda: now)
+    small = entry(loop, 10, group="small", since=0.0)
+    queue.add([small, *(entry(loop, 10, group="large", since=0.0) for _ in range(3))])
+    assert [e.group for e in queue.take().entries] == ["large"] * 3
+    now = 2.0
+    queue.add([entry(loop, 10, group="large", since=0.0) for _ in range(3)])
+    assert queue.take().entries == [small]
 
 
 def test_a_deadline_ends_the_wait_and_not_the_others(loop):

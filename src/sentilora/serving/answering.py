@@ -132,7 +132,6 @@ class Answering:
             raise Refusal(
                 413, f"more than {self.limits.max_texts:,} texts (`max_texts`)", param="input"
             )
-        await self.admit()
         model.num_active += 1
         self.num_active += 1
         try:

@@ -79,7 +79,7 @@ def create_app(services: Services, page: Path) -> FastAPI:
 
 def gated(app: FastAPI, services: Services, keys: Keys, max_body_bytes: int) -> Gate:
     """The application as it is served."""
-    return Gate(app, keys, services.metrics, max_body_bytes)
+    return Gate(app, keys, services.metrics, max_body_bytes, services.answering.admit)
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -41,7 +41,7 @@ class Channel:
             self._writer.write(protocol.encode(message))
             await self._writer.drain()
             answer = await protocol.read_async(self._reader)
-        except (OSError, protocol.BrokenPipe):
+        except (OSError, RuntimeError):  # uvloop's for a closed pipe; BrokenPipe is one, too
             raise Unavailable from None
         if answer is None:
             raise Unavailable

@@ -30,13 +30,27 @@ READ_SECONDS = 30.0  # for a whole body
 MAX_DISCARDED_BYTES = 64 * 2**20
 CSP = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _ECHOED = (b"traceparent",)
+# What is posted to these is no text that waits with all others for a pass.
+_UNQUEUED = {"/v1/explain", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/review"}
 
 
 class Gate:
-    """The application `app`, with keys, limits and error bodies around it."""
+    """The application `app`, with keys, limits and error bodies around it.
 
-    def __init__(self, app: Any, keys: Keys, metrics: Metrics, max_body_bytes: int) -> None:
+    admit: raises `Refusal` when no more texts can wait. It is asked before a body is parsed, as a
+    refusal that costs little leaves more of the CPU to the answers.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        keys: Keys,
+        metrics: Metrics,
+        max_body_bytes: int,
+        admit: Callable[[], Awaitable[None]],
+    ) -> None:
         self._app = app
+        self._admit = admit
         self._keys = keys
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
@@ -63,11 +77,7 @@ class Gate:
             body = b""
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 body = await self._body(headers, receive)
-            state = scope.setdefault("state", {})
-            if body:
-                check_type(headers)
-                state["json"] = parsed(body)
-            await _until_client_leaves(self._app, scope, body, receive, answer)
+            await _until_client_leaves(self._admitted, scope, body, receive, answer)
         except Refusal as refusal:
             await answer.refuse(refusal)
         except _ClientLeft:
@@ -75,6 +85,16 @@ class Gate:
         except Exception as error:
             print(f"request {answer.id}: {where(error)}", file=sys.stderr, flush=True)
             await answer.refuse(Refusal(500, f"internal error (request {answer.id})"))
+
+    async def _admitted(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """The application's answer, unless too many texts wait or the body is no JSON."""
+        if scope["method"] == "POST" and scope["path"] not in _UNQUEUED:
+            await self._admit()
+        state = scope.setdefault("state", {})
+        if body:
+            check_type(dict(scope["headers"]))
+            state["json"] = parsed(body)
+        await self._app(scope, receive, send)
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._max_body_bytes
@@ -123,7 +143,7 @@ async def _until_client_leaves(
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    work = asyncio.ensure_future(app(scope, replay, send))
+    work = asyncio.ensure_future(app(scope, body, replay, send))
     leaving = asyncio.ensure_future(watch())
     try:
         await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)

@@ -1,12 +1,12 @@
 """Texts that wait for a pass: which ones share the next pass, and how long a new one would wait.
 
 There is no timer. When the model is free, the next pass takes what waits, oldest first, up to a
-number of tokens. The class knows nothing of processes or of HTTP.
+number of tokens; of several groups the largest. The class knows nothing of processes or of HTTP.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -15,6 +15,7 @@ NORMAL, LOW = 0, 1  # lanes: answers, and explanations, which wait until no answ
 # From here on a pass makes full use of a core, and more of them at a time are better than larger
 # ones: 16 texts of 70 tokens take as long each as 56 do.
 FULL_TOKENS = 1024
+PATIENCE_SECONDS = 1.0  # after which a text is no longer passed over for a larger group
 NEWEST = 0.3  # weight of a pass in the mean of its size
 
 
@@ -157,9 +158,11 @@ class PassQueue:
             size = self._tokens[lane] + sum(one.num_tokens for one in self._under_way)
             share = max(FULL_TOKENS, -(-size // self.num_side_by_side))
             most = min(self.max_tokens, share) if self.num_side_by_side > 1 else self.max_tokens
-            first = waiting[0]
+            first = self._first(waiting)
             chosen, others, size = [first], deque[Entry](), first.num_tokens
-            for entry in list(waiting)[1:]:
+            for entry in waiting:
+                if entry is first:
+                    continue
                 fits = size + entry.num_tokens <= most
                 shares = entry.group == first.group and not (first.alone or entry.alone)
                 if fits and shares:
@@ -172,6 +175,21 @@ class PassQueue:
             self._under_way.add(taken)
             return taken
         return None
+
+    def _first(self, waiting: Sequence[Entry]) -> Entry:
+        """The text that the next pass begins with: the oldest of the group with most tokens.
+
+        Passes of the oldest text's group would be small when many groups wait. A text that has
+        waited for long goes first all the same.
+        """
+        oldest = waiting[0]
+        if oldest.alone or self._clock() - oldest.since > PATIENCE_SECONDS:
+            return oldest
+        sizes: Counter[Hashable] = Counter()
+        for entry in waiting:
+            sizes[entry.group] += 0 if entry.alone else entry.num_tokens
+        [(group, _)] = sizes.most_common(1)  # of equals the first, which is the oldest
+        return next(entry for entry in waiting if entry.group == group and not entry.alone)
 
     def finished(self, taken: Pass, seconds: float) -> None:
         """A pass ended after this many seconds. Later predictions follow it."""

@@ -4,7 +4,7 @@ transformers loads a tokenizer only together with torch, which takes 230 MB. So 
 loads it before the model, and sends what the package `tokenizers` needs to do the same work.
 """
 
-from functools import lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import AddedToken, Tokenizer
@@ -43,7 +43,6 @@ class BareTokenizer:
         self.eos_token_id = eos_token_id
         self.backend_tokenizer = _without_limits(backend)
         self.backend_tokenizer.encode_special_tokens = True
-        self._encode_special = lru_cache(maxsize=8)(self._with_special_tokens)
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
@@ -65,16 +64,16 @@ class BareTokenizer:
                 [text], add_special_tokens=add_special_tokens
             )
         else:
-            encoding = self._encode_special(text, add_special_tokens)
+            encoding = self._reader.encode(text, add_special_tokens=add_special_tokens)
         result: dict[str, Any] = {"input_ids": encoding.ids}
         if return_offsets_mapping:
             result["offset_mapping"] = encoding.offsets
         return result
 
-    def _with_special_tokens(self, text: str, add_special_tokens: bool) -> Any:
-        """The encoding of one of the few texts that may hold special tokens."""
-        reader = _without_limits(self.backend_tokenizer.to_str())
-        return reader.encode(text, add_special_tokens=add_special_tokens)
+    @cached_property
+    def _reader(self) -> Tokenizer:
+        """For the few texts that may hold special tokens; made when there is one."""
+        return _without_limits(self.backend_tokenizer.to_str())
 
 
 def _without_limits(backend: str) -> Tokenizer:
