@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from servers import weakened
 
-from sentilora import Classifier, shipped_adapter
+from sentilora import Classifier, embedded_base, shipped_adapter
 from sentilora.errors import DataError, UsageError
 from sentilora.scoring.answers import at_temperature
 from sentilora.serving.queue import Entry
@@ -118,6 +118,16 @@ def test_an_adapter_that_does_not_answer_as_trained_is_refused(classifier, tmp_p
     with pytest.raises(DataError, match="does not answer as it was trained"):
         with_worker([("a1", shipped_adapter()), ("a2", tampered)], None)
     assert "probes.json" not in capfd.readouterr().err
+
+
+def test_a_base_in_place_of_the_named_one_holds_for_every_adapter(monkeypatch):
+    """The second adapter was refused as one of another base."""
+
+    async def check(worker):
+        await worker.add("a2", shipped_adapter())
+
+    monkeypatch.setitem(OPTIONS, "base", str(embedded_base()))
+    with_worker([("a1", shipped_adapter())], check)
 
 
 def test_an_adapter_without_probes_is_served_with_a_warning(other_folder, capfd):

@@ -24,7 +24,7 @@ from sentilora.template import TEXT
 
 # A refused client that comes back at once takes the time that the model needs: at 256 of them a
 # prototype's answers fell from 160 a second to 0. Held back, they fell to 140.
-HOLD_SECONDS, REFUSALS_PER_SECOND = 0.2, 200  # a refusal at once is asked again at once
+HOLD_SECONDS, REFUSALS_PER_SECOND = 0.2, 100  # a refusal at once is asked again at once
 LONG_TEXT = 20_000  # characters, from which a text is tokenized beside the event loop
 RETRY_SECONDS = 5.0
 

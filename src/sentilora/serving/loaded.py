@@ -56,6 +56,9 @@ class LoadedModels:
         self.classifier = Classifier.load(folder, **options)  # raises if probes disagree
         _warn_if_unchecked(folder, self.classifier.agreement)
         self._names = {key: "default"}  # PEFT's names of the adapters
+        own = folder.classifier
+        # Of the base as it was loaded, and as the first adapter names it, which may differ.
+        self._base_names = {self.classifier.reference.name, *([own.base.name] if own else [])}
         self._models: dict[str, Scoring] = {key: self.classifier}
         self._questions: OrderedDict[tuple[tuple[int, ...], ...], LabelScorer] = OrderedDict()
         self._active = key
@@ -99,7 +102,9 @@ class LoadedModels:
         record = folder.classifier
         base = self.classifier.base
         name = self.classifier.reference.name
-        if record is None or not may_stand_for(record.base.name, name):
+        if record is None or not any(
+            may_stand_for(record.base.name, one) for one in self._base_names
+        ):
             problem = "has no classifier.json" if record is None else "belongs to another base"
             raise UsageError(
                 f"the adapter in {quoted(path)} {problem}",
