@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationError
 
+from sentilora.disk import write_atomically
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import (
     DEFAULT_PRESET,
@@ -109,7 +110,7 @@ class Config(Section):
         tree = self.model_dump(mode="json")
         # Multi-line strings are easier to read, but they lose a carriage return.
         text = tomli_w.dumps(tree, multiline_strings="\\r" not in json.dumps(tree))
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
 
 
 def load_config(

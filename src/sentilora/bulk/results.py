@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.units import Unit
-from sentilora.data.output import Encoding, encode_table, write_encoded, write_pieces, written_aside
+from sentilora.data.output import Encoding, encode_table, write_encoded, write_pieces
+from sentilora.disk import written_aside
 from sentilora.errors import SentiloraError
 from sentilora.scoring.answers import Prediction
 from sentilora.wording import counted, quoted

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.data.text import Item
+from sentilora.disk import write_atomically
 from sentilora.errors import first_line
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
@@ -65,7 +66,7 @@ def write_model_card(
         folder_in_shell=shlex.quote(result.output_dir),
         folder_in_python=_in_python(result.output_dir),
     )
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    write_atomically(folder / "README.md", str(card))
 
 
 def examples_of(folder: Path, columns: Sequence[str]) -> list[Item]:
