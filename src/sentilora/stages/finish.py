@@ -72,7 +72,6 @@ def finish(
     )
     with written_aside(folder / PROBABILITIES_FILE) as partial, partial.open("wb") as file:
         np.save(file, probabilities)
-    result.save(folder)
     training_curve(trainer.state.log_history, folder / CURVE_FILE)
     write_model_card(
         folder,
@@ -82,6 +81,7 @@ def finish(
         source=config.data.train,
         num_rows={"train": len(rows), "evaluation": len(evaluation)},
     )
+    result.save(folder)  # last: with it the run is finished, and is not resumed
 
 
 def remedies_of(
