@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever ends the job that writes them.
+"""Files written whole or not at all, whatever ends the job; and read as if a stranger wrote them.
 
 with written_aside(path) as partial:
     partial.write_text(text)
@@ -61,3 +61,20 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# --- of strangers --------------------------------------------------------------------------------
+
+
+def read_limited(path: Path, max_bytes: int) -> str:
+    """The text of a file. Raises `ValueError`, and reads nothing, if the file is larger."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        most = f"{max_bytes / 2**20:,.0f} MiB"
+        raise ValueError(f"it has {size / 2**20:,.0f} MiB, and {most} is the most")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is that of a file in the folder at hand, not a path that leads elsewhere."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")

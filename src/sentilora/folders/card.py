@@ -87,8 +87,16 @@ def examples_of(folder: Path, columns: Sequence[str]) -> list[Item]:
     widget = metadata.get("widget")
     items = [item for item in widget if isinstance(item, dict)] if isinstance(widget, list) else []
     names = (TEXT, *columns)
-    records = [{name: str(item.get(name) or "") for name in names} for item in items]
+    records = [
+        {name: str(item.get(name) or "") if _is_scalar(item.get(name)) else "" for name in names}
+        for item in items
+    ]
     return [record if columns else record[TEXT] for record in records if record[TEXT].strip()]
+
+
+def _is_scalar(value: object) -> bool:
+    """Whether a value is short as a string: YAML can hold lists of lists of the same list."""
+    return isinstance(value, str | int | float)
 
 
 def _in_python(name: str) -> str:

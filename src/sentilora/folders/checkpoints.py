@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from sentilora.disk import flush
-from sentilora.errors import DataError, UsageError
+from sentilora.disk import flush, is_plain_name
+from sentilora.errors import DataError, UsageError, first_line
 from sentilora.folders.records import Record
 from sentilora.progress import is_main_process, num_processes, say
 from sentilora.wording import quoted
@@ -44,9 +44,11 @@ class Checksums(Record):
     sha256: dict[str, str]
 
     @model_validator(mode="after")
-    def _has_weights(self) -> Self:
+    def _names_files(self) -> Self:
         if WEIGHTS_FILE not in self.sha256:
             raise ValueError(f"it has no {WEIGHTS_FILE!r}")
+        if others := [name for name in self.sha256 if not is_plain_name(name)]:
+            raise ValueError(f"{others[0]!r:.60} is not the name of a file in its folder")
         return self
 
 
@@ -249,8 +251,19 @@ def _require_same_processes(checkpoint: Path) -> None:
 
 def _evaluations(checkpoint: Path) -> tuple[Any, int]:
     """The step of the best evaluation, and the number of evaluations since, for early stopping."""
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") or {"attributes": {}}
-    return state.get("best_global_step"), int(
-        stopping["attributes"].get("early_stopping_patience_counter", 0)
-    )
+    path = checkpoint / STATE_FILE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") or {"attributes": {}}
+        count = int(stopping["attributes"].get("early_stopping_patience_counter", 0))
+        best = state.get("best_global_step")
+        if not isinstance(best, int | None):
+            raise ValueError(f"best_global_step is {best!r:.60}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{quoted(path)} is not what transformers writes: {first_line(error)}",
+            setting="output_dir",
+            seen=str(path),
+            remedy=f"remove {quoted(checkpoint)} and continue with `resume`",
+        ) from error
+    return best, count

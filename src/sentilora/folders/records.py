@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sentilora.disk import write_atomically
+from sentilora.disk import read_limited, write_atomically
 from sentilora.errors import DataError
 from sentilora.wording import quoted
 
@@ -20,12 +20,13 @@ class Record(BaseModel):
     model_config = ConfigDict(**STRICT, frozen=True)
     FILE: ClassVar[str]
     REMEDY: ClassVar[str]
+    MAX_BYTES: ClassVar[int] = 2**24  # a hundred times what any of them takes
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The record in a folder. Raises `DataError` when it is missing or damaged."""
         try:
-            return cls.model_validate_json((folder / cls.FILE).read_text(encoding="utf-8-sig"))
+            return cls.model_validate_json(read_limited(folder / cls.FILE, cls.MAX_BYTES))
         except FileNotFoundError as error:
             path = folder / cls.FILE
             raise DataError(
