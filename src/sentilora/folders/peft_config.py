@@ -78,7 +78,7 @@ def _require_harmless(path: Path, config: dict[str, Any]) -> None:
         fault = "has a megatron_config, for which PEFT imports a module that the file names"
     elif config.get("layer_replication") is not None:
         fault = "has a layer_replication, which is not supported"
-    elif slow := [pattern for pattern in _patterns(config) if _may_hang(pattern)]:
+    elif slow := [pattern for pattern in _patterns(config) if may_hang(pattern)]:
         fault = f"has a regular expression that may never end: {slow[0]!r:.60}"
     if fault:
         raise DataError(
@@ -98,7 +98,7 @@ def _patterns(config: dict[str, Any]) -> Iterator[str]:
             yield from (pattern for pattern in values if isinstance(pattern, str))
 
 
-def _may_hang(pattern: str) -> bool:
+def may_hang(pattern: str) -> bool:
     """Whether a regular expression has nested or many repetitions without bounds."""
     try:
         num_repeats, is_nested = _repeats(re._parser.parse(pattern))  # type: ignore[attr-defined]
