@@ -394,6 +394,7 @@ def kill_again_and_again(job: Job, place: Path, kills: int, moments: random.Rand
         survived.update(one_round(job, folder, lengths, most, moments, loss))
         job.complete(folder, whole)
         shutil.rmtree(folder)
+        print(f"  {job.name}: {survived.total()} of {kills}", file=sys.stderr, flush=True)
     where = ", ".join(f"{phase} {count}" for phase, count in sorted(survived.items()))
     print(f"{job.name}: {survived.total()} kills survived in {rounds} runs ({where})", flush=True)
     if loss.lost:
