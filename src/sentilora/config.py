@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationError
 
+from sentilora.disk import write_atomically
 from sentilora.errors import DataError, UsageError
 from sentilora.presets import (
     DEFAULT_PRESET,
@@ -109,7 +110,7 @@ class Config(Section):
         tree = self.model_dump(mode="json")
         # Multi-line strings are easier to read, but they lose a carriage return.
         text = tomli_w.dumps(tree, multiline_strings="\\r" not in json.dumps(tree))
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
 
 
 def load_config(
@@ -191,7 +192,7 @@ def parse_override(item: str) -> tuple[str, Any]:
         )
     try:
         table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         table = {}
     # A text of several lines can happen to be TOML with several keys.
     return key.strip(), table["value"] if list(table) == ["value"] else text
@@ -236,7 +237,7 @@ def _read_toml(path: Path, kind: type[UsageError] | type[DataError]) -> dict[str
         raise kind(
             f"there is no configuration file {quoted(path)}", setting="config", seen=str(path)
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise kind(
             f"cannot read the configuration {quoted(path)}: {reason}",

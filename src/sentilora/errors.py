@@ -11,6 +11,9 @@ what is wrong, what was seen, what to do. It names a keyword of a library functi
 command line shows the option of that name in its place.
 """
 
+import errno
+import os
+import re
 from typing import Any
 
 
@@ -73,3 +76,27 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or "DefaultCPUAllocator" in str(error)
     )
+
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# Of torch.save, whose errors name neither file nor reason.
+_INCOMPLETE = ("PytorchStreamWriter", "unexpected pos", "iostream error")
+
+
+def write_failure(error: BaseException) -> str | None:
+    """Why a file could not be written, if that is what another package's error is about.
+
+    safetensors, tokenizers and torch raise errors of their own for a full disk, without a common
+    class; the reason may be in the error that came before.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        rust = re.search(r"\(os error (\d+)\)", text)  # of safetensors and tokenizers
+        number = int(rust[1]) if rust else cause.errno if isinstance(cause, OSError) else None
+        if number in _CANNOT_WRITE or (number and "while serializing" in text):
+            return os.strerror(number)
+        if any(part in text for part in _INCOMPLETE):
+            return "a file could not be completed; the disk may be full"
+        cause = cause.__cause__ or cause.__context__
+    return None

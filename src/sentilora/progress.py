@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+from sentilora.wording import printable
+
 LINE_EVERY_SECONDS = 30.0
 _shows_details = False
 _is_silent = False
@@ -31,7 +33,7 @@ def num_processes() -> int:
 def say(text: str) -> None:
     """Print a notice on stderr, once for all processes."""
     if is_main_process() and not _is_silent:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def say_once(text: str) -> None:

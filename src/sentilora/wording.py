@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 MAX_LISTED = 10  # names in a line
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun: "1 row", "2,000 rows"."""
@@ -58,6 +60,11 @@ def quoted(name: object) -> str:
     text = str(name)
     is_clear = text and text.isprintable() and not re.search(r"[\s'\"`]", text)
     return text if is_clear else repr(text)
+
+
+def printable(text: str) -> str:
+    """A text without characters that control a terminal or the direction of writing: escaped."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def listed(names: Iterable[object]) -> str:

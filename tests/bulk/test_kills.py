@@ -10,6 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import failed, run
+
+from sentilora.bulk import scoring, units
 
 HERE = Path(__file__).parent
 WORDS = ["good", "dull", "long", "a film", "actors", "never", "lovely"]
@@ -61,6 +64,29 @@ def test_a_job_killed_at_any_moment_ends_as_one_that_was_not(toy_run, tmp_path, 
     assert len(found) == (102 if output == "out/" else 1)
     begun = Counter((tmp_path / "log-killed").read_text().split())
     assert len(begun) == 100 and begun.total() <= 100 + num_kills, f"seed {seed}"
+
+
+def test_a_job_killed_while_it_removes_its_units_is_complete(toy_run, tmp_path, monkeypatch):
+    """From bench/kills.py: labeled.csv was whole, and the same command said that it exists."""
+    source, output = tmp_path / "in.jsonl", tmp_path / "labeled.csv"
+    write_rows(source, 24, 5)
+    ask = ["predict", "--input", source, "--adapter", toy_run, "--output", output]
+
+    def clear(folder):
+        (folder / "part-00001-of-00003.arrow").unlink()
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(units.ROWS_PER_UNIT, "cpu", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "_clear", clear)
+        with pytest.raises(ZeroDivisionError):
+            run(*ask)
+    content = output.read_bytes()
+    code, _, stderr = run(*ask)
+    assert code == 0 and "3 of 3 units done before" in stderr, stderr
+    assert output.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "labeled.csv"]
+    failed(2, "labeled.csv exists", *ask)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from commands import failed, run
 
 from sentilora.errors import DataError, UsageError
-from sentilora.folders.checkpoints import last_checkpoint, seal
+from sentilora.folders.checkpoints import faults_of, last_checkpoint, seal
 
 FEW = [
     "training.max_steps=6", "training.eval_steps=2", "training.save_steps=2",
@@ -217,6 +217,57 @@ def test_a_checkpoint_that_was_being_saved_is_not_used(whole_run, tmp_path, caps
     shutil.copy(folder / "checkpoint-4/adapter_model.safetensors", folder / "checkpoint-5")
     assert last_checkpoint(folder, 6, 0) == folder / "checkpoint-4"
     assert "checkpoint-5/trainer_state.json is missing" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_was_being_saved_aside_is_named(whole_run, tmp_path):
+    """transformers #35782: killed while it was written. The next one saved takes its place."""
+    whole, asked = whole_run
+    folder = unfinished(whole, tmp_path / "run")
+    shutil.copytree(folder / "checkpoint-4", folder / "unfinished-checkpoint" / "checkpoint-5")
+    code, _, stderr = run(*asked, folder, "--resume")
+    assert code == 0, stderr
+    assert f"{folder / 'unfinished-checkpoint'} is incomplete: the run ended while" in stderr
+    assert not (folder / "unfinished-checkpoint").exists()
+    name = "checkpoint-6/adapter_model.safetensors"
+    assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_checkpoint_has_its_name_only_when_it_is_complete(whole_run, tmp_path, monkeypatch):
+    """transformers #35782: its folder was there from the first byte on."""
+    from sentilora.training import trainer
+
+    folder, seen = tmp_path / "run", []
+
+    def publish(saved, run, step):
+        seen.append((sorted(p.name for p in run.glob("*checkpoint*")), faults_of(saved)))
+        publish_as_always(saved, run, step)
+        assert not faults_of(run / f"checkpoint-{step}")
+
+    publish_as_always = trainer.publish
+    monkeypatch.setattr(trainer, "publish", publish)
+    assert run(*whole_run[1], folder)[0] == 0
+    names = [names for names, _ in seen]
+    before = ["checkpoint-2", "checkpoint-4"]
+    aside = ["unfinished-checkpoint"]
+    assert names == [aside, [*before[:1], *aside], [*before, *aside]]
+    assert all("checksums.json is missing" in faults[0] for _, faults in seen)
+    state = json.loads((folder / "checkpoint-6/trainer_state.json").read_text())
+    best = f"checkpoint-{state['best_global_step']}"
+    assert state["best_model_checkpoint"] == str(folder / best)
+
+
+def test_a_run_is_finished_when_all_its_files_are_there(whole_run, tmp_path, monkeypatch):
+    """From bench/kills.py: killed before its card, a run was finished and could not be resumed."""
+    _, asked = whole_run
+    with monkeypatch.context() as patch:
+        patch.setattr("sentilora.stages.finish.write_model_card", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(*asked, tmp_path / "run")
+    assert not (tmp_path / "run" / "train_results.json").exists()
+    code, _, stderr = run(*asked, tmp_path / "run", "--resume")
+    assert code == 0, stderr
+    for name in ("README.md", "train_results.json", "training_curve.png"):
+        assert (tmp_path / "run" / name).is_file()
 
 
 def test_a_checkpoint_under_another_step_is_not_used(whole_run, tmp_path, capsys):

@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from sentilora.data.rows import Rows
+from sentilora.disk import write_atomically
 from sentilora.errors import DataError
 from sentilora.folders.checkpoints import (
     checkpoint_folder,
@@ -15,7 +16,6 @@ from sentilora.folders.checkpoints import (
     last_checkpoint,
     run_of,
 )
-from sentilora.folders.records import write_atomically
 from sentilora.folders.run_folder import DataRecord, SplitRecord, TrainingResult, require_same_rows
 from sentilora.metrics import Metrics
 

@@ -37,7 +37,7 @@ from sentilora import Classifier
 from sentilora.engine.sizes import nf4_bytes
 from sentilora.engine.structure import shape_of
 from sentilora.errors import DataError, UsageError
-from sentilora.folders.adapter_folder import UNQUANTIZED_KINDS
+from sentilora.folders.peft_config import UNQUANTIZED_KINDS
 from sentilora.models.adapters import attach_adapter
 from sentilora.models.bases import load_structure
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from sentilora.data.output import written_aside
+from sentilora.disk import written_aside
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import Calibration

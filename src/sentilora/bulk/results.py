@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.units import Unit
-from sentilora.data.output import Encoding, encode_table, write_encoded, write_pieces, written_aside
+from sentilora.data.output import Encoding, encode_table, write_encoded, write_pieces
+from sentilora.disk import written_aside
 from sentilora.errors import SentiloraError
 from sentilora.scoring.answers import Prediction
 from sentilora.wording import counted, quoted
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _STREAM = ".arrow"
+JOINED = ".joined"  # in the folder of the units, once the file that is made of them is complete
 
 
 class Reject(NamedTuple):
@@ -119,6 +121,15 @@ class Results:
         first = next(pieces)
         if self.whole is not None:
             write_pieces(first.schema, _with_first(first, pieces), self.whole)
+
+    def note_joined(self) -> None:
+        """Record that the whole file is complete, before the first unit is removed."""
+        (self.folder / JOINED).touch()
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether one file was made of the units, of which some may have been removed since."""
+        return self.whole is not None and self.whole.exists() and (self.folder / JOINED).exists()
 
     def _piece(self, unit: Unit, has_reasons: bool) -> "pa.Table":
         """The rows of a unit as the whole file holds them."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sentilora.bulk.answers import classify_rows, predictions_of
 from sentilora.bulk.manifest import Manifest, computation_of
-from sentilora.bulk.results import Results
+from sentilora.bulk.results import JOINED, Results
 from sentilora.bulk.units import Share, Unit, rows_of, units_of
 from sentilora.data.rows import row_place
 from sentilora.data.streams import Stream
@@ -59,7 +59,9 @@ def score_input(
         recorded = recorded_manifest(results.folder)
         if recorded is not None:
             recorded.require_same(job.manifest, results.folder)
-        pending = [unit for unit in mine if not results.is_done(unit)]
+        # Of a job that was killed while it removed its units, the file itself is complete.
+        is_over = results.is_joined and not keep
+        pending = [unit for unit in mine if not (is_over or results.is_done(unit))]
         if len(pending) < len(mine):
             say(f"{len(mine) - len(pending):,} of {counted(len(mine), 'unit')} done before")
         if pending:
@@ -70,6 +72,7 @@ def score_input(
         predictions = _kept(job, units) if keep else []
         if results.whole is not None and not results.whole.exists():
             results.join(units)
+            results.note_joined()
         _report(job, mine, share)
         if results.whole is not None:
             _clear(results.folder)
@@ -220,6 +223,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _clear(folder: Path) -> None:
     """Remove the files in a folder, the manifest last: without it the others are no units."""
-    for path in sorted(contents(folder), key=lambda path: path.name == Manifest.FILE):
+    last = {JOINED: 1, Manifest.FILE: 2}
+    for path in sorted(contents(folder), key=lambda path: last.get(path.name, 0)):
         if path.is_file():
             path.unlink()

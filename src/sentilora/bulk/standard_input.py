@@ -71,5 +71,5 @@ def _copy(source: IO[bytes], file: IO[bytes], text_column: str) -> None:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line.decode("utf-8-sig")), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

@@ -23,7 +23,7 @@ from sentilora.cli.options import fail
 from sentilora.cli.predict import predict
 from sentilora.cli.serve import serve
 from sentilora.cli.train import train
-from sentilora.errors import SentiloraError, is_out_of_memory
+from sentilora.errors import SentiloraError, is_out_of_memory, write_failure
 from sentilora.progress import notices_once, show_details
 
 
@@ -41,16 +41,18 @@ class Verbs(TyperGroup):
             fail(str(error), error.exit_code, kind)
         except KeyboardInterrupt:
             fail("interrupted", 130)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            fail("out of memory; lower --batch-size, or prompt.max_length when training", 1)
         except BrokenPipeError:
             # The reader closed the pipe, as `head` does: nothing to report, and nobody to read it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None  # 128 + SIGPIPE, as in a shell
         except OSError as error:
             fail(f"cannot read or write: {error}", 1)
+        except Exception as error:
+            if is_out_of_memory(error):
+                fail("out of memory; lower --batch-size, or prompt.max_length when training", 1)
+            if reason := write_failure(error):
+                fail(f"cannot write: {reason}", 1)
+            raise
 
 
 app = typer.Typer(

@@ -21,8 +21,8 @@ from sentilora.cli.options import (
     quiet,
     with_runtime_options,
 )
+from sentilora.disk import write_atomically
 from sentilora.errors import SentiloraError, UsageError
-from sentilora.folders.records import write_atomically
 from sentilora.wording import quoted
 
 Base = Annotated[

@@ -17,7 +17,7 @@ from sentilora.models.device import spin_briefly
 from sentilora.presets import DEFAULT_PRESET, preset_names
 from sentilora.progress import is_main_process, say
 from sentilora.shipped import EMBEDDED
-from sentilora.wording import quoted
+from sentilora.wording import printable, quoted
 
 if TYPE_CHECKING:
     from sentilora.config import Config
@@ -158,7 +158,7 @@ def fail(message: str, exit_code: int, kind: str = "error: ") -> NoReturn:
     """Print the message as one line on stderr and exit. kind: text before it."""
     if not is_main_process():  # the error may concern this process alone
         kind = f"process {os.environ['RANK']}: {kind}"
-    print(f"{kind}{in_options(' '.join(message.split()))}", file=sys.stderr)
+    print(f"{kind}{in_options(printable(' '.join(message.split())))}", file=sys.stderr)
     raise SystemExit(exit_code) from None
 
 

@@ -20,7 +20,7 @@ def stored_names(table: "pa.Table", column: str) -> tuple[str, ...] | None:
     try:
         features = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[column]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None
     if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
         return None
@@ -36,7 +36,7 @@ def features_beside(folder: Path) -> dict[str, Any] | None:
     if _mentions(info, "ClassLabel"):
         try:
             features = json.loads(info.read_text(encoding="utf-8-sig"))["features"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{quoted(info)} is damaged: {first_line(error)}",
                 seen=str(info),

@@ -6,7 +6,6 @@ write_encoded(columns, path)               # the file appears whole or not at al
 
 import gzip
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from sentilora.data.delimited import write_delimited
 from sentilora.data.json_tables import json_text, write_json
 from sentilora.data.tables import packing_of, python_values, suffix_of
-from sentilora.errors import DataError, SentiloraError, first_line
-from sentilora.wording import quoted
+from sentilora.disk import written_aside
+from sentilora.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,36 +160,6 @@ def write_pieces(schema: "pa.Schema", tables: "Iterable[pa.Table]", path: Path) 
         else:
             with _open_text(partial, packing_of(path)) as file:
                 _write_text(file, schema.names, tables, suffix_of(path))
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path to write to within a `with` block; at its end the file is on the disk as `path`.
-
-    Nothing stays of a file that cannot be completed. Raises `SentiloraError` when it cannot be
-    written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        try:
-            yield partial
-            _flush(partial)
-            partial.replace(path)
-            if os.name == "posix":  # elsewhere a folder cannot be opened
-                _flush(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise SentiloraError(f"cannot write {quoted(path)}: {error}", seen=str(path)) from error
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _open_text(path: Path, packing: str) -> TextIO:

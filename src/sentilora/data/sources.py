@@ -27,6 +27,7 @@ from sentilora.data.layouts import is_saved, paths_of_split, read_class_folders
 from sentilora.data.memory import InMemory, require_passed
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.tables import SUFFIXES, concatenated, python_values, read_file
+from sentilora.disk import is_plain_name
 from sentilora.errors import DataError, first_line
 from sentilora.hub import looks_like_hub_id, require_hub
 from sentilora.shipped import EMBEDDED, reviews_path
@@ -222,6 +223,10 @@ def _read_saved(folder: Path) -> "pa.Table":
     from sentilora.data.memory import table_of
 
     try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        for file in state["_data_files"]:
+            if not is_plain_name(file["filename"]):
+                raise ValueError(f"{file['filename']!r:.60} is not in its folder")
         return table_of(datasets.load_from_disk(str(folder)))
     except Exception as error:
         # datasets raises a dozen unrelated types here; the user needs the message of each.

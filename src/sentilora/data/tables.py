@@ -7,6 +7,8 @@ can be written with everything else it holds.
 import gzip
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ OUTPUT_SUFFIXES = (
 )
 SUFFIXES = (*OUTPUT_SUFFIXES, ".xlsx")
 _ROWS_AT_ONCE = 8192
+# Text packs to a tenth of its size; a file of zeros to a thousandth, and it would fill the memory.
+_MAX_UNPACKED, _MAX_RATIO = 2**26, 200
 
 
 def suffix_of(path: Path) -> str:
@@ -139,7 +143,7 @@ def readable_file(path: Path) -> Iterator[None]:
             seen=str(path),
             remedy="save it as UTF-8",
         ) from error
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -155,14 +159,56 @@ def open_text(path: Path, newline: str) -> TextIO:
 def _open_bytes(path: Path) -> IO[bytes]:
     match packing_of(path):
         case ".gz":
-            return cast(IO[bytes], gzip.open(path, "rb"))
+            return _unpacked(gzip.open(path, "rb"), path)
         case (
             ".zst"
         ):  # Arrow's reader goes on after a frame, and notices a file that ends within one
             import pyarrow as pa
 
-            return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
+            return _unpacked(pa.input_stream(str(path), compression="zstd"), path)
     return path.open("rb")
+
+
+def _unpacked(content: Any, path: Path) -> IO[bytes]:
+    """What a packed file holds. Reading raises `ValueError` once that is too much for its size."""
+    return cast(IO[bytes], io.BufferedReader(_Unpacked(content, path.stat().st_size)))
+
+
+class _Unpacked(io.RawIOBase):
+    """Counts what is read of a packed file. content: unpacks it. packed_size: of the file."""
+
+    def __init__(self, content: Any, packed_size: int) -> None:
+        self._content = content
+        self._most = most_unpacked(packed_size)
+        self._size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._content.read(len(buffer))
+        self._size += len(piece)
+        require_no_bomb(self._size, self._most)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        self._content.close()
+        super().close()
+
+
+def most_unpacked(packed_size: int) -> int:
+    """The most bytes that a packed file may unpack to."""
+    return max(_MAX_UNPACKED, _MAX_RATIO * packed_size)
+
+
+def require_no_bomb(size: int, most: int) -> None:
+    """Raise `ValueError` if a packed file unpacks to more bytes than text can."""
+    if size > most:
+        raise ValueError(
+            f"it unpacks to more than {most / 2**20:,.0f} MiB, {_MAX_RATIO} times its size; unpack "
+            "it yourself if that is right"
+        )
 
 
 def _read_parquet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table":
@@ -212,15 +258,17 @@ def range_index(schema: "pa.Schema", num_rows: int) -> RangeIndex | None:
         pandas = json.loads((schema.metadata or {})[b"pandas"])
         (index,) = pandas["index_columns"]
         numbers = range(index["start"], index["stop"], index["step"])
-    except (KeyError, ValueError, TypeError):
+        num_numbers, columns = len(numbers), list(pandas["columns"])
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         return None
-    if len(numbers) != num_rows or (numbers == range(num_rows) and index["name"] is None):
+    name = index.get("name")
+    if num_numbers != num_rows or (numbers == range(num_rows) and name is None):
         return None
-    name = index["name"] or "__index_level_0__"  # pandas' own name for an index without one
-    pandas["index_columns"] = [name]
+    column = str(name or "__index_level_0__")  # pandas' own name for an index without one
     integer = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
-    pandas["columns"].append({"name": index["name"], "field_name": name, **integer})
-    return RangeIndex(name, numbers, {**schema.metadata, b"pandas": json.dumps(pandas).encode()})
+    columns.append({"name": name, "field_name": column, **integer})
+    pandas |= {"index_columns": [column], "columns": columns}
+    return RangeIndex(column, numbers, {**schema.metadata, b"pandas": json.dumps(pandas).encode()})
 
 
 def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Table":
@@ -236,6 +284,9 @@ def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "p
             remedy="install openpyxl, or save the sheet as CSV",
         ) from error
     try:
+        with zipfile.ZipFile(path) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+        require_no_bomb(unpacked, most_unpacked(path.stat().st_size))
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except Exception as error:  # zipfile's, KeyError, and openpyxl's own, which share no base
         raise DataError(

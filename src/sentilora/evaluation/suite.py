@@ -128,7 +128,7 @@ def load_suite(source: str | Path = SENTIMENT_SUITE) -> Suite:
     except FileNotFoundError as error:
         remedy = "give a TOML file, or take the shipped suite with `suite`"
         raise refusal(f"there is no suite {quoted(path)}", remedy) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         remedy = "it must be a TOML file in UTF-8"
         raise refusal(f"cannot read the suite {quoted(path)}: {error}", remedy) from error
     try:

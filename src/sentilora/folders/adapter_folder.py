@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict
-
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.checkpoints import (
     WEIGHTS_FILE,
@@ -36,8 +34,8 @@ from sentilora.folders.classifier_file import (
     may_stand_for,
     require_base_keywords,
 )
+from sentilora.folders.peft_config import LORA, PeftConfig, require_usable
 from sentilora.folders.probes_file import ProbesFile
-from sentilora.folders.records import Record
 from sentilora.folders.run_folder import Divergence, TrainingResult
 from sentilora.hub import is_gguf, looks_like_hub_id
 from sentilora.progress import say
@@ -46,23 +44,6 @@ from sentilora.wording import quoted
 
 UNFINISHED = "unfinished-adapter"  # folder in a run's, until the saved adapter was scored again
 _REMEDY = "choose a folder in which training or PEFT saved an adapter"
-LORA = "LORA"
-# PEFT adapts these to unquantized layers, not to NF4's packed ones; compared with PEFT by a test.
-UNQUANTIZED_KINDS = ("BOFT", "FOURIERFT", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "OFT", "VERA")
-HEADS = {"score", "classifier", "classification_head", "qa_outputs"}
-
-
-class PeftConfig(Record):
-    """PEFT's `adapter_config.json`: a few checked fields, and all others as they are."""
-
-    model_config = ConfigDict(extra="allow")
-    FILE: ClassVar[str] = "adapter_config.json"
-    REMEDY: ClassVar[str] = "restore it (each checkpoint-N folder of the run has a copy)"
-
-    base_model_name_or_path: str | None
-    peft_type: str
-    task_type: str | None = None
-    modules_to_save: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +96,7 @@ class AdapterFolder:
         has_file = (path / ClassifierFile.FILE).is_file()
         classifier = ClassifierFile.load(path) if has_file else None
         peft = PeftConfig.load(path)
-        _require_usable(path, peft)
+        require_usable(path, peft)
         return cls(path, peft, classifier)
 
     @property
@@ -230,29 +211,6 @@ class AdapterFolder:
                 )
         say(f"starting from {quoted(self.path)}, with its LoRA settings (r={lora['r']})")
         return lora
-
-
-def _require_usable(path: Path, peft: PeftConfig) -> None:
-    """Raise an error for an adapter with a head of its own, or of a kind that is not supported."""
-    heads = sorted(HEADS & {name.rpartition(".")[2] for name in peft.modules_to_save or ()})
-    if heads or peft.task_type not in (None, "CAUSAL_LM"):
-        fault = f"a head of its own ({', '.join(heads)})" if heads else "another task"
-        raise UsageError(
-            f"the adapter in {quoted(path)} has {fault} (task_type {peft.task_type}), but labels "
-            "are scored with the head of a causal language model",
-            setting="adapter",
-            seen=str(path),
-            remedy="choose an adapter of task_type CAUSAL_LM, or train one",
-        )
-    if peft.peft_type in (LORA, *UNQUANTIZED_KINDS):
-        return
-    raise DataError(
-        f"{path / peft.FILE} has peft_type {peft.peft_type!r}, which is not supported",
-        setting="adapter",
-        seen=str(path),
-        remedy=f"choose an adapter of type {LORA}; on an unquantized base "
-        f"{', '.join(UNQUANTIZED_KINDS)} work too",
-    )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.data.text import Item
+from sentilora.disk import write_atomically
 from sentilora.errors import first_line
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import TrainingResult
@@ -65,7 +66,7 @@ def write_model_card(
         folder_in_shell=shlex.quote(result.output_dir),
         folder_in_python=_in_python(result.output_dir),
     )
-    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    write_atomically(folder / "README.md", str(card))
 
 
 def examples_of(folder: Path, columns: Sequence[str]) -> list[Item]:
@@ -86,8 +87,16 @@ def examples_of(folder: Path, columns: Sequence[str]) -> list[Item]:
     widget = metadata.get("widget")
     items = [item for item in widget if isinstance(item, dict)] if isinstance(widget, list) else []
     names = (TEXT, *columns)
-    records = [{name: str(item.get(name) or "") for name in names} for item in items]
+    records = [
+        {name: str(item.get(name) or "") if _is_scalar(item.get(name)) else "" for name in names}
+        for item in items
+    ]
     return [record if columns else record[TEXT] for record in records if record[TEXT].strip()]
+
+
+def _is_scalar(value: object) -> bool:
+    """Whether a value is short as a string: YAML can hold lists of lists of the same list."""
+    return isinstance(value, str | int | float)
 
 
 def _in_python(name: str) -> str:

@@ -1,26 +1,30 @@
 """A run's checkpoint folders: their names, what makes them complete, the one to resume from.
 
-Training writes the SHA-256 of a checkpoint's files next to them, last of all. A checkpoint without
-that file was never complete. One whose files differ from it is damaged, or holds files of another
-session; the run then resumes from the checkpoint before it.
+Training saves a checkpoint in a folder aside, writes the SHA-256 of its files next to them, and
+renames it then. A checkpoint without that file was never complete. One whose files differ from it
+is damaged, or holds files of another session; the run then resumes from the checkpoint before it.
 """
 
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from sentilora.errors import DataError, UsageError
+from sentilora.disk import flush, is_plain_name
+from sentilora.errors import DataError, UsageError, first_line
 from sentilora.folders.records import Record
 from sentilora.progress import is_main_process, num_processes, say
 from sentilora.wording import quoted
 
 PREFIX = "checkpoint-"
 DAMAGED_PREFIX = "damaged-"  # of a checkpoint's name, once a run was resumed from one before it
+UNFINISHED = "unfinished-checkpoint"  # in a run's folder, around the checkpoint that is being saved
 WEIGHTS_FILE = "adapter_model.safetensors"  # of an adapter, in a run folder and a checkpoint
 STATE_FILE = "trainer_state.json"
 # What transformers reads when a run is resumed: weights, optimizer, schedule, loss scale, RNG.
@@ -40,9 +44,11 @@ class Checksums(Record):
     sha256: dict[str, str]
 
     @model_validator(mode="after")
-    def _has_weights(self) -> Self:
+    def _names_files(self) -> Self:
         if WEIGHTS_FILE not in self.sha256:
             raise ValueError(f"it has no {WEIGHTS_FILE!r}")
+        if others := [name for name in self.sha256 if not is_plain_name(name)]:
+            raise ValueError(f"{others[0]!r:.60} is not the name of a file in its folder")
         return self
 
 
@@ -73,12 +79,39 @@ def run_of(folder: Path) -> Path:
     return folder.absolute().parent if is_checkpoint else folder
 
 
+# --- saving --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def saved_aside(run: Path) -> Iterator[Path]:
+    """An empty folder in a run's for the checkpoint that is being saved; removed at the end."""
+    folder = run / UNFINISHED
+    if is_main_process():
+        shutil.rmtree(folder, ignore_errors=True)  # of a job that was killed
+    try:
+        yield folder
+    finally:
+        if is_main_process():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(saved: Path, run: Path, step: int) -> None:
+    """Seal a checkpoint that was saved aside, and give it its name in the run's folder."""
+    seal(saved, step)
+    checkpoint = checkpoint_folder(run, step)
+    if checkpoint.is_dir():  # of a run that is resumed from a checkpoint before it
+        shutil.rmtree(checkpoint)
+    saved.rename(checkpoint)
+
+
 # --- complete or damaged -------------------------------------------------------------------------
 
 
 def seal(checkpoint: Path, step: int) -> None:
     """Write the checksums of a checkpoint, or of a finished run's adapter: it is complete then."""
     files = sorted({path for pattern in RESUMED_FILES for path in checkpoint.glob(pattern)})
+    for path in files:
+        flush(path)  # before an older checkpoint is removed
     Checksums(step=step, sha256={path.name: _digest(path) for path in files}).save(checkpoint)
 
 
@@ -144,6 +177,8 @@ def last_checkpoint(run: Path, num_steps: int, patience: int) -> Path:
     early stopping ends the run; 0 switches it off. Raises `UsageError` when another number of
     processes saved the checkpoint, `DataError` when there is none.
     """
+    if (run / UNFINISHED).is_dir():
+        say(f"{quoted(run / UNFINISHED)} is incomplete: the run ended while it was saved; left out")
     damage: dict[Path, str] = {}  # what is wrong, by checkpoint
     last: Path | None = None  # an intact one from which nothing is left to train
     for step, checkpoint in reversed(checkpoints(run).items()):
@@ -216,8 +251,19 @@ def _require_same_processes(checkpoint: Path) -> None:
 
 def _evaluations(checkpoint: Path) -> tuple[Any, int]:
     """The step of the best evaluation, and the number of evaluations since, for early stopping."""
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") or {"attributes": {}}
-    return state.get("best_global_step"), int(
-        stopping["attributes"].get("early_stopping_patience_counter", 0)
-    )
+    path = checkpoint / STATE_FILE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        stopping = state["stateful_callbacks"].get("EarlyStoppingCallback") or {"attributes": {}}
+        count = int(stopping["attributes"].get("early_stopping_patience_counter", 0))
+        best = state.get("best_global_step")
+        if not isinstance(best, int | None):
+            raise ValueError(f"best_global_step is {best!r:.60}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{quoted(path)} is not what transformers writes: {first_line(error)}",
+            setting="output_dir",
+            seen=str(path),
+            remedy=f"remove {quoted(checkpoint)} and continue with `resume`",
+        ) from error
+    return best, count

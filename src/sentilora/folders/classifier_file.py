@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from sentilora.disk import read_limited
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.records import STRICT, Record
 from sentilora.hub import is_gguf, looks_like_hub_id
@@ -138,7 +139,7 @@ class ClassifierFile(Record):
     def load(cls, folder: Path) -> Self:
         """The record in a folder. Raises `DataError` when it is damaged or has a newer format."""
         path = folder / cls.FILE
-        content = _read_object(path)
+        content = _read_object(path, cls.MAX_BYTES)
         version = content.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
@@ -168,10 +169,10 @@ class ClassifierFile(Record):
         return content
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     """The JSON object in a file, unchecked; empty if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        content = json.loads(read_limited(path, max_bytes))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -14,6 +14,7 @@ from sentilora.folders.records import STRICT, Record
 from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
+MAX_TEXTS = 1000  # each is scored when the adapter is loaded; training writes 16
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,7 +51,7 @@ class ProbesFile(Record):
     prompt_sha256: str
     tokens_sha256: str
     labels: list[str]
-    texts: Annotated[list[str | dict[str, str]], Field(min_length=1)]
+    texts: Annotated[list[str | dict[str, str]], Field(min_length=1, max_length=MAX_TEXTS)]
     log_probs: list[list[Annotated[float, Field(allow_inf_nan=False)]]]
 
     @model_validator(mode="after")

@@ -1,14 +1,13 @@
 """JSON files of runs and adapters as checked records: clear errors, atomic writes."""
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sentilora.disk import read_limited, write_atomically
 from sentilora.errors import DataError
 from sentilora.wording import quoted
 
@@ -21,12 +20,13 @@ class Record(BaseModel):
     model_config = ConfigDict(**STRICT, frozen=True)
     FILE: ClassVar[str]
     REMEDY: ClassVar[str]
+    MAX_BYTES: ClassVar[int] = 2**24  # a hundred times what any of them takes
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The record in a folder. Raises `DataError` when it is missing or damaged."""
         try:
-            return cls.model_validate_json((folder / cls.FILE).read_text(encoding="utf-8-sig"))
+            return cls.model_validate_json(read_limited(folder / cls.FILE, cls.MAX_BYTES))
         except FileNotFoundError as error:
             path = folder / cls.FILE
             raise DataError(
@@ -54,21 +54,6 @@ class Record(BaseModel):
         """Write the file. A reader sees the complete old file or the complete new one."""
         text = json.dumps(self.content(), indent=2, ensure_ascii=False)
         write_atomically(folder / self.FILE, text + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step, with the permissions of an ordinary write."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reason(error: Exception, first_field: str) -> str:

@@ -60,6 +60,7 @@ class DataRecord(Record):
 
     FILE: ClassVar[str] = "data.json"
     REMEDY: ClassVar[str] = "restore it, or remove it"
+    MAX_BYTES: ClassVar[int] = 2**31  # 69 bytes per row
 
     train: SplitRecord | None = None
     evaluation: SplitRecord | None = None
@@ -311,7 +312,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line) if line.strip() else None
-        except ValueError as error:  # not JSON, or not UTF-8
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
             if number < len(lines):
                 raise DataError(
                     f"{quoted(path)}, line {number} is damaged ({first_line(error)})",

@@ -160,7 +160,7 @@ def _loaded(
     hook = model.register_load_state_dict_post_hook(lambda _, keys: reports.append(keys))
     try:
         names = names_in_file(folder)
-        _require_finite(folder)
+        _require_weights(folder)
         with _peft_notices():
             peft_model = load()
     except Exception as error:
@@ -239,23 +239,37 @@ def names_in_file(folder: AdapterFolder) -> set[str]:
         ) from error
 
 
-def _require_finite(folder: AdapterFolder) -> None:
-    """Raise `DataError` when a weight in an adapter's file is NaN or infinite."""
+def _require_weights(folder: AdapterFolder) -> None:
+    """Raise `DataError` when a weight in an adapter's file is NaN, infinite or no floating point.
+
+    PEFT would turn integers into weights, and allocates the rank that the configuration names.
+    """
     from safetensors import safe_open
 
     weights = folder.path / folder.WEIGHTS_FILE
+    fault = ""
+    rank = 0
     with safe_open(weights, "pt") as file:
         for name in file.keys():  # noqa: SIM118 (it is no mapping)
             tensor = file.get_tensor(name)
-            if tensor.is_floating_point() and not tensor.float().isfinite().all():
-                raise DataError(
-                    f"{quoted(weights)} holds NaN or infinite weights ({name}): the run that saved "
-                    "it diverged, or the file is damaged",
-                    setting="adapter",
-                    seen=str(folder.path),
-                    remedy="use another adapter, or train again with a lower "
-                    "training.learning_rate",
-                )
+            rank = max(rank, *tensor.shape, 0)
+            if not tensor.is_floating_point():
+                fault = f"holds weights in {str(tensor.dtype)[6:]} ({name}); it is damaged"
+            elif not tensor.float().isfinite().all():
+                fault = f"holds NaN or infinite weights ({name}): the run that saved it diverged, "
+                fault += "or the file is damaged"
+            if fault:
+                break
+    asked = max(folder.peft.ranks(), default=0)
+    if not fault and asked > rank:
+        fault = f"has no weight of rank {asked:,}, for which {PeftConfig.FILE} asks"
+    if fault:
+        raise DataError(
+            f"{quoted(weights)} {fault}",
+            setting="adapter",
+            seen=str(folder.path),
+            remedy="use another adapter, or train again with a lower training.learning_rate",
+        )
 
 
 # --- the base under an adapter -------------------------------------------------------------------

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentilora.errors import SentiloraError
+from sentilora.errors import SentiloraError, write_failure
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
@@ -93,11 +93,14 @@ def store(model: "PreTrainedModel", folder: Path) -> None:
     try:
         with whole_folder(folder) as partial:
             model.save_pretrained(partial)
-    except OSError as error:
+    except Exception as error:
         if folder.is_dir():
             return  # another process was first
+        reason = error if isinstance(error, OSError) else write_failure(error)
+        if reason is None:
+            raise
         raise SentiloraError(
-            f"cannot cache the quantized base in {quoted(folder)}: {error}",
+            f"cannot cache the quantized base in {quoted(folder)}: {reason}",
             setting="base.cache_quantized",
             seen=True,
             remedy="set base.cache_quantized=false to do without the cache",

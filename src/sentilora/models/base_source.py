@@ -3,6 +3,7 @@
 resolve_base("mistralai/Mistral-7B-v0.1")     # a hub id, a folder or a GGUF file
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sentilora.disk import is_plain_name, read_limited
 from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
 from sentilora.hub import is_gguf, looks_like_hub_id, require_hub
 from sentilora.models.base_cache import converted_folder
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+MAX_INDEX_BYTES = 2**26  # a name and a file for each weight; a million weights have more
 _READERS = {"builtins", "safetensors", "struct", "tokenizers"}
 
 
@@ -64,6 +67,7 @@ def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
                 seen=name,
                 remedy=f"set {spelling.name} to a folder written by save_pretrained",
             )
+        _require_own_shards(path, name)
         return str(path)
     if path.exists() or not looks_like_hub_id(name):
         raise DataError(
@@ -74,6 +78,24 @@ def resolve_base(name: str, spelling: Spelling = SETTINGS) -> str:
         )
     require_hub(name, f"load the base from a folder: {spelling.name}=FOLDER")
     return name
+
+
+def _require_own_shards(path: Path, name: str) -> None:
+    """Raise `DataError` if the index of a model folder names files elsewhere."""
+    for index in path.glob("*.index.json"):
+        try:
+            shards = json.loads(read_limited(index, MAX_INDEX_BYTES))["weight_map"].values()
+            strays = [shard for shard in shards if not is_plain_name(shard)]
+            fault = f"names {strays[0]!r:.60}, which is not in its folder" if strays else ""
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            fault = f"is damaged: {first_line(error)}"
+        if fault:
+            raise DataError(
+                f"{quoted(index)} {fault}",
+                setting="base.name",
+                seen=name,
+                remedy="restore it, or choose another base",
+            )
 
 
 def _require_gguf(path: Path, name: str, spelling: Spelling) -> None:
@@ -225,6 +247,13 @@ def readable(name: str, spelling: Spelling) -> Iterator[None]:
         if isinstance(error, UsageError | DataError):
             raise
         text = str(error).strip()
+        if "trust_remote_code" in text:
+            raise DataError(
+                f"{quoted(name)} needs code of its own, which is never run",
+                setting="base.name",
+                seen=name,
+                remedy="choose a base of an architecture that is part of transformers",
+            ) from error
         if "attn_implementation" in text or "attention" in text.lower():
             raise UsageError(
                 f"{quoted(name)} does not support this attention ({first_line(error)})",

@@ -83,7 +83,7 @@ def load_base(
     dtype, reason = choose_dtype(runtime.compute_dtype, device, runtime.assume_capability)
     detail(f"base {quoted(name)} on {device}, computing in {str(dtype)[6:]} ({reason})")
     with readable(name, spelling):
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         require_causal(config, name)
         is_quantized = is_stored_quantized(config, name, reference.quantization, spelling)
     commit = getattr(config, "_commit_hash", None)
@@ -151,6 +151,7 @@ def _load_weights(
         result = AutoModelForCausalLM.from_pretrained(
             source,
             revision=reference.revision,
+            trust_remote_code=False,
             dtype=dtype,
             device_map={"": place_of_process(device)},
             attn_implementation=runtime.attn_implementation,
@@ -195,7 +196,7 @@ def load_structure(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with readable(name, SETTINGS):
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         require_causal(config, name)
         is_quantized = is_stored_quantized(config, name, quantization, SETTINGS)
         if is_quantized:
@@ -226,4 +227,4 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     with readable(name, spelling):
-        return AutoTokenizer.from_pretrained(source, revision=revision)
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)

@@ -10,7 +10,7 @@ of the blocks are stored in float16 too.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.errors import SentiloraError
+from sentilora.errors import SentiloraError, write_failure
 from sentilora.hub import is_gguf
 from sentilora.models.base_cache import converted_folder, whole_folder
 from sentilora.models.base_source import (
@@ -65,9 +65,12 @@ def _convert_once(file: Path, folder: Path, name: str, spelling: Spelling) -> No
             with whole_folder(folder) as partial:
                 model.save_pretrained(partial)
                 tokenizer.save_pretrained(partial)
-    except OSError as error:
+    except Exception as error:
+        reason = error if isinstance(error, OSError) else write_failure(error)
+        if reason is None:
+            raise
         raise SentiloraError(
-            f"cannot write {quoted(name)}, converted, to {quoted(folder)}: {error}",
+            f"cannot write {quoted(name)}, converted, to {quoted(folder)}: {reason}",
             setting="base.name",
             seen=name,
             remedy="set HF_HOME to a folder with room for it",
@@ -86,7 +89,11 @@ def read_gguf(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(file.parent),
+        "gguf_file": file.name,
+        "trust_remote_code": False,
+    }
     result: Any = None  # transformers declares the type without the information
     with readable(name, spelling), without_loading_report():
         require_causal(AutoConfig.from_pretrained(**where), name)

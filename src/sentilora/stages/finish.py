@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sentilora.config import Config
 from sentilora.data.inference import look_like_ids
 from sentilora.data.rows import Rows
+from sentilora.disk import written_aside
 from sentilora.folders.adapter_folder import new_adapter
 from sentilora.folders.card import write_model_card
 from sentilora.folders.checkpoints import seal
@@ -69,8 +70,8 @@ def finish(
         chosen=choices.settings,
         learning_rates=choices.learning_rates,
     )
-    np.save(folder / PROBABILITIES_FILE, probabilities)
-    result.save(folder)
+    with written_aside(folder / PROBABILITIES_FILE) as partial, partial.open("wb") as file:
+        np.save(file, probabilities)
     training_curve(trainer.state.log_history, folder / CURVE_FILE)
     write_model_card(
         folder,
@@ -80,6 +81,7 @@ def finish(
         source=config.data.train,
         num_rows={"train": len(rows), "evaluation": len(evaluation)},
     )
+    result.save(folder)  # last: with it the run is finished, and is not resumed
 
 
 def remedies_of(

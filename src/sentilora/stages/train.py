@@ -309,9 +309,9 @@ def callbacks_of(config: Config) -> "list[object]":
     """The callbacks of a run, in the order in which Trainer calls them."""
     from transformers import EarlyStoppingCallback
 
-    from sentilora.training.callbacks import Report, SaveBest, SealCheckpoint, StopOnInterrupt
+    from sentilora.training.callbacks import Report, SaveBest, StopOnInterrupt
 
-    callbacks = [SaveBest(), SealCheckpoint(), Report(Path(config.output_dir)), StopOnInterrupt()]
+    callbacks = [SaveBest(), Report(Path(config.output_dir)), StopOnInterrupt()]
     patience = config.training.early_stopping_patience
     return [*callbacks, EarlyStoppingCallback(patience)] if patience else list(callbacks)
 

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sentilora.folders.checkpoints import checkpoint_folder, seal
+from sentilora.disk import write_atomically
+from sentilora.folders.checkpoints import checkpoint_folder
 from sentilora.folders.run_folder import METRICS_FILE
 from sentilora.progress import Progress, is_main_process
 from sentilora.training.divergence import diverged
-from sentilora.training.processes import any_process, several_processes, wait_for_all
+from sentilora.training.processes import any_process, several_processes
 
 # Under a launcher one press of Ctrl-C arrives twice: from the terminal and from the launcher.
 SAME_PRESS_SECONDS = 5.0
@@ -51,19 +52,6 @@ class SaveBest(TrainerCallback):
     ) -> None:
         if state.best_metric is None or kwargs["metrics"]["eval_log_loss"] < state.best_metric:
             control.should_save = True
-
-
-class SealCheckpoint(TrainerCallback):
-    """Writes the checksums of each checkpoint once every process has saved its part."""
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        wait_for_all()
-        checkpoint = checkpoint_folder(Path(str(args.output_dir)), state.global_step)
-        if is_main_process() and checkpoint.is_dir():  # unless it is in excess of the limit
-            seal(checkpoint, state.global_step)
-        wait_for_all()  # the end of the run reads them
 
 
 class StopOnNaN(TrainerCallback):
@@ -175,7 +163,7 @@ class Report(TrainerCallback):
         if is_main_process():
             # Rewritten from the history that checkpoints store: resuming duplicates no line.
             lines = [json.dumps(entry) + "\n" for entry in state.log_history]
-            self.path.write_text("".join(lines), encoding="utf-8")
+            write_atomically(self.path, "".join(lines))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

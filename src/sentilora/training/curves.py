@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentilora.disk import written_aside
 from sentilora.metrics import Metrics
 from sentilora.wording import counted
 
@@ -42,7 +43,8 @@ def training_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     names = [str(handle.get_label()) for handle in handles]
     figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small")
     left.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    with written_aside(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
 
 
 def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
@@ -94,4 +96,5 @@ def learning_curve(results: Mapping[int, Metrics], path: Path) -> None:
         fontsize="small",
     )
     left.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    with written_aside(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sentilora.errors import DataError, SentiloraError, UsageError, first_line, is_out_of_memory
+from sentilora.errors import (
+    DataError,
+    SentiloraError,
+    UsageError,
+    first_line,
+    is_out_of_memory,
+    write_failure,
+)
 from sentilora.folders.run_folder import Divergence
 from sentilora.progress import is_main_process
 from sentilora.wording import quoted
@@ -34,7 +41,7 @@ def training_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _write_error(folder, error) from error
+        raise _write_error(folder, str(error)) from error
     except NotImplementedError as error:
         raise UsageError(
             f"this device does not support an operation of this run ({first_line(error)})",
@@ -50,17 +57,16 @@ def training_errors(folder: Path) -> Iterator[None]:
                 "training.gradient_accumulation_steps by the same factor), set "
                 "training.gradient_checkpointing=true, or lower prompt.max_length",
             ) from error
-        # A full disk: safetensors raises its own error, torch.save a RuntimeError.
-        if type(error).__name__ != "SafetensorError" and "PytorchStreamWriter" not in str(error):
-            raise
-        if "deserializing" in str(error):
+        if reason := write_failure(error):
+            raise _write_error(folder, reason) from error
+        if type(error).__name__ == "SafetensorError" and "deserializing" in str(error):
             raise DataError(
                 f"a checkpoint in {quoted(folder)} is damaged: {first_line(error)}",
                 setting="output_dir",
                 seen=str(folder),
                 remedy="continue with `resume`, which uses the checkpoint before it",
             ) from error
-        raise _write_error(folder, error) from error
+        raise
 
 
 @contextmanager
@@ -76,7 +82,7 @@ def divergence_recorded(folder: Path) -> Iterator[None]:
         raise
 
 
-def _write_error(folder: Path, error: Exception) -> SentiloraError:
+def _write_error(folder: Path, reason: str) -> SentiloraError:
     return SentiloraError(
-        f"cannot write to {quoted(folder)}: {error}", setting="output_dir", seen=str(folder)
+        f"cannot write to {quoted(folder)}: {reason}", setting="output_dir", seen=str(folder)
     )

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from sentilora.folders.records import write_atomically
+from sentilora.disk import write_atomically
 from sentilora.folders.run_folder import TrainingResult
 from sentilora.metrics import Comparison
 from sentilora.wording import as_metric, as_p, counted, percent, percent_interval, signed

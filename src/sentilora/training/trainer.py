@@ -16,13 +16,19 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sentilora.engine.graph import Graphs
 from sentilora.engine.segments import Pass
 from sentilora.engine.swap import Engine
 from sentilora.errors import SentiloraError
-from sentilora.folders.checkpoints import require_intact
+from sentilora.folders.checkpoints import (
+    STATE_FILE,
+    checkpoint_folder,
+    publish,
+    require_intact,
+    saved_aside,
+)
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.metrics import measure
 from sentilora.models.adapters import save_classifier
@@ -40,7 +46,7 @@ from sentilora.scoring.batching import (
 from sentilora.scoring.labels import LabelScorer, UndefinedScores
 from sentilora.training.callbacks import StopOnNaN
 from sentilora.training.divergence import diverged
-from sentilora.training.processes import any_process, as_one, several_processes
+from sentilora.training.processes import any_process, as_one, several_processes, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +97,7 @@ class ClassifierTrainer(Trainer):
             as_one(start, [p.detach() for p in self._trained])
         self._upcoming: Sequence[Example] = []  # the loader's last batch: it is one step ahead
         self.best_probabilities: np.ndarray | None = None
+        self._saving_in: Path | None = None  # folder of the checkpoint that is being saved
         self.all_finite = torch.ones((), dtype=torch.bool, device=self.args.device)
         # The last callback, so that no checkpoint requested before, by Ctrl-C too, holds a NaN.
         self.add_callback(
@@ -291,8 +298,31 @@ class ClassifierTrainer(Trainer):
         return 0
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with _without_remark_on_times():
+        """Save a checkpoint aside. It gets its name when every process has saved its part."""
+        run, state = Path(str(self.args.output_dir)), self.state
+        with saved_aside(run) as self._saving_in:
+            wait_for_all()
             super()._save_checkpoint(*args, **kwargs)
+            if state.best_global_step == state.global_step:
+                state.best_model_checkpoint = str(checkpoint_folder(run, state.global_step))
+            wait_for_all()
+            if self.args.should_save:
+                saved = checkpoint_folder(self._saving_in, state.global_step)
+                state.save_to_json(str(saved / STATE_FILE))  # with that path
+                publish(saved, run, state.global_step)
+        self._saving_in = None
+        if self.args.should_save:
+            with _without_remark_on_times():
+                rotate_checkpoints(
+                    str(run),
+                    self.args.save_total_limit,
+                    state.best_model_checkpoint,
+                    use_mtime=True,
+                )
+        wait_for_all()  # the end of the run reads them
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saving_in or super()._get_output_dir(trial))
 
     def _load_best_model(self) -> None:
         require_intact(Path(str(self.state.best_model_checkpoint)))

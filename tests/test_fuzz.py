@@ -1,0 +1,47 @@
+"""What strangers may send: a few inputs of each kind here, 10,000 where slow tests run."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = str(Path(__file__).parents[1] / "bench")
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    """bench/fuzz.py as a module."""
+    sys.path.insert(0, BENCH)
+    try:
+        yield importlib.import_module("fuzz")
+    finally:
+        sys.path.remove(BENCH)
+
+
+TARGETS = ["classifier.json", "adapter_config.json", "safetensors", "records", "settings",
+           "templates", "tables", "http"]  # fmt: skip
+
+
+def test_every_target_is_tried(fuzz):
+    assert list(fuzz.TARGETS) == TARGETS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_a_stranger_sends_is_accepted_or_refused_by_an_error_of_ours(fuzz, target):
+    assert fuzz.run(target, 25, 0).startswith(f"{target}: 2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_10_000_inputs(fuzz, target):
+    line = fuzz.run(target, 1250, 1)
+    assert "refused" in line and ", 0 accepted" not in line, line
+
+
+def test_a_write_elsewhere_is_noticed(fuzz, tmp_path):
+    """The guard itself: a fault must not pass because nobody looked."""
+    with pytest.raises(RuntimeError, match="outside the example's folder"), fuzz.example():
+        (tmp_path / "elsewhere").write_text("x")
+    with pytest.raises(ZeroDivisionError), fuzz.example():
+        print(1 / 0)
