@@ -77,17 +77,22 @@ class Manifest(Record):
                     other.unlink()
         return self
 
-    def require_same(self, other: "Manifest", folder: Path, setting: str = "output") -> None:
-        """Raise `UsageError` if another manifest, that of a job of now, differs from this one.
+    def differences(self, other: "Manifest") -> list[str]:
+        """The names of the values that differ in another manifest.
 
-        An empty computation stands for one that is not known yet.
+        An empty computation in it stands for one that is not known yet.
         """
         recorded, now = dict(_flat(self.content())), dict(_flat(other.content()))
         if not other.computation:
             recorded = {k: v for k, v in recorded.items() if not k.startswith("computation.")}
-        names = [k for k in (recorded | now) if recorded.get(k) != now.get(k)]
+        return [k for k in (recorded | now) if recorded.get(k) != now.get(k)]
+
+    def require_same(self, other: "Manifest", folder: Path, setting: str = "output") -> None:
+        """Raise `UsageError` if another manifest, that of a job of now, differs from this one."""
+        names = self.differences(other)
         if not names:
             return
+        recorded, now = dict(_flat(self.content())), dict(_flat(other.content()))
         first, *more = names
         others = f", and in {counted(len(more), 'more value')}: {', '.join(more)}" if more else ""
         raise UsageError(

@@ -73,10 +73,7 @@ class Results:
             for place, prediction in enumerate(predictions)
             if prediction.reason is not None
         ]
-        if rejects:
-            with written_aside(self._rejects(unit)) as partial:
-                lines = [json.dumps(reject._asdict(), ensure_ascii=True) for reject in rejects]
-                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._write_rejects(unit, rejects)
         rows = self.encoding.encode(table)
         answers = prediction_columns(predictions, self.labels)
         if self.whole is not None:
@@ -88,6 +85,19 @@ class Results:
         encoded = encode_table(answers.drop_columns([REASON]), self.part(unit))
         unanswered = [reject.row - unit.first for reject in rejects]
         write_encoded(_without(_beside(rows, encoded), unanswered), self.part(unit))
+
+    def reject(self, unit: Unit, reason: str) -> None:
+        """Write every row of a unit to its rejects. The unit is not done: another job may do it."""
+        rows = range(unit.first, unit.first + unit.num_rows)
+        self._write_rejects(unit, [Reject(row, reason) for row in rows])
+
+    def _write_rejects(self, unit: Unit, rejects: Sequence[Reject]) -> None:
+        if not rejects:
+            self._rejects(unit).unlink(missing_ok=True)  # of a job in which the unit failed
+            return
+        with written_aside(self._rejects(unit)) as partial:
+            lines = [json.dumps(reject._asdict(), ensure_ascii=True) for reject in rejects]
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def rejects(self, units: Sequence[Unit]) -> Iterator[Reject]:
         """The rows of units without an answer."""

@@ -9,7 +9,6 @@ Rows are scored in units. Finished units are kept: the same call resumes after t
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -25,13 +24,13 @@ from sentilora.data.streams import Stream, open_stream
 from sentilora.data.tables import OUTPUT_SUFFIXES, python_values
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.models.device import choose_device
 from sentilora.models.runtime import RuntimeOverrides
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
-from sentilora.scoring.classifier import Classifier, format_of
+from sentilora.scoring.classifier import format_of
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
+from sentilora.stages.predict_cluster import place_to_score, require_cluster
 from sentilora.wording import quoted
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -49,6 +48,9 @@ def predict_file(
     template: str | None = None,
     format: str | None = None,
     units: str | None = None,
+    cluster: str | None = None,
+    address: str | None = None,
+    num_workers: int | None = None,
     keep: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
@@ -58,11 +60,16 @@ def predict_file(
     file, or a folder: one that exists, or a name that ends with a slash. A folder gets a file of
     `format`, "parquet" by default, for each unit of rows, and the rows without an answer with the
     reason in `rejects-….jsonl`. In a file they stay in place, and their `reason` says why.
-    units: the share of the units to score, such as "3/16". The other keywords: see `predict`.
+    units: the share of the units to score, such as "3/16". cluster: "ray" scores them on the
+    workers of a Ray cluster; address: its host:port, if this machine does not belong to it;
+    num_workers: how many, by default as many as there is room for. The other keywords: see
+    `predict`.
 
     Raises `DataError` for an input that cannot be used, `UsageError` for an output that cannot be
-    written, or whose units were begun with another input, adapter or computer.
+    written, or whose units were begun with another input, adapter or computer, and for a cluster
+    that cannot be used; `SentiloraError` when units failed on it.
     """
+    require_cluster(cluster, address, num_workers)
     share = None if units is None else Share.parse(units)
     folder, whole = check_output(output, format)
     suffix = f".{format or 'parquet'}" if whole is None else ""
@@ -77,26 +84,21 @@ def predict_file(
             added = columns_added(prompt.labels, has_reasons=whole is not None)
             check_stream(source, stream, columns, added)
         encoding = encoding_of(stream, whole or Path(f"part{suffix}"))
-        load = partial(
-            Classifier.load,
-            opened,
-            base=base,
-            quantization=quantization,
-            labels=labels,
-            template=template,
-            **runtime,
+        keywords: Any = dict(
+            base=base, quantization=quantization, labels=labels, template=template, **runtime
         )
         recorded = recorded_manifest(folder)
-        device = choose_device(runtime.get("device") or "auto")
-        manifest = Manifest(
-            rows_per_unit=recorded.rows_per_unit if recorded else ROWS_PER_UNIT[device],
-            input=_input_record(stream, text),
-            output={"format": suffix or "".join(Path(output).suffixes)},
-            adapter=adapter_record(opened, prompt, quantization),
-            versions=versions(),
-        )
-        results = Results(folder, encoding, prompt.labels, suffix, whole)
-        return score_input(Job(stream, columns, results, manifest), load, share, keep=keep)
+        with place_to_score(opened, keywords, cluster, address, num_workers) as place:
+            manifest = Manifest(
+                rows_per_unit=recorded.rows_per_unit if recorded else ROWS_PER_UNIT[place.device],
+                input=_input_record(stream, text),
+                output={"format": suffix or "".join(Path(output).suffixes)},
+                adapter=adapter_record(opened, prompt, quantization),
+                versions=versions(),
+            )
+            results = Results(folder, encoding, prompt.labels, suffix, whole)
+            job = Job(stream, columns, results, manifest)
+            return score_input(job, place.score, share, keep=keep)
 
 
 def _input_record(stream: Stream, text_column: str) -> dict[str, Any]:
