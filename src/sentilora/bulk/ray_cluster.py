@@ -9,6 +9,7 @@ are looked at before it is asked. An actor is never restarted by Ray: `dispatch`
 
 import logging
 import os
+import platform
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from sentilora.wording import counted
 if TYPE_CHECKING:
     from sentilora.scoring.batching import PassSizes
 
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
 _CONNECT_SECONDS = 10.0
 _FREE_SECONDS = 30.0  # Ray frees what a killed job held within seconds
 
@@ -50,20 +52,20 @@ def ray_cluster(address: str | None) -> "Iterator[RayCluster]":
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address not in (None, "auto", "local"):
         _require_listener(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # else 20 refusals of a token
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     try:
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=True)
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
         ray.shutdown()
-        is_refused = isinstance(error, ray.exceptions.AuthenticationError)
-        is_refused = is_refused or "auth" in str(error).lower()
         raise UsageError(
-            f"cannot connect to the Ray cluster: {first_line(error)}",
+            f"the Ray cluster does not accept this process: {first_line(error)}",
             setting="address",
             seen=address,
-            remedy="set RAY_AUTH_MODE=token and give this machine the cluster's ~/.ray/auth_token"
-            if is_refused
-            else "name a running one as `address`",
+            remedy="set RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token or "
+            f"RAY_AUTH_TOKEN, and use its versions of Ray and Python (here {ray.__version__} and "
+            f"{platform.python_version()})",
         ) from error
     try:
         yield RayCluster()
@@ -119,10 +121,10 @@ class RayCluster:
         )
         number = num_workers or room
         if not 1 <= number <= room:
-            wish = "a worker needs" if num_workers is None else f"{number} workers need"
+            wish = "one needs" if num_workers is None else f"{number} need"
             raise UsageError(
-                f"the Ray cluster has room for {counted(room, 'worker')}, and {wish} {each} each: "
-                f"it has {counted(len(nodes), 'node')} with "
+                f"the Ray cluster has room for {counted(room, 'worker')}, and {wish} {each}"
+                f"{' each' if num_workers else ''}: it has {counted(len(nodes), 'node')} with "
                 f"{', '.join(_listed(node, needs) for node in nodes)}",
                 setting="num_workers",
                 seen=num_workers,
