@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from sentilora.data.output import written_aside
+from sentilora.data.places import create, is_remote
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import Calibration
@@ -61,9 +62,16 @@ class Manifest(Record):
     def create(self, folder: Path) -> Self:
         """Write the file; returns what is in it, which another job may have written first."""
         path = folder / self.FILE
+        content = json.dumps(self.content(), indent=2) + "\n"
+        if is_remote(path):
+            try:
+                create(path, content)
+            except FileExistsError:
+                return self.load(folder)
+            return self
         aside = folder / f".{self.FILE}.{os.getpid()}"
         with written_aside(aside) as partial:
-            partial.write_text(json.dumps(self.content(), indent=2) + "\n", encoding="utf-8")
+            partial.write_text(content, encoding="utf-8")
         try:
             os.link(aside, path)
         except FileExistsError:

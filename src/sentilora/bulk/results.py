@@ -151,7 +151,7 @@ class Results:
     def _read(self, unit: Unit) -> "pa.Table":
         import pyarrow as pa
 
-        with pa.OSFile(str(self.part(unit))) as file, pa.ipc.open_stream(file) as reader:
+        with self.part(unit).open("rb") as file, pa.ipc.open_stream(file) as reader:
             return reader.read_all()
 
 

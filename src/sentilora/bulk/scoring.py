@@ -5,7 +5,7 @@ score_input(job, partial(score_here, load), Share.parse("3/16"))
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from sentilora.bulk.answers import classify_rows, predictions_of
 from sentilora.bulk.manifest import Manifest, computation_of
 from sentilora.bulk.results import Results
 from sentilora.bulk.units import Share, Unit, rows_of, units_of
+from sentilora.data.places import is_remote
 from sentilora.data.rows import row_place
 from sentilora.data.streams import Stream
 from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
-from sentilora.folders.claim import Claim, claim, contents, require_free
+from sentilora.folders.claim import claim, contents, require_free
 from sentilora.progress import Progress, say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
@@ -219,7 +220,9 @@ def _claimed(results: Results, share: Share | None) -> Iterator[None]:
     A job that makes one file and fails before its first unit is done leaves no folder.
     """
     folder = results.folder
-    own = folder if share is None else folder / f".share-{share.number}-of-{share.count}"
+    own = folder  # a share claims a folder of its own
+    if share is not None and not is_remote(folder):
+        own = folder / f".share-{share.number}-of-{share.count}"
     with _claim(own, folder):
         if not _is_ours(folder):
             raise UsageError(
@@ -239,8 +242,12 @@ def _claimed(results: Results, share: Share | None) -> Iterator[None]:
             place.rmdir()
 
 
-def _claim(own: Path, folder: Path) -> Claim:
+def _claim(own: Path, folder: Path) -> AbstractContextManager[Any]:
     """The claim on a folder of units, or on a share of it. Raises `UsageError` if it is held."""
+    if is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"warning: nothing keeps other jobs out of {quoted(folder)}: its storage has no locks")
+        return nullcontext()
     try:
         if own == folder:
             for share in folder.glob(".share-*"):
@@ -258,7 +265,7 @@ def _claim(own: Path, folder: Path) -> Claim:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a folder holds units, or nothing that a user put there."""
-    is_empty = all(path.name.startswith(".") for path in contents(folder))
+    is_empty = not folder.exists() or all(path.name.startswith(".") for path in contents(folder))
     return is_empty or (folder / Manifest.FILE).is_file()
 
 

@@ -32,18 +32,19 @@ Texts = Annotated[
     list[str] | None, typer.Argument(help="Texts to classify; - reads one per line from stdin.")
 ]
 Input = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         help="CSV, TSV, JSON, JSONL, Parquet or Excel file to classify, or a folder with test "
-        "rows; - reads JSON lines or texts from stdin."
+        "rows; also a URL such as s3://bucket/file.parquet. - reads JSON lines or texts from "
+        "stdin."
     ),
 ]
 Output = Annotated[
     str | None,
     typer.Option(
         help="New file for the rows of --input with their predictions, or a folder, with a slash "
-        "at its end, for a file per unit of rows. The same command again goes on where a job was "
-        "ended.",
+        "at its end, for a file per unit of rows; also a URL. The same command again goes on where "
+        "a job was ended.",
     ),
 ]
 Format = Annotated[

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from sentilora.data.delimited import write_delimited
 from sentilora.data.json_tables import json_text, write_json
+from sentilora.data.places import is_remote, uploaded
 from sentilora.data.tables import packing_of, python_values, suffix_of
 from sentilora.errors import DataError, SentiloraError, first_line
 from sentilora.wording import quoted
@@ -172,6 +173,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
+        if is_remote(path):
+            with uploaded(path) as local:
+                yield local
+            return
         try:
             yield partial
             _flush(partial)

@@ -25,6 +25,7 @@ from sentilora.data.descriptions import features_beside, stored_names
 from sentilora.data.label_words import labels_of
 from sentilora.data.layouts import is_saved, paths_of_split, read_class_folders
 from sentilora.data.memory import InMemory, require_passed
+from sentilora.data.places import is_remote, path_of
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.tables import SUFFIXES, concatenated, python_values, read_file
 from sentilora.errors import DataError, first_line
@@ -113,11 +114,16 @@ def local_paths(source: str, split: str) -> list[Path] | None:
     if source == EMBEDDED:
         # The embedded reviews have no validation file: validation rows come out of train.
         return [reviews_path("test" if split == "test" else "train")]
-    require_passed(source)
-    path = Path(os.path.expanduser(source))
-    if os.path.isfile(path):  # not Path.is_file: it raises for a name that no file can have
+    path = path_of(os.path.expanduser(source))
+    if not is_remote(path):
+        require_passed(source)
+        if os.path.isfile(path):  # not Path.is_file: it raises for a name that no file can have
+            return [path]
+        if os.path.isdir(path):
+            return paths_of_split(path, split)
+    elif path.is_file():
         return [path]
-    if os.path.isdir(path):
+    elif path.is_dir():
         return paths_of_split(path, split)
     if looks_like_hub_id(source) and not source.endswith(SUFFIXES):
         return None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sentilora.data.delimited import DelimitedReader, check_delimited
 from sentilora.data.json_tables import JsonColumns, check_json, json_blocks
+from sentilora.data.places import native
 from sentilora.data.sources import describe, join_tables, local_paths, read_table
 from sentilora.data.tables import (
     concatenated,
@@ -202,13 +203,13 @@ def _parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(native(path)) as file:
         # An index without a column is added to every table.
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
     index = range_index(schema, num_rows)
 
     def read(first: int) -> "Iterator[tuple[int, pa.Table]]":
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(native(path)) as file:
             start = 0
             for group in range(file.metadata.num_row_groups):
                 if start + file.metadata.row_group(group).num_rows <= first:

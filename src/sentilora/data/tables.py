@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from sentilora.data.delimited import read_delimited, require_unique
 from sentilora.data.json_tables import json_column, read_json
+from sentilora.data.places import native
 from sentilora.errors import DataError, first_line
 from sentilora.progress import say_once
 from sentilora.wording import quoted
@@ -155,13 +156,13 @@ def open_text(path: Path, newline: str) -> TextIO:
 def _open_bytes(path: Path) -> IO[bytes]:
     match packing_of(path):
         case ".gz":
-            return cast(IO[bytes], gzip.open(path, "rb"))
+            return cast(IO[bytes], gzip.open(native(path), "rb"))
         case (
             ".zst"
         ):  # Arrow's reader goes on after a frame, and notices a file that ends within one
             import pyarrow as pa
 
-            return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
+            return cast(IO[bytes], pa.input_stream(native(path), compression="zstd"))
     return path.open("rb")
 
 
@@ -169,7 +170,7 @@ def _read_parquet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Ta
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(native(path)) as file:
         if is_needed is None:
             return _with_range_index(file.read())
         names = [name for name in file.schema_arrow.names if is_needed(name)]
@@ -236,7 +237,7 @@ def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "p
             remedy="install openpyxl, or save the sheet as CSV",
         ) from error
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(native(path), read_only=True, data_only=True)
     except Exception as error:  # zipfile's, KeyError, and openpyxl's own, which share no base
         raise DataError(
             f"cannot read {quoted(path)}: {first_line(error)}", seen=str(path)

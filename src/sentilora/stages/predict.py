@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from sentilora.bulk.answers import classify_rows
 from sentilora.data.columns import items_of, text_fault, texts_of
+from sentilora.data.places import path_of
 from sentilora.data.rows import row_place
 from sentilora.data.sources import read_table
 from sentilora.data.tables import python_values
@@ -86,7 +87,7 @@ def predict(
         keep = not names_folder(output)
         return predict_file(input, output, **options, **keywords, keep=keep)
     if input is not None:
-        require_file(Path(input))
+        require_file(path_of(input))
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     prompt = format_of(folder, labels, template)
     load = partial(Classifier.load, folder, **keywords)
@@ -103,7 +104,7 @@ def predict(
         text_column = text_column_in(table.column_names, trained, [table])
     columns = [text_column, *prompt.columns]
     with belongs_to_adapter(folder):
-        check_input(Path(input), table, columns)
+        check_input(path_of(input), table, columns)
     return classify_table(load(), table.select(columns), columns, explain)
 
 

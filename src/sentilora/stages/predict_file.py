@@ -20,6 +20,7 @@ from sentilora.bulk.standard_input import standard_input
 from sentilora.bulk.units import ROWS_PER_UNIT, Share
 from sentilora.data.columns import missing_column, text_fault, texts_of, unknown_placeholder
 from sentilora.data.output import Encoding
+from sentilora.data.places import is_remote, path_of
 from sentilora.data.streams import Stream, open_stream
 from sentilora.data.tables import OUTPUT_SUFFIXES, python_values
 from sentilora.errors import DataError, UsageError
@@ -56,10 +57,11 @@ def predict_file(
 ) -> list[Prediction]:
     """Classify the rows of `input` into `output`; returns the predictions if `keep`, else none.
 
-    input: a file or a folder with test rows; "-" for JSON lines or texts on stdin. output: a new
-    file, or a folder: one that exists, or a name that ends with a slash. A folder gets a file of
-    `format`, "parquet" by default, for each unit of rows, and the rows without an answer with the
-    reason in `rejects-….jsonl`. In a file they stay in place, and their `reason` says why.
+    input: a file or a folder with test rows, also as a URL such as "s3://bucket/reviews.parquet";
+    "-" for JSON lines or texts on stdin. output, also as a URL: a new file, or a folder: one that
+    exists, or a name that ends with a slash. A folder gets a file of `format`, "parquet" by
+    default, for each unit of rows, and the rows without an answer with the reason in
+    `rejects-….jsonl`. In a file they stay in place, and their `reason` says why.
     units: the share of the units to score, such as "3/16". cluster: "ray" scores them on the
     workers of a Ray cluster; address: its host:port, if this machine does not belong to it;
     num_workers: how many, by default as many as there is room for. The other keywords: see
@@ -92,7 +94,7 @@ def predict_file(
             manifest = Manifest(
                 rows_per_unit=recorded.rows_per_unit if recorded else ROWS_PER_UNIT[place.device],
                 input=_input_record(stream, text),
-                output={"format": suffix or "".join(Path(output).suffixes)},
+                output={"format": suffix or "".join(path_of(output).suffixes)},
                 adapter=adapter_record(opened, prompt, quantization),
                 versions=versions(),
             )
@@ -118,8 +120,9 @@ def _source(input: str | Path, text_column: str) -> Iterator[Path]:
         with standard_input(text_column) as path:
             yield path
         return
-    require_file(Path(input))
-    yield Path(input)
+    source = path_of(input)
+    require_file(source)
+    yield source
 
 
 def require_file(source: Path) -> None:
@@ -135,7 +138,7 @@ def require_file(source: Path) -> None:
 
 def names_folder(output: str | Path) -> bool:
     """Whether `output` names a folder: one that exists, or a name that ends with a slash."""
-    return str(output).endswith(("/", os.sep)) or Path(output).is_dir()
+    return str(output).endswith(("/", os.sep)) or path_of(output).is_dir()
 
 
 def check_output(output: str | Path, format: str | None) -> tuple[Path, Path | None]:
@@ -143,7 +146,7 @@ def check_output(output: str | Path, format: str | None) -> tuple[Path, Path | N
 
     Raises `UsageError` for a file of unknown format, one that exists, and where it cannot be.
     """
-    path = Path(output)
+    path = path_of(output)
     if names_folder(output):
         if format is not None and format not in FORMATS:
             raise UsageError(
@@ -172,6 +175,8 @@ def check_output(output: str | Path, format: str | None) -> tuple[Path, Path | N
 def check_new_file(output: Path) -> None:
     """Raise `UsageError` if a file to write exists already, or its folder cannot be written to."""
     require_new(output)
+    if is_remote(output):  # folders there need not exist, and who may write shows later
+        return
     folder = output.absolute().parent
     if not folder.is_dir():
         problem = f"there is no folder {quoted(folder)} to write {output.name} to"
