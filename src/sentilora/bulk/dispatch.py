@@ -223,7 +223,7 @@ class _Dispatch:
         if answers.shrank:
             warn_of_smaller_passes(work.unit)
         predictions = predictions_for(work.table, text, work.items, answers.predictions)
-        self._job.results.write(work.unit, work.table, predictions)
+        self._job.write(work.unit, work.table, predictions)
         self._end(work.unit)
 
     def _end(self, unit: Unit) -> None:

@@ -25,6 +25,8 @@ from sentilora.scoring.classifier import Classifier
 from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from sentilora.scoring.batching import PassSizes
 
 
@@ -44,6 +46,16 @@ class Job:
     def units(self) -> list[Unit]:
         """All units of the input."""
         return units_of(self.stream.num_rows, self.manifest.rows_per_unit)
+
+    def write(self, unit: Unit, table: "pa.Table", predictions: Sequence[Prediction]) -> None:
+        """Write a unit. table: its rows. A row that could not be read has this as its reason."""
+        faults = self.stream.faults
+        if faults:
+            predictions = [
+                Prediction.without_answer(None, faults[row]) if row in faults else prediction
+                for row, prediction in enumerate(predictions, unit.first)
+            ]
+        self.results.write(unit, table, predictions)
 
 
 # Scores units that are not done, given the manifest that the folder had, and returns those that
@@ -98,7 +110,7 @@ def score_here(
             predictions = classify_rows(classifier, table, job.columns, progress.advance)
             if classifier.scorer.restore_passes():
                 warn_of_smaller_passes(unit)
-            job.results.write(unit, table, predictions)
+            job.write(unit, table, predictions)
     return []
 
 

@@ -148,9 +148,9 @@ def readable_file(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_text(path: Path, newline: str) -> TextIO:
-    """A file of UTF-8 text, packed or not, without its byte-order mark."""
-    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline=newline)
+def open_text(path: Path, newline: str, errors: str = "strict") -> TextIO:
+    """A file of UTF-8 text, packed or not, without its byte-order mark. errors: as of `open`."""
+    return io.TextIOWrapper(_open_bytes(path), "utf-8-sig", errors, newline)
 
 
 def _open_bytes(path: Path) -> IO[bytes]:

@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.manifest import Manifest, adapter_record, versions
-from sentilora.bulk.results import Results
+from sentilora.bulk.results import Results, answerable
 from sentilora.bulk.scoring import Job, recorded_manifest, require_new, score_input
 from sentilora.bulk.standard_input import standard_input
 from sentilora.bulk.units import ROWS_PER_UNIT, Share
@@ -33,6 +33,9 @@ from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
 from sentilora.stages.predict_cluster import place_to_score, require_cluster
 from sentilora.wording import quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = ("csv", "jsonl", "parquet")
 
@@ -79,13 +82,13 @@ def predict_file(
     prompt = format_of(opened, labels, template)
     trained = text_column_of(opened)
     with _source(input, text_column or trained) as source:
-        stream = open_stream(str(source), "test")
+        stream = open_stream(str(source), "test", keep_faulty=whole is None)
         text = text_column or text_column_in(stream.schema.names, trained, stream.tables())
         columns = [text, *prompt.columns]
         with belongs_to_adapter(opened):
             added = columns_added(prompt.labels, has_reasons=whole is not None)
             check_stream(source, stream, columns, added)
-        encoding = encoding_of(stream, whole or Path(f"part{suffix}"))
+        encoding = encoding_of(stream, whole or Path(f"part{suffix}"), () if whole else columns)
         keywords: Any = dict(
             base=base, quantization=quantization, labels=labels, template=template, **runtime
         )
@@ -241,13 +244,20 @@ def check_stream(
         texts_of(str(source), pa.concat_tables(t.select([text]) for t in stream.tables()), text)
 
 
-def encoding_of(stream: Stream, output: Path) -> Encoding:
+def encoding_of(stream: Stream, output: Path, columns: Sequence[str]) -> Encoding:
     """How the input's columns enter the output.
+
+    columns: those of the prompt, if only rows that can be classified enter it; else none.
 
     Raises `DataError` for what its format cannot hold.
     """
-    encoding = Encoding.of(stream.schema, stream.tables(), output)
-    if encoding.may_fail(stream.schema):
+
+    def tables() -> "Iterator[pa.Table]":
         for table in stream.tables():
+            yield answerable(table, columns) if columns else table
+
+    encoding = Encoding.of(stream.schema, tables(), output)
+    if encoding.may_fail(stream.schema):
+        for table in tables():
             encoding.encode(table)
     return encoding
