@@ -37,6 +37,7 @@ class Nodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
             "RAY_raylet_start_wait_time_s": "180",
+            "RAY_worker_niceness": "0",  # a busy machine would starve them at 15, the default
         }
         self.env.pop("RAY_ADDRESS", None)
 
