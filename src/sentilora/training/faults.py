@@ -50,6 +50,12 @@ def training_errors(folder: Path) -> Iterator[None]:
                 "training.gradient_accumulation_steps by the same factor), set "
                 "training.gradient_checkpointing=true, or lower prompt.max_length",
             ) from error
+        if _is_of_others(error):
+            raise SentiloraError(
+                f"another process of this training has ended or does not answer: "
+                f"{first_line(error)}",
+                remedy="see its own message; then start all processes again with `resume`",
+            ) from error
         # A full disk: safetensors raises its own error, torch.save a RuntimeError.
         if type(error).__name__ != "SafetensorError" and "PytorchStreamWriter" not in str(error):
             raise
@@ -61,6 +67,19 @@ def training_errors(folder: Path) -> Iterator[None]:
                 remedy="continue with `resume`, which uses the checkpoint before it",
             ) from error
         raise _write_error(folder, error) from error
+
+
+def _is_of_others(error: Exception) -> bool:
+    """Whether a process failed because it could not reach the others, over gloo or NCCL."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    message = str(error).lower()
+    signs = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "timed out")
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in message for sign in signs)
+    )
 
 
 @contextmanager
