@@ -15,9 +15,9 @@ SENTILORA = (
 )
 
 
-def free_port():
+def free_port(above=7000):
     """A port below those that Ray gives to its workers, which begin at 10002."""
-    for port in range(7001, 9000):
+    for port in range(above + 1, 10000):
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("0.0.0.0", port))
             return port
@@ -53,6 +53,13 @@ class Nodes:
             else ["--head", f"--port={self.port}", "--include-dashboard=false",
                   f"--temp-dir={self.folder}/ray"]
         )  # fmt: skip
+        # Named ports: Ray gives up after 15 s where it has to wait for an agent to choose its own.
+        ports = [self.port + 100 * (1 + len(self.groups))]
+        for _ in range(3):
+            ports.append(free_port(ports[-1]))
+        options = ("dashboard-agent-grpc-port", "dashboard-agent-listen-port",
+                   "runtime-env-agent-port")  # fmt: skip
+        where += [f"--{option}={port}" for option, port in zip(options, ports[1:], strict=True)]
         log = self.folder / f"node-{len(self.groups)}.log"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--num-cpus=1",
                    "--object-store-memory=100000000", "--block"]  # fmt: skip

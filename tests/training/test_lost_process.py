@@ -20,7 +20,7 @@ from sentilora.folders.checkpoints import checkpoints, faults_of
 from sentilora.stages.train import train
 
 RECIPE = [
-    "training.max_steps=400", "training.eval_steps=400", "training.save_steps=2",
+    "training.max_steps=400", "training.eval_steps=2", "training.save_steps=2",
     "training.logging_steps=1", "training.warmup_steps=1", "training.warmup_ratio=0",
     "training.optim=adamw_torch", "data.num_train=32", "data.num_evaluation=17",
     "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=1",
@@ -46,25 +46,27 @@ def test_when_one_machine_dies_the_other_ends_with_one_line(toy_base, tmp_path, 
                "--output-dir", str(folder)]  # fmt: skip
     env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "LOCAL_RANK": "0",
            "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": str(free_port())}  # fmt: skip
-    machines = [
-        subprocess.Popen(command, env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    logs = [tmp_path / f"stderr-{rank}" for rank in range(2)]
+    machines = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as file:
+            machines.append(subprocess.Popen(command, env=env | {"RANK": str(rank)}, stderr=file))
     try:
         end = time.monotonic() + 180
         while not list(folder.glob("checkpoint-4/trainer_state.json")):
             assert all(machine.poll() is None for machine in machines), [
-                machine.communicate() for machine in machines
+                log.read_text() for log in logs
             ]
             assert time.monotonic() < end
             time.sleep(0.05)
         machines[dying].send_signal(signal.SIGKILL)
         began = time.monotonic()
-        _, stderr = machines[1 - dying].communicate(timeout=SECONDS)
+        machines[1 - dying].wait(SECONDS)
     finally:
         for machine in machines:
             machine.kill()
-            machine.communicate()
+            machine.wait()
+    stderr = logs[1 - dying].read_text()
     print(f"the other ended {time.monotonic() - began:.1f} s later")
     kind = "error: " if dying else "process 1: error: "
     errors = [line for line in stderr.splitlines() if "error: " in line]
