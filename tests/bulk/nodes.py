@@ -55,10 +55,10 @@ class Nodes:
         )  # fmt: skip
         # Named ports: Ray gives up after 15 s where it has to wait for an agent to choose its own.
         ports = [self.port + 100 * (1 + len(self.groups))]
-        for _ in range(3):
+        for _ in range(4):
             ports.append(free_port(ports[-1]))
         options = ("dashboard-agent-grpc-port", "dashboard-agent-listen-port",
-                   "runtime-env-agent-port")  # fmt: skip
+                   "runtime-env-agent-port", "metrics-export-port")  # fmt: skip
         where += [f"--{option}={port}" for option, port in zip(options, ports[1:], strict=True)]
         log = self.folder / f"node-{len(self.groups)}.log"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--num-cpus=1",
