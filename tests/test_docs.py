@@ -36,6 +36,7 @@ PAGES = {
     "docs/guide/bulk.md": (2, 0),
     "docs/guide/serve.md": (0, 9),
     "docs/guide/several-gpus.md": (0, 3),
+    "docs/guide/cluster.md": (0, 6),
     "docs/guide/python.md": (8, 0),
     "docs/guide/notebook.md": (1, 1),
 }

@@ -31,7 +31,7 @@ LEVELS = [
     {"template"},
     {"data"},
     {"presets", "settings", "hub"},
-    {"shipped", "wording", "progress", "metrics", "disk", "errors", "version"},
+    {"shipped", "wording", "progress", "metrics", "disk", "places", "errors", "version"},
 ]
 GROUND = LEVELS[-1]
 CONFIG_IMPORTS = {"presets", "settings", *GROUND}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sentilora.errors import SentiloraError
+from sentilora.places import is_remote, uploaded
 from sentilora.wording import quoted
 
 
@@ -23,6 +24,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
+        if is_remote(path):
+            with uploaded(path) as local:
+                yield local
+            return
         try:
             yield partial
             flush(partial)

@@ -62,3 +62,83 @@ def test_a_folder_with_another_program_s_manifest_is_refused(tmp_path, ask, cont
     failed(2, "out holds other files, or damaged ones: ", "predict", *ask(source))
     assert (tmp_path / "out/manifest.json").read_text() == content
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+BROKEN = {
+    '{"id": 3, "text": "cut of': "broken line: Invalid control character at",
+    "5": "broken line: int instead of an object",
+    '["a"]': "broken line: list instead of an object",
+    '{"text": "a", "text": "b"}': "broken line: an object has the key 'text' twice",
+    '{"text": ' + "[" * 100_000: "broken line: ",
+    "caf\udce9": "broken line: not valid UTF-8",
+    '{"id": 9, "text": ""}': "text is empty",
+    '{"id": 9, "text": "\\ud800"}': "text is not valid Unicode",
+}
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+def test_a_broken_line_is_a_reject_and_no_reason_to_refuse_the_others(
+    tmp_path, ask, monkeypatch, format
+):
+    """datasets #5531, vLLM #25402: one broken line of a JSONL file ends the whole job."""
+    good = [json.dumps({"id": number, "text": text}) for number, text in enumerate(TEXTS)]
+    lines = list(good)
+    places = dict(zip((1, 4, 8, 9, 15, 16, 23, 34), BROKEN, strict=True))
+    for place, line in places.items():
+        lines.insert(place, line)
+    for blanks in (["", ""], []):  # an empty line is no row
+        source = tmp_path / f"in{len(blanks)}.jsonl"
+        source.write_text("\n".join([*blanks, *lines]) + "\n", errors="surrogateescape")
+        output = tmp_path / f"out{len(blanks)}"
+        arguments = [*ask(source)[:-1], f"{output}/", "--format", format]
+        _, stderr = predicted(*arguments)
+        assert (
+            "8 rows without an answer, the first of them row 1 (counted from 0): broken" in stderr
+        )
+        assert f"27 rows written to {output}" in stderr
+        rejects = [
+            json.loads(line)
+            for path in sorted(output.glob("rejects-*"))
+            for line in path.read_text().splitlines()
+        ]
+        assert [reject["row"] for reject in rejects] == list(places)
+        for reject, reason in zip(rejects, BROKEN.values(), strict=True):
+            assert reject["reason"].startswith(reason), reject
+        before = parts_of(output)
+        next(iter(output.glob("part-*"))).unlink()
+        predicted(*arguments)
+        assert parts_of(output) == before
+    if format == "parquet":
+        tables = [pq.read_table(path) for path in sorted(output.glob("part-*"))]
+        assert [row["text"] for table in tables for row in table.to_pylist()] == TEXTS
+        assert {str(table.schema.field("id").type) for table in tables} == {"int64"}
+
+
+def test_a_broken_line_is_counted_in_its_file_of_several(tmp_path, ask):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for number in (0, 1):
+        lines = [json.dumps({"text": text}) for text in TEXTS[:5]]
+        lines[3] = "broken"
+        (folder / f"test-{number}-of-2.jsonl").write_text("\n".join(lines))
+    predicted(*ask(folder))
+    text = "".join(path.read_text() for path in sorted((tmp_path / "out").glob("rejects-*")))
+    assert [json.loads(line)["row"] for line in text.splitlines()] == [3, 8]
+
+
+def test_a_file_without_a_usable_line_is_refused(tmp_path, ask):
+    source = tmp_path / "in.jsonl"
+    source.write_text("no\nJSON\n")
+    message = "no line of it can be used; the first: broken line: Expecting value"
+    failed(3, message, "predict", *ask(source))
+    source.write_text('{\n  "text": "a"\n}\n')
+    failed(3, "it is one object over several lines", "predict", *ask(source))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_file_as_output_still_refuses_a_broken_line(toy_run, tmp_path):
+    """Its rows stay in place, and what such a row was is unknown."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "Good."}\nbroken\n')
+    ask = ["--input", source, "--adapter", toy_run, "--output", tmp_path / "out.csv"]
+    failed(3, "line 2: Expecting value", "predict", *ask)

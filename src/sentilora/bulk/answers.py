@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sentilora.data.columns import items_of
 from sentilora.data.tables import python_values
+from sentilora.data.text import Item
 from sentilora.errors import DataError
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
@@ -28,9 +29,27 @@ def classify_rows(
     """
     text, *others = columns
     items = items_of(table, text, others)
-    usable = [item for item in items if not isinstance(item, DataError)]
+    usable = usable_items(items)
     progress(len(items) - len(usable))
-    predictions = iter(classifier.classify(usable, progress))
+    return predictions_for(table, text, items, classifier.classify(usable, progress))
+
+
+def usable_items(items: Sequence[Item | DataError]) -> list[Item]:
+    """What the prompt shows of the rows that can be classified."""
+    return [item for item in items if not isinstance(item, DataError)]
+
+
+def predictions_for(
+    table: "pa.Table",
+    text: str,
+    items: Sequence[Item | DataError],
+    answers: Sequence[Prediction],
+) -> list[Prediction]:
+    """The predictions for the rows of a table, from the answers to those that are usable.
+
+    items: of the rows, as `items_of` returned them.
+    """
+    predictions = iter(answers)
     return [
         Prediction.without_answer(cell, item.problem)
         if isinstance(item, DataError)

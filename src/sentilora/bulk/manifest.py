@@ -21,6 +21,7 @@ from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import Calibration
 from sentilora.folders.records import Record
+from sentilora.places import create, is_remote
 from sentilora.prompt import PromptFormat
 from sentilora.scoring.classifier import Classifier
 from sentilora.version import __version__
@@ -61,9 +62,16 @@ class Manifest(Record):
     def create(self, folder: Path) -> Self:
         """Write the file; returns what is in it, which another job may have written first."""
         path = folder / self.FILE
+        content = json.dumps(self.content(), indent=2) + "\n"
+        if is_remote(path):
+            try:
+                create(path, content)
+            except FileExistsError:
+                return self.load(folder)
+            return self
         aside = folder / f".{self.FILE}.{os.getpid()}"
         with written_aside(aside) as partial:
-            partial.write_text(json.dumps(self.content(), indent=2) + "\n", encoding="utf-8")
+            partial.write_text(content, encoding="utf-8")
         try:
             os.link(aside, path)
         except FileExistsError:
@@ -77,17 +85,22 @@ class Manifest(Record):
                     other.unlink()
         return self
 
-    def require_same(self, other: "Manifest", folder: Path, setting: str = "output") -> None:
-        """Raise `UsageError` if another manifest, that of a job of now, differs from this one.
+    def differences(self, other: "Manifest") -> list[str]:
+        """The names of the values that differ in another manifest.
 
-        An empty computation stands for one that is not known yet.
+        An empty computation in it stands for one that is not known yet.
         """
         recorded, now = dict(_flat(self.content())), dict(_flat(other.content()))
         if not other.computation:
             recorded = {k: v for k, v in recorded.items() if not k.startswith("computation.")}
-        names = [k for k in (recorded | now) if recorded.get(k) != now.get(k)]
+        return [k for k in (recorded | now) if recorded.get(k) != now.get(k)]
+
+    def require_same(self, other: "Manifest", folder: Path, setting: str = "output") -> None:
+        """Raise `UsageError` if another manifest, that of a job of now, differs from this one."""
+        names = self.differences(other)
         if not names:
             return
+        recorded, now = dict(_flat(self.content())), dict(_flat(other.content()))
         first, *more = names
         others = f", and in {counted(len(more), 'more value')}: {', '.join(more)}" if more else ""
         raise UsageError(

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.units import Unit
+from sentilora.data.columns import items_of
 from sentilora.data.output import Encoding, encode_table, write_encoded, write_pieces
 from sentilora.disk import written_aside
-from sentilora.errors import SentiloraError
+from sentilora.errors import DataError, SentiloraError
 from sentilora.scoring.answers import Prediction
 from sentilora.wording import counted, quoted
 
@@ -75,21 +76,32 @@ class Results:
             for place, prediction in enumerate(predictions)
             if prediction.reason is not None
         ]
-        if rejects:
-            with written_aside(self._rejects(unit)) as partial:
-                lines = [json.dumps(reject._asdict(), ensure_ascii=True) for reject in rejects]
-                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        rows = self.encoding.encode(table)
+        self._write_rejects(unit, rejects)
         answers = prediction_columns(predictions, self.labels)
         if self.whole is not None:
             with written_aside(self.part(unit)) as partial:
-                joined_rows = _beside(rows, answers)
+                joined_rows = _beside(self.encoding.encode(table), answers)
                 with pa.ipc.new_stream(str(partial), joined_rows.schema) as writer:
                     writer.write_table(joined_rows)
             return
-        encoded = encode_table(answers.drop_columns([REASON]), self.part(unit))
+        # What the format cannot hold may be why a row has no answer: half of a surrogate pair.
         unanswered = [reject.row - unit.first for reject in rejects]
-        write_encoded(_without(_beside(rows, encoded), unanswered), self.part(unit))
+        rows = self.encoding.encode(_without(table, unanswered))
+        kept = _without(answers.drop_columns([REASON]), unanswered)
+        write_encoded(_beside(rows, encode_table(kept, self.part(unit))), self.part(unit))
+
+    def reject(self, unit: Unit, reason: str) -> None:
+        """Write every row of a unit to its rejects. The unit is not done: another job may do it."""
+        rows = range(unit.first, unit.first + unit.num_rows)
+        self._write_rejects(unit, [Reject(row, reason) for row in rows])
+
+    def _write_rejects(self, unit: Unit, rejects: Sequence[Reject]) -> None:
+        if not rejects:
+            self._rejects(unit).unlink(missing_ok=True)  # of a job in which the unit failed
+            return
+        with written_aside(self._rejects(unit)) as partial:
+            lines = [json.dumps(reject._asdict(), ensure_ascii=True) for reject in rejects]
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def rejects(self, units: Sequence[Unit]) -> Iterator[Reject]:
         """The rows of units without an answer."""
@@ -152,7 +164,7 @@ class Results:
     def _read(self, unit: Unit) -> "pa.Table":
         import pyarrow as pa
 
-        with pa.OSFile(str(self.part(unit))) as file, pa.ipc.open_stream(file) as reader:
+        with self.part(unit).open("rb") as file, pa.ipc.open_stream(file) as reader:
             return reader.read_all()
 
 
@@ -160,6 +172,14 @@ def _beside(table: "pa.Table", columns: "pa.Table") -> "pa.Table":
     for name in columns.column_names:
         table = table.append_column(name, columns[name])
     return table
+
+
+def answerable(table: "pa.Table", columns: Sequence[str]) -> "pa.Table":
+    """The rows that can be classified. columns: of the texts, then the others of the prompt."""
+    text, *others = columns
+    items = items_of(table, text, others)
+    faulty = [place for place, item in enumerate(items) if isinstance(item, DataError)]
+    return _without(table, faulty) if faulty else table
 
 
 def _without(table: "pa.Table", places: Sequence[int]) -> "pa.Table":

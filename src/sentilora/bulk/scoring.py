@@ -1,13 +1,14 @@
 """An input of any size, scored unit by unit: what is done stays done, whatever happens then.
 
-score_input(job, load, Share.parse("3/16"))
+score_input(job, partial(score_here, load), Share.parse("3/16"))
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sentilora.bulk.answers import classify_rows, predictions_of
 from sentilora.bulk.manifest import Manifest, computation_of
@@ -15,12 +16,18 @@ from sentilora.bulk.results import JOINED, Results
 from sentilora.bulk.units import Share, Unit, rows_of, units_of
 from sentilora.data.rows import row_place
 from sentilora.data.streams import Stream
-from sentilora.errors import DataError, Interrupted, UsageError
-from sentilora.folders.claim import Claim, claim, contents, require_free
+from sentilora.errors import DataError, Interrupted, SentiloraError, UsageError
+from sentilora.folders.claim import claim, contents, require_free
+from sentilora.places import is_remote
 from sentilora.progress import Progress, say
 from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import Classifier
 from sentilora.wording import counted, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sentilora.scoring.batching import PassSizes
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,32 @@ class Job:
         """All units of the input."""
         return units_of(self.stream.num_rows, self.manifest.rows_per_unit)
 
+    def write(self, unit: Unit, table: "pa.Table", predictions: Sequence[Prediction]) -> None:
+        """Write a unit. table: its rows. A row that could not be read has this as its reason."""
+        faults = self.stream.faults
+        if faults:
+            predictions = [
+                Prediction.without_answer(None, faults[row]) if row in faults else prediction
+                for row, prediction in enumerate(predictions, unit.first)
+            ]
+        self.results.write(unit, table, predictions)
+
+
+# Scores units that are not done, given the manifest that the folder had, and returns those that
+# failed: all their rows are in the rejects.
+Score = Callable[[Job, Manifest | None, Sequence[Unit]], Sequence[Unit]]
+
 
 def score_input(
-    job: Job, load: Callable[[], Classifier], share: Share | None = None, *, keep: bool = False
+    job: Job, score: Score, share: Share | None = None, *, keep: bool = False
 ) -> list[Prediction]:
     """Score the units that are not done yet, all or those of a share.
 
-    load: loads the classifier, unless nothing is left to do. Returns the predictions of all rows if
-    `keep`, where one file is made of the units; else none, because they may be more than memory
-    holds.
+    score: called unless nothing is left to do. Returns the predictions of all rows if `keep`, where
+    one file is made of the units; else none, because they may be more than memory holds.
 
     Raises `UsageError` when the folder holds units of another manifest, or another job works there,
-    `Interrupted` when the user pressed Ctrl-C.
+    `Interrupted` when the user pressed Ctrl-C, `SentiloraError` when units failed.
     """
     results, units = job.results, job.units()
     mine = units if share is None else share.of(units)
@@ -66,9 +87,11 @@ def score_input(
             say(f"{len(mine) - len(pending):,} of {counted(len(mine), 'unit')} done before")
         if pending:
             require_new(results.whole)
-            classifier = load()
-            _settle(job, classifier, recorded)
-            _score(job, classifier, pending, mine)
+            with _interruptible(results, mine):
+                failed = score(job, recorded, pending)
+            if failed:
+                _report(job, mine, share, failed)
+                raise _failure(failed)
         predictions = _kept(job, units) if keep else []
         if results.whole is not None and not results.whole.exists():
             results.join(units)
@@ -77,6 +100,70 @@ def score_input(
         if results.whole is not None:
             _clear(results.folder)
     return predictions
+
+
+def score_here(
+    load: Callable[[], Classifier], job: Job, recorded: Manifest | None, pending: Sequence[Unit]
+) -> Sequence[Unit]:
+    """Score units in this process. load: loads the classifier."""
+    classifier = load()
+    settle(job, recorded, lambda sizes: computation_of(classifier, sizes))
+    with Progress("classifying", sum(unit.num_rows for unit in pending)) as progress:
+        for unit, table in rows_of(job.stream, pending):
+            predictions = classify_rows(classifier, table, job.columns, progress.advance)
+            if classifier.scorer.restore_passes():
+                warn_of_smaller_passes(unit)
+            job.write(unit, table, predictions)
+    return []
+
+
+def warn_of_smaller_passes(unit: Unit) -> None:
+    """Print that the last digits of a unit depend on the memory that was free."""
+    say(
+        f"warning: unit {unit.name} was scored in smaller passes, because memory "
+        "ran out; the last digits of its probabilities may differ in another run"
+    )
+
+
+def settle(
+    job: Job,
+    recorded: Manifest | None,
+    compute: "Callable[[PassSizes | None], dict[str, Any]]",
+) -> Manifest:
+    """Compute as recorded, or record how; returns what is recorded then.
+
+    compute: makes a loaded classifier compute in passes of these sizes, or of its own, and returns
+    how it computes. Raises `UsageError` if it is not as recorded.
+    """
+    sizes = None if recorded is None else recorded.pass_sizes
+    now = job.manifest.model_copy(update={"computation": compute(sizes)})
+    if recorded is None:
+        recorded = now.create(job.results.folder)
+        if recorded.pass_sizes != now.pass_sizes:  # another share was first
+            now = now.model_copy(update={"computation": compute(recorded.pass_sizes)})
+    recorded.require_same(now, job.results.folder)
+    return recorded
+
+
+@contextmanager
+def _interruptible(results: Results, mine: Sequence[Unit]) -> Iterator[None]:
+    """Within a `with` block, Ctrl-C is an orderly end, because what is done is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        num_done = sum(map(results.is_done, mine))
+        raise Interrupted(
+            f"interrupted: {num_done:,} of {counted(len(mine), 'unit')} done",
+            remedy="the same command goes on from there",
+        ) from error
+
+
+def _failure(failed: Sequence[Unit]) -> SentiloraError:
+    names = ", ".join(unit.name for unit in failed[:3]) + ", …" * (len(failed) > 3)
+    return SentiloraError(
+        f"{counted(len(failed), 'unit')} failed: {names}",
+        remedy="the same command tries again",
+    )
 
 
 def require_new(path: Path | None) -> None:
@@ -105,38 +192,6 @@ def recorded_manifest(folder: Path) -> Manifest | None:
         ) from error
 
 
-def _settle(job: Job, classifier: Classifier, recorded: Manifest | None) -> None:
-    """Compute as recorded, or record how. Raises `UsageError` if that is impossible."""
-    sizes = None if recorded is None else recorded.pass_sizes
-    now = job.manifest.model_copy(update={"computation": computation_of(classifier, sizes)})
-    if recorded is None:
-        recorded = now.create(job.results.folder)
-        if recorded.pass_sizes != now.pass_sizes:  # another share was first
-            computation = computation_of(classifier, recorded.pass_sizes)
-            now = now.model_copy(update={"computation": computation})
-    recorded.require_same(now, job.results.folder)
-
-
-def _score(job: Job, classifier: Classifier, pending: list[Unit], mine: list[Unit]) -> None:
-    results = job.results
-    try:
-        with Progress("classifying", sum(unit.num_rows for unit in pending)) as progress:
-            for unit, table in rows_of(job.stream, pending):
-                predictions = classify_rows(classifier, table, job.columns, progress.advance)
-                if classifier.scorer.restore_passes():
-                    say(
-                        f"warning: unit {unit.name} was scored in smaller passes, because memory "
-                        "ran out; the last digits of its probabilities may differ in another run"
-                    )
-                results.write(unit, table, predictions)
-    except KeyboardInterrupt as error:
-        num_done = sum(map(results.is_done, mine))
-        raise Interrupted(
-            f"interrupted: {num_done:,} of {counted(len(mine), 'unit')} done",
-            remedy="the same command goes on from there",
-        ) from error
-
-
 def _kept(job: Job, units: Sequence[Unit]) -> list[Prediction]:
     return [
         prediction
@@ -147,7 +202,9 @@ def _kept(job: Job, units: Sequence[Unit]) -> list[Prediction]:
     ]
 
 
-def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
+def _report(
+    job: Job, mine: Sequence[Unit], share: Share | None, failed: Sequence[Unit] = ()
+) -> None:
     """Print how many rows were written, and where, and how many have no answer."""
     results = job.results
     rejects = results.rejects(mine)
@@ -155,20 +212,20 @@ def _report(job: Job, mine: Sequence[Unit], share: Share | None) -> None:
     num_rejects = 0 if first is None else 1 + sum(1 for _ in rejects)
     if first is not None:
         which = "" if num_rejects == 1 else "the first of them "
-        where = "" if results.whole is not None else f" (all in {quoted(results.rejects_glob)})"
+        where = f" (all in {quoted(results.rejects_glob)})"
         say(
             f"{counted(num_rejects, 'row')} without an answer, {which}{row_place(first.row)}: "
-            f"{first.reason}{where}"
+            f"{first.reason}{where if results.whole is None or failed else ''}"
         )
     num_rows = sum(unit.num_rows for unit in mine)
-    if results.whole is not None:
+    if results.whole is None:
+        of_share = "" if share is None else f"share {share}: "
+        say(
+            f"{of_share}{counted(num_rows - num_rejects, 'row')} written to "
+            f"{quoted(results.folder)} in {counted(len(mine) - len(failed), 'file')}"
+        )
+    elif not failed:
         say(f"{counted(num_rows, 'row')} written to {quoted(results.whole)}")
-        return
-    of_share = "" if share is None else f"share {share}: "
-    say(
-        f"{of_share}{counted(num_rows - num_rejects, 'row')} written to {quoted(results.folder)} "
-        f"in {counted(len(mine), 'file')}"
-    )
 
 
 @contextmanager
@@ -178,7 +235,9 @@ def _claimed(results: Results, share: Share | None) -> Iterator[None]:
     A job that makes one file and fails before its first unit is done leaves no folder.
     """
     folder = results.folder
-    own = folder if share is None else folder / f".share-{share.number}-of-{share.count}"
+    own = folder  # a share claims a folder of its own
+    if share is not None and not is_remote(folder):
+        own = folder / f".share-{share.number}-of-{share.count}"
     with _claim(own, folder):
         if not _is_ours(folder):
             raise UsageError(
@@ -198,8 +257,12 @@ def _claimed(results: Results, share: Share | None) -> Iterator[None]:
             place.rmdir()
 
 
-def _claim(own: Path, folder: Path) -> Claim:
+def _claim(own: Path, folder: Path) -> AbstractContextManager[Any]:
     """The claim on a folder of units, or on a share of it. Raises `UsageError` if it is held."""
+    if is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"warning: nothing keeps other jobs out of {quoted(folder)}: its storage has no locks")
+        return nullcontext()
     try:
         if own == folder:
             for share in folder.glob(".share-*"):
@@ -217,7 +280,7 @@ def _claim(own: Path, folder: Path) -> Claim:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a folder holds units, or nothing that a user put there."""
-    is_empty = all(path.name.startswith(".") for path in contents(folder))
+    is_empty = not folder.exists() or all(path.name.startswith(".") for path in contents(folder))
     return is_empty or (folder / Manifest.FILE).is_file()
 
 

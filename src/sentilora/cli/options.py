@@ -132,7 +132,17 @@ KEYWORDS = (
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
     *("host", "port", "api_key", "admin_key", "adapter_root", "review_store", "on_long"),
     *("max_wait", "deadline", "max_texts", "max_pass_tokens", "max_body_bytes"),
-    *("shutdown_timeout", "config", "verbose", "format", "units", *RUNTIME),
+    *(
+        "shutdown_timeout",
+        "config",
+        "verbose",
+        "format",
+        "units",
+        "cluster",
+        "address",
+        "num_workers",
+    ),
+    *RUNTIME,
 )
 
 

@@ -32,18 +32,19 @@ Texts = Annotated[
     list[str] | None, typer.Argument(help="Texts to classify; - reads one per line from stdin.")
 ]
 Input = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         help="CSV, TSV, JSON, JSONL, Parquet or Excel file to classify, or a folder with test "
-        "rows; - reads JSON lines or texts from stdin."
+        "rows; also a URL such as s3://bucket/file.parquet. - reads JSON lines or texts from "
+        "stdin."
     ),
 ]
 Output = Annotated[
     str | None,
     typer.Option(
         help="New file for the rows of --input with their predictions, or a folder, with a slash "
-        "at its end, for a file per unit of rows. The same command again goes on where a job was "
-        "ended.",
+        "at its end, for a file per unit of rows; also a URL. The same command again goes on where "
+        "a job was ended.",
     ),
 ]
 Format = Annotated[
@@ -55,6 +56,26 @@ Units = Annotated[
     typer.Option(
         help="Score only this share of the units, for one of several jobs: 3/16 is the third of "
         "sixteen."
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="Score the units on the workers of a cluster: ray.", metavar="KIND"),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="host:port of the cluster.",
+        show_default="RAY_ADDRESS, this machine's cluster, or this machine alone",
+    ),
+]
+NumWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of workers on the cluster: each takes a GPU, or a CPU for each of its "
+        "OMP_NUM_THREADS threads.",
+        show_default="as many as there is room for",
     ),
 ]
 Base = Annotated[
@@ -86,12 +107,16 @@ def predict(
     explain: Explain = False,
     format: Format = None,
     units: Units = None,
+    cluster: Cluster = None,
+    address: Address = None,
+    num_workers: NumWorkers = None,
     json: AsJson = False,
     **runtime: Any,
 ) -> None:
     """Classify texts from arguments, stdin or a file."""
     from sentilora.stages.predict import check_request
     from sentilora.stages.predict import predict as run
+    from sentilora.stages.predict_cluster import require_cluster
     from sentilora.stages.predict_file import predict_file
 
     if texts and "-" in texts and len(texts) > 1:
@@ -120,9 +145,11 @@ def predict(
         "template": _template(template),
     }
     items = _stdin_lines() if texts == ["-"] else texts
-    check_request(items, input, output, text_column, explain, format, units)
+    check_request(items, input, output, text_column, explain, format, units, cluster)
+    on: Any = {"cluster": cluster, "address": address, "num_workers": num_workers}
+    require_cluster(**on)
     if input is not None and output is not None:
-        predict_file(input, output, format=format, units=units, **runtime)
+        predict_file(input, output, format=format, units=units, **on, **runtime)
         return
     for prediction in run(items, input=input, explain=explain, **runtime):
         if json:

@@ -6,8 +6,10 @@ is the text of its value, and a key that an object lacks is a null.
 
 import json
 import math
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 
 _ROWS_AT_ONCE = 8192
+
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of such a byte
 
 
 class _Absent:
@@ -53,16 +58,20 @@ def check_json(
     may_be_list: bool,
     is_needed: Callable[[str], bool] | None = None,
     keep: "Callable[[JsonBlock], object] | None" = None,
+    is_tolerant: bool = False,
 ) -> "JsonColumns":
     """The columns of a file and its number of rows; raises what `read_json` raises.
 
-    keep: called with each block of objects.
+    keep: called with each block of objects. is_tolerant: see `json_blocks`; a file without a usable
+    line is refused all the same.
     """
     columns = JsonColumns()
-    for block in json_blocks(open_text, may_be_list, is_needed):
+    for block in json_blocks(open_text, may_be_list, is_needed, is_tolerant):
         columns.add(block)
         if keep is not None:
             keep(block)
+    if columns.num_rows and len(columns.faults) == columns.num_rows:
+        raise ValueError(f"no line of it can be used; the first: {columns.faults[0]}")
     if columns.num_rows and not columns.types and is_needed is None:
         raise ValueError("its objects have no keys")
     return columns
@@ -72,41 +81,58 @@ def json_blocks(
     open_text: Callable[[], TextIO],
     may_be_list: bool,
     is_needed: Callable[[str], bool] | None = None,
+    is_tolerant: bool = False,
 ) -> "Iterator[JsonBlock]":
-    """The objects of a file in blocks of up to `_ROWS_AT_ONCE`, which become columns together."""
+    """The objects of a file in blocks of up to `_ROWS_AT_ONCE`, which become columns together.
+
+    is_tolerant: whether a line that is no object becomes one without keys, and a fault of its
+    block. Bytes that are not UTF-8 must then be half surrogate pairs (`surrogateescape`).
+    """
     objects: list[dict[str, Any]] = []
-    for place, item in _items(open_text, may_be_list):
-        if not isinstance(item, dict):
+    faults: dict[int, str] = {}
+    for place, item in _items(open_text, may_be_list, is_tolerant):
+        if isinstance(item, _Fault):
+            faults[len(objects)] = item.reason
+            item = {}
+        elif not isinstance(item, dict):
             raise ValueError(f"{place} is {item!r:.60}; an object is expected")
         objects.append({k: v for k, v in item.items() if is_needed is None or is_needed(k)})
         if len(objects) == _ROWS_AT_ONCE:
-            yield JsonBlock.of(objects)
-            objects = []
+            yield JsonBlock.of(objects, faults)
+            objects, faults = [], {}
     if objects:
-        yield JsonBlock.of(objects)
+        yield JsonBlock.of(objects, faults)
 
 
 @dataclass(frozen=True)
 class JsonBlock:
-    """Consecutive objects: how many, and the columns of the keys that they have."""
+    """Consecutive objects: how many, and the columns of the keys that they have.
+
+    faults: why the line of an object without keys cannot be used, by its place in the block.
+    """
 
     num_rows: int
     columns: "dict[str, pa.Array]"
+    faults: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, objects: list[dict[str, Any]]) -> Self:
+    def of(cls, objects: list[dict[str, Any]], faults: dict[int, str]) -> Self:
         """The block of these objects."""
         names = dict.fromkeys(name for item in objects for name in item)
         columns = {name: _to_arrow([item.get(name, _ABSENT) for item in objects]) for name in names}
-        return cls(len(objects), columns)
+        return cls(len(objects), columns, faults)
 
 
 class JsonColumns:
-    """The columns of a whole file, found block by block: {name: type}, and the number of rows."""
+    """The columns of a whole file, found block by block: {name: type}, and the number of rows.
+
+    faults: why rows cannot be used, by their number.
+    """
 
     def __init__(self) -> None:
         self.types: dict[str, pa.DataType] = {}
         self.num_rows = 0
+        self.faults: dict[int, str] = {}
 
     def add(self, block: JsonBlock) -> None:
         """Take another block into account: a key that an object lacks makes its column JSON."""
@@ -117,6 +143,8 @@ class JsonColumns:
             self.types[name] = column.type if before == pa.string() else pa.json_()
         for name in self.types.keys() - block.columns.keys():
             self.types[name] = pa.json_()
+        for row, reason in block.faults.items():
+            self.faults[self.num_rows + row] = sys.intern(reason)
         self.num_rows += block.num_rows
 
     @property
@@ -141,30 +169,56 @@ class JsonColumns:
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
 
-def _items(open_text: Callable[[], TextIO], may_be_list: bool) -> Iterator[tuple[str, Any]]:
-    """Each value with its place: "line 3", or "item 3" of a list."""
+@dataclass(frozen=True)
+class _Fault:
+    """A line that cannot be used, and why."""
+
+    reason: str
+
+
+def _items(
+    open_text: Callable[[], TextIO], may_be_list: bool, is_tolerant: bool
+) -> Iterator[tuple[str, Any]]:
+    """Each value with its place: "line 3", or "item 3" of a list.
+
+    is_tolerant: whether a line that is no object is a `_Fault`.
+    """
     is_list = may_be_list and _starts_list(open_text)
     with open_text() as file:
         if is_list:
             items = enumerate(_parse(file.read()), 1)
             yield from ((f"item {number}", item) for number, item in items)
         else:
-            yield from _lines(file)
+            lines = _lines(file, is_tolerant)
+            yield from map(_without_others, lines) if is_tolerant else lines
 
 
-def _lines(file: TextIO) -> Iterator[tuple[str, Any]]:
+def _without_others(line: tuple[str, Any]) -> tuple[str, Any]:
+    place, item = line
+    if isinstance(item, dict | _Fault):
+        return line
+    return place, _Fault(f"broken line: {type(item).__name__} instead of an object")
+
+
+def _lines(file: TextIO, is_tolerant: bool) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
+        if is_tolerant and _NOT_UTF8.search(line):
+            yield f"line {number}", _Fault("broken line: not valid UTF-8")
+            continue
         try:
             yield f"line {number}", _parse(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == 1 and line.strip() in ("{", "["):
                 raise ValueError(
                     "it is one object over several lines; a list of objects, or one object in each "
                     "line, is expected"
                 ) from error
-            raise ValueError(f"line {number}: {getattr(error, 'msg', error)}") from error
+            reason = getattr(error, "msg", str(error))
+            if not is_tolerant:
+                raise ValueError(f"line {number}: {reason}") from error
+            yield f"line {number}", _Fault(f"broken line: {reason}")
 
 
 def _parse(text: str) -> Any:

@@ -30,6 +30,7 @@ from sentilora.data.tables import SUFFIXES, concatenated, python_values, read_fi
 from sentilora.disk import is_plain_name
 from sentilora.errors import DataError, first_line
 from sentilora.hub import looks_like_hub_id, require_hub
+from sentilora.places import is_remote, path_of
 from sentilora.shipped import EMBEDDED, reviews_path
 from sentilora.wording import listed, quoted
 
@@ -114,11 +115,16 @@ def local_paths(source: str, split: str) -> list[Path] | None:
     if source == EMBEDDED:
         # The embedded reviews have no validation file: validation rows come out of train.
         return [reviews_path("test" if split == "test" else "train")]
-    require_passed(source)
-    path = Path(os.path.expanduser(source))
-    if os.path.isfile(path):  # not Path.is_file: it raises for a name that no file can have
+    path = path_of(os.path.expanduser(source))
+    if not is_remote(path):
+        require_passed(source)
+        if os.path.isfile(path):  # not Path.is_file: it raises for a name that no file can have
+            return [path]
+        if os.path.isdir(path):
+            return paths_of_split(path, split)
+    elif path.is_file():
         return [path]
-    if os.path.isdir(path):
+    elif path.is_dir():
         return paths_of_split(path, split)
     if looks_like_hub_id(source) and not source.endswith(SUFFIXES):
         return None

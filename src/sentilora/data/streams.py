@@ -11,9 +11,10 @@ the hub is held as a whole.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +29,7 @@ from sentilora.data.tables import (
     require_suffix,
 )
 from sentilora.errors import DataError
+from sentilora.places import native
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
@@ -43,13 +45,15 @@ class Stream:
 
     Tables begin at the same rows wherever reading starts: a file's bytes depend on where the pieces
     of its rows begin, and a job that is resumed writes the bytes of one that is not.
-    digest_content: adds the content of the source to a hash.
+    digest_content: adds the content of the source to a hash. faults: why rows cannot be used that
+    hold nothing for this reason, by their number.
     """
 
     schema: "pa.Schema"
     num_rows: int
     read: "Callable[[int], Iterator[tuple[int, pa.Table]]]"
     digest_content: "Callable[[_Hash], None]"
+    faults: Mapping[int, str] = field(default_factory=dict)
 
     def tables(self, first: int = 0) -> "Iterator[pa.Table]":
         """The rows from number `first` on, in order, in tables of up to 8,192 rows."""
@@ -69,12 +73,17 @@ class _Hash(Protocol):
     def update(self, data: Any, /) -> None: ...
 
 
-def open_stream(source: str, split: str) -> Stream:
-    """One split of a source as a stream. Raises `DataError` as `read_table` does."""
+def open_stream(source: str, split: str, *, keep_faulty: bool = False) -> Stream:
+    """One split of a source as a stream. Raises `DataError` as `read_table` does.
+
+    keep_faulty: whether a line of JSON that cannot be used is a row, one of the `faults`, instead
+    of an error. Other formats do not say where a row ends that is broken.
+    """
     paths = local_paths(source, split)
     if paths is None or paths[0].is_dir():
         return _of_table(read_table(source, split))
-    streams = [_of_file(path) for path in paths]
+    streams = [_of_file(path, keep_faulty) for path in paths]
+    firsts = accumulate((stream.num_rows for stream in streams), initial=0)
     empty = [stream.schema.empty_table() for stream in streams]
     schema = describe(join_tables(source, paths, empty), source, paths[0]).schema
     return Stream(
@@ -82,6 +91,11 @@ def open_stream(source: str, split: str) -> Stream:
         sum(stream.num_rows for stream in streams),
         partial(_read_joined, streams, schema),
         partial(_digest_all, streams),
+        {
+            first + row: reason
+            for first, stream in zip(firsts, streams, strict=False)
+            for row, reason in stream.faults.items()
+        },
     )
 
 
@@ -124,9 +138,9 @@ def _of_table(table: "pa.Table") -> Stream:
     return Stream(table.schema, len(table), read, digest_content)
 
 
-def _of_file(path: Path) -> Stream:
+def _of_file(path: Path, keep_faulty: bool) -> Stream:
     """A file as a stream."""
-    suffix = require_suffix(path)
+    suffix, faults = require_suffix(path), {}
     with readable_file(path):
         match suffix:
             case ".xlsx":
@@ -139,13 +153,14 @@ def _of_file(path: Path) -> Stream:
                 )
                 schema, read = _first(reader.tables(None)).schema, partial(_delimited, reader)
             case _:
-                open_lines, may_be_list = partial(open_text, path, "\n"), suffix == ".json"
-                columns = check_json(open_lines, may_be_list)
-                schema, num_rows = columns.schema, columns.num_rows
-                read = partial(_json, partial(json_blocks, open_lines, may_be_list), columns)
-    return Stream(
-        schema, num_rows, partial(_as_checked, path, num_rows, read), partial(_digest_file, path)
-    )
+                errors = "surrogateescape" if keep_faulty else "strict"
+                open_lines = partial(open_text, path, "\n", errors)
+                how = (open_lines, suffix == ".json", None)
+                columns = check_json(*how, is_tolerant=keep_faulty)
+                schema, num_rows, faults = columns.schema, columns.num_rows, columns.faults
+                read = partial(_json, partial(json_blocks, *how, keep_faulty), columns)
+    read = partial(_as_checked, path, num_rows, read)
+    return Stream(schema, num_rows, read, partial(_digest_file, path), faults)
 
 
 def _as_checked(
@@ -202,13 +217,13 @@ def _parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(native(path)) as file:
         # An index without a column is added to every table.
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
     index = range_index(schema, num_rows)
 
     def read(first: int) -> "Iterator[tuple[int, pa.Table]]":
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(native(path)) as file:
             start = 0
             for group in range(file.metadata.num_row_groups):
                 if start + file.metadata.row_group(group).num_rows <= first:

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 from sentilora.data.delimited import read_delimited, require_unique
 from sentilora.data.json_tables import json_column, read_json
 from sentilora.errors import DataError, first_line
+from sentilora.places import native
 from sentilora.progress import say_once
 from sentilora.wording import quoted
 
@@ -151,21 +152,21 @@ def readable_file(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_text(path: Path, newline: str) -> TextIO:
-    """A file of UTF-8 text, packed or not, without its byte-order mark."""
-    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline=newline)
+def open_text(path: Path, newline: str, errors: str = "strict") -> TextIO:
+    """A file of UTF-8 text, packed or not, without its byte-order mark. errors: as of `open`."""
+    return io.TextIOWrapper(_open_bytes(path), "utf-8-sig", errors, newline)
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
     match packing_of(path):
         case ".gz":
-            return _unpacked(gzip.open(path, "rb"), path)
+            return _unpacked(gzip.open(native(path), "rb"), path)
         case (
             ".zst"
         ):  # Arrow's reader goes on after a frame, and notices a file that ends within one
             import pyarrow as pa
 
-            return _unpacked(pa.input_stream(str(path), compression="zstd"), path)
+            return _unpacked(pa.input_stream(native(path), compression="zstd"), path)
     return path.open("rb")
 
 
@@ -215,7 +216,7 @@ def _read_parquet(path: Path, is_needed: Callable[[str], bool] | None) -> "pa.Ta
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(native(path)) as file:
         if is_needed is None:
             return _with_range_index(file.read())
         names = [name for name in file.schema_arrow.names if is_needed(name)]
@@ -284,10 +285,10 @@ def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "p
             remedy="install openpyxl, or save the sheet as CSV",
         ) from error
     try:
-        with zipfile.ZipFile(path) as parts:
+        with zipfile.ZipFile(native(path)) as parts:
             unpacked = sum(part.file_size for part in parts.infolist())
         require_no_bomb(unpacked, most_unpacked(path.stat().st_size))
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(native(path), read_only=True, data_only=True)
     except Exception as error:  # zipfile's, KeyError, and openpyxl's own, which share no base
         raise DataError(
             f"cannot read {quoted(path)}: {first_line(error)}", seen=str(path)

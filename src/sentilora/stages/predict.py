@@ -20,6 +20,7 @@ from sentilora.data.text import Item, require_text
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.runtime import RuntimeOverrides
+from sentilora.places import path_of
 from sentilora.progress import Progress, say
 from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import Prediction
@@ -27,6 +28,7 @@ from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
+from sentilora.stages.predict_cluster import require_cluster
 from sentilora.stages.predict_file import (
     names_folder,
     predict_file,
@@ -54,6 +56,9 @@ def predict(
     explain: bool = False,
     format: str | None = None,
     units: str | None = None,
+    cluster: str | None = None,
+    address: str | None = None,
+    num_workers: int | None = None,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
     """The predictions for texts or records, or for the rows of a file, in their order.
@@ -66,20 +71,23 @@ def predict(
     one that holds texts. output: new file for its rows, unchanged, with the columns `prediction`,
     `probability_<label>`, `truncated`, and, if a row has one, `reason` added; or a folder, which
     gets a file for each unit of rows (see `predict_file`), and then nothing is returned. adapter:
-    folder of an adapter; None for the one that ships. explain: whether to find the words that moved
+    folder of an adapter; None for the one that ships. cluster, address, num_workers: see
+    `predict_file`. explain: whether to find the words that moved
     each prediction. base, quantization, labels, template and the keywords of `Runtime`: as in
     `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
     """
-    check_request(texts, input, output, text_column, explain, format, units)
+    check_request(texts, input, output, text_column, explain, format, units, cluster)
+    require_cluster(cluster, address, num_workers)
     keywords: Any = dict(
         base=base, quantization=quantization, labels=labels, template=template, **runtime
     )
     if input is not None and output is not None:
         options: Any = dict(text_column=text_column, adapter=adapter, format=format, units=units)
+        options |= dict(cluster=cluster, address=address, num_workers=num_workers)
         keep = not names_folder(output)
         return predict_file(input, output, **options, **keywords, keep=keep)
     if input is not None:
-        require_file(Path(input))
+        require_file(path_of(input))
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     prompt = format_of(folder, labels, template)
     load = partial(Classifier.load, folder, **keywords)
@@ -96,7 +104,7 @@ def predict(
         text_column = text_column_in(table.column_names, trained, [table])
     columns = [text_column, *prompt.columns]
     with belongs_to_adapter(folder):
-        check_input(Path(input), table, columns)
+        check_input(path_of(input), table, columns)
     return classify_table(load(), table.select(columns), columns, explain)
 
 
@@ -111,6 +119,7 @@ def check_request(
     explain: bool,
     format: str | None = None,
     units: str | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Raise `UsageError` for keywords that exclude or require each other."""
     if (input is None) == (texts is None):
@@ -145,6 +154,13 @@ def check_request(
                 seen=value,
                 remedy="name a folder, with a slash at its end, or leave it out",
             )
+    if cluster is not None and output is None:
+        raise UsageError(
+            "`cluster` works only with `input` and `output`",
+            setting="cluster",
+            seen=cluster,
+            remedy="name a file or a folder as each, or leave it out",
+        )
     if str(input) == "-" and output is None:
         raise UsageError(
             "- as `input` works only with `output`",

@@ -9,13 +9,12 @@ Rows are scored in units. Finished units are kept: the same call resumes after t
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from sentilora.bulk.answers import REASON, prediction_columns
 from sentilora.bulk.manifest import Manifest, adapter_record, versions
-from sentilora.bulk.results import Results
+from sentilora.bulk.results import Results, answerable
 from sentilora.bulk.scoring import Job, recorded_manifest, require_new, score_input
 from sentilora.bulk.standard_input import standard_input
 from sentilora.bulk.units import ROWS_PER_UNIT, Share
@@ -25,14 +24,18 @@ from sentilora.data.streams import Stream, open_stream
 from sentilora.data.tables import OUTPUT_SUFFIXES, python_values
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.models.device import choose_device
 from sentilora.models.runtime import RuntimeOverrides
+from sentilora.places import is_remote, path_of
 from sentilora.progress import say
 from sentilora.scoring.answers import Prediction
-from sentilora.scoring.classifier import Classifier, format_of
+from sentilora.scoring.classifier import format_of
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
+from sentilora.stages.predict_cluster import place_to_score, require_cluster
 from sentilora.wording import quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = ("csv", "jsonl", "parquet")
 
@@ -49,20 +52,29 @@ def predict_file(
     template: str | None = None,
     format: str | None = None,
     units: str | None = None,
+    cluster: str | None = None,
+    address: str | None = None,
+    num_workers: int | None = None,
     keep: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
     """Classify the rows of `input` into `output`; returns the predictions if `keep`, else none.
 
-    input: a file or a folder with test rows; "-" for JSON lines or texts on stdin. output: a new
-    file, or a folder: one that exists, or a name that ends with a slash. A folder gets a file of
-    `format`, "parquet" by default, for each unit of rows, and the rows without an answer with the
-    reason in `rejects-….jsonl`. In a file they stay in place, and their `reason` says why.
-    units: the share of the units to score, such as "3/16". The other keywords: see `predict`.
+    input: a file or a folder with test rows, also as a URL such as "s3://bucket/reviews.parquet";
+    "-" for JSON lines or texts on stdin. output, also as a URL: a new file, or a folder: one that
+    exists, or a name that ends with a slash. A folder gets a file of `format`, "parquet" by
+    default, for each unit of rows, and the rows without an answer with the reason in
+    `rejects-….jsonl`. In a file they stay in place, and their `reason` says why.
+    units: the share of the units to score, such as "3/16". cluster: "ray" scores them on the
+    workers of a Ray cluster; address: its host:port, if this machine does not belong to it;
+    num_workers: how many, by default as many as there is room for. The other keywords: see
+    `predict`.
 
     Raises `DataError` for an input that cannot be used, `UsageError` for an output that cannot be
-    written, or whose units were begun with another input, adapter or computer.
+    written, or whose units were begun with another input, adapter or computer, and for a cluster
+    that cannot be used; `SentiloraError` when units failed on it.
     """
+    require_cluster(cluster, address, num_workers)
     share = None if units is None else Share.parse(units)
     folder, whole = check_output(output, format)
     suffix = f".{format or 'parquet'}" if whole is None else ""
@@ -70,33 +82,28 @@ def predict_file(
     prompt = format_of(opened, labels, template)
     trained = text_column_of(opened)
     with _source(input, text_column or trained) as source:
-        stream = open_stream(str(source), "test")
+        stream = open_stream(str(source), "test", keep_faulty=whole is None)
         text = text_column or text_column_in(stream.schema.names, trained, stream.tables())
         columns = [text, *prompt.columns]
         with belongs_to_adapter(opened):
             added = columns_added(prompt.labels, has_reasons=whole is not None)
             check_stream(source, stream, columns, added)
-        encoding = encoding_of(stream, whole or Path(f"part{suffix}"))
-        load = partial(
-            Classifier.load,
-            opened,
-            base=base,
-            quantization=quantization,
-            labels=labels,
-            template=template,
-            **runtime,
+        encoding = encoding_of(stream, whole or Path(f"part{suffix}"), () if whole else columns)
+        keywords: Any = dict(
+            base=base, quantization=quantization, labels=labels, template=template, **runtime
         )
         recorded = recorded_manifest(folder)
-        device = choose_device(runtime.get("device") or "auto")
-        manifest = Manifest(
-            rows_per_unit=recorded.rows_per_unit if recorded else ROWS_PER_UNIT[device],
-            input=_input_record(stream, text),
-            output={"format": suffix or "".join(Path(output).suffixes)},
-            adapter=adapter_record(opened, prompt, quantization),
-            versions=versions(),
-        )
-        results = Results(folder, encoding, prompt.labels, suffix, whole)
-        return score_input(Job(stream, columns, results, manifest), load, share, keep=keep)
+        with place_to_score(opened, keywords, cluster, address, num_workers) as place:
+            manifest = Manifest(
+                rows_per_unit=recorded.rows_per_unit if recorded else ROWS_PER_UNIT[place.device],
+                input=_input_record(stream, text),
+                output={"format": suffix or "".join(path_of(output).suffixes)},
+                adapter=adapter_record(opened, prompt, quantization),
+                versions=versions(),
+            )
+            results = Results(folder, encoding, prompt.labels, suffix, whole)
+            job = Job(stream, columns, results, manifest)
+            return score_input(job, place.score, share, keep=keep)
 
 
 def _input_record(stream: Stream, text_column: str) -> dict[str, Any]:
@@ -116,8 +123,9 @@ def _source(input: str | Path, text_column: str) -> Iterator[Path]:
         with standard_input(text_column) as path:
             yield path
         return
-    require_file(Path(input))
-    yield Path(input)
+    source = path_of(input)
+    require_file(source)
+    yield source
 
 
 def require_file(source: Path) -> None:
@@ -133,7 +141,7 @@ def require_file(source: Path) -> None:
 
 def names_folder(output: str | Path) -> bool:
     """Whether `output` names a folder: one that exists, or a name that ends with a slash."""
-    return str(output).endswith(("/", os.sep)) or Path(output).is_dir()
+    return str(output).endswith(("/", os.sep)) or path_of(output).is_dir()
 
 
 def check_output(output: str | Path, format: str | None) -> tuple[Path, Path | None]:
@@ -141,7 +149,7 @@ def check_output(output: str | Path, format: str | None) -> tuple[Path, Path | N
 
     Raises `UsageError` for a file of unknown format, one that exists, and where it cannot be.
     """
-    path = Path(output)
+    path = path_of(output)
     if names_folder(output):
         if format is not None and format not in FORMATS:
             raise UsageError(
@@ -170,6 +178,8 @@ def check_output(output: str | Path, format: str | None) -> tuple[Path, Path | N
 def check_new_file(output: Path) -> None:
     """Raise `UsageError` if a file to write exists already, or its folder cannot be written to."""
     require_new(output)
+    if is_remote(output):  # folders there need not exist, and who may write shows later
+        return
     folder = output.absolute().parent
     if not folder.is_dir():
         problem = f"there is no folder {quoted(folder)} to write {output.name} to"
@@ -234,13 +244,20 @@ def check_stream(
         texts_of(str(source), pa.concat_tables(t.select([text]) for t in stream.tables()), text)
 
 
-def encoding_of(stream: Stream, output: Path) -> Encoding:
+def encoding_of(stream: Stream, output: Path, columns: Sequence[str]) -> Encoding:
     """How the input's columns enter the output.
+
+    columns: those of the prompt, if only rows that can be classified enter it; else none.
 
     Raises `DataError` for what its format cannot hold.
     """
-    encoding = Encoding.of(stream.schema, stream.tables(), output)
-    if encoding.may_fail(stream.schema):
+
+    def tables() -> "Iterator[pa.Table]":
         for table in stream.tables():
+            yield answerable(table, columns) if columns else table
+
+    encoding = Encoding.of(stream.schema, tables(), output)
+    if encoding.may_fail(stream.schema):
+        for table in tables():
             encoding.encode(table)
     return encoding

@@ -59,6 +59,12 @@ def training_errors(folder: Path) -> Iterator[None]:
             ) from error
         if reason := write_failure(error):
             raise _write_error(folder, reason) from error
+        if _is_of_others(error):
+            raise SentiloraError(
+                f"another process of this training has ended or does not answer: "
+                f"{first_line(error)}",
+                remedy="see its own message; then start all processes again with `resume`",
+            ) from error
         if type(error).__name__ == "SafetensorError" and "deserializing" in str(error):
             raise DataError(
                 f"a checkpoint in {quoted(folder)} is damaged: {first_line(error)}",
@@ -67,6 +73,19 @@ def training_errors(folder: Path) -> Iterator[None]:
                 remedy="continue with `resume`, which uses the checkpoint before it",
             ) from error
         raise
+
+
+def _is_of_others(error: Exception) -> bool:
+    """Whether a process failed because it could not reach the others, over gloo or NCCL."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    message = str(error).lower()
+    signs = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "timed out")
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in message for sign in signs)
+    )
 
 
 @contextmanager
