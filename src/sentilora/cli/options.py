@@ -132,6 +132,7 @@ KEYWORDS = (
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
     *("host", "port", "api_key", "admin_key", "adapter_root", "review_store", "on_long"),
     *("max_wait", "deadline", "max_texts", "max_pass_tokens", "max_body_bytes"),
+    *("dtype", "weights", "base_id", "converter", "push_to_hub"),
     *("shutdown_timeout", "config", "verbose", "format", "units", *RUNTIME),
 )
 
