@@ -180,8 +180,9 @@ class Prompter:
     """Turns texts into prompts and examples with one tokenizer and one format.
 
     label_ids: per label, its tokens after the prompt, and EOS. bos: the BOS token that starts a
-    prompt, or nothing. max_prompt_tokens: what is left of `max_length` for the prompt. special_tokens: those that template and instruction write, in
-    order. unknown_tokens: what looks like special tokens there, but is none of the base's.
+    prompt, or nothing. max_prompt_tokens: what is left of `max_length` for the prompt.
+    special_tokens: those that template and instruction write, in order. unknown_tokens: what looks
+    like special tokens there, but is none of the base's.
 
     Raises `UsageError` if the tokenizer is slow or has no EOS token, if the labels cannot be told
     apart after this prompt, or if the template alone does not fit `max_length`.

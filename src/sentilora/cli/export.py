@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sentilora.cli.options import RUNTIME, Adapter, name_shipped_adapter, quiet
+from sentilora.cli.options import Adapter, Device, name_shipped_adapter, quiet
 from sentilora.wording import quoted
 
 Kind = Annotated[
@@ -63,7 +63,7 @@ def export(
     base_id: BaseId = None,
     converter: Converter = None,
     push_to_hub: PushToHub = None,
-    device: RUNTIME["device"] = None,  # type: ignore[valid-type]
+    device: Device = None,
 ) -> None:
     """Write an adapter for other programs, and check there that it answers as it was trained."""
     from sentilora.exporting.certificate import figures_of, in_words

@@ -62,12 +62,13 @@ TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 Labels = Annotated[str | None, typer.Option(help="Labels, separated by commas.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[
+    Literal["auto", "cuda", "cpu"] | None,
+    typer.Option(help="Device to compute on.", show_default="a GPU if available"),
+]
 # The keywords of `RuntimeOverrides` as options, in the order of --help.
 RUNTIME: dict[str, Any] = {
-    "device": Annotated[
-        Literal["auto", "cuda", "cpu"] | None,
-        typer.Option(help="Device to compute on.", show_default="a GPU if available"),
-    ],
+    "device": Device,
     "compute_dtype": Annotated[
         Literal["auto", "float16", "bfloat16", "float32"] | None,
         typer.Option(help="Compute dtype.", show_default=AS_TRAINED),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sentilora.cli.options import RUNTIME, quiet
+from sentilora.cli.options import Device, quiet
 from sentilora.wording import quoted
 
 Folder = Annotated[Path, typer.Argument(help="Folder that export wrote.")]
@@ -26,7 +26,7 @@ def verify(
     folder: Folder,
     adapter: Adapter = None,
     base: Base = None,
-    device: RUNTIME["device"] = None,  # type: ignore[valid-type]
+    device: Device = None,
 ) -> None:
     """Compare an export with the trained model again, on this machine."""
     from sentilora.exporting.certificate import figures_of, in_words

@@ -1,4 +1,4 @@
-"""The model card of an export: figures, prompt, data, recipe, cost, limits. No path of a machine."""
+"""The model card of an export: figures, prompt, data, recipe, cost, limits, and no path."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -238,7 +238,7 @@ def _results(result: TrainingResult, source: str) -> "list[EvalResult]":
 
     metrics = result.metrics
     low, high = metrics.accuracy_interval
-    values = {
+    values: dict[str, tuple[float | None, dict[str, Any] | None]] = {
         "accuracy": (metrics.accuracy, {"wilson_95": [round(low, 4), round(high, 4)]}),
         "f1": (metrics.macro_f1, {"average": "macro"}),
         "log_loss": (metrics.log_loss, None),

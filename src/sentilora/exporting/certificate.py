@@ -145,9 +145,11 @@ def _remedy_for(certificate: Certificate) -> str:
     return "run sentilora verify on another machine, or report it as a bug"
 
 
-def tolerance_of(form: str, weights: str, trained: Computation) -> float:
+def tolerance_of(form: str, weights: str, trained: Computation, runtime: OwnRuntime) -> float:
     """The largest difference that number formats account for, on either side."""
     limits = [LIMITS[form], LIMITS[trained.compute_dtype]]
+    if runtime.in_bfloat16:
+        limits.append(LIMITS["bfloat16"])
     if weights == "original":
         limits.append(ORIGINAL_WEIGHTS)
     return max(limits)
@@ -171,9 +173,10 @@ def compare(runtime: OwnRuntime, prompt: PromptFile, rows: Sequence[Row]) -> Fig
             progress.advance()
     seen = at_temperature(np.array(log_probs), 1.0)
     if not np.isfinite(seen).all():
+        num_rows = int((~np.isfinite(seen)).any(1).sum())
         raise SentiloraError(
-            f"the export gives no probability to {counted(int((~np.isfinite(seen)).sum()), 'label')}"
-            ": its number format overflows",
+            f"the export gives no probability in {counted(num_rows, 'row')}: its number format "
+            "overflows",
             setting="dtype",
             remedy="choose another `dtype`",
         )

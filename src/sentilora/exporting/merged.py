@@ -22,7 +22,6 @@ from sentilora.models.runtime import Runtime
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -75,7 +74,7 @@ def dequantize(model: "PreTrainedModel", name: str) -> None:
     config: Any = getattr(model.config, "quantization_config", None)
     if config is None:
         return
-    layers = {id(layer) for layer in linear_4bit_modules(model)}
+    layers = {id(layer): layer for layer in linear_4bit_modules(model)}
     if not layers:
         method = getattr(config, "quant_method", None) or "another method"
         raise UsageError(
@@ -87,17 +86,18 @@ def dequantize(model: "PreTrainedModel", name: str) -> None:
         )
     for parent in list(model.modules()):
         for child_name, child in list(parent.named_children()):
-            if id(child) not in layers:
+            layer = layers.get(id(child))
+            if layer is None:
                 continue
             weight = bitsandbytes.functional.dequantize_4bit(
-                child.weight.data, child.weight.quant_state
+                layer.weight.data, layer.weight.quant_state
             )
             plain = torch.nn.Linear(
-                child.in_features, child.out_features, bias=child.bias is not None, device="meta"
+                layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
             )
             plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
-            if child.bias is not None:
-                plain.bias = torch.nn.Parameter(child.bias.data.float(), requires_grad=False)
+            if layer.bias is not None:
+                plain.bias = torch.nn.Parameter(layer.bias.data.float(), requires_grad=False)
             setattr(parent, child_name, plain)
     _forget_quantization(model)
 

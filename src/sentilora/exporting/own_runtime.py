@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sentilora.errors import DataError, UsageError, first_line
+from sentilora.scoring.batching import cache_parameter
 from sentilora.wording import quoted
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LABELS_AT_ONCE = 16  # share a pass after the prompt
@@ -22,9 +24,14 @@ INSTALL_LLAMA_CPP = (
 
 
 class OwnRuntime(Protocol):
-    """What an export is scored with. packages: those that compute, for the versions."""
+    """What an export is scored with.
+
+    packages: those that compute, for the versions. in_bfloat16: whether some layers compute in
+    bfloat16, whatever the export's own format is.
+    """
 
     packages: tuple[str, ...]
+    in_bfloat16: bool
 
     def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
         """The tokens of a prompt, as this program reads its string."""
@@ -38,13 +45,24 @@ class InTransformers:
 
     def __init__(
         self,
-        model: "PreTrainedModel",
+        model: "PreTrainedModel | PeftModel",
         tokenizer: "PreTrainedTokenizerBase",
         packages: tuple[str, ...] = ("torch", "transformers"),
     ) -> None:
         self.model = model.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.packages = packages
+        self._cache = cache_parameter(model) or ""
+        if not self._cache:
+            raise UsageError(
+                f"{type(model).__name__} takes no cache of keys and values, which comparing needs",
+                setting="base",
+                remedy="use the adapter with sentilora alone",
+            )
+        # bitsandbytes scores 4-bit layers so on a CPU that can, without being asked.
+        self.in_bfloat16 = model.device.type == "cpu" and any(
+            getattr(module, "support_avx512bf16_for_cpu", False) for module in model.modules()
+        )
 
     def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
         """The tokens of a prompt. A special token in its string counts where the prompt has any."""
@@ -56,15 +74,18 @@ class InTransformers:
     def log_probs(self, input_ids: Sequence[int], label_ids: list[list[int]]) -> list[float]:
         """Per label, the log-probability of its tokens. The prompt is computed once."""
         import torch
+        from transformers import DynamicCache
 
         with torch.inference_mode():
             ids = torch.tensor([list(input_ids)], device=self.model.device)
-            done = self.model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            cache = DynamicCache()
+            more = {self._cache: cache}
+            done = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **more)
             first = done.logits[0, -1].float().log_softmax(-1)
             sums = [float(first[label[0]]) for label in label_ids]
             for start in range(0, len(label_ids), LABELS_AT_ONCE):
                 places = range(start, min(start + LABELS_AT_ONCE, len(label_ids)))
-                rest = self._after(done.past_key_values, [label_ids[place] for place in places])
+                rest = self._after(cache, [label_ids[place] for place in places])
                 for place, log_prob in zip(places, rest, strict=True):
                     sums[place] += log_prob
         return sums
@@ -80,7 +101,7 @@ class InTransformers:
         cache = copy.deepcopy(cache)
         cache.batch_repeat_interleave(len(labels))
         ids = torch.tensor(rows, device=self.model.device)
-        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+        logits = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}).logits
         log_probs = logits.float().log_softmax(-1)
         return [
             sum(float(log_probs[row, place, token]) for place, token in enumerate(label[1:]))
@@ -91,7 +112,8 @@ class InTransformers:
 class InLlamaCpp:
     """A GGUF file in llama-cpp-python. num_tokens: of the longest prompt with its label."""
 
-    packages = ("llama-cpp-python",)
+    packages: tuple[str, ...] = ("llama-cpp-python",)
+    in_bfloat16 = False
 
     def __init__(self, file: Path, num_tokens: int) -> None:
         llama_cpp = import_llama_cpp()

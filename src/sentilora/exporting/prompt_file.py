@@ -1,7 +1,7 @@
 """`prompt.json` and the chat template: what another program needs to build the trained prompt.
 
-A prompt is `parts` in order, a column's value in place of its name. Its answer is one of `label_ids`
-after it; the probabilities of the labels are the softmax of the sums of their tokens' log-probs.
+A prompt is `parts` in order, a column's value in place of its name. The answer follows it: one of
+`label_ids`. The probabilities of the labels are the softmax of the sums of their tokens' log-probs.
 """
 
 import json

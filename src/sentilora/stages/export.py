@@ -188,7 +188,7 @@ def classifier_of(folder: AdapterFolder) -> ClassifierFile:
     """What an adapter was trained with. Raises `UsageError` for a plain adapter."""
     if folder.classifier is None:
         raise UsageError(
-            f"{quoted(folder.path)} has no {ClassifierFile.FILE}: its labels and prompt are unknown",
+            f"{quoted(folder.path)} has no {ClassifierFile.FILE} with its labels and its prompt",
             setting="adapter",
             seen=str(folder.path),
             remedy="give an adapter that sentilora trained",
@@ -278,7 +278,7 @@ def certify(
         form=form,
         weights=request.weights,
         origins=origins_of(trained.rows),
-        tolerance=tolerance_of(form, request.weights, computation),
+        tolerance=tolerance_of(form, request.weights, computation, runtime),
         labels=trained.prompt.labels,
         adapter_sha256=folder.weights_digest(),
         base=base_name,

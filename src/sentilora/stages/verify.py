@@ -9,7 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sentilora.errors import UsageError
-from sentilora.exporting.certificate import Certificate, compare, origins_of, versions_of
+from sentilora.exporting.certificate import (
+    Certificate,
+    compare,
+    origins_of,
+    tolerance_of,
+    versions_of,
+)
 from sentilora.exporting.certified_rows import load_rows, rows_of
 from sentilora.exporting.loading import load_export
 from sentilora.exporting.prompt_file import PromptFile
@@ -64,6 +70,8 @@ def verify(
     place = choose_device(device or "auto")
     runtime = load_export(folder, certificate.kind, certificate.form, reference, place)
     figures = compare(runtime, prompt, rows)
+    limit = tolerance_of(certificate.form, certificate.weights, certificate.trained, runtime)
+    certificate = certificate.model_copy(update={"tolerance": limit})
     certificate.require_within(figures)
     return certificate.model_copy(
         update={
