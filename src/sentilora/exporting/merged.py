@@ -103,9 +103,10 @@ def dequantize(model: "PreTrainedModel", name: str) -> None:
 
 
 def _forget_quantization(model: Any) -> None:
-    """Remove what transformers keeps of a model's quantization, and refuses to save it for."""
+    """Remove what transformers keeps of a model's quantization, and would convert back to."""
     del model.config.quantization_config
-    for name in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit"):
+    # Of the last, the first 4-bit conversion has no reverse, so that saving would fail.
+    for name in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "_weight_conversions"):
         if name in vars(model):
             delattr(model, name)
     model.is_quantized = False
