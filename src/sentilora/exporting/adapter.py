@@ -38,8 +38,8 @@ def public_base(reference: BaseReference, base_id: str | None) -> str:
         return name
     short = Path(name).resolve().name
     say(
-        f"base: written as {quoted(short)}, because {quoted(name)} is a path of this machine; "
-        "`base_id` names its hub id"
+        f"base: written as {quoted(short)}, because {quoted(name)} is a path of this machine; its "
+        "hub id can be written instead (see --help)"
     )
     return short
 

@@ -35,7 +35,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # Largest difference of a probability, by the coarsest number format on the way. What was measured
 # stands in docs/results.md.
 LIMITS = {
-    "float32": 1e-3,
+    "float32": 1e-4,
     "float16": 0.02,
     "f16": 0.02,
     "bfloat16": 0.1,

@@ -6,10 +6,10 @@ sentilora export gguf OUT --dtype q8_0
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 from sentilora.config import CONFIG_FILE, Config, read_config
@@ -53,7 +53,9 @@ from sentilora.stages.from_config import load_rows_of
 from sentilora.wording import alternatives, counted, quoted
 
 CHOICES: dict[str, tuple[str, ...]] = {"adapter": (), "merged": DTYPES, "gguf": FORMS}
-IN_CARD = ("lora.", "training.", "prompt.max_length", "prompt.truncation")  # settings
+# Settings that the card shows, and those among them that say nothing of the model.
+IN_CARD = ("lora.", "training.", "prompt.max_length", "prompt.truncation")
+NOT_IN_CARD = ("report_to", "logging_steps", "save_steps", "save_total_limit", "eval_batch_size")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,6 @@ class Request:
     form: str
     weights: Weights
     name: str
-    device: str | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ class Trained:
     rows: list[Row]
     computation: Computation
     revision: str
-    prompt: PromptFile
 
 
 def export(
@@ -104,7 +104,7 @@ def export(
     export answers otherwise than the trained model; then nothing is left in `out`.
     """
     out = Path(os.path.expanduser(out))
-    request = check_request(kind, out, dtype, weights, device)
+    request = check_request(kind, out, dtype, weights)
     require_new(out)
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     record = classifier_of(folder)
@@ -120,22 +120,21 @@ def export(
     facts, evaluation = look_at_run(folder)
     name = public_base(reference, base_id)
     with new_folder(out) as partial:
-        model = partial / "unconverted" if script is not None else partial
-        model.mkdir(exist_ok=True)
-        trained = score_trained(request, folder, record, base, name, evaluation, model)
-        if request.kind != "adapter":
-            dtype = request.form if request.kind == "merged" else DTYPES[0]
-            write_model(folder, reference, request.weights, dtype, trained.prompt, model)
-        if script is not None:
-            write_gguf(script, model, partial / gguf_name(request.form), request.form, request.name)
-            shutil.rmtree(model)
-            text = modelfile(gguf_name(request.form), trained.prompt)
-            (partial / MODELFILE).write_text(text, encoding="utf-8")
-        trained.prompt.save(partial)
+        classifier = Classifier.load(folder, base=base, device=device)
+        prompt = PromptFile.of(classifier.prompter, classifier.calibration)
+        prompt.save(partial)
+        if request.kind == "adapter":
+            write_adapter(classifier, folder, record, name, partial)
+        elif script is None:
+            write_model(classifier, folder, reference, request.weights, request.form, partial)
+        else:
+            write_file(script, classifier, folder, reference, request, prompt, partial)
+        trained = score_trained(classifier, evaluation)
+        del classifier  # the export may need the memory
         save_rows(trained.rows, partial)
-        certificate = certify(request, folder, reference, trained, name, partial)
+        certificate = certify(request, folder, reference, trained, prompt, name, partial)
         certificate.save(partial)
-        write_card(partial, request.name, certificate, trained.prompt, facts, folder)
+        write_card(partial, request.name, certificate, prompt, facts, folder)
     if push_to_hub is not None:
         upload(out, push_to_hub)
     return certificate
@@ -144,9 +143,7 @@ def export(
 # --- before a model is loaded --------------------------------------------------------------------
 
 
-def check_request(
-    kind: str, out: Path, dtype: str | None, weights: str, device: str | None
-) -> Request:
+def check_request(kind: str, out: Path, dtype: str | None, weights: str) -> Request:
     """The request, checked. Raises `UsageError` for what does not exist or does not fit."""
     if kind not in CHOICES:
         raise UsageError(
@@ -181,7 +178,7 @@ def check_request(
         )
     form = dtype or (choices[0] if choices else "")
     name = out.absolute().name
-    return Request(cast("Kind", kind), form, cast("Weights", weights), name, device)
+    return Request(cast("Kind", kind), form, cast("Weights", weights), name)
 
 
 def classifier_of(folder: AdapterFolder) -> ClassifierFile:
@@ -226,38 +223,42 @@ def evaluation_items(run: Path, config: Config) -> list[Item]:
 # --- with a model --------------------------------------------------------------------------------
 
 
-def score_trained(
-    request: Request,
-    folder: AdapterFolder,
-    record: ClassifierFile,
-    base: str | Path | None,
-    base_name: str,
-    evaluation: Sequence[Item],
-    out: Path,
-) -> Trained:
-    """The trained model's answers. Also writes into `out` what needs the trained classifier."""
-    classifier = Classifier.load(folder, base=base, device=request.device)
-    rows = rows_of(classifier, evaluation)
-    say(f"scored {counted(len(rows), 'row')} with the trained model on {classifier.computed_on}")
-    if request.kind == "adapter":
-        write_adapter(classifier, folder, record, base_name, out)
-    else:
-        write_tokenizer(classifier, out)
-    prompt = PromptFile.of(classifier.prompter, classifier.calibration)
-    return Trained(rows, computation_of(classifier), classifier.base.revision, prompt)
-
-
 def write_model(
+    classifier: Classifier,
     folder: AdapterFolder,
     reference: BaseReference,
     weights: Weights,
     dtype: str,
+    out: Path,
+) -> None:
+    """Write base and adapter as one model, with the tokenizer."""
+    write_tokenizer(classifier, out)
+    model = merged_model(folder, reference, weights, dtype)
+    write_merged(model, classifier.labels, classifier.base.tokenizer.eos_token_id, out)
+
+
+def write_file(
+    script: Path,
+    classifier: Classifier,
+    folder: AdapterFolder,
+    reference: BaseReference,
+    request: Request,
     prompt: PromptFile,
     out: Path,
 ) -> None:
-    """Write base and adapter as one model."""
-    model = merged_model(folder, reference, weights, dtype)
-    write_merged(model, tuple(prompt.labels), prompt.label_ids[0][-1], out)
+    """Write base and adapter as one GGUF file, with a Modelfile. script: llama.cpp's converter."""
+    file = gguf_name(request.form)
+    with TemporaryDirectory(dir=out) as name:
+        write_model(classifier, folder, reference, request.weights, DTYPES[0], Path(name))
+        write_gguf(script, Path(name), out / file, request.form, request.name)
+    (out / MODELFILE).write_text(modelfile(file, prompt), encoding="utf-8")
+
+
+def score_trained(classifier: Classifier, evaluation: Sequence[Item]) -> Trained:
+    """The trained model's answers to public texts and to evaluation rows."""
+    rows = rows_of(classifier, evaluation)
+    say(f"scored {counted(len(rows), 'row')} with the trained model on {classifier.computed_on}")
+    return Trained(rows, computation_of(classifier), classifier.base.revision)
 
 
 def certify(
@@ -265,6 +266,7 @@ def certify(
     folder: AdapterFolder,
     reference: BaseReference,
     trained: Trained,
+    prompt: PromptFile,
     base_name: str,
     out: Path,
 ) -> Certificate:
@@ -272,14 +274,14 @@ def certify(
     computation = trained.computation
     form = request.form or computation.compute_dtype
     runtime = load_export(out, request.kind, form, reference, computation.device)
-    figures = compare(runtime, trained.prompt, trained.rows)
+    figures = compare(runtime, prompt, trained.rows)
     certificate = Certificate(
         kind=request.kind,
         form=form,
         weights=request.weights,
         origins=origins_of(trained.rows),
         tolerance=tolerance_of(form, request.weights, computation, runtime),
-        labels=trained.prompt.labels,
+        labels=prompt.labels,
         adapter_sha256=folder.weights_digest(),
         base=base_name,
         base_revision=trained.revision,
