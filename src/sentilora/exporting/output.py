@@ -3,12 +3,12 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sentilora.errors import UsageError
+from sentilora.folders.claim import claim, contents
 from sentilora.wording import quoted
 
 
@@ -31,16 +31,25 @@ def require_new(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` that takes its place at the end, and vanishes after an error."""
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    name = f".{out.absolute().name}-unfinished-"
-    partial = Path(tempfile.mkdtemp(prefix=name, dir=out.absolute().parent))
+    """An empty folder beside `out` that takes its place at the end, and vanishes after an error.
+
+    What a killed job left there is removed. Raises `UsageError` when another job writes to `out`.
+    """
+    aside = out.absolute().parent / f".{out.absolute().name}-unfinished"
     try:
-        yield partial
-        _as_ordinary(partial)
-        os.replace(partial, out)
+        claimed = claim(aside)
+    except UsageError as error:
+        error.remedy = "wait until it ends, or name another folder"
+        raise
+    try:
+        with claimed:
+            for path in contents(aside):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield aside
+            _as_ordinary(aside)
+        os.replace(aside, out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _as_ordinary(folder: Path) -> None:
