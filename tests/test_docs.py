@@ -191,7 +191,17 @@ def test_the_reference_pages_are_fresh_and_complete(reference, monkeypatch):
     for name in every_setting:
         assert f"| `{name}` | " in listed, name
     verbs = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
-    for verb in ("check", "train", "evaluate", "predict", "serve", "export", "verify", "demo", "env"):
+    for verb in (
+        "check",
+        "train",
+        "evaluate",
+        "predict",
+        "serve",
+        "export",
+        "verify",
+        "demo",
+        "env",
+    ):
         assert f"\n## `sentilora {verb}`\n" in verbs
 
 

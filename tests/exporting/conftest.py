@@ -1,11 +1,14 @@
 """Exports of adapters that are made in seconds: the toy run's, and one with odd labels."""
 
 import pytest
+from llama_models import write_llama
 from small_runs import train_on
 
 import sentilora
 
 ODD_LABELS = ('say "yes"', "it's {not}: no", "ça, \\n `va`")
+
+
 @pytest.fixture(scope="session")
 def odd_run(toy_base, tmp_path_factory):
     """A run whose labels hold quotes, braces, commas, backslashes and backticks."""
@@ -19,8 +22,7 @@ def columns_run(toy_base, tmp_path_factory):
     """A run whose prompt writes a special token and shows a title."""
     labels = ("positive", "negative")
     rows = [
-        {"text": f"text {i}", "title": f"</s> title {i}", "label": labels[i % 2]}
-        for i in range(60)
+        {"text": f"text {i}", "title": f"</s> title {i}", "label": labels[i % 2]} for i in range(60)
     ]
     template = "<s>{instruction}\n{title}\n\n{text}\n\n### Sentiment:\n"
     folder = tmp_path_factory.mktemp("columns")
@@ -41,3 +43,12 @@ def merged_export(toy_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("exports") / "merged"
     sentilora.export("merged", out, adapter=toy_run, dtype="float32")
     return out
+
+
+@pytest.fixture(scope="session")
+def llama_run(tmp_path_factory):
+    """A finished run on a random base whose tokenizer llama.cpp knows."""
+    folder = tmp_path_factory.mktemp("llama")
+    write_llama(folder / "base")
+    rows = [{"text": f"text {i}", "label": ("good", "bad")[i % 2]} for i in range(60)]
+    return train_on(rows, folder / "base", folder)

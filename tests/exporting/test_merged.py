@@ -122,5 +122,7 @@ def test_one_model_for_every_label_at_once(merged_export):
         for label, log_prob in zip(labels, seen, strict=True):
             logits = runtime.model(torch.tensor([prompt + label])).logits[0].log_softmax(-1)
             places = range(len(prompt) - 1, len(prompt) + len(label) - 1)
-            whole = sum(float(logits[place, token]) for place, token in zip(places, label))
+            whole = sum(
+                float(logits[place, token]) for place, token in zip(places, label, strict=True)
+            )
             assert np.isclose(log_prob, whole, atol=1e-4)

@@ -45,6 +45,7 @@ from sentilora.folders.classifier_file import BaseReference, ClassifierFile
 from sentilora.folders.probes_file import Computation, ProbesFile
 from sentilora.folders.run_folder import DataRecord, TrainingResult, require_same_rows
 from sentilora.hub import require_hub
+from sentilora.models.device import free_memory
 from sentilora.progress import say
 from sentilora.scoring.classifier import Classifier
 from sentilora.scoring.probes import computation_of
@@ -130,7 +131,8 @@ def export(
         else:
             write_file(script, classifier, folder, reference, request, prompt, partial)
         trained = score_trained(classifier, evaluation)
-        del classifier  # the export may need the memory
+        del classifier
+        free_memory()  # the export may need it
         save_rows(trained.rows, partial)
         certificate = certify(request, folder, reference, trained, prompt, name, partial)
         certificate.save(partial)

@@ -20,9 +20,10 @@ from sentilora.exporting.certified_rows import load_rows, rows_of
 from sentilora.exporting.loading import load_export
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.models.device import choose_device, require_device
+from sentilora.models.device import choose_device, free_memory, require_device
 from sentilora.progress import say
 from sentilora.scoring.classifier import Classifier
+from sentilora.scoring.probes import computation_of
 from sentilora.stages.export import look_at_run
 from sentilora.wording import quoted
 
@@ -47,7 +48,7 @@ def verify(
     folder = Path(os.path.expanduser(folder))
     certificate = Certificate.of(folder)
     prompt = PromptFile.load(folder)
-    rows = load_rows(folder)
+    rows, computation = load_rows(folder), certificate.trained
     if adapter is not None:
         trained = AdapterFolder.open(adapter)
         if trained.weights_digest() != certificate.adapter_sha256:
@@ -58,7 +59,10 @@ def verify(
                 remedy="name the adapter that was exported, or leave out `adapter`",
             )
         _, evaluation = look_at_run(trained)
-        rows = rows_of(Classifier.load(trained, base=base, device=device), evaluation)
+        classifier = Classifier.load(trained, base=base, device=device)
+        rows, computation = rows_of(classifier, evaluation), computation_of(classifier)
+        del classifier
+        free_memory()
     elif certificate.rows > len(rows):
         say(
             f"compared on the {len(rows):,} public texts; `adapter` names the run whose "
@@ -70,7 +74,7 @@ def verify(
     place = choose_device(device or "auto")
     runtime = load_export(folder, certificate.kind, certificate.form, reference, place)
     figures = compare(runtime, prompt, rows)
-    limit = tolerance_of(certificate.form, certificate.weights, certificate.trained, runtime)
+    limit = tolerance_of(certificate.form, certificate.weights, computation, runtime)
     certificate = certificate.model_copy(update={"tolerance": limit})
     certificate.require_within(figures)
     return certificate.model_copy(
