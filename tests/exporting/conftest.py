@@ -6,13 +6,15 @@ from small_runs import train_on
 
 import sentilora
 
-ODD_LABELS = ('say "yes"', "it's {not}: no", "ça, \\n `va`")
+# Of equal length: a random base prefers the shorter label by far, which training takes for
+# divergence.
+ODD_LABELS = tuple(f'it\'s "{letter}", {{x}}: \\ `ça`' for letter in "ab")
 
 
 @pytest.fixture(scope="session")
 def odd_run(toy_base, tmp_path_factory):
     """A run whose labels hold quotes, braces, commas, backslashes and backticks."""
-    rows = [{"text": f"text {i}", "label": ODD_LABELS[i % 3]} for i in range(60)]
+    rows = [{"text": f"text {i}", "label": ODD_LABELS[i % 2]} for i in range(60)]
     folder = tmp_path_factory.mktemp("odd")
     return train_on(rows, toy_base, folder, **{"prompt.labels": list(ODD_LABELS)})
 
@@ -50,5 +52,5 @@ def llama_run(tmp_path_factory):
     """A finished run on a random base whose tokenizer llama.cpp knows."""
     folder = tmp_path_factory.mktemp("llama")
     write_llama(folder / "base")
-    rows = [{"text": f"text {i}", "label": ("good", "bad")[i % 2]} for i in range(60)]
+    rows = [{"text": f"text {i}", "label": ("good", "poor")[i % 2]} for i in range(60)]
     return train_on(rows, folder / "base", folder)
