@@ -138,10 +138,10 @@ class Certificate(Record):
 def _remedy_for(certificate: Certificate) -> str:
     if certificate.weights == "original":
         return "merge into the weights that were trained: `weights`=trained"
-    others = [name for name, limit in LIMITS.items() if limit < LIMITS[certificate.form]]
-    if certificate.kind != "adapter" and others:
-        finer = {"merged": "float16 or float32", "gguf": "f16"}[certificate.kind]
-        return f"choose a finer `dtype`, {finer}, or serve the adapter itself"
+    formats = {"merged": ("float32", "float16"), "gguf": ("f16", "q8_0")}.get(certificate.kind, ())
+    finer = [name for name in formats if LIMITS[name] < LIMITS[certificate.form]]
+    if finer:
+        return f"choose a finer `dtype` ({' or '.join(finer)}), or serve the adapter itself"
     return "run sentilora verify on another machine, or report it as a bug"
 
 

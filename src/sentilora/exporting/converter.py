@@ -108,7 +108,7 @@ def convert(script: Path, model: Path, file: Path, form: str, name: str) -> None
     if _UNKNOWN_TOKENIZER in done.stderr:
         fault = "does not know the tokenizer of this base"
     elif "is not supported" in last:
-        fault = f"does not know this base ({last.rpartition('ERROR:')[2].strip()})"
+        fault = f"does not know this base ({last.rpartition(':')[2].strip()})"
     else:
         raise SentiloraError(
             f"llama.cpp's converter failed ({last})",

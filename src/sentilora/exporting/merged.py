@@ -14,10 +14,11 @@ from sentilora.exporting.own_runtime import InTransformers
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import BaseReference
 from sentilora.models.adapters import load_adapter
-from sentilora.models.base_source import KEYWORDS, without_loading_report
-from sentilora.models.bases import load_base, load_structure
+from sentilora.models.base_source import KEYWORDS, readable, without_loading_report
+from sentilora.models.bases import load_base
 from sentilora.models.device import place_of_process
 from sentilora.models.four_bits import import_bitsandbytes, linear_4bit_modules
+from sentilora.models.gguf_file import loadable_source
 from sentilora.models.runtime import Runtime
 from sentilora.wording import quoted
 
@@ -30,7 +31,12 @@ Weights = Literal["trained", "original"]
 
 def require_mergeable(folder: AdapterFolder, reference: BaseReference, weights: Weights) -> None:
     """Raise `UsageError` unless an adapter can be merged into these weights of its base."""
-    _, is_quantized = load_structure(reference.name, revision=reference.revision)
+    from transformers import AutoConfig
+
+    source = loadable_source(reference.name, KEYWORDS)
+    with readable(reference.name, KEYWORDS):
+        config: Any = AutoConfig.from_pretrained(source, revision=reference.revision)
+    is_quantized = getattr(config, "quantization_config", None) is not None
     if is_quantized and weights == "original":
         raise UsageError(
             f"the base {quoted(reference.name)} is stored quantized: it has no original weights",
