@@ -65,8 +65,8 @@ def verify(
         free_memory()
     elif certificate.rows > len(rows):
         say(
-            f"compared on the {len(rows):,} public texts alone; with the trained adapter named, the "
-            f"{certificate.rows - len(rows):,} evaluation rows of its run are compared too"
+            f"compared on the {len(rows):,} public texts alone; with the trained adapter named, "
+            f"the {certificate.rows - len(rows):,} evaluation rows of its run are compared too"
         )
     reference = None
     if certificate.kind == "adapter":
