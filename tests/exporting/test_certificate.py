@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from commands import failed, run
+from safetensors.torch import load_file, save_file
 
 import sentilora
 from sentilora.exporting import certificate as certificates
@@ -89,10 +90,13 @@ def test_verify_names_a_file_that_has_changed(name, merged_copy):
     failed(3, f"{path} is missing; restore it", "verify", merged_copy)
 
 
-def test_verify_finds_another_model_under_a_certificate(merged_copy, toy_base):
+def test_verify_finds_another_model_under_a_certificate(merged_copy):
     """Whoever changes the digests too is still found: the answers are others."""
     record = json.loads((merged_copy / "parity.json").read_text())
-    shutil.copy(toy_base / "model.safetensors", merged_copy)
+    file = merged_copy / "model.safetensors"
+    weights = load_file(file)
+    weights["lm_head.weight"] *= -1
+    save_file(weights, file, {"format": "pt"})
     record["sha256"] = certificates.digests_of(merged_copy)
     (merged_copy / "parity.json").write_text(json.dumps(record))
     failed(1, "the export answers otherwise than the trained model", "verify", merged_copy)
@@ -142,7 +146,7 @@ def test_a_folder_below_a_file_or_one_that_is_read_only_is_refused(tmp_path, mon
     (tmp_path / "file").write_text("")
     failed(2, "is not a folder; name a new folder elsewhere", "export", "adapter",
            tmp_path / "file/out", "--adapter", toy_run)  # fmt: skip
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)  # root may write anywhere
     failed(2, "may not be written to; name a new folder elsewhere", "export", "adapter",
            tmp_path / "out", "--adapter", toy_run)  # fmt: skip
 
