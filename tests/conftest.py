@@ -73,22 +73,27 @@ def pytest_addoption(parser):
 
 
 def skips(config):
-    """([tests skipped that are marked gpu], [the others]), as their reports."""
+    """([tests skipped that are marked gpu], [marked llama_cpp], [the others]), as their reports."""
     reports = config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])
-    gpu = [report for report in reports if "gpu" in getattr(report, "keywords", ())]
-    return gpu, [report for report in reports if report not in gpu]
+    gpu, llama_cpp = (
+        [report for report in reports if mark in getattr(report, "keywords", ())]
+        for mark in ("gpu", "llama_cpp")
+    )
+    return gpu, llama_cpp, [report for report in reports if report not in [*gpu, *llama_cpp]]
 
 
 def pytest_sessionfinish(session):
     is_worker = hasattr(session.config, "workerinput")
-    if not is_worker and session.config.getoption("only_gpu_skips") and skips(session.config)[1]:
+    if not is_worker and session.config.getoption("only_gpu_skips") and skips(session.config)[2]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("only_gpu_skips"):
-        gpu, others = skips(config)
+        gpu, llama_cpp, others = skips(config)
         terminalreporter.write_line(f"skipped: {len(gpu)} for want of a GPU, {len(others)} others")
+        if llama_cpp:
+            terminalreporter.write_line(f"skipped: {len(llama_cpp)} for want of llama-cpp-python")
         for report in others:
             terminalreporter.write_line(f"must not be skipped: {report.nodeid}", red=True)
 

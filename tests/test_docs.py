@@ -35,6 +35,7 @@ PAGES = {
     "docs/guide/calibration.md": (4, 0),
     "docs/guide/bulk.md": (2, 0),
     "docs/guide/serve.md": (0, 9),
+    "docs/guide/serve-elsewhere.md": (2, 6),
     "docs/guide/several-gpus.md": (0, 3),
     "docs/guide/cluster.md": (0, 6),
     "docs/guide/python.md": (8, 0),
@@ -191,7 +192,17 @@ def test_the_reference_pages_are_fresh_and_complete(reference, monkeypatch):
     for name in every_setting:
         assert f"| `{name}` | " in listed, name
     verbs = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
-    for verb in ("check", "train", "evaluate", "predict", "serve", "demo", "env"):
+    for verb in (
+        "check",
+        "train",
+        "evaluate",
+        "predict",
+        "serve",
+        "export",
+        "verify",
+        "demo",
+        "env",
+    ):
         assert f"\n## `sentilora {verb}`\n" in verbs
 
 

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from sentilora.stages.demo import demo
     from sentilora.stages.env import env
     from sentilora.stages.evaluate import evaluate
+    from sentilora.stages.export import export
     from sentilora.stages.predict import predict
     from sentilora.stages.repeat import train_seeds, train_sizes
     from sentilora.stages.serve import serve
     from sentilora.stages.train import train
+    from sentilora.stages.verify import verify
     from sentilora.version import __version__
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "embedded_base",
     "env",
     "evaluate",
+    "export",
     "load_config",
     "predict",
     "serve",
@@ -39,6 +42,7 @@ __all__ = [
     "train",
     "train_seeds",
     "train_sizes",
+    "verify",
 ]
 
 _HOME = {
@@ -51,12 +55,14 @@ _HOME = {
     "predict": "stages.predict",
     "embedded_base": "shipped",
     "evaluate": "stages.evaluate",
+    "export": "stages.export",
     "load_config": "config",
     "serve": "stages.serve",
     "shipped_adapter": "shipped",
     "train": "stages.train",
     "train_seeds": "stages.repeat",
     "train_sizes": "stages.repeat",
+    "verify": "stages.verify",
 }
 
 

@@ -1,6 +1,7 @@
 """The errors that sentilora raises on purpose.
 
-    SentiloraError              exit 1   training or scoring failed: out of memory, divergence, disk
+    SentiloraError              exit 1   training or scoring failed: out of memory, divergence,
+    │                                    disk; an export answers otherwise
     ├── UsageError              exit 2   configuration, device, output folder in use or held by
     │                                    another job, adapter of another base
     ├── DataError               exit 3   data or adapter missing, corrupt or unreachable

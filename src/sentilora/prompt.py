@@ -179,9 +179,10 @@ class Example:
 class Prompter:
     """Turns texts into prompts and examples with one tokenizer and one format.
 
-    label_ids: per label, its tokens after the prompt, and EOS. max_prompt_tokens: what is left of
-    `max_length` for the prompt. special_tokens: those that template and instruction write, in
-    order. unknown_tokens: what looks like special tokens there, but is none of the base's.
+    label_ids: per label, its tokens after the prompt, and EOS. bos: the BOS token that starts a
+    prompt, or nothing. max_prompt_tokens: what is left of `max_length` for the prompt.
+    special_tokens: those that template and instruction write, in order. unknown_tokens: what looks
+    like special tokens there, but is none of the base's.
 
     Raises `UsageError` if the tokenizer is slow or has no EOS token, if the labels cannot be told
     apart after this prompt, or if the template alone does not fit `max_length`.
@@ -209,7 +210,7 @@ class Prompter:
         # One BOS if, and only if, this tokenizer puts one before a text or the template writes it.
         first = tokenizer("a")["input_ids"][:1]
         is_written = self._template.ids("a".join(self._frame(self._probe("a"))))[:1] == first
-        self._bos = first if first == [tokenizer.bos_token_id] and not is_written else []
+        self.bos = first if first == [tokenizer.bos_token_id] and not is_written else []
         self.label_ids = self._find_label_ids()
         num_frame_tokens = len(self._tokens("".join(self._frame(self._probe("")))))
         self.max_prompt_tokens = format.max_length - max(map(len, self.label_ids))
@@ -223,7 +224,7 @@ class Prompter:
             )
 
     def _tokens(self, string: str) -> list[int]:
-        return [*self._bos, *self._template.ids(string)]
+        return [*self.bos, *self._template.ids(string)]
 
     @property
     def warnings(self) -> list[str]:

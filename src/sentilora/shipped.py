@@ -58,8 +58,13 @@ def report_template() -> str:
 
 
 def card_template() -> str:
-    """Jinja template of the model card."""
+    """Jinja template of a run's model card."""
     return _asset("card.md").read_text(encoding="utf-8")
+
+
+def export_card_template() -> str:
+    """Jinja template of an export's model card."""
+    return _asset("export_card.md").read_text(encoding="utf-8")
 
 
 def _asset(*parts: str) -> Path:

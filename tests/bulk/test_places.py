@@ -11,8 +11,8 @@ from commands import failed, predicted, run
 from upath import UPath
 
 from sentilora.bulk import scoring, units
-from sentilora.disk import written_aside
 from sentilora.data.sources import read_table
+from sentilora.disk import written_aside
 from sentilora.errors import SentiloraError
 from sentilora.places import path_of
 

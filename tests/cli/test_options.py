@@ -17,7 +17,7 @@ from sentilora.models.runtime import RuntimeOverrides
 PACKAGE = Path(sentilora.__file__).parent
 VERBS = typer.main.get_command(app).commands
 # Arguments: no option has their name.
-POSITIONAL = {"overrides", "texts"}
+POSITIONAL = {"overrides", "texts", "kind", "out", "folder"}
 
 
 def options_of(verb):

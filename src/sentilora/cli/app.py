@@ -19,10 +19,12 @@ from sentilora.cli.check import check
 from sentilora.cli.demo import demo
 from sentilora.cli.env import env
 from sentilora.cli.evaluate import evaluate
+from sentilora.cli.export import export
 from sentilora.cli.options import fail
 from sentilora.cli.predict import predict
 from sentilora.cli.serve import serve
 from sentilora.cli.train import train
+from sentilora.cli.verify import verify
 from sentilora.errors import SentiloraError, is_out_of_memory, write_failure
 from sentilora.progress import notices_once, show_details
 
@@ -86,7 +88,7 @@ def with_verbose(verb: Callable[..., None]) -> Callable[..., None]:
     return with_details
 
 
-for verb in (train, evaluate, predict, serve, check, demo):
+for verb in (train, evaluate, predict, serve, export, verify, check, demo):
     app.command()(with_verbose(verb))
 app.command()(env)
 

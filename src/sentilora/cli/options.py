@@ -62,12 +62,13 @@ TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.")
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
 Labels = Annotated[str | None, typer.Option(help="Labels, separated by commas.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[
+    Literal["auto", "cuda", "cpu"] | None,
+    typer.Option(help="Device to compute on.", show_default="a GPU if available"),
+]
 # The keywords of `RuntimeOverrides` as options, in the order of --help.
 RUNTIME: dict[str, Any] = {
-    "device": Annotated[
-        Literal["auto", "cuda", "cpu"] | None,
-        typer.Option(help="Device to compute on.", show_default="a GPU if available"),
-    ],
+    "device": Device,
     "compute_dtype": Annotated[
         Literal["auto", "float16", "bfloat16", "float32"] | None,
         typer.Option(help="Compute dtype.", show_default=AS_TRAINED),
@@ -132,16 +133,9 @@ KEYWORDS = (
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
     *("host", "port", "api_key", "admin_key", "adapter_root", "review_store", "on_long"),
     *("max_wait", "deadline", "max_texts", "max_pass_tokens", "max_body_bytes"),
-    *(
-        "shutdown_timeout",
-        "config",
-        "verbose",
-        "format",
-        "units",
-        "cluster",
-        "address",
-        "num_workers",
-    ),
+    *("shutdown_timeout", "config", "verbose", "format", "units"),
+    *("cluster", "address", "num_workers"),
+    *("dtype", "weights", "base_id", "converter", "push_to_hub"),
     *RUNTIME,
 )
 

@@ -1,0 +1,231 @@
+"""`parity.json`: how far an export's answers are from the trained model's, and what it may be.
+
+    certificate = certify(runtime, rows, prompt, …)     # raises when it is too far
+    repeat(runtime, rows, prompt)                       # the same figures, of an export at hand
+
+Both sides give a probability to each label after each prompt: the trained model through
+`Classifier`, the export through the program that it is made for. LIMITS holds the largest
+difference that is allowed.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from sentilora.errors import DataError, SentiloraError
+from sentilora.exporting.certified_rows import ROWS_FILE, Row, probabilities_of
+from sentilora.exporting.output import digest_of
+from sentilora.exporting.own_runtime import OwnRuntime
+from sentilora.exporting.prompt_file import PromptFile
+from sentilora.folders.probes_file import Computation
+from sentilora.folders.records import STRICT, Record
+from sentilora.progress import Progress
+from sentilora.scoring.answers import at_temperature
+from sentilora.version import __version__
+from sentilora.wording import counted, quoted
+
+FORMAT_VERSION = 1
+Kind = Literal["adapter", "merged", "gguf"]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# Largest difference of a probability, by the coarsest number format on the way. docs/results.md has
+# what was measured: 5e-6, 0.0034 and 0.032 in float32, float16 and bfloat16. Those of GGUF are
+# estimates.
+LIMITS = {
+    "float32": 1e-4,
+    "float16": 0.02,
+    "f16": 0.02,
+    "bfloat16": 0.1,
+    "q8_0": 0.1,
+    "q4_K_M": 0.25,
+}
+ORIGINAL_WEIGHTS = 0.25  # merged into the 16-bit base, which is not what was trained
+
+
+@dataclass(frozen=True, config=STRICT)
+class Figures:
+    """A comparison of probabilities, export against trained model.
+
+    label_flips: rows with another most probable label. mean_probability_difference: over rows and
+    labels. rows_with_other_tokens: rows whose string the export's tokenizer reads otherwise than in
+    training; they are scored as it reads them.
+    """
+
+    rows: Annotated[int, Field(ge=1)]
+    label_flips: Annotated[int, Field(ge=0)]
+    max_probability_difference: Share
+    mean_probability_difference: Share
+    rows_with_other_tokens: Annotated[int, Field(ge=0)]
+
+
+class Certificate(Record):
+    """What an export answered when it was made.
+
+    form: its number format. weights: `trained`, as dequantized from what was trained, or
+    `original`, merged into the unquantized base. origins: {where rows are from: number of rows}.
+    adapter_sha256: of the trained adapter's weights. trained: how the trained model computed.
+    sha256: of the export's own files.
+    """
+
+    FILE: ClassVar[str] = "parity.json"
+    REMEDY: ClassVar[str] = "export the adapter again"
+
+    format_version: int = FORMAT_VERSION
+    kind: Kind
+    form: str
+    weights: Literal["trained", "original"]
+    rows: Annotated[int, Field(ge=1)]
+    origins: dict[str, int]
+    label_flips: Annotated[int, Field(ge=0)]
+    max_probability_difference: Share
+    mean_probability_difference: Share
+    rows_with_other_tokens: Annotated[int, Field(ge=0)]
+    tolerance: Share
+    labels: list[str]
+    adapter_sha256: str
+    base: str
+    base_revision: str
+    trained: Computation
+    sha256: dict[str, str]
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """The certificate in an export's folder. Raises `DataError` when its files have changed."""
+        if not folder.is_dir():
+            raise DataError(
+                f"there is no folder {quoted(folder)}",
+                setting="folder",
+                seen=str(folder),
+                remedy="name one that `sentilora export` wrote",
+            )
+        if not (folder / cls.FILE).is_file():
+            raise DataError(
+                f"{quoted(folder)} has no {cls.FILE}",
+                setting="folder",
+                seen=str(folder),
+                remedy="name a folder that `sentilora export` wrote",
+            )
+        record = cls.load(folder)
+        for name, digest in record.sha256.items():
+            path = folder / Path(name).name
+            if not path.is_file() or digest_of(path) != digest:
+                fault = "is not what was certified" if path.is_file() else "is missing"
+                raise DataError(
+                    f"{quoted(path)} {fault}",
+                    setting="folder",
+                    seen=str(path),
+                    remedy="restore it, or export the adapter again",
+                )
+        return record
+
+    def require_within(self, figures: Figures) -> None:
+        """Raise `SentiloraError` when the figures are over the tolerance."""
+        if figures.max_probability_difference <= self.tolerance:
+            return
+        raise SentiloraError(
+            f"the export answers otherwise than the trained model: {in_words(figures)}; in "
+            f"{self.form} at most {self.tolerance:g} is allowed",
+            setting="parity",
+            seen=figures.max_probability_difference,
+            remedy=_remedy_for(self),
+        )
+
+
+def _remedy_for(certificate: Certificate) -> str:
+    if certificate.weights == "original":
+        return "merge into the weights that were trained: `weights`=trained"
+    formats = {"merged": ("float32", "float16"), "gguf": ("f16", "q8_0")}.get(certificate.kind, ())
+    finer = [name for name in formats if LIMITS[name] < LIMITS[certificate.form]]
+    if finer:
+        return f"choose a finer `dtype` ({' or '.join(finer)}), or serve the adapter itself"
+    return "run sentilora verify on another machine, or report it as a bug"
+
+
+def tolerance_of(form: str, weights: str, trained: Computation, runtime: OwnRuntime) -> float:
+    """The largest difference that number formats account for, on either side."""
+    limits = [LIMITS[form], LIMITS[trained.compute_dtype]]
+    if runtime.in_bfloat16:
+        limits.append(LIMITS["bfloat16"])
+    if weights == "original":
+        limits.append(ORIGINAL_WEIGHTS)
+    return max(limits)
+
+
+def compare(runtime: OwnRuntime, prompt: PromptFile, rows: Sequence[Row]) -> Figures:
+    """Score rows in an export's own runtime, and compare with the trained model's answers.
+
+    Raises `SentiloraError` for a probability that is no number.
+    """
+    import numpy as np
+
+    log_probs, num_other = [], 0
+    with Progress("scoring the export", len(rows)) as progress:
+        for row in rows:
+            ids = row.input_ids
+            if not row.as_tokens:
+                ids = runtime.tokens(row.prompt, prompt.adds_bos, prompt.has_special_tokens)
+            num_other += ids != row.input_ids
+            log_probs.append(runtime.log_probs(ids, prompt.label_ids))
+            progress.advance()
+    seen = at_temperature(np.array(log_probs), 1.0)
+    if not np.isfinite(seen).all():
+        num_rows = int((~np.isfinite(seen)).any(1).sum())
+        raise SentiloraError(
+            f"the export gives no probability in {counted(num_rows, 'row')}: its number format "
+            "overflows",
+            setting="dtype",
+            remedy="choose another `dtype`",
+        )
+    expected = probabilities_of(rows)
+    differences = abs(seen - expected)
+    return Figures(
+        rows=len(rows),
+        label_flips=int((seen.argmax(1) != expected.argmax(1)).sum()),
+        max_probability_difference=float(f"{differences.max():.3g}"),
+        mean_probability_difference=float(f"{differences.mean():.3g}"),
+        rows_with_other_tokens=num_other,
+    )
+
+
+def figures_of(certificate: Certificate) -> Figures:
+    """The figures in a certificate."""
+    return Figures(
+        certificate.rows,
+        certificate.label_flips,
+        certificate.max_probability_difference,
+        certificate.mean_probability_difference,
+        certificate.rows_with_other_tokens,
+    )
+
+
+def origins_of(rows: Sequence[Row]) -> dict[str, int]:
+    """{where rows are from: number of rows}."""
+    return dict(Counter(row.origin for row in rows))
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """{name: SHA-256} of what an export answers with, and of its public rows."""
+    patterns = ("*.safetensors", "*.gguf", "*config.json", "tokenizer*", PromptFile.FILE, ROWS_FILE)
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return {path.name: digest_of(path) for path in files}
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """{name: version} of sentilora and the packages that computed."""
+    return {"sentilora": __version__, **{name: version(name) for name in packages}}
+
+
+def in_words(figures: Figures) -> str:
+    """The figures as one clause."""
+    other = figures.rows_with_other_tokens
+    tokens = f", {counted(other, 'row')} read as other tokens" if other else ""
+    return (
+        f"probabilities differ by up to {figures.max_probability_difference:g} "
+        f"({figures.mean_probability_difference:g} on average), "
+        f"{counted(figures.label_flips, 'label')} of {counted(figures.rows, 'row')} changed{tokens}"
+    )

@@ -1,0 +1,179 @@
+"""Score labels with what an export is made for: stock transformers, stock PEFT, or llama.cpp.
+
+Nothing here uses sentilora's own scoring, engine or tokenization, as nobody else has them.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sentilora.errors import DataError, UsageError, first_line
+from sentilora.scoring.batching import cache_parameter
+from sentilora.wording import quoted
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LABELS_AT_ONCE = 16  # share a pass after the prompt
+INSTALL_LLAMA_CPP = (
+    "pip install 'sentilora[llama-cpp]' (it compiles llama.cpp, which takes minutes)"
+)
+
+
+class OwnRuntime(Protocol):
+    """What an export is scored with.
+
+    packages: those that compute, for the versions. in_bfloat16: whether some layers compute in
+    bfloat16, whatever the export's own format is.
+    """
+
+    packages: tuple[str, ...]
+    in_bfloat16: bool
+
+    def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
+        """The tokens of a prompt, as this program reads its string."""
+
+    def log_probs(self, input_ids: Sequence[int], label_ids: list[list[int]]) -> list[float]:
+        """Per label, the log-probability of its tokens after a prompt."""
+
+
+class InTransformers:
+    """A causal LM of transformers, with or without PEFT around it."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel | PeftModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        packages: tuple[str, ...] = ("torch", "transformers"),
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer: Any = tokenizer
+        self.packages = packages
+        self._cache = cache_parameter(model) or ""
+        if not self._cache:
+            raise UsageError(
+                f"{type(model).__name__} takes no cache of keys and values, which comparing needs",
+                setting="base",
+                remedy="use the adapter with sentilora alone",
+            )
+        # bitsandbytes scores 4-bit layers so on a CPU that can, without being asked.
+        self.in_bfloat16 = model.device.type == "cpu" and any(
+            getattr(module, "support_avx512bf16_for_cpu", False) for module in model.modules()
+        )
+
+    def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
+        """The tokens of a prompt. A special token in its string counts where the prompt has any."""
+        ids = self.tokenizer(
+            prompt, add_special_tokens=False, split_special_tokens=not has_special_tokens
+        )["input_ids"]
+        return [self.tokenizer.bos_token_id, *ids] if adds_bos else list(ids)
+
+    def log_probs(self, input_ids: Sequence[int], label_ids: list[list[int]]) -> list[float]:
+        """Per label, the log-probability of its tokens. The prompt is computed once."""
+        import torch
+        from transformers import DynamicCache
+
+        with torch.inference_mode():
+            ids = torch.tensor([list(input_ids)], device=self.model.device)
+            cache = DynamicCache()
+            more = {self._cache: cache}
+            done = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **more)
+            first = done.logits[0, -1].float().log_softmax(-1)
+            sums = [float(first[label[0]]) for label in label_ids]
+            for start in range(0, len(label_ids), LABELS_AT_ONCE):
+                places = range(start, min(start + LABELS_AT_ONCE, len(label_ids)))
+                rest = self._after(cache, [label_ids[place] for place in places])
+                for place, log_prob in zip(places, rest, strict=True):
+                    sums[place] += log_prob
+        return sums
+
+    def _after(self, cache: Any, labels: list[list[int]]) -> list[float]:
+        """Per label, the log-probability of what follows its first token. cache: of the prompt."""
+        import torch
+
+        longest = max(map(len, labels))
+        if longest == 1:
+            return [0.0] * len(labels)
+        rows = [[*label[:-1], *[label[-1]] * (longest - len(label))] for label in labels]
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(labels))
+        ids = torch.tensor(rows, device=self.model.device)
+        logits = self.model(input_ids=ids, use_cache=True, **{self._cache: cache}).logits
+        log_probs = logits.float().log_softmax(-1)
+        return [
+            sum(float(log_probs[row, place, token]) for place, token in enumerate(label[1:]))
+            for row, label in enumerate(labels)
+        ]
+
+
+class InLlamaCpp:
+    """A GGUF file in llama-cpp-python. num_tokens: of the longest prompt with its label."""
+
+    packages: tuple[str, ...] = ("llama-cpp-python",)
+    in_bfloat16 = False
+
+    def __init__(self, file: Path, num_tokens: int) -> None:
+        llama_cpp = import_llama_cpp()
+        try:
+            self.model = llama_cpp.Llama(
+                str(file), n_ctx=num_tokens, n_batch=num_tokens, verbose=False
+            )
+        except ValueError as error:
+            raise DataError(
+                f"llama.cpp cannot load {quoted(file)} ({first_line(error)})",
+                setting="folder",
+                seen=str(file),
+                remedy="export the adapter again",
+            ) from error
+
+    def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
+        """The tokens of a prompt, by llama.cpp's own tokenizer."""
+        text = prompt.encode()
+        return list(self.model.tokenize(text, add_bos=adds_bos, special=has_special_tokens))
+
+    def log_probs(self, input_ids: Sequence[int], label_ids: list[list[int]]) -> list[float]:
+        """Per label, the log-probability of its tokens, one after the other as in generation."""
+        self.model.reset()
+        self.model.eval(list(input_ids))
+        after: dict[tuple[int, ...], torch.Tensor] = {(): self._log_probs()}
+        sums = []
+        for label in label_ids:
+            total = 0.0
+            for place, token in enumerate(label):
+                before = tuple(label[:place])
+                if before not in after:
+                    # What lies in the cache from there on, of another label, is overwritten.
+                    self.model.n_tokens = len(input_ids)
+                    self.model.eval(list(before))
+                    after[before] = self._log_probs()
+                total += float(after[before][token])
+            sums.append(total)
+        return sums
+
+    def _log_probs(self) -> "torch.Tensor":
+        """Log-probabilities of the next token."""
+        import numpy as np
+        import torch
+
+        llama_cpp = import_llama_cpp()
+        pointer = llama_cpp.llama_get_logits_ith(self.model.ctx, -1)
+        logits = np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab(),))
+        return torch.from_numpy(logits.astype(np.float32)).log_softmax(-1)
+
+
+def import_llama_cpp() -> Any:
+    """The module llama_cpp. Raises `UsageError` when it is not installed."""
+    try:
+        import llama_cpp
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"GGUF files are scored with llama-cpp-python, which cannot be imported "
+            f"({first_line(error)})",
+            setting="kind",
+            seen="gguf",
+            remedy=INSTALL_LLAMA_CPP,
+        ) from error
+    return llama_cpp

@@ -1,0 +1,20 @@
+"""Runs that a test trains in seconds on rows of its own."""
+
+import json
+
+import sentilora
+from sentilora.config import load_config
+
+SHORT = {"training.max_steps": 2, "training.eval_steps": 2, "training.save_steps": 2,
+         "data.num_train": 30, "data.num_evaluation": 12, "base.device": "cpu"}  # fmt: skip
+
+
+def train_on(rows, base, folder, **values):
+    """The folder of a run on these rows."""
+    source = folder / "rows.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    source.write_text("\n".join(lines), encoding="utf-8")
+    values = {**SHORT, "base.name": str(base), "output_dir": str(folder / "run"),
+              "data.train": str(source), "data.test": str(source), **values}  # fmt: skip
+    sentilora.train(load_config("tiny", values=values))
+    return folder / "run"
