@@ -110,10 +110,7 @@ def export(
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     record = classifier_of(folder)
     reference = folder.base_to_load(base)
-    script = None
-    if request.kind == "gguf":
-        import_llama_cpp()
-        script = converter_script(None if converter is None else Path(converter))
+    script = _llama_cpp_script(converter) if request.kind == "gguf" else None
     if request.kind != "adapter":
         require_mergeable(folder, reference, request.weights)
     if push_to_hub is not None:
@@ -143,6 +140,12 @@ def export(
 
 
 # --- before a model is loaded --------------------------------------------------------------------
+
+
+def _llama_cpp_script(converter: str | Path | None) -> Path:
+    """llama.cpp's converter, once llama.cpp itself is there."""
+    import_llama_cpp()
+    return converter_script(None if converter is None else Path(converter))
 
 
 def check_request(kind: str, out: Path, dtype: str | None, weights: str) -> Request:
