@@ -5,6 +5,7 @@ Named tests are of faults that bench/fuzz.py or a look at what PEFT does with a 
 
 import ast
 import gzip
+import io
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from commands import failed, run
 from safetensors.torch import load_file, save_file
 
 import sentilora
+from sentilora.bulk.standard_input import standard_input
 from sentilora.data.streams import open_stream
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.card import examples_of
@@ -227,6 +229,14 @@ def test_a_configuration_or_a_suite_that_is_too_deep(tmp_path, adapter):
     path.write_text(f"training = {DEEP}")
     failed(2, "cannot read the configuration", "check", "--config", path)
     failed(3, "cannot read the suite", "evaluate", "--adapter", adapter, "--suite-file", path)
+
+
+def test_a_line_on_stdin_that_is_too_deep_is_a_text(monkeypatch):
+    for line in (DEEP, '{"a":' * 10_000):
+        stream = io.TextIOWrapper(io.BytesIO(line.encode()))
+        monkeypatch.setattr("sys.stdin", stream)
+        with standard_input("text") as path:
+            assert json.loads(path.read_text()) == {"text": line}
 
 
 # --- nothing leads out of a folder

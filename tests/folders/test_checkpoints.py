@@ -257,7 +257,7 @@ def test_a_checkpoint_has_its_name_only_when_it_is_complete(whole_run, tmp_path,
 
 
 def test_a_run_is_finished_when_all_its_files_are_there(whole_run, tmp_path, monkeypatch):
-    """From bench/kills.py: killed before its card, a run was finished and could not be resumed."""
+    """Killed before its card, a run was finished and could not be resumed."""
     _, asked = whole_run
     with monkeypatch.context() as patch:
         patch.setattr("sentilora.stages.finish.write_model_card", lambda *_, **__: 1 / 0)
