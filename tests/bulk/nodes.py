@@ -95,12 +95,13 @@ class Nodes:
 
     def actors(self):
         """The processes of actors that run, of this user."""
-        listed = subprocess.run(["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True)
-        groups = {node.pid for node in self.groups}
-        lines = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
-        return [
-            int(pid) for pid, group, args in lines if "ray::Worker" in args and int(group) in groups
-        ]
+        command = ["ps", "-eo", "pid,ppid,pgid,args"]  # an actor's group is its own
+        listed = subprocess.run(command, capture_output=True, text=True).stdout
+        lines = [line.split(None, 3) for line in listed.splitlines()[1:]]
+        groups = {str(node.pid) for node in self.groups}
+        raylets = {pid for pid, _, group, _ in lines if group in groups}
+        return [int(pid) for pid, parent, _, args in lines
+                if "ray::Worker" in args and parent in raylets]  # fmt: skip
 
     def end(self):
         for node in self.groups:
@@ -110,4 +111,4 @@ class Nodes:
 def kill_group(process):
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()

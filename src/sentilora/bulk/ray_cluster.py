@@ -26,7 +26,6 @@ from sentilora.wording import counted
 if TYPE_CHECKING:
     from sentilora.scoring.batching import PassSizes
 
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
 _CONNECT_SECONDS = 10.0
 _FREE_SECONDS = 30.0  # Ray frees what a killed job held within seconds
 
@@ -53,8 +52,7 @@ def ray_cluster(address: str | None) -> "Iterator[RayCluster]":
     if address not in (None, "auto", "local"):
         _require_listener(address)
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # else 20 refusals of a token
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
