@@ -15,8 +15,8 @@ BENCH = Path(__file__).parents[1] / "bench"
 @pytest.mark.parametrize("job", ["training", "evaluating", "bulk"])
 def test_killed_jobs_end_as_others_do(job):
     """transformers #35782 and datasets #5089: half a checkpoint, a job that starts from zero."""
-    command = [sys.executable, BENCH / "kills.py", "--only", job, "--kills", "6"]
+    command = [sys.executable, BENCH / "kills.py", "--only", job, "--kills", "3"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     survived = [int(count) for count in re.findall(r": (\d+) kills survived", done.stdout)]
-    assert sum(survived) >= 6, done.stdout
+    assert sum(survived) >= 3, done.stdout
