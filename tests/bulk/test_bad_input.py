@@ -80,7 +80,7 @@ BROKEN = {
 def test_a_broken_line_is_a_reject_and_no_reason_to_refuse_the_others(
     tmp_path, ask, monkeypatch, format
 ):
-    """datasets #5531, vLLM #25402: one broken line of a JSONL file ends the whole job."""
+    """One broken line of a JSONL file refused the whole job."""
     good = [json.dumps({"id": number, "text": text}) for number, text in enumerate(TEXTS)]
     lines = list(good)
     places = dict(zip((1, 4, 8, 9, 15, 16, 23, 34), BROKEN, strict=True))

@@ -88,7 +88,7 @@ def finish(job):
     sys.platform != "linux", reason="it looks for Ray's processes as Linux has them"
 )
 def test_whatever_is_killed_every_row_is_written_once(nodes, ask, whole, tmp_path):
-    """ray #66140 and its kind: a job that hangs, loses rows or has them twice after a kill.
+    """After a kill, no job hangs, loses rows or has them twice.
 
     One test, because nodes take long to start: an actor is killed, then the driver, then a node.
     """

@@ -37,7 +37,7 @@ def free_port():
 @pytest.mark.slow
 @pytest.mark.parametrize("dying", [1, 0])
 def test_when_one_machine_dies_the_other_ends_with_one_line(toy_base, tmp_path, dying):
-    """accelerate #2230 and its kind: the others wait for half an hour, or end in a traceback."""
+    """The other must not wait for the timeout of half an hour, nor end in a traceback."""
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo: two processes cannot talk on a CPU")
     folder = tmp_path / "run"
