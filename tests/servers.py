@@ -129,7 +129,7 @@ class Fake:
         self.services = Services(registry, self.answering, self.metrics, **options)
         self.app = create_app(self.services, Path(page))
         self.gate = gated(self.app, self.services, Keys(api_key, admin_key), max_body)
-        self.client = TestClient(self.gate)
+        self.client = TestClient(self.gate, base_url="http://localhost")
 
     def post(self, path, content=None, **options):
         return self.client.post(path, json=content, **options)

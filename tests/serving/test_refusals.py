@@ -146,7 +146,7 @@ STATES = [
 @pytest.mark.parametrize(("failure", "status"), STATES)
 def test_what_fails_after_the_queue(calibrated_adapter, route, failure, status, capfd):
     fake = Fake(calibrated_adapter)
-    fake.client = type(fake.client)(fake.gate, raise_server_exceptions=False)
+    fake.client = type(fake.client)(fake.gate, "http://localhost", raise_server_exceptions=False)
     fake.worker.failure = failure
     response = fake.post(route, {"inputs" if route == "/predict" else "input": CANARY})
     assert response.status_code == status
@@ -167,6 +167,40 @@ def test_a_server_that_is_not_ready_or_is_draining_says_so(fake):
     assert fake.client.get("/livez").json() == {"live": True}
     fake.worker.state, fake.answering.is_draining = "ready", True
     assert "shutting down" in fake.client.get("/v2/health/ready").text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://localhost"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://localhost:8499"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://behind.a.proxy"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:8499"}, 403),
+        ({"Host": "127.0.0.1:8000"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "["}, 403),
+    ],
+)
+def test_pages_of_other_sites_cannot_use_a_server_without_a_key(fake, headers, status):
+    """A page elsewhere labeled texts and swapped adapters, by a POST without a Content-Type."""
+    response = fake.post("/v1/classify", {"input": "a"}, headers=headers)
+    assert response.status_code == status
+    if "Host" in headers:
+        assert fake.client.get("/v1/models", headers=headers).status_code == status
+    elif status == 403:
+        assert fake.client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_a_server_with_a_key_answers_to_any_name(calibrated_adapter):
+    fake = Fake(calibrated_adapter, api_key="secret")
+    headers = {"Host": "films.example", "X-API-Key": "secret"}
+    assert fake.post("/v1/classify", {"input": "a"}, headers=headers).status_code == 200
 
 
 def test_a_refusal_for_overload_is_held_back(fake):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
+from pydantic import Field
 
 from sentilora.errors import SentiloraError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -19,7 +20,7 @@ GRACE_SECONDS = 1.0  # for requests that have found their model and not begun
 class LoadRequest(Strict):
     """An adapter below the adapter root. load_inplace: whether it may replace one of its name."""
 
-    lora_name: str
+    lora_name: str = Field(pattern=r"^[\w.:/-]{1,128}$")
     lora_path: str
     load_inplace: bool = False
 

@@ -70,7 +70,8 @@ class Answering:
     ) -> None:
         self.worker = worker
         self.limits = limits
-        self.is_draining = False
+        self.is_leaving = False  # not ready for more, from a signal on
+        self.is_draining = False  # what comes now is refused
         self.num_held = 0
         self.num_active = 0
         self._on_answer = on_answer
@@ -202,7 +203,8 @@ class Answering:
         except Expired:
             raise Refusal(504, "the deadline passed before a pass was free") from None
         except Unavailable:
-            raise Refusal(503, "the model is restarting", retry_after=RETRY_SECONDS) from None
+            doing = "server is shutting down" if self.is_draining else "model is restarting"
+            raise Refusal(503, f"the {doing}", retry_after=RETRY_SECONDS) from None
         except ScoringFailed as error:
             raise Refusal(500, f"a text could not be scored ({error})") from None
         finally:

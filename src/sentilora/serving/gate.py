@@ -17,7 +17,7 @@ import orjson
 from sentilora.serving.body import check_type, parsed, too_large, unpacked
 from sentilora.serving.errors import Refusal, body_of, headers_of
 from sentilora.serving.metrics import Metrics
-from sentilora.serving.security import OPEN_FOLDER, Keys
+from sentilora.serving.security import OPEN_FOLDER, Keys, require_own_page
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -74,6 +74,8 @@ class Gate:
         headers = dict(scope["headers"])
         try:
             self._keys.check(scope["path"], headers)
+            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+                require_own_page(headers)
             body = b""
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 body = await self._body(headers, receive)

@@ -58,7 +58,7 @@ def router(services: Services) -> APIRouter:
 def require_ready(services: Services) -> None:
     """Raise `Refusal` with the reason unless texts are answered now."""
     answering = services.answering
-    if answering.is_draining:
+    if answering.is_leaving or answering.is_draining:
         raise Refusal(503, "the server is shutting down", retry_after=5)
     if answering.worker.state != "ready":
         raise Refusal(503, f"the model is {answering.worker.state}", retry_after=5)

@@ -1,8 +1,9 @@
-"""Who may call what: keys, and the addresses that need one."""
+"""Who may call what: keys, the addresses that need one, and pages of other sites."""
 
 import hmac
 import ipaddress
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from sentilora.errors import UsageError
 from sentilora.serving.errors import Refusal
@@ -24,6 +25,8 @@ class Keys:
         """Raise `Refusal` unless the request's key opens this path."""
         if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return
+        if self._api is None:
+            _require_own_name(headers)
         if self._api is None and self._admin is None:
             return
         key = _key_in(headers)
@@ -32,6 +35,35 @@ class Keys:
             raise Refusal(401, "Unauthorized")
         if path in ADMIN_PATHS and not is_admin:
             raise Refusal(403, "this route needs the admin key")
+
+
+def require_own_page(headers: Mapping[bytes, bytes]) -> None:
+    """Raise `Refusal` for what a page of another site lets a browser send.
+
+    Such a page cannot read an answer, but it could label texts, or load an adapter.
+    """
+    site = headers.get(b"sec-fetch-site")  # of every browser, except to another machine by HTTP
+    origin = headers.get(b"origin")
+    if site is not None:
+        is_own = site in (b"same-origin", b"none")
+    else:
+        is_own = origin is None or urlsplit(origin).netloc == headers.get(b"host")
+    if not is_own:
+        raise Refusal(403, "this comes from a page of another site")
+
+
+def _require_own_name(headers: Mapping[bytes, bytes]) -> None:
+    """Raise `Refusal` unless a server without a key is called by a name of this machine.
+
+    A page elsewhere can let its own name lead here, and would be this server's page to a browser.
+    """
+    host = headers.get(b"host", b"localhost").decode("latin-1")
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        name = ""
+    if not is_loopback(name):
+        raise Refusal(403, "a server without a key answers to localhost only, not to other names")
 
 
 def _key_in(headers: Mapping[bytes, bytes]) -> bytes:

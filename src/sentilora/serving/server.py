@@ -14,6 +14,7 @@ from sentilora.errors import SentiloraError, UsageError
 from sentilora.progress import say
 from sentilora.serving.answering import Answering
 
+LAST_CALL_SECONDS = 0.5  # after a signal, for requests that were sent before it
 KEEP_ALIVE_SECONDS = 75  # longer than a load balancer's 60: a shorter one gives 502s
 
 
@@ -58,16 +59,18 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """At the first signal refuse new work and finish the rest; at the second end at once."""
-        if self._answering.is_draining:
-            self.should_exit = self.force_exit = True
+        if self._answering.is_leaving:
+            self._answering.is_draining = self.should_exit = self.force_exit = True
             return
-        self._answering.is_draining = True
+        self._answering.is_leaving = True
         name = signal.Signals(sig).name
         say(f"{name}: finishing {self._answering.num_active} requests; a second one ends at once")
         self._end_by = time.monotonic() + self._shutdown_timeout
         self._drain = asyncio.ensure_future(self._finish())
 
     async def _finish(self) -> None:
+        await asyncio.sleep(LAST_CALL_SECONDS)
+        self._answering.is_draining = True
         while self._answering.num_active and time.monotonic() < (self._end_by or 0):
             await asyncio.sleep(0.02)
         self.should_exit = True
