@@ -275,7 +275,7 @@ def tables_of_rows(table: tuple[str, bytes], output: str) -> None:
     with example() as folder:
         (folder / f"in{suffix}").write_bytes(content)
         stream = open_stream(str(folder / f"in{suffix}"), "test")
-        encoding = encoding_of(stream, folder / output)
+        encoding = encoding_of(stream, folder / output, ())
         pieces = [encoding.encode(piece) for piece in stream.tables()]
         if pieces:
             write_pieces(pieces[0].schema, pieces, folder / output)

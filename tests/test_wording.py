@@ -20,6 +20,8 @@ NAMES = {
 }  # fmt: skip
 NO_MESSAGES = {  # (file, name): what the f-string is
     ("folders/card.py", "source"),  # the card's metadata
+    ("exporting/card.py", "source"),  # the same of an export's card
+    ("exporting/gguf.py", "file"),  # a line of Ollama's Modelfile
     ("models/bases.py", "cache"),  # part of a name that is quoted where it is shown
     ("stages/evaluate.py", "data.test"),  # a cell of the report
 }

@@ -96,7 +96,9 @@ def in_stock_peft(
     source = loadable_source(reference.name, KEYWORDS)
     options = {}
     with readable(reference.name, KEYWORDS):
-        config = AutoConfig.from_pretrained(source, revision=reference.revision)
+        config = AutoConfig.from_pretrained(
+            source, revision=reference.revision, trust_remote_code=False
+        )
         is_quantized = getattr(config, "quantization_config", None) is not None
         if reference.quantization == "nf4" and not is_quantized:
             options["quantization_config"] = BitsAndBytesConfig(
@@ -110,8 +112,9 @@ def in_stock_peft(
             revision=reference.revision,
             dtype=dtype,
             device_map={"": place_of_process(device)},
+            trust_remote_code=False,
             **options,
         )
         model = PeftModel.from_pretrained(base, str(out))
-    tokenizer = AutoTokenizer.from_pretrained(str(out))
+    tokenizer = AutoTokenizer.from_pretrained(str(out), trust_remote_code=False)
     return InTransformers(model, tokenizer, ("torch", "transformers", "peft", "bitsandbytes"))

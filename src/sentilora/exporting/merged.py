@@ -35,7 +35,9 @@ def require_mergeable(folder: AdapterFolder, reference: BaseReference, weights: 
 
     source = loadable_source(reference.name, KEYWORDS)
     with readable(reference.name, KEYWORDS):
-        config: Any = AutoConfig.from_pretrained(source, revision=reference.revision)
+        config: Any = AutoConfig.from_pretrained(
+            source, revision=reference.revision, trust_remote_code=False
+        )
     is_quantized = getattr(config, "quantization_config", None) is not None
     if is_quantized and weights == "original":
         raise UsageError(
@@ -142,6 +144,9 @@ def in_stock_transformers(out: Path, device: str) -> InTransformers:
 
     with without_loading_report():
         model = AutoModelForCausalLM.from_pretrained(
-            str(out), dtype="auto", device_map={"": place_of_process(device)}
+            str(out),
+            dtype="auto",
+            device_map={"": place_of_process(device)},
+            trust_remote_code=False,
         )
-    return InTransformers(model, AutoTokenizer.from_pretrained(str(out)))
+    return InTransformers(model, AutoTokenizer.from_pretrained(str(out), trust_remote_code=False))
