@@ -77,26 +77,33 @@ class Answering:
         self._on_answer = on_answer
 
     async def admit(self, lane: int = NORMAL) -> None:
-        """Raise `Refusal` if the server cannot take a request now: at once 503, slowly 429."""
-        self._require_ready()
-        if self._wait(lane) <= self.limits.max_wait:
+        """Raise `Refusal` if the server cannot take a request now: slowly, or the CPU is theirs."""
+        was_ready = self.worker.state == "ready"
+        if self._is_free(lane):
             return
         self.num_held += 1
         try:
-            await asyncio.sleep(HOLD_SECONDS)  # a burst ends, and clients leave
-            self._require_ready()
-            if self._wait(lane) <= self.limits.max_wait:
+            await asyncio.sleep(HOLD_SECONDS)  # a burst ends, clients leave, the model is back
+            if self._is_free(lane):
                 return
             await asyncio.sleep(max(0.0, self.num_held / REFUSALS_PER_SECOND - HOLD_SECONDS))
         finally:
             self.num_held -= 1
         self._require_ready()
         wait = self._wait(lane)
+        if wait <= self.limits.max_wait and not was_ready:
+            return
         raise Refusal(
             429,
             f"too busy: a text would wait {wait:.1f} s",
             retry_after=max(1.0, wait - self.limits.max_wait),
         )
+
+    def _is_free(self, lane: int) -> bool:
+        """Whether one more text can wait. Raises `Refusal` when the server is shutting down."""
+        if self.is_draining:
+            self._require_ready()
+        return self.worker.state == "ready" and self._wait(lane) <= self.limits.max_wait
 
     def _require_ready(self) -> None:
         if self.is_draining:
