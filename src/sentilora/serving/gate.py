@@ -149,7 +149,8 @@ async def _until_client_leaves(
     leaving = asyncio.ensure_future(watch())
     try:
         await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        # A whole answer is followed by a disconnect, too; its file may still have to be closed.
+        if not work.done() and not send.is_complete:
             raise _ClientLeft
         await work
     finally:
@@ -168,6 +169,7 @@ class _Answer:
         self.id = asked if 0 < len(asked) <= 64 and _is_plain(asked) else uuid.uuid4().hex
         self._echoed = [(name, headers[name]) for name in _ECHOED if name in headers]
         self.status = 0
+        self.is_complete = False
 
     async def __call__(self, message: Message) -> None:
         """Send an ASGI message."""
@@ -179,6 +181,8 @@ class _Answer:
                 headers.append((b"content-security-policy", CSP.encode()))
                 headers.append((b"cache-control", b"no-cache"))  # another version has other files
             message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body":
+            self.is_complete = not message.get("more_body", False)
         await self._send(message)
 
     async def refuse(self, refusal: Refusal) -> None:
