@@ -94,6 +94,7 @@ def jobs(adapter: Path, rows: Path) -> list[Job]:
             lambda out: opened(out / "adapter"),
             functools.partial(same_files, "report/predictions.parquet", "adapter/classifier.json"),
             lambda out: copied(adapter, out / "adapter"),
+            is_complete=lambda out: (out / "report").exists(),
         ),
         *(
             Job(

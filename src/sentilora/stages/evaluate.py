@@ -23,6 +23,7 @@ from sentilora.evaluation.measuring import (
 )
 from sentilora.evaluation.page import Provenance, report_errors, write_report
 from sentilora.evaluation.suite import Suite, load_suite
+from sentilora.exporting.output import new_folder
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import (
     Calibration,
@@ -286,13 +287,8 @@ def report_on(
         return classifier.prompter.encode(item).spans
 
     splits = dict(zip(("train", "evaluation"), known or (), strict=False))
-    page = write_report(
-        Path(report),
-        result,
-        measurement.scores,
-        measurement.rows,
-        provenance,
-        visible_parts,
-        splits,
-    )
+    scores, rows = measurement.scores, measurement.rows
+    with new_folder(Path(report)) as folder:
+        name = write_report(folder, result, scores, rows, provenance, visible_parts, splits).name
+    page = Path(report) / name
     say(f"report in {quoted(page)}; every row in {quoted(page.with_name('predictions.parquet'))}")
