@@ -1,4 +1,4 @@
-"""Copies of the model's process, each of which scores one pass at a time with one thread.
+"""Copies of the model's process. Each scores one pass at a time, with one thread.
 
 A pass over short texts is hundreds of small products. Several threads on one pass wait for each
 other at each of them; passes side by side do not. A copy is forked once the model is loaded, so

@@ -155,9 +155,8 @@ class PassQueue:
             waiting = self._lanes[lane]
             if not waiting:
                 continue
-            size = self._tokens[lane] + sum(one.num_tokens for one in self._under_way)
-            share = max(FULL_TOKENS, -(-size // self.num_side_by_side))
-            most = min(self.max_tokens, share) if self.num_side_by_side > 1 else self.max_tokens
+            work = self._tokens[lane] + sum(one.num_tokens for one in self._under_way)
+            most = min(self.max_tokens, max(FULL_TOKENS, -(-work // self.num_side_by_side)))
             first = self._first(waiting)
             chosen, others, size = [first], deque[Entry](), first.num_tokens
             for entry in waiting:

@@ -149,13 +149,15 @@ class Worker:
         While nothing else is to do, a short pass gets every core. So does a text that wants a pass
         of its own, whose scores are then the bits of a `Classifier` in this process.
         """
+        whole = None if channels.whole in channels.busy else channels.whole
+        copy = next((copy for copy in channels.copies if copy not in channels.busy), None)
+        if whole is None and copy is None:  # each text that comes would look at all that wait
+            return None
         first = self.queue.next_entry()
         if first is None:
             return None
         is_quiet = not channels.busy and self.queue.num_tokens <= FULL_TOKENS
-        if not channels.copies or first.alone or is_quiet:
-            return None if channels.whole in channels.busy else channels.whole
-        return next((copy for copy in channels.copies if copy not in channels.busy), None)
+        return whole if not channels.copies or first.alone or is_quiet else copy
 
     async def _score(self, channels: Channels, channel: Channel, taken: Pass) -> None:
         entries = taken.entries
