@@ -104,7 +104,7 @@ def cluster(monkeypatch):
 
 @pytest.fixture
 def ask(toy_run, tmp_path):
-    """The arguments to classify 27 rows, of which three have no text, into a folder or a file."""
+    """Arguments that classify 27 rows, three without a text, into a folder or a file."""
     texts = list(TEXTS)
     for row in (3, 8, 26):
         texts[row] = ""

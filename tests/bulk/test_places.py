@@ -26,7 +26,7 @@ def small_units(monkeypatch):
 
 @pytest.fixture
 def bucket():
-    """An empty folder in memory, with an input of 27 rows, of which two have no text."""
+    """A folder in memory that holds an input of 27 rows, two of them without a text."""
     folder = UPath("memory://bucket")
     if folder.exists():
         folder.fs.rm(folder.path, recursive=True)

@@ -140,7 +140,7 @@ class Results:
 
     @property
     def is_joined(self) -> bool:
-        """Whether one file was made of the units, of which some may have been removed since."""
+        """Whether the single file is complete. Some of its units may have been removed since."""
         return self.whole is not None and self.whole.exists() and (self.folder / JOINED).exists()
 
     def _piece(self, unit: Unit, has_reasons: bool) -> "pa.Table":
