@@ -4,6 +4,7 @@ with written_aside(path) as partial:
     partial.write_text(text)
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -66,6 +67,12 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # --- of strangers --------------------------------------------------------------------------------

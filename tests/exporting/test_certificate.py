@@ -13,7 +13,7 @@ import sentilora
 from sentilora.exporting import certificate as certificates
 from sentilora.exporting.certificate import LIMITS, Certificate, Figures
 from sentilora.exporting.certified_rows import probabilities_of
-from sentilora.exporting.output import new_folder
+from sentilora.folders.new_folder import new_folder
 
 
 @pytest.fixture

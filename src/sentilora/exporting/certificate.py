@@ -17,9 +17,9 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from sentilora.disk import digest_of
 from sentilora.errors import DataError, SentiloraError
 from sentilora.exporting.certified_rows import ROWS_FILE, Row, probabilities_of
-from sentilora.exporting.output import digest_of
 from sentilora.exporting.own_runtime import OwnRuntime
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.probes_file import Computation

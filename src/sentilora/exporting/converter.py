@@ -13,8 +13,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from sentilora.disk import digest_of
 from sentilora.errors import DataError, SentiloraError, UsageError
-from sentilora.exporting.output import digest_of
 from sentilora.progress import say
 from sentilora.wording import quoted
 

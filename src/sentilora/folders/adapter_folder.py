@@ -6,7 +6,6 @@
 A folder is opened and checked once, without torch, and then passed on as this record.
 """
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from sentilora.disk import digest_of
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.checkpoints import (
     WEIGHTS_FILE,
@@ -171,7 +171,7 @@ class AdapterFolder:
 
     def weights_digest(self) -> str:
         """SHA-256 of the adapter's weights."""
-        return hashlib.sha256((self.path / self.WEIGHTS_FILE).read_bytes()).hexdigest()
+        return digest_of(self.path / self.WEIGHTS_FILE)
 
     def lora_to_continue(self, base_name: str, names: Iterable[str]) -> dict[str, Any]:
         """The adapter's LoRA settings, by name, for a run that starts from this adapter.

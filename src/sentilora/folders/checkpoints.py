@@ -5,7 +5,6 @@ renames it then. A checkpoint without that file was never complete. One whose fi
 is damaged, or holds files of another session; the run then resumes from the checkpoint before it.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from sentilora.disk import flush, is_plain_name
+from sentilora.disk import digest_of, flush, is_plain_name
 from sentilora.errors import DataError, UsageError, first_line
 from sentilora.folders.records import Record
 from sentilora.progress import is_main_process, num_processes, say
@@ -112,7 +111,7 @@ def seal(checkpoint: Path, step: int) -> None:
     files = sorted({path for pattern in RESUMED_FILES for path in checkpoint.glob(pattern)})
     for path in files:
         flush(path)  # before an older checkpoint is removed
-    Checksums(step=step, sha256={path.name: _digest(path) for path in files}).save(checkpoint)
+    Checksums(step=step, sha256={path.name: digest_of(path) for path in files}).save(checkpoint)
 
 
 def faults_of(checkpoint: Path) -> list[str]:
@@ -142,7 +141,7 @@ def _faults(checkpoint: Path, sha256: dict[str, str]) -> Iterator[str]:
     for name, digest in sha256.items():
         path = checkpoint / name
         try:
-            if _digest(path) != digest:
+            if digest_of(path) != digest:
                 yield f"{quoted(path)} is damaged"
         except FileNotFoundError:
             yield f"{quoted(path)} is missing"
@@ -159,11 +158,6 @@ def require_intact(checkpoint: Path) -> None:
             seen=str(checkpoint),
             remedy="continue with `resume`, which repeats the steps since the checkpoint before it",
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- resuming ------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
-"""The output folder of an export: written aside, and under its name only when it is complete."""
+"""A folder written aside, and under its name only when it is complete: an export, a report."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -59,9 +58,3 @@ def _as_ordinary(folder: Path) -> None:
     for path in folder.rglob("*"):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
     folder.chmod(0o777 & ~umask)
-
-
-def digest_of(file: Path) -> str:
-    """SHA-256 of a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

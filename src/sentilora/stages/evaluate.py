@@ -23,13 +23,13 @@ from sentilora.evaluation.measuring import (
 )
 from sentilora.evaluation.page import Provenance, report_errors, write_report
 from sentilora.evaluation.suite import Suite, load_suite
-from sentilora.exporting.output import new_folder
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import (
     Calibration,
     ClassifierFile,
     require_base_keywords,
 )
+from sentilora.folders.new_folder import new_folder
 from sentilora.folders.run_folder import (
     hash_of,
     read_metrics,

@@ -37,11 +37,11 @@ from sentilora.exporting.merged import (
     require_mergeable,
     write_merged,
 )
-from sentilora.exporting.output import new_folder, require_new
 from sentilora.exporting.own_runtime import import_llama_cpp
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import BaseReference, ClassifierFile
+from sentilora.folders.new_folder import new_folder, require_new
 from sentilora.folders.probes_file import Computation, ProbesFile
 from sentilora.folders.run_folder import DataRecord, TrainingResult, require_same_rows
 from sentilora.hub import require_hub
