@@ -25,9 +25,11 @@ def test_a_slow_server_shows_a_spinner_and_can_be_canceled(visit):
     faults.is_holding = True
     classify(page, SURE)
     page.locator(".waiting .spinner").wait_for()
-    assert not page.locator("#answer .block").is_visible()  # the old answer is not this text's
+    old = page.locator("#answer .block")
+    old.wait_for(state="hidden")  # it is not this text's answer; it fades as the spinner appears
     page.get_by_role("button", name="Cancel").click()
     assert page.locator("#text-status").inner_text() == "Canceled."
+    old.wait_for(state="detached")
     assert page.locator("#answer").inner_text() == "" and page.locator("#history li").count() == 1
     faults.is_holding = False
     classify(page, SURE)
