@@ -12,7 +12,7 @@ BENCH = Path(__file__).parents[1] / "bench"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["training", "evaluating", "bulk"])
+@pytest.mark.parametrize("job", ["training", "evaluating", "exporting", "bulk"])
 def test_killed_jobs_end_as_others_do(job):
     """transformers #35782 and datasets #5089: half a checkpoint, a job that starts from zero."""
     command = [sys.executable, BENCH / "kills.py", "--only", job, "--kills", "3"]
