@@ -41,6 +41,8 @@ from sentilora.stages import evaluate, export, train
 from sentilora.training.trainer import ClassifierTrainer
 
 KILLS_IN_A_ROW = 8
+# Phases that a job goes through once.
+ONCE = ("end of the run", "joining", "report", "scoring", "writing weights", "certifying", "card")
 PHASES = [
     (ClassifierTrainer, "training_step", "step"),
     (ClassifierTrainer, "evaluation_loop", "evaluation"),
@@ -158,7 +160,7 @@ def killed(attempt: Attempt, phase: str, lengths: dict[str, float], moments: Any
     occurrence = moments.randint(1, 3)
     while phase != AT_ANY_TIME:
         begun = [note for note in attempt.notes() if note[1:3] == (phase, "+")]
-        if len(begun) >= occurrence or (begun and phase in ("end of the run", "joining", "report")):
+        if len(begun) >= occurrence or (begun and phase in ONCE):
             deadline = time.monotonic() + moments.uniform(0, lengths[phase])
             break
         if attempt.has_ended():

@@ -36,6 +36,13 @@ def test_every_row_is_in_one_unit_of_one_share(num_rows, per_unit, piece, count,
         assert table["n"].to_pylist() == list(range(unit.first, unit.first + unit.num_rows))
 
 
+def test_names_of_many_units_sort_as_their_rows_do():
+    """A billion rows are 122,071 units of 8,192: part-100000 came before part-99999."""
+    names = [unit.name for unit in units_of(10**9, 8192)]
+    assert names == sorted(names) and names[-1] == "122070-of-122071"
+    assert units_of(80, 10)[2].name == "00002-of-00008"
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "-1/2", "1/2/3", "", "１/２x"])
 def test_a_share_is_a_number_of_a_number(text):
     with pytest.raises(UsageError, match=r"`units` is .*3/16") as error:

@@ -33,8 +33,9 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """What its files are called after: "00002-of-00016"."""
-        return f"{self.number:05}-of-{self.count:05}"
+        """What its files are called after: "00002-of-00016". Names sort as their rows do."""
+        width = max(5, len(str(self.count)))
+        return f"{self.number:0{width}}-of-{self.count:0{width}}"
 
 
 def units_of(num_rows: int, rows_per_unit: int) -> list[Unit]:
