@@ -4,13 +4,14 @@ Nothing here uses sentilora's own scoring, engine or tokenization, as nobody els
 """
 
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sentilora.errors import DataError, UsageError, first_line
+from sentilora.errors import DataError, SentiloraError, UsageError, first_line
 from sentilora.scoring.batching import cache_parameter
-from sentilora.wording import quoted
+from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -110,58 +111,86 @@ class InTransformers:
 
 
 class InLlamaCpp:
-    """A GGUF file in llama-cpp-python. num_tokens: of the longest prompt with its label."""
+    """A GGUF file in llama.cpp. num_tokens: of the longest prompt with its label.
+
+    Through the C interface, because the Python class cannot turn off the kernels for AMX, which end
+    the process by a signal on some machines (llama.cpp #20824).
+    """
 
     packages: tuple[str, ...] = ("llama-cpp-python",)
     in_bfloat16 = False
 
     def __init__(self, file: Path, num_tokens: int) -> None:
-        llama_cpp = import_llama_cpp()
-        try:
-            self.model = llama_cpp.Llama(
-                str(file), n_ctx=num_tokens, n_batch=num_tokens, verbose=False
-            )
-        except ValueError as error:
+        self._llama = llama_cpp = import_llama_cpp()
+        logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)
+        llama_cpp.llama_backend_init()
+        of_model = llama_cpp.llama_model_default_params()
+        of_model.use_extra_bufts = False
+        self._model = llama_cpp.llama_model_load_from_file(str(file).encode(), of_model)
+        of_context = llama_cpp.llama_context_default_params()
+        of_context.n_ctx = of_context.n_batch = num_tokens
+        self._context = self._model and llama_cpp.llama_init_from_model(self._model, of_context)
+        if not self._context:
             raise DataError(
-                f"llama.cpp cannot load {quoted(file)} ({first_line(error)})",
+                f"llama.cpp cannot load {quoted(file)}",
                 setting="folder",
                 seen=str(file),
                 remedy="export the adapter again",
-            ) from error
+            )
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._memory = llama_cpp.llama_get_memory(self._context)
 
     def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
         """The tokens of a prompt, by llama.cpp's own tokenizer."""
         text = prompt.encode()
-        return list(self.model.tokenize(text, add_bos=adds_bos, special=has_special_tokens))
+        room = len(text) + 1  # a token has a byte or more
+        tokens = (self._llama.llama_token * room)()
+        count = self._llama.llama_tokenize(
+            self._vocabulary, text, len(text), tokens, room, adds_bos, has_special_tokens
+        )
+        return list(tokens[:count])
 
     def log_probs(self, input_ids: Sequence[int], label_ids: list[list[int]]) -> list[float]:
         """Per label, the log-probability of its tokens, one after the other as in generation."""
-        self.model.reset()
-        self.model.eval(list(input_ids))
-        after: dict[tuple[int, ...], torch.Tensor] = {(): self._log_probs()}
+        self._llama.llama_memory_clear(self._memory, True)
+        after = {(): self._next(input_ids)}
         sums = []
         for label in label_ids:
             total = 0.0
             for place, token in enumerate(label):
                 before = tuple(label[:place])
                 if before not in after:
-                    # What lies in the cache from there on, of another label, is overwritten.
-                    self.model.n_tokens = len(input_ids)
-                    self.model.eval(list(before))
-                    after[before] = self._log_probs()
+                    # Another label's tokens may be in the cache.
+                    self._llama.llama_memory_seq_rm(self._memory, 0, len(input_ids), -1)
+                    after[before] = self._next(before)
                 total += float(after[before][token])
             sums.append(total)
         return sums
 
-    def _log_probs(self) -> "torch.Tensor":
-        """Log-probabilities of the next token."""
+    def _next(self, tokens: Sequence[int]) -> "torch.Tensor":
+        """Log-probabilities of the token after these, which follow those in the cache."""
         import numpy as np
         import torch
 
-        llama_cpp = import_llama_cpp()
-        pointer = llama_cpp.llama_get_logits_ith(self.model.ctx, -1)
-        logits = np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab(),))
+        llama_cpp = self._llama
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        if llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(array, len(tokens))):
+            raise SentiloraError(
+                f"llama.cpp cannot compute {counted(len(tokens), 'token')} of this model",
+                setting="kind",
+                seen="gguf",
+                remedy="export merged instead",
+            )
+        pointer = llama_cpp.llama_get_logits_ith(self._context, -1)
+        size = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
+        logits = np.ctypeslib.as_array(pointer, shape=(size,))
         return torch.from_numpy(logits.astype(np.float32)).log_softmax(-1)
+
+    def __del__(self) -> None:
+        if getattr(self, "_context", None):
+            self._llama.llama_free(self._context)
+        if getattr(self, "_model", None):
+            self._llama.llama_model_free(self._model)
 
 
 def import_llama_cpp() -> Any:

@@ -1,0 +1,86 @@
+"""Texts for a teacher to label, cut from unlabeled IMDB reviews: whole ones and short ones.
+
+    python tools/distill_pool.py --imdb imdb --out pool.parquet
+    sentilora distill --teacher smollm2-imdb --texts pool.parquet --base embedded
+
+A student that sees whole reviews only is unsure of a sentence, so there are single sentences too,
+pairs of neighbors, and many of both that negate ("not", "never") or contrast ("but", "although").
+Each review gives at most one text of each kind. What also occurs in the test split is left out.
+"""
+
+import argparse
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pretrain_tiny import normalized
+
+from sentilora.data.text import clean_text
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z])")
+NEGATION = re.compile(r"\b(?:not|never|no|nothing|hardly|\w+n['’]t)\b", re.IGNORECASE)
+CONTRAST = re.compile(r"\b(?:but|although|though|yet|however|despite|unlike)\b", re.IGNORECASE)
+WORDS = (4, 60)  # of a short text
+# Kind of text: how many of them.
+SIZES = {
+    "review": 49_000,
+    "sentence": 15_000,
+    "pair": 15_000,
+    "negation": 20_000,
+    "contrast": 20_000,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--imdb", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--share", type=float, default=1.0, help="of the texts of each kind")
+    parser.add_argument("--seed", type=int, default=42)
+    options = parser.parse_args()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def texts_of(name: str) -> list[str]:
+        table = pq.read_table(options.imdb / f"{name}.parquet", columns=["text"])
+        return [clean_text(text) for text in table["text"].to_pylist()]
+
+    seen = {normalized(text) for text in texts_of("test")}
+    draw = random.Random(options.seed)
+    reviews = texts_of("unsup")
+    draw.shuffle(reviews)
+    room = {kind: round(size * options.share) for kind, size in SIZES.items()}
+    rows = []
+    for review in reviews:
+        for kind, text in cuts_of(review, draw):
+            key = normalized(text)
+            if room[kind] and key not in seen:
+                seen.add(key)
+                room[kind] -= 1
+                rows.append({"text": text, "kind": kind})
+    draw.shuffle(rows)
+    pq.write_table(pa.Table.from_pylist(rows), options.out)
+    counts = {kind: sum(row["kind"] == kind for row in rows) for kind in SIZES}
+    print(f"{len(rows):,} texts in {options.out}: {counts}")
+
+
+def cuts_of(review: str, draw: random.Random) -> Iterator[tuple[str, str]]:
+    """(kind, text): the review, and at most one short text of each kind from it."""
+    yield "review", review
+    sentences = [s for line in review.split("\n") for s in SENTENCE_END.split(line) if s]
+    pairs = [" ".join(two) for two in itertools.pairwise(sentences)]
+    short = [text for text in sentences + pairs if WORDS[0] <= len(text.split()) <= WORDS[1]]
+    for kind, choice in (
+        ("sentence", [text for text in sentences if text in short]),
+        ("pair", [text for text in pairs if text in short]),
+        ("negation", [text for text in short if NEGATION.search(text)]),
+        ("contrast", [text for text in short if CONTRAST.search(text)]),
+    ):
+        if choice:
+            yield kind, draw.choice(choice)
+
+
+if __name__ == "__main__":
+    main()
