@@ -22,7 +22,8 @@ from sentilora.cli.options import (
     with_runtime_options,
 )
 from sentilora.disk import write_atomically
-from sentilora.errors import SentiloraError, UsageError
+from sentilora.errors import RequirementError, SentiloraError, UsageError
+from sentilora.progress import say
 from sentilora.wording import quoted
 
 Base = Annotated[
@@ -52,6 +53,14 @@ NearDuplicates = Annotated[
         help="Search for near-duplicates beyond 200,000 rows too (takes minutes).",
     ),
 ]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        help='End with exit code 4 unless this holds: "accuracy>=0.9", "ece<=0.05", '
+        '"accuracy.low>=0.9" for the end of its interval; any figure of --json. Repeatable.',
+        metavar="BOUND",
+    ),
+]
 
 
 @with_runtime_options
@@ -67,6 +76,7 @@ def evaluate(
     suite_file: SuiteFile = None,
     label_issues: LabelIssues = False,
     near_duplicates: NearDuplicates = False,
+    require: Require = None,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -103,6 +113,7 @@ def evaluate(
             suite=suite_file or (SENTIMENT_SUITE if suite else None),
             label_issues=label_issues,
             near_duplicates=near_duplicates,
+            require=require or (),
             **runtime,
         )
     except SentiloraError as error:
@@ -113,6 +124,9 @@ def evaluate(
     print(as_json if json else as_table(result, in_options), flush=True)
     if output is not None:
         _write(output, json_for("utf-8", result.to_json()) + "\n")
+    if isinstance(failure, RequirementError):
+        for requirement in failure.failed:
+            say(f"not met: {requirement.bound}, {requirement.finding}")
     if failure is not None:
         raise failure
 

@@ -12,7 +12,7 @@ import numpy as np
 from sentilora.data.rows import Rows
 from sentilora.evaluation.findings import Evaluation, RowScores, temperature_of
 from sentilora.evaluation.leakage import Twin
-from sentilora.scoring.answers import at_temperature
+from sentilora.scoring.answers import with_temperature
 
 ROWS_AT_ONCE = 50_000
 
@@ -72,8 +72,7 @@ def _calibrated_answers(result: Evaluation, scores: RowScores, part: slice) -> d
     columns: dict[str, Any] = {}
     probabilities, temperature = scores.adapter[part], temperature_of(result)
     if temperature is not None:
-        with np.errstate(divide="ignore"):  # log 0 stays 0
-            probabilities = at_temperature(np.log(probabilities), temperature)
+        probabilities = with_temperature(probabilities, temperature)
         for number, label in enumerate(result.labels):
             columns[f"calibrated_probability_{label}"] = probabilities[:, number]
     if result.abstention is not None and result.abstention.is_reached:
