@@ -226,7 +226,7 @@ def _walk(kind: Any, name: str, value: Any, labels: Sequence[str]) -> Iterator[t
             elif field.name not in ROWS:
                 yield from _walk(inner, _join(name, field.name), content, labels)
             before = field.name
-    elif get_origin(kind) in (dict, list):
+    elif get_origin(kind) in (dict, list) and value and get_args(kind)[-1] is not str:
         for key, entry in _entries(name, value, labels):
             yield from _walk(get_args(kind)[-1], _join(name, key), entry, labels)
 

@@ -19,6 +19,7 @@ from sentilora.data.loading import HELD_OUT, require_test_rows
 from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.sources import hub_splits, is_on_hub, read_table
+from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
@@ -132,6 +133,8 @@ def fit_data(
     if choices.is_free("prompt.labels") and column in table.column_names:
         labels = infer_labels(str(source), table, column, config.data.label_map)
         choices.add("prompt.labels", list(labels), _about_labels(labels, column))
+        if config.prompt.ordered:
+            _require_numbers(labels)
     stored = None if start is None else start.classifier
     if stored is not None and set(choices.value("prompt.labels")) <= set(stored.prompt.labels):
         for name, value in stored.prompt.to_dict().items():
@@ -161,6 +164,18 @@ def _about_labels(labels: tuple[str, ...], column: str) -> str:
     names = listed(first) + (f" and {more} more" if more > 0 else "")
     hint = "; numbers tell a model little: name them with data.label_map" * are_numbers(labels)
     return f"{counted(len(labels), 'label')} in column {quoted(column)}: {names}{hint}"
+
+
+def _require_numbers(labels: tuple[str, ...]) -> None:
+    """Raise `UsageError` for words: the data do not say in which order they are."""
+    if not are_numbers(labels):
+        raise UsageError(
+            f"prompt.ordered is set, and the labels {listed(labels[:MAX_LISTED])} of the data are "
+            "words, whose order is unknown",
+            setting="prompt.labels",
+            seen=labels,
+            remedy="name them in their order with prompt.labels",
+        )
 
 
 def _fit_splits(
