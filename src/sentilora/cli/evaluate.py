@@ -22,8 +22,7 @@ from sentilora.cli.options import (
     with_runtime_options,
 )
 from sentilora.disk import write_atomically
-from sentilora.errors import RequirementError, SentiloraError, UsageError
-from sentilora.progress import say
+from sentilora.errors import SentiloraError, UsageError
 from sentilora.wording import quoted
 
 Base = Annotated[
@@ -89,13 +88,7 @@ def evaluate(
 
     values = data_and_overrides(arguments, "data.test")
     values |= named_values(None, text_column, label_column)
-    if suite and suite_file is not None:
-        raise UsageError(
-            "--suite runs the shipped behavior tests and --suite-file those of a file",
-            setting="suite_file",
-            seen=str(suite_file),
-            remedy="give one of the two",
-        )
+    _check_suite(suite, suite_file)
     if output is not None:
         _check_output(output, report)
     if adapter is None and base is None:
@@ -124,11 +117,19 @@ def evaluate(
     print(as_json if json else as_table(result, in_options), flush=True)
     if output is not None:
         _write(output, json_for("utf-8", result.to_json()) + "\n")
-    if isinstance(failure, RequirementError):
-        for requirement in failure.failed:
-            say(f"not met: {requirement.bound}, {requirement.finding}")
     if failure is not None:
         raise failure
+
+
+def _check_suite(suite: bool, suite_file: Path | None) -> None:
+    """Raise `UsageError` for two suites at once."""
+    if suite and suite_file is not None:
+        raise UsageError(
+            "--suite runs the shipped behavior tests and --suite-file those of a file",
+            setting="suite_file",
+            seen=str(suite_file),
+            remedy="give one of the two",
+        )
 
 
 def _check_output(output: Path, report: Path | None) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from sentilora.data.label_order import values_of
 from sentilora.data.rows import Rows
 from sentilora.data.text import Item, whole_text
 from sentilora.evaluation.advice import next_steps
@@ -192,15 +193,16 @@ def measure_rows(
     known: tuple[Rows, Rows] | None = None,
     target_accuracy: float | None = None,
     near_duplicates: bool = False,
-    values: Sequence[float] = (),
+    is_ordered: bool = False,
 ) -> Measurement:
     """Score rows with the adapter, its base and the baseline; fit temperature and threshold.
 
     adapter_path: None for a base without adapter. known: the adapter's training and evaluation
     rows; None when they are unavailable. target_accuracy, near_duplicates: as in `evaluate`.
-    values: of labels in an order.
+    is_ordered: whether the labels are in an order.
     """
     labels = classifier.labels
+    values = values_of(labels) if is_ordered else ()
     truth = numbers_of(rows, labels)
     log_probs = score_texts(classifier, rows.inputs, "scoring", adapter_path is not None)
     scores = RowScores(

@@ -93,14 +93,11 @@ def require_met(result: Evaluation) -> None:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_requirements(
-    require: Iterable[str], absent: Mapping[str, str], labels: Sequence[str] | None = None
-) -> list[Bound]:
-    """The requirements, checked before anything is measured.
+def read_requirements(require: Iterable[str], absent: Mapping[str, str]) -> list[Bound]:
+    """The requirements, checked before anything is read.
 
-    absent: {beginning of names: what to do to have such figures measured}. labels: of the
-    classifier, once they are known. Raises `UsageError` for what is no requirement, for a name that
-    no figure has, and for a figure that this evaluation will not measure.
+    absent: as in `require_measured`. Raises `UsageError` for what is no requirement, for a name
+    that no figure has, and for a figure that was not requested.
     """
     if isinstance(require, str) or not isinstance(require, Iterable):
         raise UsageError(
@@ -109,11 +106,13 @@ def read_requirements(
             seen=require,
             remedy='pass a list such as ["accuracy>=0.9"]',
         )
-    return [_read(str(text), absent, labels) for text in require]
+    bounds = [_read(str(text).strip()) for text in require]
+    require_measured(bounds, absent, None)
+    return bounds
 
 
-def _read(text: str, absent: Mapping[str, str], labels: Sequence[str] | None) -> Bound:
-    parts = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|>|<)\s*([-+.\w]+)\s*", text, re.DOTALL)
+def _read(text: str) -> Bound:
+    parts = re.fullmatch(r"(.+?)\s*(>=|<=|==|>|<)\s*([-+.\w]+)", text, re.DOTALL)
     try:
         number = float(parts[3]) if parts else math.nan
     except ValueError:
@@ -126,28 +125,42 @@ def _read(text: str, absent: Mapping[str, str], labels: Sequence[str] | None) ->
             remedy="write a figure, one of >= <= > < ==, and a number: accuracy>=0.9, ece<=0.05, "
             "accuracy.low>=0.9",
         )
-    full = [name for name in _candidates(parts[1]) if _is_name(name, labels)]
-    if not full:
-        raise _unknown(text, parts[1])
-    reasons = [next((r for s, r in absent.items() if n.startswith(f"{s}.")), None) for n in full]
-    if None not in reasons:
-        raise UsageError(
-            f"`require` has {text!r:.80}, and this evaluation does not measure {quoted(full[0])}",
-            setting="require",
-            seen=text,
-            remedy=reasons[0] or "",
-        )
-    return Bound(text.strip(), parts[1], parts[2], number)
+    return Bound(text, parts[1], parts[2], number)
 
 
-def _unknown(text: str, name: str) -> UsageError:
-    near = difflib.get_close_matches(name, [*SHORT, *map(_short, names()), *names()], 1, 0.5)
+def require_measured(
+    bounds: Sequence[Bound], absent: Mapping[str, str], labels: Sequence[str] | None
+) -> None:
+    """Raise `UsageError` for a figure that this evaluation will not measure.
+
+    absent: {beginning of names: what to do to have such figures measured}. labels: of the
+    classifier; None as long as they are unknown.
+    """
+    for bound in bounds:
+        full = [name for name in _candidates(bound.name) if _is_name(name, labels)]
+        if not full:
+            raise _unknown(bound)
+        reasons = [
+            next((reason for start, reason in absent.items() if name.startswith(f"{start}.")), None)
+            for name in full
+        ]
+        if all(reasons):
+            raise UsageError(
+                f"`require` has {bound.text!r:.80}, which this evaluation does not measure",
+                setting="require",
+                seen=bound.text,
+                remedy=reasons[0] or "",
+            )
+
+
+def _unknown(bound: Bound) -> UsageError:
+    near = difflib.get_close_matches(bound.name, [*SHORT, *map(_short, names()), *names()], 1, 0.5)
     suggestion = f"did you mean {near[0]}? " if near else ""
     also = ", ".join(f"{abbreviation} for {word}" for abbreviation, word in SHORT.items())
     return UsageError(
-        f"no figure is named {quoted(name)}, which `require` has in {text!r:.80}",
+        f"no figure is named {quoted(bound.name)}, which `require` has in {bound.text!r:.80}",
         setting="require",
-        seen=text,
+        seen=bound.text,
         remedy=f"{suggestion}The names are {', '.join(_overview())}; {ANY} is a label, rating, "
         f"capability, confidence, target, or base or baseline; {also}",
     )

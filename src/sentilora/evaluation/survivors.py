@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sentilora.wording import counted, percent
+from sentilora.wording import percent
 
 CONFIDENCES = (0.8, 0.9, 0.95)
 
@@ -57,7 +57,7 @@ def survivors(
 
 def as_lines(table: Sequence[Survivors], num_wrong: int, scale: str) -> list[str]:
     """The table for a terminal. num_wrong: of all answers. scale: of the probabilities."""
-    title = f"of {counted(num_wrong, 'wrong answer')}, those that survive a confidence{scale}"
+    title = f"wrong answers that survive a confidence (of {num_wrong:,}){scale}"
     return [
         title,
         f"{'at least':<10}{'answered':>10}{'coverage':>10}{'wrong':>8}{'of answers':>12}"
