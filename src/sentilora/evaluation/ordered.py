@@ -58,11 +58,11 @@ def as_lines(
     """The figures for a terminal, a line per model. figures: by the model's name."""
     first = next(iter(figures.values()))
     return [
-        f"{'in order':<10}{'MAE':>8}{'MAE of expected':>17}{'expected value':>16}"
+        f"{'in order':<10}{'MAE':>8}{'expected MAE':>14}{'mean expected':>15}"
         f"{'quadratic kappa':>17}",
         *(
-            f"{name:<10}{x.mean_absolute_error:>8.4f}{x.expected_value_error:>17.4f}"
-            f"{x.mean_expected_value:>16.4f}{as_metric(x.quadratic_kappa):>17}"
+            f"{name:<10}{x.mean_absolute_error:>8.4f}{x.expected_value_error:>14.4f}"
+            f"{x.mean_expected_value:>15.4f}{as_metric(x.quadratic_kappa):>17}"
             for name, x in figures.items()
         ),
         f"from {values[0]:g} ({labels[0]}) to {values[-1]:g} ({labels[-1]}); mean of the true "

@@ -118,14 +118,18 @@ def _read(text: str) -> Bound:
     except ValueError:
         number = math.nan
     if parts is None or not math.isfinite(number):
-        raise UsageError(
-            f"cannot read {text!r:.80} in `require`",
-            setting="require",
-            seen=text,
-            remedy="write a figure, one of >= <= > < ==, and a number: accuracy>=0.9, ece<=0.05, "
-            "accuracy.low>=0.9",
-        )
+        raise _unreadable(text)
     return Bound(text, parts[1], parts[2], number)
+
+
+def _unreadable(text: str) -> UsageError:
+    return UsageError(
+        f"cannot read {text!r:.80} in `require`",
+        setting="require",
+        seen=text,
+        remedy="write a figure, one of >= <= > < ==, and a number: accuracy>=0.9, ece<=0.05, "
+        "accuracy.low>=0.9",
+    )
 
 
 def require_measured(
@@ -154,6 +158,8 @@ def require_measured(
 
 
 def _unknown(bound: Bound) -> UsageError:
+    if re.search("[<>=]", bound.name):
+        return _unreadable(bound.text)
     near = difflib.get_close_matches(bound.name, [*SHORT, *map(_short, names()), *names()], 1, 0.5)
     suggestion = f"did you mean {near[0]}? " if near else ""
     also = ", ".join(f"{abbreviation} for {word}" for abbreviation, word in SHORT.items())
