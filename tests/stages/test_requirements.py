@@ -136,6 +136,8 @@ def test_figures_of_labels_in_an_order_are_everywhere(full, ordered_run):
         assert found.mean_absolute_error == pytest.approx(error)
         expected = sum(place * frame[f"{prefix}probability_{x}"] for x, place in places.items())
         assert found.mean_expected_value == pytest.approx(expected.mean())
+        if name == "adapter":
+            assert np.allclose(frame["expected_value"], expected)
         assert found.expected_value_error == pytest.approx((expected - true).abs().mean())
     _, stdout, _ = run("evaluate", "--adapter", ordered_run)
     assert "in order       MAE" in stdout and "from 1 (bad) to 3 (good)" in stdout
