@@ -11,8 +11,10 @@ from commands import failed, run
 from sentilora.config import load_config, read_config
 from sentilora.errors import RequirementError, UsageError
 from sentilora.evaluation.label_sets import least_probability
+from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.scoring.classifier import Classifier
+from sentilora.stages.automatic import fit_data
 from sentilora.stages.evaluate import evaluate
 from sentilora.stages.from_config import load_rows_of
 from sentilora.stages.train import train
@@ -242,6 +244,18 @@ def test_figures_of_a_base_alone_are_its_own():
     result = evaluate(base="embedded", overrides=overrides, require=["accuracy>=0"])
     assert result.required[0].value == result.base.accuracy and result.adapter is None
     assert result.survivors and not result.differences
+
+
+def test_an_adapter_to_start_from_brings_its_order(ordered_run):
+    train_rows = str(ordered_run.parent / "train.csv")
+    config = load_config("tiny", values={"data.train": train_rows, "prompt.ordered": True})
+    with pytest.raises(UsageError, match="whose order is unknown"):
+        fit_data(config, {})
+    fitted, _ = fit_data(config, {}, AdapterFolder.open(ordered_run))
+    assert fitted.prompt.labels == LABELS and fitted.prompt.ordered
+    unset = load_config("tiny", values={"data.train": train_rows})
+    fitted, _ = fit_data(unset, {}, AdapterFolder.open(ordered_run))
+    assert fitted.prompt.labels == LABELS and fitted.prompt.ordered
 
 
 def test_words_whose_order_is_unknown_are_refused(tmp_path, toy_base):

@@ -7,7 +7,7 @@ The recipe's own data are film reviews: for IMDB and the reviews that ship, noth
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,13 +133,13 @@ def fit_data(
     if choices.is_free("prompt.labels") and column in table.column_names:
         labels = infer_labels(str(source), table, column, config.data.label_map)
         choices.add("prompt.labels", list(labels), _about_labels(labels, column))
-        if config.prompt.ordered:
-            _require_numbers(labels)
     stored = None if start is None else start.classifier
     if stored is not None and set(choices.value("prompt.labels")) <= set(stored.prompt.labels):
         for name, value in stored.prompt.to_dict().items():
             choices.add(f"prompt.{name}", value, "that of the adapter to start from")
     else:
+        if config.prompt.ordered and choices.is_free("prompt.labels"):
+            _require_numbers(choices.value("prompt.labels"))
         _fit_prompt(choices)
     return choices.config(), choices.notes
 
@@ -166,9 +166,9 @@ def _about_labels(labels: tuple[str, ...], column: str) -> str:
     return f"{counted(len(labels), 'label')} in column {quoted(column)}: {names}{hint}"
 
 
-def _require_numbers(labels: tuple[str, ...]) -> None:
+def _require_numbers(labels: Sequence[str]) -> None:
     """Raise `UsageError` for words: the data do not say in which order they are."""
-    if not are_numbers(labels):
+    if not are_numbers(tuple(labels)):
         raise UsageError(
             f"prompt.ordered is set, and the labels {listed(labels[:MAX_LISTED])} of the data are "
             "words, whose order is unknown",
