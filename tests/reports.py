@@ -7,6 +7,7 @@ import numpy as np
 from sentilora.data.rows import Rows
 from sentilora.evaluation.advice import next_steps
 from sentilora.evaluation.calibration import Temperature, Threshold
+from sentilora.evaluation.differences import differences
 from sentilora.evaluation.findings import (
     Abstention,
     Evaluation,
@@ -20,6 +21,7 @@ from sentilora.evaluation.page import (
     Provenance,
     write_report,
 )
+from sentilora.evaluation.survivors import survivors
 from sentilora.metrics import compare, measure_fully
 
 ATTACK = (
@@ -87,6 +89,11 @@ def make_report(
         base=measure_fully(scores.base, scores.truth),
         baseline=measure_fully(scores.baseline, scores.truth),
         comparisons=comparisons,
+        differences={
+            name: differences(scores.adapter, other, scores.truth, num_resamples=100)
+            for name, other in (("base", scores.base), ("baseline", scores.baseline))
+        },
+        survivors=survivors(scores.adapter, scores.truth),
         verdict="It was worth it.",
         calibrated=TemperatureScaling(Temperature(1.2, 0.3, 0.29, caution), 400, metrics),
         abstention=Abstention(Threshold(0.9, 0.98, 0.981, 300, 400), num_rows // 2, 0.99),

@@ -5,6 +5,7 @@
     ├── UsageError              exit 2   configuration, device, output folder in use or held by
     │                                    another job, adapter of another base
     ├── DataError               exit 3   data or adapter missing, corrupt or unreachable
+    ├── RequirementError        exit 4   `evaluate` measured less than `require` asks for
     └── Interrupted             exit 130 Ctrl-C, after a checkpoint was saved
 
 Each class also inherits the standard exception that a caller would expect. A message is one line:
@@ -15,6 +16,7 @@ command line shows the option of that name in its place.
 import errno
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -23,7 +25,8 @@ class SentiloraError(RuntimeError):
 
     problem: what is wrong, and what was seen. setting: name of the setting or keyword that caused
     the error; None if there is none. seen: value of that setting. remedy: what to do. The message
-    is "problem; remedy". evaluation: the result of `evaluate` when only writing its report failed.
+    is "problem; remedy". evaluation: the result of `evaluate` when only writing its report failed,
+    or a requirement.
     """
 
     exit_code = 1
@@ -52,6 +55,21 @@ class DataError(SentiloraError, ValueError):
     """Data, a base or an adapter is missing, corrupt or unreachable."""
 
     exit_code = 3
+
+
+class RequirementError(SentiloraError, AssertionError):
+    """Figures of an evaluation are not what was required; everything else has been written.
+
+    failed: the requirements that are not met, each with `bound` and the `value` seen. The
+    `evaluation` is complete.
+    """
+
+    exit_code = 4
+
+    def __init__(self, problem: str, *, failed: Sequence[Any], evaluation: Any) -> None:
+        super().__init__(problem, setting="require", seen=[each.bound for each in failed])
+        self.failed = list(failed)
+        self.evaluation = evaluation
 
 
 class Interrupted(SentiloraError, KeyboardInterrupt):

@@ -14,6 +14,7 @@ from pydantic import Field
 
 ROWS_AT_ONCE = 10_000  # rows vectorized at once: their word counts take more memory than the texts
 SIGNIFICANCE = 0.05  # a p-value below it shows a difference
+NUM_BINS = 15  # of the reliability diagram
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # checked where a file is read
@@ -179,7 +180,7 @@ def measure_fully(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) 
 
 
 def reliability(
-    probabilities: np.ndarray, truth: Sequence[int] | np.ndarray, num_bins: int = 15
+    probabilities: np.ndarray, truth: Sequence[int] | np.ndarray, num_bins: int = NUM_BINS
 ) -> list[Bin]:
     """The reliability diagram: bins of equal width over the confidence, without empty ones.
 
@@ -189,7 +190,7 @@ def reliability(
     probabilities = np.asarray(probabilities, dtype=np.float64)
     confidence = probabilities.max(-1)
     right = probabilities.argmax(-1) == np.asarray(truth)
-    number = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    number = bin_numbers(confidence, num_bins)
     bins = []
     for i in np.unique(number):
         rows = number == i
@@ -203,6 +204,11 @@ def reliability(
             )
         )
     return bins
+
+
+def bin_numbers(confidence: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+    """The number of each confidence's bin in the reliability diagram, counted from 0."""
+    return np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
 
 
 def coverage_curve(

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from sentilora.data.label_order import values_of
 from sentilora.data.text import Item, as_field, clean_text, fault_of, require_text, text_of
 from sentilora.errors import DataError, UsageError
 from sentilora.template import TEXT, Part, TemplateTokenizer, columns_of, parts_of
@@ -47,6 +48,7 @@ class PromptFormat:
     max_length: number of tokens of prompt, label and EOS together.
     truncation: the part of a long text that stays: `head`, `tail` or `head+tail` (a quarter and
         three quarters). Only the text is ever cut.
+    ordered: whether `labels` are in an order that means something, such as one to five stars.
 
     A byte-order mark at the start of a string is left out. Raises `UsageError` for a format that
     cannot work.
@@ -57,6 +59,7 @@ class PromptFormat:
     labels: tuple[str, ...] = LABELS
     max_length: int = 512
     truncation: str = "tail"
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         for name in ("template", "instruction"):
@@ -64,6 +67,8 @@ class PromptFormat:
         labels = [x.removeprefix(BYTE_ORDER_MARK) if isinstance(x, str) else x for x in self.labels]
         object.__setattr__(self, "labels", tuple(labels))
         self._check_labels()
+        if self.ordered:
+            values_of(self.labels)
         self._check_placeholders()
         if self.truncation not in TRUNCATIONS:
             raise UsageError(
@@ -145,8 +150,9 @@ class PromptFormat:
         return {TEXT: value[TEXT], **fields}
 
     def to_dict(self) -> dict[str, Any]:
-        """The format as plain JSON values."""
-        return {**asdict(self), "labels": list(self.labels)}
+        """The format as plain JSON values; `ordered` only if it is set: older files lack it."""
+        content = {**asdict(self), "labels": list(self.labels)}
+        return {name: value for name, value in content.items() if name != "ordered" or value}
 
 
 @dataclass(frozen=True)

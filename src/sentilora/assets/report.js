@@ -119,6 +119,16 @@ table("differences", ["fine-tuned …", ["points", "difference in accuracy, in p
 if (!compared.length) at("criterion").remove();
 else at("disagreement").textContent = Object.entries(data.disagreements).map(([name, sentence]) =>
   `${sentence.replace(/^The interval/, `The interval ${against[name]}`)}`).join(" ");
+const small = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(4);
+const withInterval = (x) => element("span", {}, element("span", {class: "whole"}, small(x.difference)), " ",
+  element("span", {class: "whole soft"}, x.interval.map(small).join(" to ")));
+const differing = Object.entries(evaluation.differences);
+table("probabilities", ["fine-tuned …", ["log-loss", "difference, and its 95 % interval"], ["Brier", "the same"], ["ECE", "the same"]],
+  differing.map(([name, d]) => [against[name], ...[d.log_loss, d.brier, d.expected_calibration_error].map(withInterval)]));
+if (!differing.length) at("probabilities-note").remove();
+if (evaluation.required.length) table("required", ["bound", "seen", ""], evaluation.required.map((r) => [r.bound,
+  r.finding, element("span", {class: `tag ${r.is_met ? "right" : "wrong"}`}, r.is_met ? "met" : "not met")]));
+else at("required-section").remove();
 
 // --- labels
 const MANY = 20, hasMany = evaluation.labels.length > MANY;
@@ -192,6 +202,30 @@ function coverageCaption() {
   const abstention = evaluation.abstention;
   if (abstention && abstention.accuracy !== null) shape(svg, "circle", {cx: px(abstention.num_covered / evaluation.num_rows),
     cy: py(abstention.accuracy), r: 6, fill: "var(--baseline)"}); }
+if (evaluation.survivors.length) {
+  at("survivors-note").textContent = `${counted(main.num_rows - main.confusion.reduce((n, row, i) => n + row[i], 0), "wrong answer")}` +
+    `; probabilities${scale || " are the model’s own"}${scale ? ", as predict gives them" : ""}`;
+  table("survivors", ["confidence", ["coverage", "rows at least this sure"], ["wrong", "of these answers"],
+    ["share wrong", "of these answers"], ["survive", "of all wrong answers"]],
+    evaluation.survivors.map((s) => [percent(s.confidence, 0), percent(s.coverage), count(s.num_wrong),
+      s.share_wrong === null ? "–" : percent(s.share_wrong, 2), share(s.share_of_wrong)]));
+} else at("survivors-section").remove();
+if (evaluation.label_sets.length) {
+  at("sets-note").textContent = `Chosen on ${counted(evaluation.label_sets[0].num_evaluation, "evaluation row")}, measured on the test rows.`;
+  table("sets", ["aimed at", ["coverage", "sets with the true label"], ["95 % interval", "of the coverage"],
+    ["mean size", "labels in a set"], ["one label", "share of the sets"]],
+    evaluation.label_sets.map((s) => [percent(s.target, 0), percent(s.coverage), unbroken(s.interval), s.mean_size.toFixed(2),
+      percent(s.share_single)]));
+} else at("sets-section").remove();
+{ const ordered = Object.entries(evaluation.ordered), names = {adapter: "fine-tuned", base: "base without adapter", baseline: "TF-IDF"};
+  if (ordered.length) {
+    at("ordered-note").textContent = `From ${evaluation.labels[0]} to ${evaluation.labels.at(-1)}; the mean of the true labels is ` +
+      `${ordered[0][1].mean_value.toFixed(2)}.`;
+    table("ordered", ["", ["MAE", "how far answers are off"], ["expected MAE", "how far expected values are off"],
+      ["mean", "of the expected values"], ["quadratic kappa", "1 is best, 0 is chance"]],
+      ordered.map(([name, o]) => [names[name], o.mean_absolute_error.toFixed(4), o.expected_value_error.toFixed(4),
+        o.mean_expected_value.toFixed(4), metric(o.quadratic_kappa)]));
+  } else at("ordered-section").remove(); }
 if (data.training.length) {
   const steps = data.training.map((t) => t.step), evals = data.training.filter((t) => t.eval_accuracy !== undefined);
   const losses = data.training.filter((t) => t.loss !== undefined);

@@ -1,8 +1,8 @@
 """The command line as a whole: its verbs, and how errors become messages and exit codes.
 
 Results go to stdout, notices and progress to stderr. Exit codes: 0, 1 (failed while working),
-2 (usage, configuration, device), 3 (data or adapter), 130 (Ctrl-C). Heavy imports happen inside a
-verb, so that --help is fast.
+2 (usage, configuration, device), 3 (data or adapter), 4 (a requirement is not met), 130 (Ctrl-C).
+Heavy imports happen inside a verb, so that --help is fast.
 """
 
 import functools

@@ -8,9 +8,13 @@ import numpy as np
 
 from sentilora.evaluation.behaviour import Behaviour
 from sentilora.evaluation.calibration import Temperature, Threshold
+from sentilora.evaluation.differences import Differences
 from sentilora.evaluation.label_figures import LabelFigures, Majority
 from sentilora.evaluation.label_issues import LabelIssues
+from sentilora.evaluation.label_sets import LabelSets
 from sentilora.evaluation.leakage import Leakage
+from sentilora.evaluation.ordered import OrderedFigures
+from sentilora.evaluation.survivors import Survivors
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
 from sentilora.scoring.explain import DeletionTest, Explanation
 from sentilora.wording import alternatives, as_p, counted, signed
@@ -70,11 +74,27 @@ class ErrorExplanations:
 
 
 @dataclass(frozen=True)
+class Requirement:
+    """A requirement such as "accuracy>=0.9", and whether the figure meets it.
+
+    value: of the figure; None if it has none here. finding: the value in words.
+    """
+
+    bound: str
+    value: float | None
+    is_met: bool
+    finding: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured on the test rows.
 
     adapter: metrics; None when a base was evaluated alone. baseline: TF-IDF + logistic regression
     on the adapter's training rows. comparisons: the adapter against "base" and "baseline".
+    differences: of log-loss, Brier score and calibration error, against the same two. survivors:
+    wrong answers at each confidence. label_sets: empty for two labels, and without evaluation rows.
+    ordered: by model; empty unless the labels are in an order. required: empty unless requested.
     calibrated, abstention: what the evaluation rows say about temperature and threshold. ratings:
     None when the data has none. behaviour, label_issues: None unless requested. explained: of the
     surest errors; None without a report to show them in. majority: always giving the most frequent
@@ -94,9 +114,13 @@ class Evaluation:
     adapter: FullMetrics | None = None
     baseline: FullMetrics | None = None
     comparisons: dict[str, Comparison] = field(default_factory=dict)
+    differences: dict[str, Differences] = field(default_factory=dict)
     verdict: str | None = None
     calibrated: TemperatureScaling | None = None
     abstention: Abstention | None = None
+    survivors: list[Survivors] = field(default_factory=list)
+    label_sets: list[LabelSets] = field(default_factory=list)
+    ordered: dict[str, OrderedFigures] = field(default_factory=dict)
     leakage: Leakage | None = None
     ratings: Ratings | None = None
     behaviour: Behaviour | None = None
@@ -108,6 +132,7 @@ class Evaluation:
     next_steps: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     left_out: float = 0.0
+    required: list[Requirement] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The whole evaluation as JSON."""

@@ -11,11 +11,13 @@ from functools import partial
 
 import numpy as np
 
+from sentilora.data.label_order import values_of
 from sentilora.data.rows import Rows
 from sentilora.data.text import Item, whole_text
 from sentilora.evaluation.advice import next_steps
 from sentilora.evaluation.behaviour import Behaviour, judge
 from sentilora.evaluation.calibration import MIN_ROWS, choose_temperature, choose_threshold
+from sentilora.evaluation.differences import Differences, differences
 from sentilora.evaluation.findings import (
     Abstention,
     ErrorExplanations,
@@ -33,8 +35,17 @@ from sentilora.evaluation.label_figures import (
     per_label,
 )
 from sentilora.evaluation.label_issues import LabelIssues, look_for_label_issues
+from sentilora.evaluation.label_sets import (
+    MIN_LABELS,
+    TARGETS,
+    LabelSets,
+    least_probability,
+    measure_sets,
+)
 from sentilora.evaluation.leakage import Leakage, look_for_leakage
+from sentilora.evaluation.ordered import OrderedFigures, measure_ordered
 from sentilora.evaluation.suite import Suite
+from sentilora.evaluation.survivors import survivors
 from sentilora.metrics import (
     Comparison,
     FullMetrics,
@@ -43,7 +54,7 @@ from sentilora.metrics import (
     tfidf_baseline,
 )
 from sentilora.progress import Progress, say
-from sentilora.scoring.answers import at_temperature
+from sentilora.scoring.answers import at_temperature, with_temperature
 from sentilora.scoring.classifier import Classifier
 from sentilora.scoring.explain import deletion_test, explain_each
 from sentilora.wording import counted, quoted
@@ -69,7 +80,8 @@ class Measurement:
     """What scoring the test rows yields; `as_evaluation` puts the figures together.
 
     scaling, abstention, leakage: None for a base, and when the adapter's training rows are
-    unavailable. notes: what else could not be measured, and why.
+    unavailable; then label_sets is empty too. values: of labels in an order, else none. notes: what
+    else could not be measured, and why.
     """
 
     rows: Rows
@@ -78,8 +90,10 @@ class Measurement:
     base_name: str
     scores: RowScores
     majority: Majority
+    values: Sequence[float] = ()
     scaling: TemperatureScaling | None = None
     abstention: Abstention | None = None
+    label_sets: Sequence[LabelSets] = ()
     leakage: Leakage | None = None
     notes: Sequence[str] = ()
 
@@ -98,6 +112,7 @@ class Measurement:
         adapter = _metrics(scores.adapter, scores.truth)
         comparisons = _comparisons(scores)
         figures = per_label(self.labels, (adapter or base).confusion)
+        divisor = 1.0 if self.scaling is None else self.scaling.temperature.divisor
         result = Evaluation(
             test=rows.source,
             num_rows=len(rows),
@@ -109,9 +124,13 @@ class Measurement:
             adapter=adapter,
             baseline=_metrics(scores.baseline, scores.truth),
             comparisons=comparisons,
+            differences=_differences(scores),
             verdict=verdict(self.labels, base, comparisons, self.leakage) if comparisons else None,
             calibrated=self.scaling,
             abstention=self.abstention,
+            survivors=survivors(with_temperature(scores.best, divisor), scores.truth),
+            label_sets=list(self.label_sets),
+            ordered=_ordered(scores, self.values),
             leakage=self.leakage,
             ratings=by_rating(rows.rating_column, rows.ratings, scores.correct),
             behaviour=behaviour,
@@ -131,14 +150,36 @@ def _metrics(probabilities: np.ndarray | None, truth: np.ndarray) -> FullMetrics
 
 def _comparisons(scores: RowScores) -> dict[str, Comparison]:
     """The adapter against its base and against the baseline, where it has one."""
-    if scores.adapter is None:
-        return {}
-    others = {"base": scores.base, "baseline": scores.baseline}
     correct = scores.correct.tolist()
     return {
         name: compare(correct, other.argmax(-1) == scores.truth)
-        for name, other in others.items()
-        if other is not None
+        for name, other in _others(scores).items()
+    }
+
+
+def _differences(scores: RowScores) -> dict[str, Differences]:
+    """The same comparisons, of the probabilities."""
+    return {
+        name: differences(scores.best, other, scores.truth)
+        for name, other in _others(scores).items()
+    }
+
+
+def _others(scores: RowScores) -> dict[str, np.ndarray]:
+    """Probabilities of the models that the adapter is compared with; none for a base alone."""
+    others = {"base": scores.base, "baseline": scores.baseline}
+    if scores.adapter is None:
+        return {}
+    return {name: other for name, other in others.items() if other is not None}
+
+
+def _ordered(scores: RowScores, values: Sequence[float]) -> dict[str, OrderedFigures]:
+    """Figures of labels in an order, by model. values: of the labels; none if there is no order."""
+    models = {"adapter": scores.adapter, "base": scores.base, "baseline": scores.baseline}
+    return {
+        name: measure_ordered(probabilities, scores.truth, values)
+        for name, probabilities in models.items()
+        if values and probabilities is not None
     }
 
 
@@ -152,13 +193,16 @@ def measure_rows(
     known: tuple[Rows, Rows] | None = None,
     target_accuracy: float | None = None,
     near_duplicates: bool = False,
+    is_ordered: bool = False,
 ) -> Measurement:
     """Score rows with the adapter, its base and the baseline; fit temperature and threshold.
 
     adapter_path: None for a base without adapter. known: the adapter's training and evaluation
     rows; None when they are unavailable. target_accuracy, near_duplicates: as in `evaluate`.
+    is_ordered: whether the labels are in an order.
     """
     labels = classifier.labels
+    values = values_of(labels) if is_ordered else ()
     truth = numbers_of(rows, labels)
     log_probs = score_texts(classifier, rows.inputs, "scoring", adapter_path is not None)
     scores = RowScores(
@@ -171,15 +215,15 @@ def measure_rows(
     )
     majority = majority_of(labels, truth, None if known is None else numbers_of(known[0], labels))
     measurement = partial(
-        Measurement, rows, labels, adapter_path, classifier.reference.name, scores, majority
+        Measurement, rows, labels, adapter_path, classifier.reference.name, scores, majority, values
     )
     if log_probs.adapter is None or known is None:
         return measurement()
-    scaling, abstention, notes = calibrate(
+    scaling, abstention, label_sets, notes = calibrate(
         classifier, known[1], rows, log_probs.adapter, target_accuracy
     )
     leakage = look_for_leakage(rows, known, scores.best, truth, near_duplicates)
-    return measurement(scaling, abstention, leakage, notes)
+    return measurement(scaling, abstention, label_sets, leakage, notes)
 
 
 def numbers_of(rows: Rows, labels: Sequence[str]) -> np.ndarray:
@@ -215,13 +259,13 @@ def calibrate(
     rows: Rows,
     log_probs: np.ndarray,
     target_accuracy: float | None,
-) -> tuple[TemperatureScaling | None, Abstention | None, list[str]]:
-    """Temperature and threshold from the evaluation rows, applied to the test rows `rows`.
+) -> tuple[TemperatureScaling | None, Abstention | None, list[LabelSets], list[str]]:
+    """Temperature, threshold and label sets from the evaluation rows, applied to the test rows.
 
-    log_probs: of the test rows. The list says why there is neither; it is empty otherwise.
+    rows, log_probs: the test rows. The last list says why there is none of them, if so.
     """
     if reason := _obstacle_to_calibration(evaluation, rows, target_accuracy):
-        return None, None, [reason]
+        return None, None, [], [reason]
     eval_truth = numbers_of(evaluation, classifier.labels)
     with Progress("scoring evaluation rows", len(evaluation)) as progress:
         pieces = classifier.score(evaluation.inputs, progress.advance)
@@ -230,16 +274,19 @@ def calibrate(
     temperature = choose_temperature(eval_log_probs, eval_truth)
     metrics = measure_fully(at_temperature(log_probs, temperature.value), truth)
     scaling = TemperatureScaling(temperature, len(evaluation), metrics)
-    if target_accuracy is None:
-        return scaling, None, []
-    threshold = choose_threshold(
-        at_temperature(eval_log_probs, temperature.divisor), eval_truth, target_accuracy
-    )
+    given = at_temperature(eval_log_probs, temperature.divisor)
     probabilities = at_temperature(log_probs, temperature.divisor)
+    label_sets = []
+    if len(classifier.labels) >= MIN_LABELS:
+        at_least = [(target, least_probability(given, eval_truth, target)) for target in TARGETS]
+        label_sets = measure_sets(at_least, probabilities, truth, len(evaluation))
+    if target_accuracy is None:
+        return scaling, None, label_sets, []
+    threshold = choose_threshold(given, eval_truth, target_accuracy)
     is_covered = probabilities.max(-1) >= threshold.confidence
     correct = probabilities.argmax(-1) == truth
     accuracy = float(correct[is_covered].mean()) if is_covered.any() else None
-    return scaling, Abstention(threshold, int(is_covered.sum()), accuracy), []
+    return scaling, Abstention(threshold, int(is_covered.sum()), accuracy), label_sets, []
 
 
 def _obstacle_to_calibration(

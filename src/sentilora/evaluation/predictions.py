@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from sentilora.data.label_order import values_of
 from sentilora.data.rows import Rows
 from sentilora.evaluation.findings import Evaluation, RowScores, temperature_of
 from sentilora.evaluation.leakage import Twin
-from sentilora.scoring.answers import at_temperature
+from sentilora.scoring.answers import expected_values, with_temperature
 
 ROWS_AT_ONCE = 50_000
 
@@ -50,7 +51,10 @@ def write_predictions(
 
 
 def _answers(result: Evaluation, scores: RowScores, part: slice) -> dict[str, Any]:
-    """Each model's label and probabilities; a base alone has no prefix."""
+    """Each model's label and probabilities; a base alone has no prefix.
+
+    Labels in an order have an expected value too, of the model under evaluation.
+    """
     models = {"": scores.adapter, "base_": scores.base, "tfidf_": scores.baseline}
     if scores.adapter is None:
         models = {"": scores.base}
@@ -62,6 +66,8 @@ def _answers(result: Evaluation, scores: RowScores, part: slice) -> dict[str, An
         columns[f"{prefix}prediction"] = [result.labels[i] for i in answers]
         for number, label in enumerate(result.labels):
             columns[f"{prefix}probability_{label}"] = probabilities[part, number]
+    if result.ordered:
+        columns["expected_value"] = expected_values(scores.best[part], values_of(result.labels))
     return columns
 
 
@@ -72,8 +78,7 @@ def _calibrated_answers(result: Evaluation, scores: RowScores, part: slice) -> d
     columns: dict[str, Any] = {}
     probabilities, temperature = scores.adapter[part], temperature_of(result)
     if temperature is not None:
-        with np.errstate(divide="ignore"):  # log 0 stays 0
-            probabilities = at_temperature(np.log(probabilities), temperature)
+        probabilities = with_temperature(probabilities, temperature)
         for number, label in enumerate(result.labels):
             columns[f"calibrated_probability_{label}"] = probabilities[:, number]
     if result.abstention is not None and result.abstention.is_reached:

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 
+from sentilora.data.label_order import values_of
 from sentilora.evaluation.behaviour import as_lines
 from sentilora.evaluation.calibration import Temperature
+from sentilora.evaluation.differences import Difference
 from sentilora.evaluation.findings import (
     Abstention,
     ErrorExplanations,
     Evaluation,
     Leakage,
     Ratings,
+    Requirement,
     temperature_of,
 )
 from sentilora.evaluation.label_figures import (
@@ -18,6 +21,9 @@ from sentilora.evaluation.label_figures import (
     weakest_first,
 )
 from sentilora.evaluation.label_issues import as_lines as issue_lines
+from sentilora.evaluation.label_sets import as_lines as set_lines
+from sentilora.evaluation.ordered import as_lines as ordered_lines
+from sentilora.evaluation.survivors import as_lines as survivor_lines
 from sentilora.metrics import FullMetrics
 from sentilora.wording import (
     as_metric,
@@ -31,6 +37,7 @@ from sentilora.wording import (
 )
 
 AGAINST = {"base": "base", "baseline": "TF-IDF"}
+MODELS = {"adapter": "adapter", **AGAINST}
 MANY_LABELS = 12  # more make a confusion matrix too wide for a terminal
 NUM_PRINTED = 10  # of many labels, the weakest; and the most frequent confusions
 
@@ -42,6 +49,7 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
     texts, or labels without quotes.
     """
     rows = f"{counted(result.num_rows, 'row')} of {quoted(result.test)}"
+    scale = _scale(result)
     lines = [
         f"{rows}, {result.num_truncated:,} truncated",
         *_left_out_lines(result.left_out),
@@ -49,6 +57,7 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
         "",
         *_model_lines(result),
         *_comparison_lines(result),
+        *_difference_lines(result),
         *([result.verdict] if result.verdict else []),
         *_temperature_lines(result),
         *_abstention_lines(result.abstention, result),
@@ -59,6 +68,14 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
         "",
         *_confusion_lines(result),
     ]
+    if result.ordered:
+        models = {MODELS[name]: figures for name, figures in result.ordered.items()}
+        lines += ["", *ordered_lines(models, result.labels, values_of(result.labels))]
+    if result.survivors:
+        num_wrong = result.num_rows - sum(x.num_rows * (x.recall or 0) for x in result.per_label)
+        lines += ["", *survivor_lines(result.survivors, round(num_wrong), scale)]
+    if result.label_sets:
+        lines += ["", *set_lines(result.label_sets, len(result.labels), scale)]
     if result.ratings is not None:
         lines += ["", *_rating_lines(result.ratings)]
     if result.label_issues is not None:
@@ -70,7 +87,15 @@ def as_table(result: Evaluation, as_message: Callable[[str], str] = str) -> str:
     if result.next_steps:
         steps = enumerate(map(as_message, result.next_steps), 1)
         lines += ["", "what to do next", *(f"{number}. {step}" for number, step in steps)]
+    if result.required:
+        lines += ["", *_requirement_lines(result.required)]
     return "\n".join(lines)
+
+
+def _scale(result: Evaluation) -> str:
+    """Which probabilities a table is about, after its title; empty for those of the model."""
+    temperature = temperature_of(result)
+    return "" if temperature is None else f", at temperature {temperature:.3f} as predict has it"
 
 
 def _left_out_lines(left_out: float) -> list[str]:
@@ -118,6 +143,41 @@ def _comparison_lines(result: Evaluation) -> list[str]:
             f"{as_p(comparison.p)}"
         )
     return lines
+
+
+def _difference_lines(result: Evaluation) -> list[str]:
+    """The differences of the probabilities' quality, a line per model."""
+    if not result.differences:
+        return []
+    lines = [
+        f"{'':<24}{'log-loss':<30}{'Brier':<30}ECE",
+        *(
+            f"{f'adapter − {AGAINST[name]}':<24}"
+            + "".join(
+                f"{_with_interval(x):<30}"
+                for x in (each.log_loss, each.brier, each.expected_calibration_error)
+            ).rstrip()
+            for name, each in result.differences.items()
+        ),
+        "below zero the adapter's probabilities are better; 95 % intervals by paired bootstrap",
+    ]
+    return lines
+
+
+def _with_interval(difference: Difference) -> str:
+    low, high = difference.interval
+    return f"{signed(difference.difference, 4)} ({signed(low, 4)} to {signed(high, 4)})"
+
+
+def _requirement_lines(required: list[Requirement]) -> list[str]:
+    width = max(len(each.bound) for each in required) + 2
+    return [
+        "required",
+        *(
+            f"{each.bound:<{width}}{'met' if each.is_met else 'not met'}: {each.finding}"
+            for each in required
+        ),
+    ]
 
 
 def _label_lines(result: Evaluation) -> list[str]:

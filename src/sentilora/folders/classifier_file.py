@@ -24,6 +24,7 @@ from sentilora.version import __version__
 from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
+NOT_IN_OLDER_FILES = {"path_from_run", "ordered"}  # fields of base and prompt
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -152,8 +153,8 @@ class ClassifierFile(Record):
         record = super().load(folder)
         # A default must not stand in for a value that the adapter was trained with.
         for section, kind in (("prompt", PromptFormat), ("base", BaseReference)):
-            for name in (field.name for field in fields(kind) if field.default is not None):
-                if name not in content[section]:
+            for name in (field.name for field in fields(kind)):
+                if name not in content[section] and name not in NOT_IN_OLDER_FILES:
                     raise cls.damaged(folder, f"it has no {name!r}")
         return record
 
@@ -162,6 +163,8 @@ class ClassifierFile(Record):
         content = super().content()
         if self.base.path_from_run is None:
             del content["base"]["path_from_run"]
+        if not self.prompt.ordered:
+            del content["prompt"]["ordered"]
         if self.runtime is None:
             del content["runtime"]
         if self.calibration == Calibration():

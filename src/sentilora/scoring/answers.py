@@ -63,6 +63,27 @@ def at_temperature(log_probs: np.ndarray, temperature: float) -> np.ndarray:
     return np.asarray(softmax(np.asarray(log_probs, dtype=np.float64) / temperature, axis=-1))
 
 
+def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (rows, labels) at a temperature, from those at temperature 1."""
+    with np.errstate(divide="ignore"):  # log 0 stays 0
+        return at_temperature(np.log(probabilities), temperature)
+
+
+def is_in_set(probabilities: np.ndarray, least_probability: float) -> np.ndarray:
+    """Which labels are in each row's set: bool (rows, labels).
+
+    Those with at least this probability, and the most probable one. See `evaluation.label_sets`.
+    """
+    members = probabilities >= least_probability
+    members[np.arange(len(members)), probabilities.argmax(-1)] = True
+    return np.asarray(members)
+
+
+def expected_values(probabilities: np.ndarray, values: Sequence[float]) -> np.ndarray:
+    """The labels' values weighted by each row's probabilities (rows, labels): float64 (rows,)."""
+    return np.asarray(probabilities, dtype=np.float64) @ np.asarray(values, dtype=np.float64)
+
+
 def answer(probabilities: np.ndarray, labels: Sequence[str], abstain_below: float) -> str:
     """The most probable label of one row of probabilities, or "abstain" below the threshold."""
     best = int(probabilities.argmax())

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def settings_of(
             seen=overrides,
             remedy='pass a mapping such as {"data.num_test": 60}',
         )
-    others = [key for key in overrides if not key.startswith("data.")]
+    others = [key for key in overrides if not key.startswith("data.") and key != "prompt.ordered"]
     if others:
         key, value = others[0], overrides[others[0]]
         raise UsageError(
@@ -77,8 +78,9 @@ def settings_of(
             setting="data.test",
             remedy="give data.test=…",
         )
-    prompt = {f"prompt.{name}": value for name, value in stored.prompt.to_dict().items()}
-    return config.with_values({**prompt, **overrides}), stored.prompt
+    prompt = {f"prompt.{name}": value for name, value in asdict(stored.prompt).items()}
+    config = config.with_values({**prompt, **overrides})
+    return config, replace(stored.prompt, ordered=config.prompt.ordered)
 
 
 def text_column_of(folder: AdapterFolder) -> str:

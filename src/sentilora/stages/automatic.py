@@ -7,7 +7,7 @@ The recipe's own data are film reviews: for IMDB and the reviews that ship, noth
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from sentilora.data.loading import HELD_OUT, require_test_rows
 from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.sources import hub_splits, is_on_hub, read_table
+from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
@@ -137,6 +138,8 @@ def fit_data(
         for name, value in stored.prompt.to_dict().items():
             choices.add(f"prompt.{name}", value, "that of the adapter to start from")
     else:
+        if config.prompt.ordered and choices.is_free("prompt.labels"):
+            _require_numbers(choices.value("prompt.labels"))
         _fit_prompt(choices)
     return choices.config(), choices.notes
 
@@ -161,6 +164,18 @@ def _about_labels(labels: tuple[str, ...], column: str) -> str:
     names = listed(first) + (f" and {more} more" if more > 0 else "")
     hint = "; numbers tell a model little: name them with data.label_map" * are_numbers(labels)
     return f"{counted(len(labels), 'label')} in column {quoted(column)}: {names}{hint}"
+
+
+def _require_numbers(labels: Sequence[str]) -> None:
+    """Raise `UsageError` for words: the data do not say in which order they are."""
+    if not are_numbers(tuple(labels)):
+        raise UsageError(
+            f"prompt.ordered is set, and the labels {listed(labels[:MAX_LISTED])} of the data are "
+            "words, whose order is unknown",
+            setting="prompt.labels",
+            seen=labels,
+            remedy="name them in their order with prompt.labels",
+        )
 
 
 def _fit_splits(

@@ -37,6 +37,7 @@ from sentilora.stages.from_config import (
     load_rows_of,
     load_test_of,
     prompt_format_of,
+    require_prompt,
     rows_per_step,
     runtime_of,
     shipped_test_warning,
@@ -70,7 +71,7 @@ def check(config: Config, *, data: object = None) -> list[Finding]:
 
 def look_at_run(config: Config, tables: Mapping[str, InMemory]) -> Findings[None]:
     """The whole check, in the order in which `train` would meet each problem."""
-    yield from attempt("prompt", lambda: prompt_format_of(config))
+    yield from attempt("prompt", lambda: require_prompt(config))
     requested = yield from attempt("device", lambda: requested_device(config))
     source = yield from attempt("base", lambda: resolve_base(config.base.name))
     yield from attempt("output", lambda: require_unused(Path(config.output_dir)))

@@ -3,17 +3,20 @@
 sentilora evaluate --adapter ./mistral-sentiment-ita
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from sentilora.config import CONFIG_FILE, Config
+from sentilora.data.memory import InMemory
 from sentilora.data.rows import Rows
 from sentilora.data.text import Item
 from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
+from sentilora.evaluation.label_sets import MIN_LABELS
 from sentilora.evaluation.measuring import (
     Measurement,
     explain_errors,
@@ -22,6 +25,13 @@ from sentilora.evaluation.measuring import (
     run_suite,
 )
 from sentilora.evaluation.page import Provenance, report_errors, write_report
+from sentilora.evaluation.requirements import (
+    Bound,
+    judged,
+    read_requirements,
+    require_measured,
+    require_met,
+)
 from sentilora.evaluation.suite import Suite, load_suite
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import (
@@ -65,6 +75,7 @@ def evaluate(
     suite: str | Path | None = None,
     label_issues: bool = False,
     near_duplicates: bool = False,
+    require: Iterable[str] = (),
     **runtime: Unpack[RuntimeOverrides],
 ) -> Evaluation:
     """Score the test rows with an adapter, with its base alone, and with a baseline.
@@ -73,45 +84,44 @@ def evaluate(
     now; alone, the base to score, without any adapter. quantization: "nf4" or "none" (the base as
     it is stored), instead of what was recorded. data: test rows in memory, a table or a mapping of
     splits as in `train`. overrides: {"section.key": value} of the configuration the adapter was
-    trained with; `data.test` names other rows. target_accuracy: choose a threshold on the
-    evaluation rows above which the classifier is that accurate; it is stored in the adapter's
-    `classifier.json`, like a temperature that helps. report: a new folder for the files of
-    `evaluation.page`. suite: "sentiment", or a file of behavior tests. label_issues: look for
-    probable label errors. near_duplicates: beyond 200,000 rows too. runtime: as in `Runtime`.
+    trained with; `data.test` names other rows, `prompt.ordered` says that the labels are in an
+    order. target_accuracy: choose a threshold on the evaluation rows above which the classifier is
+    that accurate; it is stored in the adapter's `classifier.json`, like a temperature that helps.
+    report: a new folder for the files of `evaluation.page`. suite: "sentiment", or a file of
+    behavior tests. label_issues: look for probable label errors. near_duplicates: beyond 200,000
+    rows too. require: see `evaluation.requirements`, such as "accuracy>=0.9". runtime: `Runtime`'s.
 
-    Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
+    Raises `DataError` and `UsageError`, and `RequirementError`, once everything is written, for a
+    requirement that is not met. It and an error that stops only the report have the `evaluation`.
     """
     require_base_keywords(base, quantization)
     alone = base is not None and adapter is None
     requested = check_request(alone, target_accuracy, near_duplicates, report, runtime)
+    absent = absent_figures(alone, target_accuracy, report, suite, label_issues)
+    bounds = read_requirements(require, absent)
     folder = None if alone else AdapterFolder.open(adapter or shipped_adapter())
     config, format = settings_of(folder, overrides or {})
+    require_measured(bounds, absent_for(format), format.labels)
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
     tables = tables_of(data, "test")
     config = with_tables(config, tables)
-    with belongs_to_adapter(folder):
-        rows = load_test(config, format.labels, tables, "data.test" in (overrides or {}))
-        require_same_test_rows(folder, config, rows, tables)
+    rows = load_rows(folder, config, format, tables, "data.test" in (overrides or {}))
     known, notes = known_rows(folder, config, rows, format.labels, tables)
     classifier = load_classifier(folder, base, quantization, format, runtime)
     path = None if folder is None else str(folder.path)
-    measurement = measure_rows(classifier, rows, path, known, target_accuracy, near_duplicates)
-    result = measurement.as_evaluation(
-        notes=[*runtime_notes(classifier, folder, measurement), *notes],
-        label_issues=label_issues_of(measurement) if label_issues else None,
-        behaviour=run_suite(classifier, tests, folder is not None) if tests else None,
-    )
+    options = target_accuracy, near_duplicates, format.ordered
+    measurement = measure_rows(classifier, rows, path, known, *options)
+    result = evaluation_of(measurement, classifier, folder, notes, label_issues, tests)
     is_exact = requested.base_matmul == "exact" and is_as_trained(classifier, folder)
     if folder is not None and adapter is not None and is_exact:
         store_calibration(folder, result)
-    if report is None:
-        return result
-    settings = settings_of_report(config, classifier, target_accuracy, tests, label_issues)
-    with report_errors(report, result):
-        result = replace(result, explained=explain_errors(classifier, measurement))
-        provenance = provenance_of(folder, classifier, rows, history, settings)
-        report_on(report, result, measurement, classifier, provenance, known)
+    result = judged(result, bounds)
+    if report is not None:
+        settings = settings_of_report(config, classifier, target_accuracy, tests, label_issues)
+        origin = partial(provenance_of, folder, classifier, rows, history, settings)
+        result = with_report(report, result, bounds, measurement, classifier, origin, known)
+    require_met(result)
     return result
 
 
@@ -151,6 +161,50 @@ def check_request(
     return requested
 
 
+def load_rows(
+    folder: AdapterFolder | None,
+    config: Config,
+    format: PromptFormat,
+    tables: Mapping[str, InMemory],
+    is_override: bool,
+) -> Rows:
+    """The test rows, which must be those of the training unless they are named now."""
+    with belongs_to_adapter(folder):
+        rows = load_test(config, format.labels, tables, is_override)
+        require_same_test_rows(folder, config, rows, tables)
+    return rows
+
+
+def absent_figures(
+    is_base_alone: bool,
+    target_accuracy: float | None,
+    report: str | Path | None,
+    suite: str | Path | None,
+    label_issues: bool,
+) -> dict[str, str]:
+    """Beginnings of the names of figures that were not requested, each with what requests them."""
+    of_adapter = "adapter baseline comparisons differences calibrated abstention label_sets leakage"
+    of_adapter += " ordered.adapter ordered.baseline"
+    requests: dict[str, Sequence[str]] = {
+        "`adapter`": of_adapter.split() if is_base_alone else (),
+        "`target_accuracy`": ("abstention",) if target_accuracy is None else (),
+        "`report`": ("explained",) if report is None else (),
+        "`suite`": ("behaviour",) if suite is None else (),
+        "`label_issues`": () if label_issues else ("label_issues",),
+    }
+    return {name: f"give {keyword} too" for keyword, group in requests.items() for name in group}
+
+
+def absent_for(format: PromptFormat) -> dict[str, str]:
+    """Beginnings of the names of figures that these labels do not have, each with the reason."""
+    reasons = {}
+    if not format.ordered:
+        reasons["ordered"] = "if the labels are in an order, set prompt.ordered=true"
+    if len(format.labels) < MIN_LABELS:
+        reasons["label_sets"] = f"leave it out: there are fewer than {MIN_LABELS} labels"
+    return reasons
+
+
 def load_classifier(
     folder: AdapterFolder | None,
     base: str | Path | None,
@@ -183,6 +237,22 @@ def suite_for(source: str | Path, format: PromptFormat) -> Suite:
     suite = load_suite(source)
     suite.require_labels(format.labels)
     return suite
+
+
+def evaluation_of(
+    measurement: Measurement,
+    classifier: Classifier,
+    folder: AdapterFolder | None,
+    notes: Sequence[str],
+    label_issues: bool,
+    tests: Suite | None,
+) -> Evaluation:
+    """The figures of a measurement, with those that need more than it. notes: of the rows."""
+    return measurement.as_evaluation(
+        notes=[*runtime_notes(classifier, folder, measurement), *notes],
+        label_issues=label_issues_of(measurement) if label_issues else None,
+        behaviour=run_suite(classifier, tests, folder is not None) if tests else None,
+    )
 
 
 def runtime_notes(
@@ -271,6 +341,23 @@ def provenance_of(
     details["computed on"] = classifier.computed_on
     details |= {name: v for name, v in versions().items() if v != "not installed"}
     return Provenance(history, recipe, details)
+
+
+def with_report(
+    report: str | Path,
+    result: Evaluation,
+    bounds: Sequence[Bound],
+    measurement: Measurement,
+    classifier: Classifier,
+    origin: Callable[[], Provenance],
+    known: tuple[Rows, Rows] | None,
+) -> Evaluation:
+    """The evaluation with explained errors, which its report shows. The report is written."""
+    with report_errors(report, result):
+        explained = explain_errors(classifier, measurement)
+        result = judged(replace(result, explained=explained), bounds)
+        report_on(report, result, measurement, classifier, origin(), known)
+    return result
 
 
 def report_on(

@@ -32,6 +32,15 @@ def prompt_format_of(config: "Config") -> PromptFormat:
     return PromptFormat(**config.prompt.model_dump())
 
 
+def require_prompt(config: "Config") -> None:
+    """Raise `UsageError` for a prompt that cannot work, before its labels are taken from the data.
+
+    An order is one of labels: without any of the user's own it is checked once there are some.
+    """
+    has_labels = "prompt.labels" in config.chosen
+    prompt_format_of(config if has_labels else config.with_values({"prompt.ordered": False}))
+
+
 def columns_of(config: "Config", labels: Sequence[str]) -> Columns:
     """Columns and label map of a configuration, for the labels of a prompt.
 

@@ -45,6 +45,7 @@ from sentilora.stages.from_config import (
     held_out_test_of,
     load_base_of,
     prompt_format_of,
+    require_prompt,
     rows_per_step,
     runtime_of,
     shipped_test_warning,
@@ -93,7 +94,7 @@ def train(
     folder = Path(config.output_dir)
     tables = tables_of(data, "train")
     config = with_tables(config, tables)
-    prompt_format_of(config)
+    require_prompt(config)
     require_device(config.base.device)
     resolve_base(config.base.name)
     start = None if adapter is None else AdapterFolder.open(adapter)
