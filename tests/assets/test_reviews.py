@@ -199,13 +199,13 @@ def check_bag_of_words(train_rows, test_rows, below=0.85):
 
 def test_sizes_and_shape(train, test, every):
     assert len(train) >= 400
-    assert len(test) == 100
+    assert len(test) == 300
     assert check_shape(every) == len(train) + len(test)
 
 
 def test_balance(train, test):
     assert check_balance(train) == len(train) >= 400
-    assert check_balance(test) == 100
+    assert check_balance(test) == 300
 
 
 def test_lengths(every):
@@ -215,6 +215,22 @@ def test_lengths(every):
 def test_tags(every, test):
     assert check_tags(every, least=20) >= 200
     assert check_tags(test, least=1) >= 10
+
+
+def test_the_card_states_the_counts(train, test, every):
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert card.count(f"\n{len(every)} short movie reviews") == 1
+    for name, rows in (("train", train), ("test", test)):
+        positive, negative = (sum(row["label"] == label for row in rows) for label in LABELS)
+        assert f"| `{name}.jsonl` | {len(rows)} | {positive} | {negative} |" in card
+    counts = Counter((tag, row["label"]) for row in every for tag in row["tags"] or ["none"])
+    for tag in (*TAGS, "none"):
+        ends = f"| {counts[tag, 'positive']} | {counts[tag, 'negative']} |"
+        (line,) = re.findall(rf"^\| `?{tag}`? \|.*", card, re.MULTILINE)
+        assert line.endswith(ends), line
+    lengths = [len(row["text"].split()) for row in every]
+    words_in_card = f"{min(lengths)} to {max(lengths)} words ({np.mean(lengths):.0f} on average)"
+    assert words_in_card in " ".join(card.split())
 
 
 def test_no_duplicate(every):

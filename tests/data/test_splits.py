@@ -182,7 +182,7 @@ def test_test_rows_are_all_in_their_order_or_the_first_of_the_shuffle():
     every = load_test("embedded", "embedded", COLUMNS, 0, 42)
     assert every.texts == load_rows("embedded", "test", COLUMNS).texts
     some = load_test("embedded", "embedded", COLUMNS, 7, 42)
-    assert some.texts == [every.texts[i] for i in shuffled(100, 42)[:7]]
+    assert some.texts == [every.texts[i] for i in shuffled(len(every), 42)[:7]]
 
 
 def test_duplicates_that_leave_too_few_rows_are_named():
