@@ -71,6 +71,7 @@ class PromptSection(Section):
     labels: WordList
     max_length: int = Field(ge=1)
     truncation: Literal["head", "tail", "head+tail"]
+    answer: Words = "{label}"  # older recipes lack it
 
 
 class TrainingSection(Section):

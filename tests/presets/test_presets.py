@@ -49,6 +49,7 @@ RECIPE = {
     "prompt.labels": ["positive", "negative"],
     "prompt.max_length": 512,
     "prompt.truncation": "tail",
+    "prompt.answer": "{label}",
     "training.num_train_epochs": 3.0,
     "training.max_steps": 0,
     "training.per_device_train_batch_size": 4,
@@ -128,7 +129,7 @@ def test_every_preset_has_every_key():
 
 def test_the_recipe_has_exactly_these_numbers():
     assert load_config("mistral-7b").flat() == RECIPE
-    assert len(RECIPE) == 55
+    assert len(RECIPE) == 56
 
 
 def test_the_parent_holds_every_setting_and_is_no_preset():

@@ -24,6 +24,7 @@ from sentilora.version import __version__
 from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
+LATER = {"answer"}  # older files lack it, and what they describe had its default
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -153,7 +154,7 @@ class ClassifierFile(Record):
         # A default must not stand in for a value that the adapter was trained with.
         for section, kind in (("prompt", PromptFormat), ("base", BaseReference)):
             for name in (field.name for field in fields(kind) if field.default is not None):
-                if name not in content[section]:
+                if name not in content[section] and name not in LATER:
                     raise cls.damaged(folder, f"it has no {name!r}")
         return record
 

@@ -239,7 +239,7 @@ def write_model(
     """Write base and adapter as one model, with the tokenizer."""
     write_tokenizer(classifier, out)
     model = merged_model(folder, reference, weights, dtype)
-    write_merged(model, classifier.labels, classifier.base.tokenizer.eos_token_id, out)
+    write_merged(model, classifier.labels, classifier.prompter.label_ids[0][-1], out)
 
 
 def write_file(
