@@ -28,7 +28,8 @@ from sentilora.wording import quoted
 Base = Annotated[
     str | None,
     typer.Option(
-        help="With --adapter: where its base is now. Alone: measure this base, without an adapter."
+        help="With --adapter: where its base is now. Alone: measure this base, without an adapter. "
+        "A folder, a .gguf file, a hub id or a preset's name, whose prompt and data are then used."
     ),
 ]
 Output = Annotated[Path | None, typer.Option(help="New file for the result, as JSON.")]

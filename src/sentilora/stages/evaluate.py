@@ -50,6 +50,7 @@ from sentilora.stages.adapter_rows import (
 )
 from sentilora.stages.env import versions
 from sentilora.stages.from_config import tables_of, with_tables
+from sentilora.stages.named_base import named_base, preset_named
 from sentilora.wording import as_probability, quoted
 
 
@@ -70,22 +71,25 @@ def evaluate(
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
     adapter: a run folder; None takes the shipped adapter. base: with `adapter`, where its base is
-    now; alone, the base to score, without any adapter. quantization: "nf4" or "none" (the base as
+    now; alone, the base to score, without any adapter. A preset's name stands for its base, and
+    alone for its prompt and data too. quantization: "nf4" or "none" (the base as
     it is stored), instead of what was recorded. data: test rows in memory, a table or a mapping of
     splits as in `train`. overrides: {"section.key": value} of the configuration the adapter was
-    trained with; `data.test` names other rows. target_accuracy: choose a threshold on the
-    evaluation rows above which the classifier is that accurate; it is stored in the adapter's
-    `classifier.json`, like a temperature that helps. report: a new folder for the files of
-    `evaluation.page`. suite: "sentiment", or a file of behavior tests. label_issues: look for
-    probable label errors. near_duplicates: beyond 200,000 rows too. runtime: as in `Runtime`.
+    trained with; `data.test` names other rows. A base alone takes those of the prompt too.
+    target_accuracy: choose a threshold on the evaluation rows above which the classifier is that
+    accurate; it is stored in the adapter's `classifier.json`, like a temperature that helps.
+    report: a new folder for the files of `evaluation.page`. suite: "sentiment", or a file of
+    behavior tests. label_issues: look for probable label errors. near_duplicates: beyond 200,000
+    rows too. runtime: as in `Runtime`.
 
     Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
     """
     require_base_keywords(base, quantization)
     alone = base is not None and adapter is None
+    preset, base = preset_named(base), named_base(base)
     requested = check_request(alone, target_accuracy, near_duplicates, report, runtime)
     folder = None if alone else AdapterFolder.open(adapter or shipped_adapter())
-    config, format = settings_of(folder, overrides or {})
+    config, format = settings_of(folder, overrides or {}, preset)
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
     tables = tables_of(data, "test")
