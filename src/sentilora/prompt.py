@@ -159,8 +159,11 @@ class PromptFormat:
         return {TEXT: value[TEXT], **fields}
 
     def to_dict(self) -> dict[str, Any]:
-        """The format as plain JSON values."""
-        return {**asdict(self), "labels": list(self.labels)}
+        """The format as plain JSON values; the usual answer is left out, as in older files."""
+        content = {**asdict(self), "labels": list(self.labels)}
+        if self.answer == LABEL:
+            del content["answer"]
+        return content
 
 
 @dataclass(frozen=True)

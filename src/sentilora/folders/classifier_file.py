@@ -24,7 +24,7 @@ from sentilora.version import __version__
 from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
-LATER = {"answer"}  # older files lack it, and what they describe had its default
+UNSAID = {"answer"}  # of a prompt: absent where it is the usual one, as in older files
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -154,13 +154,13 @@ class ClassifierFile(Record):
         # A default must not stand in for a value that the adapter was trained with.
         for section, kind in (("prompt", PromptFormat), ("base", BaseReference)):
             for name in (field.name for field in fields(kind) if field.default is not None):
-                if name not in content[section] and name not in LATER:
+                if name not in content[section] and name not in UNSAID:
                     raise cls.damaged(folder, f"it has no {name!r}")
         return record
 
     def content(self) -> dict[str, Any]:
         """The values to write, without what is unknown and without a neutral calibration."""
-        content = super().content()
+        content = {**super().content(), "prompt": self.prompt.to_dict()}
         if self.base.path_from_run is None:
             del content["base"]["path_from_run"]
         if self.runtime is None:

@@ -71,25 +71,22 @@ def evaluate(
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
     adapter: a run folder; None takes the shipped adapter. base: with `adapter`, where its base is
-    now; alone, the base to score, without any adapter. A preset's name stands for its base, and
-    alone for its prompt and data too. quantization: "nf4" or "none" (the base as
-    it is stored), instead of what was recorded. data: test rows in memory, a table or a mapping of
-    splits as in `train`. overrides: {"section.key": value} of the configuration the adapter was
-    trained with; `data.test` names other rows. A base alone takes those of the prompt too.
-    target_accuracy: choose a threshold on the evaluation rows above which the classifier is that
-    accurate; it is stored in the adapter's `classifier.json`, like a temperature that helps.
-    report: a new folder for the files of `evaluation.page`. suite: "sentiment", or a file of
-    behavior tests. label_issues: look for probable label errors. near_duplicates: beyond 200,000
-    rows too. runtime: as in `Runtime`.
+    now; alone, the base to score, or a preset's name for its base, prompt and data. quantization:
+    "nf4" or "none" (the base as it is stored), not what was recorded. data: test rows in memory, a
+    table or a mapping of splits as in `train`. overrides: {"section.key": value} of the adapter's
+    configuration, `data.test` for other rows; of a base alone the prompt's too. target_accuracy:
+    choose a threshold on the evaluation rows above which the classifier is that accurate; it is
+    stored in the adapter's `classifier.json`, like a temperature that helps. report: a new folder
+    for the files of `evaluation.page`. suite: "sentiment", or a file of behavior tests.
+    label_issues: look for probable label errors. near_duplicates: beyond 200,000 rows too.
 
     Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
     """
     require_base_keywords(base, quantization)
     alone = base is not None and adapter is None
-    preset, base = preset_named(base), named_base(base)
     requested = check_request(alone, target_accuracy, near_duplicates, report, runtime)
     folder = None if alone else AdapterFolder.open(adapter or shipped_adapter())
-    config, format = settings_of(folder, overrides or {}, preset)
+    config, format = settings_of(folder, overrides or {}, preset_named(base))
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
     tables = tables_of(data, "test")
@@ -163,6 +160,7 @@ def load_classifier(
     runtime: RuntimeOverrides,
 ) -> Classifier:
     """The adapter in a folder on its base, or the base alone."""
+    base = named_base(base)
     if folder is None and base is not None:
         return Classifier.from_base(base, format, quantization=quantization, **runtime)
     return Classifier.load(folder, base=base, quantization=quantization, **runtime)
