@@ -53,6 +53,13 @@ NearDuplicates = Annotated[
         help="Search for near-duplicates beyond 200,000 rows too (takes minutes).",
     ),
 ]
+ContentFree = Annotated[
+    bool,
+    typer.Option(
+        "--content-free",
+        help="A base alone: divide out its answers to texts without content.",
+    ),
+]
 
 
 @with_runtime_options
@@ -68,6 +75,7 @@ def evaluate(
     suite_file: SuiteFile = None,
     label_issues: LabelIssues = False,
     near_duplicates: NearDuplicates = False,
+    content_free: ContentFree = False,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -80,13 +88,7 @@ def evaluate(
 
     values = data_and_overrides(arguments, "data.test")
     values |= named_values(None, text_column, label_column)
-    if suite and suite_file is not None:
-        raise UsageError(
-            "--suite runs the shipped behavior tests and --suite-file those of a file",
-            setting="suite_file",
-            seen=str(suite_file),
-            remedy="give one of the two",
-        )
+    _check_suite(suite, suite_file)
     if output is not None:
         _check_output(output, report)
     if adapter is None and base is None:
@@ -104,6 +106,7 @@ def evaluate(
             suite=suite_file or (SENTIMENT_SUITE if suite else None),
             label_issues=label_issues,
             near_duplicates=near_duplicates,
+            content_free=content_free,
             **runtime,
         )
     except SentiloraError as error:
@@ -116,6 +119,17 @@ def evaluate(
         _write(output, json_for("utf-8", result.to_json()) + "\n")
     if failure is not None:
         raise failure
+
+
+def _check_suite(suite: bool, suite_file: Path | None) -> None:
+    """Raise `UsageError` for two suites."""
+    if suite and suite_file is not None:
+        raise UsageError(
+            "--suite runs the shipped behavior tests and --suite-file those of a file",
+            setting="suite_file",
+            seen=str(suite_file),
+            remedy="give one of the two",
+        )
 
 
 def _check_output(output: Path, report: Path | None) -> None:

@@ -132,6 +132,7 @@ KEYWORDS = (
     *("adapter", "base", "quantization", "output_dir", "preset", "resume", "seeds", "sizes"),
     *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
+    "content_free",
     *("host", "port", "api_key", "admin_key", "adapter_root", "review_store", "on_long"),
     *("max_wait", "deadline", "max_texts", "max_pass_tokens", "max_body_bytes"),
     *("shutdown_timeout", "config", "verbose", "format", "units", "list"),

@@ -40,6 +40,7 @@ from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import ABSTAIN
 from sentilora.scoring.classifier import Classifier
+from sentilora.scoring.content_free import label_prior
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import (
     belongs_to_adapter,
@@ -51,7 +52,7 @@ from sentilora.stages.adapter_rows import (
 from sentilora.stages.env import versions
 from sentilora.stages.from_config import tables_of, with_tables
 from sentilora.stages.named_base import named_base, preset_named
-from sentilora.wording import as_probability, quoted
+from sentilora.wording import as_probability, percent, quoted
 
 
 def evaluate(
@@ -66,6 +67,7 @@ def evaluate(
     suite: str | Path | None = None,
     label_issues: bool = False,
     near_duplicates: bool = False,
+    content_free: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> Evaluation:
     """Score the test rows with an adapter, with its base alone, and with a baseline.
@@ -79,6 +81,7 @@ def evaluate(
     stored in the adapter's `classifier.json`, like a temperature that helps. report: a new folder
     for the files of `evaluation.page`. suite: "sentiment", or a file of behavior tests.
     label_issues: look for probable label errors. near_duplicates: beyond 200,000 rows too.
+    content_free: divide out what a base alone answers to texts without content.
 
     Raises `DataError` and `UsageError`; an error that stops only the report has the `evaluation`.
     """
@@ -89,13 +92,12 @@ def evaluate(
     config, format = settings_of(folder, overrides or {}, preset_named(base))
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
-    tables = tables_of(data, "test")
-    config = with_tables(config, tables)
+    config = with_tables(config, tables := tables_of(data, "test"))
     with belongs_to_adapter(folder):
         rows = load_test(config, format.labels, tables, "data.test" in (overrides or {}))
         require_same_test_rows(folder, config, rows, tables)
     known, notes = known_rows(folder, config, rows, format.labels, tables)
-    classifier = load_classifier(folder, base, quantization, format, runtime)
+    classifier = load_classifier(folder, base, quantization, format, runtime, content_free)
     path = None if folder is None else str(folder.path)
     measurement = measure_rows(classifier, rows, path, known, target_accuracy, near_duplicates)
     result = measurement.as_evaluation(
@@ -103,9 +105,8 @@ def evaluate(
         label_issues=label_issues_of(measurement) if label_issues else None,
         behaviour=run_suite(classifier, tests, folder is not None) if tests else None,
     )
-    is_exact = requested.base_matmul == "exact" and is_as_trained(classifier, folder)
-    if folder is not None and adapter is not None and is_exact:
-        store_calibration(folder, result)
+    if adapter is not None and requested.base_matmul == "exact":
+        store_calibration(folder, classifier, result)
     if report is None:
         return result
     settings = settings_of_report(config, classifier, target_accuracy, tests, label_issues)
@@ -158,11 +159,22 @@ def load_classifier(
     quantization: Literal["nf4", "none"] | None,
     format: PromptFormat,
     runtime: RuntimeOverrides,
+    content_free: bool = False,
 ) -> Classifier:
-    """The adapter in a folder on its base, or the base alone."""
+    """The adapter in a folder on its base, or the base alone, perhaps relative to its prior."""
     base = named_base(base)
     if folder is None and base is not None:
-        return Classifier.from_base(base, format, quantization=quantization, **runtime)
+        classifier = Classifier.from_base(base, format, quantization=quantization, **runtime)
+        if content_free:
+            classifier.prior = label_prior(classifier.prompter, classifier.scorer)
+        return classifier
+    if content_free:
+        raise UsageError(
+            "`content_free` is for a base without an adapter: training learns its preference away",
+            setting="content_free",
+            seen=True,
+            remedy="leave it out, or name the base alone with `base`",
+        )
     return Classifier.load(folder, base=base, quantization=quantization, **runtime)
 
 
@@ -198,13 +210,24 @@ def runtime_notes(
         notes.append(f"computed with quantization {classifier.reference.quantization}")
     if notes and measurement.scaling is not None:
         notes.append(f"{ClassifierFile.FILE} keeps its previous temperature and threshold")
+    if classifier.prior is not None:
+        pairs = zip(classifier.labels, classifier.prior, strict=True)
+        shares = ", ".join(f"{label} {percent(share)}" for label, share in pairs)
+        notes.append(f"relative to the answers to texts without content: {shares}")
     return notes
 
 
-def store_calibration(folder: AdapterFolder, result: Evaluation) -> None:
-    """Write temperature and threshold into the adapter's `classifier.json`, and report it."""
-    stored = folder.classifier
-    if result.calibrated is None or stored is None:
+def store_calibration(
+    folder: AdapterFolder | None, classifier: Classifier, result: Evaluation
+) -> None:
+    """Write temperature and threshold into the adapter's `classifier.json`, and report it.
+
+    Figures that were not computed as in training are not stored.
+    """
+    stored = None if folder is None else folder.classifier
+    if folder is None or result.calibrated is None or stored is None:
+        return
+    if not is_as_trained(classifier, folder):
         return
     path = folder.path / stored.FILE
     temperature = round(result.calibrated.temperature.divisor, 4)
