@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 from preset_bases import SHAPES, config_of, small_config, write_small
-from transformers import AutoModelForCausalLM
+from tiny_models import (
+    CASES,
+    KINDS,
+    assert_close,
+    installed,
+    make_model,
+    packed_gradients,
+    plain_gradients,
+)
+from transformers import AutoModelForCausalLM, MinistralConfig, MinistralForCausalLM
 
 from sentilora import Classifier
 from sentilora.config import load_config
@@ -103,6 +112,18 @@ def test_the_engine_trains_and_scores_as_the_plain_path_and_reloads(base, tmp_pa
     prompt = again.prompter.encode(TEXTS[0])
     question = fast.prompter.format.template
     assert question != "chat" and prompt.string.startswith(question.partition("{instruction}")[0])
+
+
+def test_ministral_under_the_name_that_transformers_also_has_for_it(monkeypatch):
+    """Its checkpoint is a Mistral on the hub; transformers' own class has windows in some layers."""
+    windows = ["sliding_attention", "full_attention", "sliding_attention"]
+    kind = (MinistralConfig, MinistralForCausalLM, {"sliding_window": 9, "layer_types": windows})
+    monkeypatch.setitem(KINDS, "ministral", kind)
+    model = make_model("ministral")
+    expected = plain_gradients(model, *CASES["odd lengths"])
+    installed(model)
+    got = packed_gradients(model, *CASES["odd lengths"])
+    assert_close(got, expected, 1e-5, num=3 * 2 * 7)
 
 
 def test_the_part_for_images_gets_no_adapter(tmp_path):
