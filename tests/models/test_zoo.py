@@ -115,7 +115,7 @@ def test_the_engine_trains_and_scores_as_the_plain_path_and_reloads(base, tmp_pa
 
 
 def test_ministral_under_the_name_that_transformers_also_has_for_it(monkeypatch):
-    """Its checkpoint is a Mistral on the hub; transformers' own class has windows in some layers."""
+    """On the hub it is a Mistral; transformers' own class for it has windows in some layers."""
     windows = ["sliding_attention", "full_attention", "sliding_attention"]
     kind = (MinistralConfig, MinistralForCausalLM, {"sliding_window": 9, "layer_types": windows})
     monkeypatch.setitem(KINDS, "ministral", kind)
