@@ -8,9 +8,11 @@ from hypothesis import given
 from test_template import MARKED, TEXTS, TOKENIZERS
 from tokenizers import AddedToken
 
+from sentilora.config import load_config
 from sentilora.data.text import clean_text
 from sentilora.errors import UsageError
 from sentilora.prompt import TRUNCATIONS, Prompter, PromptFormat
+from sentilora.stages.automatic import fit_data
 
 # The kinds of chat templates: what they write around a message, and how an answer follows.
 TEMPLATES = {
@@ -218,3 +220,14 @@ def test_every_verb_takes_the_chat_format(chat_base, tmp_path):
     prompt = json.loads((tmp_path / "export/prompt.json").read_text())
     assert prompt["label_ids"] == record["label_ids"]
     assert prompt["example"]["prompt"].endswith("phone.[/INST]")
+
+
+def test_own_data_keep_the_chat_format_and_get_a_neutral_instruction(tmp_path):
+    rows = [f'{{"text": "A text, number {n}", "label": "{"ab"[n % 2]}"}}' for n in range(40)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    source = {"data.train": str(tmp_path / "mine.jsonl")}
+    for preset, template in (("qwen3-0.6b", "chat"), ("tiny", "### Instruction:\n")):
+        config, notes = fit_data(load_config(preset, values=source), {})
+        assert config.prompt.template.startswith(template)
+        assert ("prompt.template" in notes) == (preset == "tiny")
+        assert config.prompt.instruction.startswith("Classify the following text.")
