@@ -31,6 +31,7 @@ PAGES = {
     "README.md": (1, 3),
     FIRST: (11, 1),
     "docs/guide/mistral-7b.md": (2, 4),
+    "docs/guide/bases.md": (1, 2),
     "docs/guide/evaluate.md": (7, 3),
     "docs/guide/calibration.md": (4, 0),
     "docs/guide/bulk.md": (2, 0),

@@ -28,6 +28,8 @@ LEVELS = [
     {"models"},
     {"folders"},
     {"prompt"},
+    {"label_tokens"},
+    {"chat_format"},
     {"template"},
     {"data"},
     {"presets", "settings", "hub"},

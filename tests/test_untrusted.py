@@ -94,6 +94,14 @@ def make_plain(folder, base):
     return plain
 
 
+def test_a_chat_template_of_a_stranger_stays_in_its_sandbox(toy_base, tmp_path):
+    base = shutil.copytree(toy_base, tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}{{ messages }}")
+    ask = ["--preset", "tiny", f"base.name={base}", "--output-dir", tmp_path / "run"]
+    said = "the base's chat template cannot be rendered: access to attribute '__class__'"
+    failed(2, said, "train", *ask, "prompt.template=chat")
+
+
 def test_peft_imports_no_module_that_an_adapter_names(adapter, tmp_path, monkeypatch):
     """PEFT imports `megatron_core` of adapter_config.json, whatever module that is."""
     (tmp_path / "named_by_a_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")

@@ -78,8 +78,18 @@ def settings() -> str:
             rows.append(f"| `{name}` | {shown} | {choices} | {cell(comment)} |")
         parts += [f"## `{section}`"] if section else []
         parts += ["\n".join(rows), *longer]
+    parts += [zoo()]
     parts += [preset(path) for path in sorted(PRESETS.glob("*.toml")) if path != PARENT]
     return "\n\n".join(parts) + "\n"
+
+
+def zoo() -> str:
+    """The presets side by side, as `sentilora check --list` shows them."""
+    from sentilora.stages.preset_list import HEADINGS, NOTES, rows
+
+    lines = [f"| {' | '.join(row)} |" for row in (HEADINGS, ["---"] * len(HEADINGS), *rows())]
+    notes = "\n".join(f"- {note}" for note in NOTES)
+    return "\n".join(["## The presets", "", *lines, "", notes])
 
 
 def preset(path: Path) -> str:
@@ -87,7 +97,7 @@ def preset(path: Path) -> str:
     source = path.read_text(encoding="utf-8")
     rows = ["| setting | value | why |", "|---|---|---|"]
     for name, value, comment in settings_in(source):
-        if name == "inherit":
+        if name == "inherit" or name.startswith("about."):
             continue
         key = name.removeprefix("with_embedded_data.")
         comment = comment if key == name else "; ".join(filter(None, [WITH_EMBEDDED, comment]))

@@ -11,14 +11,16 @@ A template that names more columns takes records: `{"text": "A lovely film.", "t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from sentilora.chat_format import LABEL, chat_prompt
 from sentilora.data.label_order import values_of
 from sentilora.data.text import Item, as_field, clean_text, fault_of, require_text, text_of
 from sentilora.errors import DataError, UsageError
-from sentilora.template import TEXT, Part, TemplateTokenizer, columns_of, parts_of
+from sentilora.label_tokens import LabelTokens
+from sentilora.template import CHAT, TEXT, Part, TemplateTokenizer, as_written, columns_of, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,13 +44,16 @@ class PromptFormat:
     """How a text is presented to the model. Stored with the adapter in `classifier.json`.
 
     template: holds `{text}` once and may hold `{instruction}`, and other columns of the data as
-        `{name}`; the answer follows its end.
+        `{name}`; the answer follows its end. "chat" stands for the base's own chat format, which
+        `Prompter` puts in its place.
     instruction: may hold `{labels}`, which becomes "positive or negative", and other columns.
     labels: the words the model answers with, two or more.
     max_length: number of tokens of prompt, label and EOS together.
     truncation: the part of a long text that stays: `head`, `tail` or `head+tail` (a quarter and
         three quarters). Only the text is ever cut.
     ordered: whether `labels` are in an order that means something, such as one to five stars.
+    answer: how a label follows the prompt, as `{label}`. EOS ends it, or the special token that is
+        written after it.
 
     A byte-order mark at the start of a string is left out. Raises `UsageError` for a format that
     cannot work.
@@ -60,6 +65,7 @@ class PromptFormat:
     max_length: int = 512
     truncation: str = "tail"
     ordered: bool = False
+    answer: str = LABEL
 
     def __post_init__(self) -> None:
         for name in ("template", "instruction"):
@@ -79,7 +85,15 @@ class PromptFormat:
             )
 
     def _check_placeholders(self) -> None:
-        if (count := self.template.count("{text}")) != 1:
+        if self.answer.count(LABEL) != 1:
+            raise UsageError(
+                f"prompt.answer is {self.answer!r}",
+                setting="prompt.answer",
+                seen=self.answer,
+                remedy=f"let it hold {LABEL} exactly once",
+            )
+        count = as_written(self.template, self.instruction).count("{text}")
+        if count != 1:
             raise UsageError(
                 f"prompt.template must hold {{text}} exactly once, it holds it {count} times",
                 setting="prompt.template",
@@ -150,9 +164,10 @@ class PromptFormat:
         return {TEXT: value[TEXT], **fields}
 
     def to_dict(self) -> dict[str, Any]:
-        """The format as plain JSON values; `ordered` only if it is set: older files lack it."""
+        """The format as plain JSON values, without what is usual and absent from older files."""
+        usual = {"answer": LABEL, "ordered": False}
         content = {**asdict(self), "labels": list(self.labels)}
-        return {name: value for name, value in content.items() if name != "ordered" or value}
+        return {name: value for name, value in content.items() if usual.get(name, ...) != value}
 
 
 @dataclass(frozen=True)
@@ -185,10 +200,11 @@ class Example:
 class Prompter:
     """Turns texts into prompts and examples with one tokenizer and one format.
 
-    label_ids: per label, its tokens after the prompt, and EOS. bos: the BOS token that starts a
-    prompt, or nothing. max_prompt_tokens: what is left of `max_length` for the prompt.
-    special_tokens: those that template and instruction write, in order. unknown_tokens: what looks
-    like special tokens there, but is none of the base's.
+    format: the one to use, with the template itself in place of "chat". label_ids: per label, its
+    tokens after the prompt, and what ends it, which is EOS unless the format names another token.
+    bos: the BOS token that starts a prompt, or nothing. max_prompt_tokens: what is left of
+    `max_length` for the prompt. special_tokens: those that template and instruction write, in
+    order. unknown_tokens: what looks like special tokens there, but is none of the base's.
 
     Raises `UsageError` if the tokenizer is slow or has no EOS token, if the labels cannot be told
     apart after this prompt, or if the template alone does not fit `max_length`.
@@ -208,6 +224,10 @@ class Prompter:
                 remedy="use a base with one, because it ends every answer",
             )
         self.tokenizer = tokenizer
+        if format.template == CHAT:
+            template, answer = chat_prompt(tokenizer, as_written(CHAT, format.instruction))
+            answer = answer if format.answer == LABEL else format.answer
+            format = replace(format, template=template, answer=answer)
         self.format = format
         self._template = TemplateTokenizer(tokenizer, format.parts, format.labels)
         self.special_tokens = self._template.special_tokens
@@ -217,6 +237,9 @@ class Prompter:
         first = tokenizer("a")["input_ids"][:1]
         is_written = self._template.ids("a".join(self._frame(self._probe("a"))))[:1] == first
         self.bos = first if first == [tokenizer.bos_token_id] and not is_written else []
+        self._answers = LabelTokens(
+            tokenizer, format.template, format.answer, format.labels, self._tokens
+        )
         self.label_ids = self._find_label_ids()
         num_frame_tokens = len(self._tokens("".join(self._frame(self._probe("")))))
         self.max_prompt_tokens = format.max_length - max(map(len, self.label_ids))
@@ -259,51 +282,13 @@ class Prompter:
         ]
         return "".join(strings[: self._place]), "".join(strings[self._place + 1 :])
 
-    def _answer_after(self, prompt: str, prompt_ids: list[int], label: str) -> list[int]:
-        """The tokens of `label` after this prompt, and EOS."""
-        ids = self._tokens(prompt + label)
-        if ids[: len(prompt_ids)] != prompt_ids or len(ids) == len(prompt_ids):
-            raise UsageError(
-                f"this tokenizer merges the label {label!r} with the end of the prompt",
-                setting="prompt.template",
-                seen=self.format.template,
-                remedy="end prompt.template with a line break",
-            )
-        return [*ids[len(prompt_ids) :], self.tokenizer.eos_token_id]
-
     def _find_label_ids(self) -> list[list[int]]:
-        """Per label, its tokens after the prompt, and EOS.
-
-        Raises `UsageError` if they depend on the text, or if two labels have the same tokens.
-        """
-        labels = self.format.labels
-        prompts = {
-            prompt: self._tokens(prompt)
+        """Per label, its tokens after the prompt, and EOS, whatever the text is."""
+        return self._answers.of_every_label(
+            text.join(self._frame(self._probe(field)))
             for text in _PROBES
             for field in (text, "")  # another column may be empty
-            for prompt in [text.join(self._frame(self._probe(field)))]
-        }
-        label_ids: list[list[int]] = []
-        for label in labels:
-            candidates = [self._answer_after(*prompt, label) for prompt in prompts.items()]
-            ids = candidates[0]
-            if any(other != ids for other in candidates):
-                raise UsageError(
-                    f"the tokens of label {label!r} depend on the text before it",
-                    setting="prompt.template",
-                    seen=self.format.template,
-                    remedy="end prompt.template with a line break after {text}",
-                )
-            if ids in label_ids:
-                raise UsageError(
-                    f"labels {labels[label_ids.index(ids)]!r} and {label!r} have the same tokens "
-                    f"{ids} with this tokenizer",
-                    setting="prompt.labels",
-                    seen=labels,
-                    remedy="choose other label words",
-                )
-            label_ids.append(ids)
-        return label_ids
+        )
 
     def encode(self, item: Item) -> Prompt:
         """The prompt for one item, cut so that the longest label and EOS still fit `max_length`.
@@ -384,7 +369,7 @@ class Prompter:
         """
         item = self.format.read(item)
         prompt, string = self._encode(item)
-        answer = self._answer_after(string, prompt.input_ids, label)
+        answer = self._answers.after(string, prompt.input_ids, label)
         if answer != self.label_ids[self.format.labels.index(label)]:
             raise DataError(
                 f"the tokens of label {label!r} change after the text {text_of(item)[:60]!r}",

@@ -72,6 +72,7 @@ class PromptSection(Section):
     max_length: int = Field(ge=1)
     truncation: Literal["head", "tail", "head+tail"]
     ordered: bool = False  # older recipes lack it
+    answer: Words = "{label}"  # older recipes lack it
 
 
 class TrainingSection(Section):

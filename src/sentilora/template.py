@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 TEXT = "text"  # the placeholder, and a record's key, of the column of texts
+CHAT = "chat"  # as a template: the user's message in the base's own chat format
 # What chat templates write: <|im_start|>, <｜User｜>, [INST], <<SYS>>, </s>, <start_of_turn>.
 _NAMES = "s|bos|eos|pad|unk|cls|sep|mask|start_of_turn|end_of_turn|begin_of_text|end_of_text"
 _BRACKETED = "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|CLS|SEP|MASK|PAD|UNK"
@@ -34,16 +35,31 @@ class Part(NamedTuple):
     content: str
 
 
+def as_written(template: str, instruction: str) -> str:
+    """The template itself, or the user's message of a chat."""
+    if template != CHAT:
+        return template
+    return "{instruction}\n\n{text}" if instruction else "{text}"
+
+
 def parts_of(template: str, instruction: str, label_words: str) -> list[Part]:
-    """The parts of a prompt in order, with the instruction in its place. None of them is empty."""
+    """The parts of a prompt in order, with the instruction in its place. None of them is empty.
+
+    Of a chat, whose format is the base's, they are those of the user's message.
+    """
     parts: list[Part] = []
-    for part in _split(template):
+    for part in _split(as_written(template, instruction)):
         if part != Part("column", "instruction"):
             parts.append(part)
             continue
         labels = Part("labels", label_words)
         parts += [labels if p == Part("column", "labels") else p for p in _split(instruction)]
     return parts
+
+
+def placeholders_in(string: str) -> list[str]:
+    """The names that a string holds in braces, in their order."""
+    return _PLACEHOLDER.findall(string)
 
 
 def _split(string: str) -> Iterator[Part]:
@@ -59,6 +75,15 @@ def columns_of(parts: Sequence[Part]) -> tuple[str, ...]:
     """The columns to fill in besides the text, in their order."""
     names = [part.content for part in parts if part.kind == "column"]
     return tuple(name for name in dict.fromkeys(names) if name != TEXT)
+
+
+def special_tokens_of(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """The numbers of a tokenizer's special tokens, by their names."""
+    return {
+        token.content: number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content
+    }
 
 
 class TemplateTokenizer:
@@ -79,11 +104,7 @@ class TemplateTokenizer:
         self, tokenizer: "PreTrainedTokenizerBase", parts: Sequence[Part], labels: Sequence[str]
     ) -> None:
         self._tokenizer = tokenizer
-        special = {
-            token.content: number
-            for number, token in tokenizer.added_tokens_decoder.items()
-            if token.special and token.content
-        }
+        special = special_tokens_of(tokenizer)
         longest_first = sorted(special, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         written = [part.content for part in parts if part.kind == "written"]

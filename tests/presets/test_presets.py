@@ -7,7 +7,7 @@ import pytest
 
 from sentilora.config import Config, load_config
 from sentilora.errors import UsageError
-from sentilora.presets import LEAF_TABLES, PARENT, flatten, preset_names, preset_tree
+from sentilora.presets import LEAF_TABLES, PARENT, about, flatten, preset_names, preset_tree
 
 # Every setting of the recipe, number for number. A change here is a new recipe.
 RECIPE = {
@@ -49,6 +49,7 @@ RECIPE = {
     "prompt.labels": ["positive", "negative"],
     "prompt.max_length": 512,
     "prompt.truncation": "tail",
+    "prompt.answer": "{label}",
     "training.num_train_epochs": 3.0,
     "training.max_steps": 0,
     "training.per_device_train_batch_size": 4,
@@ -120,7 +121,7 @@ def comments(name):
 
 
 def test_every_preset_has_every_key():
-    assert preset_names() == ["mistral-7b", "smollm2-135m", "tiny"]
+    assert len(preset_names()) == 13
     for name in preset_names():
         assert set(load_config(name).flat()) == every_key()
     assert len(every_key()) >= 45
@@ -128,7 +129,7 @@ def test_every_preset_has_every_key():
 
 def test_the_recipe_has_exactly_these_numbers():
     assert load_config("mistral-7b").flat() == RECIPE
-    assert len(RECIPE) == 55
+    assert len(RECIPE) == 56
 
 
 def test_the_parent_holds_every_setting_and_is_no_preset():
@@ -158,6 +159,51 @@ def test_smollm2_is_the_recipe_on_another_base():
         "base.name": "HuggingFaceTB/SmolLM2-135M-Instruct",
         "base.device": "auto",
     }
+
+
+ZOO = {
+    "gemma-3-1b": "google/gemma-3-1b-it",
+    "gemma-3-4b": "google/gemma-3-4b-it",
+    "llama-3.2-1b": "meta-llama/Llama-3.2-1B-Instruct",
+    "llama-3.2-3b": "meta-llama/Llama-3.2-3B-Instruct",
+    "ministral-8b": "mistralai/Ministral-8B-Instruct-2410",
+    "mistral-7b-v0.3": "mistralai/Mistral-7B-Instruct-v0.3",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "qwen3-1.7b": "Qwen/Qwen3-1.7B",
+    "qwen3-4b": "Qwen/Qwen3-4B-Instruct-2507",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+}
+
+
+def test_the_zoo_is_the_recipe_on_other_bases_in_their_own_chat_format():
+    """Issue 21: presets for the bases that people use today."""
+    assert set(ZOO) == set(preset_names()) - {"tiny", "mistral-7b", "smollm2-135m"}
+    for name, base in ZOO.items():
+        config = load_config(name)
+        small = about(name).parameters < 1.5e9  # a CPU can train it, slowly
+        assert config.flat() == RECIPE | {
+            "output_dir": f"{name}-sentiment",
+            "base.name": base,
+            "base.device": "auto" if small else "cuda",
+            "prompt.template": "chat",
+        }
+
+
+def test_every_preset_says_what_its_base_is():
+    for name in preset_names():
+        known = about(name)
+        assert known.parameters > 1e6 and 0 < known.training_memory_gib < 16
+        assert type(known.gated) is bool and known.license
+    assert about("smollm2-135m").license == "Apache-2.0"
+    assert {name for name in preset_names() if about(name).gated} == {
+        "gemma-3-1b", "gemma-3-4b", "llama-3.2-1b", "llama-3.2-3b", "ministral-8b"
+    }  # fmt: skip
+
+
+def test_what_a_preset_says_of_its_base_is_no_setting(tmp_path):
+    (tmp_path / "mine.toml").write_text("[about]\ngated = true\n")
+    with pytest.raises(UsageError, match=r"there is no setting 'about\.gated'"):
+        load_config("tiny", tmp_path / "mine.toml")
 
 
 def test_on_other_data_the_recipes_counts_hold_again(tmp_path):

@@ -1,6 +1,9 @@
 """`sentilora check`."""
 
 import sys
+from typing import Annotated
+
+import typer
 
 from sentilora.cli.options import (
     ConfigFile,
@@ -18,6 +21,10 @@ from sentilora.cli.options import (
 )
 from sentilora.wording import counted
 
+ListPresets = Annotated[
+    bool, typer.Option("--list", help="List the presets with their bases, and check nothing.")
+]
+
 
 def check(
     arguments: DataAndOverrides = None,
@@ -27,8 +34,14 @@ def check(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     labels: Labels = None,
+    list: ListPresets = False,
 ) -> None:
     """Check data, labels, lengths, memory and time before training."""
+    if list:
+        from sentilora.stages.preset_list import as_table
+
+        print(as_table())
+        return
     from sentilora.stages.check import check as run
 
     values = named_values(output_dir, text_column, label_column, labels)

@@ -28,7 +28,8 @@ from sentilora.wording import quoted
 Base = Annotated[
     str | None,
     typer.Option(
-        help="With --adapter: where its base is now. Alone: measure this base, without an adapter."
+        help="With --adapter: where its base is now. Alone: measure this base, without an adapter. "
+        "A folder, a .gguf file, a hub id or a preset's name, whose prompt and data are then used."
     ),
 ]
 Output = Annotated[Path | None, typer.Option(help="New file for the result, as JSON.")]
@@ -60,6 +61,13 @@ Require = Annotated[
         metavar="BOUND",
     ),
 ]
+ContentFree = Annotated[
+    bool,
+    typer.Option(
+        "--content-free",
+        help="A base alone: divide out its answers to texts without content.",
+    ),
+]
 
 
 @with_runtime_options
@@ -76,6 +84,7 @@ def evaluate(
     label_issues: LabelIssues = False,
     near_duplicates: NearDuplicates = False,
     require: Require = None,
+    content_free: ContentFree = False,
     json: AsJson = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -107,6 +116,7 @@ def evaluate(
             label_issues=label_issues,
             near_duplicates=near_duplicates,
             require=require or (),
+            content_free=content_free,
             **runtime,
         )
     except SentiloraError as error:
@@ -122,7 +132,7 @@ def evaluate(
 
 
 def _check_suite(suite: bool, suite_file: Path | None) -> None:
-    """Raise `UsageError` for two suites at once."""
+    """Raise `UsageError` for two suites."""
     if suite and suite_file is not None:
         raise UsageError(
             "--suite runs the shipped behavior tests and --suite-file those of a file",

@@ -18,7 +18,9 @@ Kind = Annotated[
 Out = Annotated[Path, typer.Argument(help="New folder.")]
 Base = Annotated[
     str | None,
-    typer.Option(help="Where the adapter's base is now: a folder, a .gguf file or a hub id."),
+    typer.Option(
+        help="Where the adapter's base is now: a folder, a .gguf file, a hub id or a preset's name."
+    ),
 ]
 Dtype = Annotated[
     str | None,

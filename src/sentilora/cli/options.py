@@ -14,7 +14,7 @@ import typer
 
 from sentilora.errors import UsageError
 from sentilora.models.device import spin_briefly
-from sentilora.presets import DEFAULT_PRESET, preset_names
+from sentilora.presets import DEFAULT_PRESET
 from sentilora.progress import is_main_process, say
 from sentilora.shipped import EMBEDDED
 from sentilora.wording import printable, quoted
@@ -38,7 +38,8 @@ DataAndOverrides = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Recipe to start from: {', '.join(preset_names())}.", show_default=DEFAULT_PRESET
+        help="Recipe and base to start from; check --list shows them.",
+        show_default=DEFAULT_PRESET,
     ),
 ]
 ConfigFile = Annotated[
@@ -132,9 +133,10 @@ KEYWORDS = (
     *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
     "require",
+    "content_free",
     *("host", "port", "api_key", "admin_key", "adapter_root", "review_store", "on_long"),
     *("max_wait", "deadline", "max_texts", "max_pass_tokens", "max_body_bytes"),
-    *("shutdown_timeout", "config", "verbose", "format", "units"),
+    *("shutdown_timeout", "config", "verbose", "format", "units", "list"),
     *("cluster", "address", "num_workers"),
     *("dtype", "weights", "base_id", "converter", "push_to_hub"),
     *RUNTIME,
@@ -249,8 +251,7 @@ def config_from(
         if path.is_file():
             return read_config(path).with_values(values)
     if preset is None:
-        others = " and ".join(name for name in preset_names() if name != DEFAULT_PRESET)
-        say(f"no --preset given, using {DEFAULT_PRESET} (others: {others})")
+        say(f"no --preset given, using {DEFAULT_PRESET} (others: sentilora check --list)")
         preset = DEFAULT_PRESET
     return load_config(preset, file, values=values)
 

@@ -80,7 +80,9 @@ NumWorkers = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option(help="Where the adapter's base is now: a folder, a .gguf file or a hub id."),
+    typer.Option(
+        help="Where the adapter's base is now: a folder, a .gguf file, a hub id or a preset's name."
+    ),
 ]
 Labels = Annotated[
     str | None, typer.Option(help="Labels of a plain PEFT adapter, separated by commas.")

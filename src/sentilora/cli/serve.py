@@ -22,7 +22,9 @@ Host = Annotated[str, typer.Option(help="Address to listen on; all but this mach
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")]
 Base = Annotated[
     str | None,
-    typer.Option(help="Where the adapter's base is now: a folder, a .gguf file or a hub id."),
+    typer.Option(
+        help="Where the adapter's base is now: a folder, a .gguf file, a hub id or a preset's name."
+    ),
 ]
 ApiKey = Annotated[
     str | None,

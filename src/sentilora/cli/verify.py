@@ -18,7 +18,10 @@ Adapter = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option(help="Where the base of an adapter is now: a folder, a .gguf file or a hub id."),
+    typer.Option(
+        help="Where the base of an adapter is now: a folder, a .gguf file, a hub id or a preset's "
+        "name."
+    ),
 ]
 
 

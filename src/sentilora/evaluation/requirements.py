@@ -16,12 +16,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from sentilora.errors import RequirementError, UsageError
 from sentilora.evaluation import label_sets, survivors
 from sentilora.evaluation.findings import Evaluation, Requirement
+from sentilora.prompt import PromptFormat
 from sentilora.wording import counted, quoted
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -91,6 +93,36 @@ def require_met(result: Evaluation) -> None:
 
 
 # --- reading -------------------------------------------------------------------------------------
+
+
+def absent_figures(
+    is_base_alone: bool,
+    target_accuracy: float | None,
+    report: str | Path | None,
+    suite: str | Path | None,
+    label_issues: bool,
+) -> dict[str, str]:
+    """Beginnings of the names of figures that were not requested, each with what requests them."""
+    of_adapter = "adapter baseline comparisons differences calibrated abstention label_sets leakage"
+    of_adapter += " ordered.adapter ordered.baseline"
+    requests: dict[str, Sequence[str]] = {
+        "`adapter`": of_adapter.split() if is_base_alone else (),
+        "`target_accuracy`": ("abstention",) if target_accuracy is None else (),
+        "`report`": ("explained",) if report is None else (),
+        "`suite`": ("behaviour",) if suite is None else (),
+        "`label_issues`": () if label_issues else ("label_issues",),
+    }
+    return {name: f"give {keyword} too" for keyword, group in requests.items() for name in group}
+
+
+def absent_for(format: PromptFormat) -> dict[str, str]:
+    """Beginnings of the names of figures that these labels do not have, each with the reason."""
+    reasons = {}
+    if not format.ordered:
+        reasons["ordered"] = "if the labels are in an order, set prompt.ordered=true"
+    if len(format.labels) < label_sets.MIN_LABELS:
+        reasons["label_sets"] = f"leave it out: there are fewer than {label_sets.MIN_LABELS} labels"
+    return reasons
 
 
 def read_requirements(require: Iterable[str], absent: Mapping[str, str]) -> list[Bound]:

@@ -153,7 +153,7 @@ class InLlamaCpp:
     def log_probs(self, input_ids: Sequence[int], label_ids: list[list[int]]) -> list[float]:
         """Per label, the log-probability of its tokens, one after the other as in generation."""
         self._llama.llama_memory_clear(self._memory, True)
-        after = {(): self._next(input_ids)}
+        after: dict[tuple[int, ...], torch.Tensor] = {(): self._next(input_ids)}
         sums = []
         for label in label_ids:
             total = 0.0

@@ -24,7 +24,7 @@ from sentilora.version import __version__
 from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
-NOT_IN_OLDER_FILES = {"path_from_run", "ordered"}  # fields of base and prompt
+NOT_IN_OLDER_FILES = {"path_from_run", "ordered", "answer"}  # fields of base and prompt
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -160,11 +160,9 @@ class ClassifierFile(Record):
 
     def content(self) -> dict[str, Any]:
         """The values to write, without what is unknown and without a neutral calibration."""
-        content = super().content()
+        content = {**super().content(), "prompt": self.prompt.to_dict()}
         if self.base.path_from_run is None:
             del content["base"]["path_from_run"]
-        if not self.prompt.ordered:
-            del content["prompt"]["ordered"]
         if self.runtime is None:
             del content["runtime"]
         if self.calibration == Calibration():

@@ -43,7 +43,8 @@ def attach_adapter(
 ) -> "PeftModel":
     """A loaded base with a new LoRA adapter. Its A matrices are random: set the seed first.
 
-    Raises `UsageError` when the base has no module of a name in `target_modules`.
+    What a base has for images and sound gets none: texts do not pass there. Raises `UsageError`
+    when the base has no module of a name in `target_modules`.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -63,6 +64,7 @@ def attach_adapter(
         lora_dropout=lora_dropout,
         bias=bias,
         target_modules=list(target_modules),
+        exclude_modules=_beside_the_decoder(model),
         task_type="CAUSAL_LM",
     )
     try:
@@ -75,6 +77,16 @@ def attach_adapter(
             seen=list(target_modules),
             remedy=f"choose from its linear layers: {', '.join(_linear_names(model))}",
         ) from error
+
+
+def _beside_the_decoder(model: "PreTrainedModel") -> str | None:
+    """A pattern of the modules next to the layers that read text; None if there are none."""
+    if model.config.get_text_config() is model.config:
+        return None
+    decoder = model.get_decoder()
+    around = (whole for whole in model.modules() if decoder in whole.children())
+    names = [name for name, part in next(around).named_children() if part is not decoder]
+    return rf"(.*\.)?({'|'.join(names)})\..*" if names else None
 
 
 def _linear_names(model: "PreTrainedModel") -> list[str]:

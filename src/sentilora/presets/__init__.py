@@ -4,7 +4,8 @@
 
 `defaults.toml` holds every setting and is the parent of all presets. A preset holds what it changes
 and names the base and the data it is for. Its tables `with_embedded_data` and `with_own_data` hold
-what else it changes for the reviews that ship, and for data of the user's own.
+what else it changes for the reviews that ship, and for data of the user's own. Its table `about`
+holds no settings but what one wants to know of the base before a download.
 """
 
 import copy
@@ -12,6 +13,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -25,7 +27,22 @@ CONDITIONS = (
     "with_embedded_data",
     "with_own_data",
 )  # tables of a preset, by the data it is used on
+ABOUT = "about"  # a table of a preset
 LEAF_TABLES = {"data.label_map"}  # tables that are one value: replaced whole, with any keys
+
+
+@dataclass(frozen=True)
+class About:
+    """What a preset says of its base.
+
+    gated: whether its terms have to be accepted on the hub. training_memory_gib: an estimate for
+    the recipe on a GPU in padded passes, without the fast engine.
+    """
+
+    parameters: int
+    license: str
+    gated: bool
+    training_memory_gib: float
 
 
 def preset_names() -> list[str]:
@@ -58,9 +75,19 @@ def conditional_settings(name: str, condition: str) -> dict[str, Any]:
     return dict(flatten(_read(name).get(condition, {})))
 
 
+def about(name: str) -> About:
+    """What a preset says of its base."""
+    return About(**_read(name)[ABOUT])
+
+
+def base_of(name: str) -> str:
+    """The base that a preset is for."""
+    return str(_read_tree(name, ())["base"]["name"])
+
+
 def has_base_of(name: str, base: str) -> bool:
     """Whether a base is the one that a preset is for."""
-    return bool(_read_tree(name, ())["base"]["name"] == base)
+    return base_of(name) == base
 
 
 def fits_base(name: str, base: str) -> bool:
@@ -76,6 +103,7 @@ def fits_base(name: str, base: str) -> bool:
 def _read_tree(name: str, conditions: Collection[str]) -> dict[str, Any]:
     own = _read(name)
     parent = own.pop("inherit", None)
+    own.pop(ABOUT, None)
     conditional = {condition: own.pop(condition, {}) for condition in CONDITIONS}
     if parent is None:
         return own

@@ -45,6 +45,7 @@ class Classifier:
     """A base, with or without an adapter, that answers with one of its labels or abstains.
 
     agreement: how well it answers as at the end of its training; None if that was not checked.
+    prior: probabilities of the labels that scores are relative to, (labels,); None for none.
     It is not thread-safe: call it from one thread at a time.
     """
 
@@ -65,6 +66,7 @@ class Classifier:
         self.runtime = runtime or Runtime()
         self.calibration = calibration or Calibration()
         self.agreement: Agreement | None = None
+        self.prior: np.ndarray | None = None
         self._base_values: Values = []
         self.prompter = Prompter(base.tokenizer, format)
         self.scorer = LabelScorer(
@@ -290,7 +292,10 @@ class Classifier:
                 base_log_probs = of_base.log_probs.numpy()
                 left_out = np.maximum(left_out, of_base.left_out.numpy())
             truncated = np.array([prompt.truncated for prompt in prompts])
-            yield Scores(scores.log_probs.numpy(), base_log_probs, truncated, left_out)
+            log_probs = scores.log_probs.numpy()
+            if self.prior is not None:
+                log_probs = log_probs - np.log(self.prior)
+            yield Scores(log_probs, base_log_probs, truncated, left_out)
 
     def _probabilities(self, scores: Scores) -> "np.ndarray":
         return at_temperature(scores.log_probs, self.calibration.temperature)

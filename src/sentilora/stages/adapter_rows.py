@@ -18,6 +18,7 @@ from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import DataRecord, SplitRecord, require_same_rows, seen_rows
+from sentilora.presets import DEFAULT_PRESET
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED, adapter_name
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
 
 def settings_of(
-    folder: AdapterFolder | None, overrides: Mapping[str, Any]
+    folder: AdapterFolder | None, overrides: Mapping[str, Any], preset: str | None = None
 ) -> tuple[Config, PromptFormat]:
-    """Configuration and prompt of an adapter folder, or the defaults for a base."""
+    """Configuration and prompt of an adapter folder, or of a preset for a base alone."""
     if not isinstance(overrides, Mapping):
         raise UsageError(
             f"overrides is {overrides!r:.60}",
@@ -45,18 +46,20 @@ def settings_of(
             seen=overrides,
             remedy='pass a mapping such as {"data.num_test": 60}',
         )
-    others = [key for key in overrides if not key.startswith("data.") and key != "prompt.ordered"]
+    sections = ("data.", "prompt." if folder is None else "prompt.ordered")
+    others = [key for key in overrides if not key.startswith(sections)]
     if others:
         key, value = others[0], overrides[others[0]]
         raise UsageError(
-            f"evaluate takes only data.* settings, not {key!r}",
+            f"evaluate takes only {' and '.join(f'{name}*' for name in sections)} settings, not "
+            f"{key!r}",
             setting=key,
             seen=value,
             remedy=keyword_for(f"{key}={value}")
             or "leave it out: prompt and base belong to the adapter",
         )
     if folder is None:
-        config = load_config(values=overrides)
+        config = load_config(preset or DEFAULT_PRESET, values=overrides)
         return config, prompt_format_of(config)
     stored = folder.classifier
     if stored is None:

@@ -25,6 +25,7 @@ from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
 from sentilora.stages.from_config import load_rows_of, rows_per_step
+from sentilora.template import CHAT
 from sentilora.wording import MAX_LISTED, counted, listed, quoted
 
 if TYPE_CHECKING:
@@ -241,7 +242,8 @@ def _carve_counts(choices: _Choices, num_rows: int) -> None:
 
 def _fit_prompt(choices: _Choices) -> None:
     labels = choices.value("prompt.labels")
-    choices.add("prompt.template", TEMPLATE, "a neutral one, with Text and Label as headings")
+    if choices.value("prompt.template") != CHAT:
+        choices.add("prompt.template", TEMPLATE, "a neutral one, with Text and Label as headings")
     if sum(map(len, labels)) <= MAX_LABEL_CHARACTERS:
         choices.add("prompt.instruction", INSTRUCTION, "a neutral one, which lists the labels")
     else:

@@ -16,7 +16,6 @@ from sentilora.data.rows import Rows
 from sentilora.data.text import Item
 from sentilora.errors import UsageError
 from sentilora.evaluation.findings import Evaluation
-from sentilora.evaluation.label_sets import MIN_LABELS
 from sentilora.evaluation.measuring import (
     Measurement,
     explain_errors,
@@ -27,6 +26,8 @@ from sentilora.evaluation.measuring import (
 from sentilora.evaluation.page import Provenance, report_errors, write_report
 from sentilora.evaluation.requirements import (
     Bound,
+    absent_figures,
+    absent_for,
     judged,
     read_requirements,
     require_measured,
@@ -50,6 +51,7 @@ from sentilora.progress import say
 from sentilora.prompt import PromptFormat
 from sentilora.scoring.answers import ABSTAIN
 from sentilora.scoring.classifier import Classifier
+from sentilora.scoring.content_free import label_prior
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import (
     belongs_to_adapter,
@@ -60,7 +62,8 @@ from sentilora.stages.adapter_rows import (
 )
 from sentilora.stages.env import versions
 from sentilora.stages.from_config import tables_of, with_tables
-from sentilora.wording import as_probability, quoted
+from sentilora.stages.named_base import named_base, preset_named
+from sentilora.wording import as_probability, percent, quoted
 
 
 def evaluate(
@@ -76,20 +79,22 @@ def evaluate(
     label_issues: bool = False,
     near_duplicates: bool = False,
     require: Iterable[str] = (),
+    content_free: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> Evaluation:
     """Score the test rows with an adapter, with its base alone, and with a baseline.
 
     adapter: a run folder; None takes the shipped adapter. base: with `adapter`, where its base is
-    now; alone, the base to score, without any adapter. quantization: "nf4" or "none" (the base as
-    it is stored), instead of what was recorded. data: test rows in memory, a table or a mapping of
-    splits as in `train`. overrides: {"section.key": value} of the configuration the adapter was
-    trained with; `data.test` names other rows, `prompt.ordered` says that the labels are in an
-    order. target_accuracy: choose a threshold on the evaluation rows above which the classifier is
+    now; alone, the base to score, or a preset's name for its base, prompt and data. quantization:
+    "nf4" or "none" (the base as it is stored), not what was recorded. data: test rows in memory, a
+    table or a mapping of splits as in `train`. overrides: {"section.key": value} of the adapter's
+    configuration, `data.test` for other rows and `prompt.ordered`; of a base alone the whole
+    prompt. target_accuracy: choose a threshold on the evaluation rows above which the classifier is
     that accurate; it is stored in the adapter's `classifier.json`, like a temperature that helps.
     report: a new folder for the files of `evaluation.page`. suite: "sentiment", or a file of
     behavior tests. label_issues: look for probable label errors. near_duplicates: beyond 200,000
-    rows too. require: see `evaluation.requirements`, such as "accuracy>=0.9". runtime: `Runtime`'s.
+    rows too. content_free: divide out what a base alone answers to texts without content. require:
+    see `evaluation.requirements`, such as "accuracy>=0.9". runtime: `Runtime`'s.
 
     Raises `DataError` and `UsageError`, and `RequirementError`, once everything is written, for a
     requirement that is not met. It and an error that stops only the report have the `evaluation`.
@@ -100,7 +105,7 @@ def evaluate(
     absent = absent_figures(alone, target_accuracy, report, suite, label_issues)
     bounds = read_requirements(require, absent)
     folder = None if alone else AdapterFolder.open(adapter or shipped_adapter())
-    config, format = settings_of(folder, overrides or {})
+    config, format = settings_of(folder, overrides or {}, preset_named(base))
     require_measured(bounds, absent_for(format), format.labels)
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
@@ -108,14 +113,13 @@ def evaluate(
     config = with_tables(config, tables)
     rows = load_rows(folder, config, format, tables, "data.test" in (overrides or {}))
     known, notes = known_rows(folder, config, rows, format.labels, tables)
-    classifier = load_classifier(folder, base, quantization, format, runtime)
+    classifier = load_classifier(folder, base, quantization, format, runtime, content_free)
     path = None if folder is None else str(folder.path)
     options = target_accuracy, near_duplicates, format.ordered
     measurement = measure_rows(classifier, rows, path, known, *options)
     result = evaluation_of(measurement, classifier, folder, notes, label_issues, tests)
-    is_exact = requested.base_matmul == "exact" and is_as_trained(classifier, folder)
-    if folder is not None and adapter is not None and is_exact:
-        store_calibration(folder, result)
+    if adapter is not None and requested.base_matmul == "exact":
+        store_calibration(folder, classifier, result)
     result = judged(result, bounds)
     if report is not None:
         settings = settings_of_report(config, classifier, target_accuracy, tests, label_issues)
@@ -175,46 +179,28 @@ def load_rows(
     return rows
 
 
-def absent_figures(
-    is_base_alone: bool,
-    target_accuracy: float | None,
-    report: str | Path | None,
-    suite: str | Path | None,
-    label_issues: bool,
-) -> dict[str, str]:
-    """Beginnings of the names of figures that were not requested, each with what requests them."""
-    of_adapter = "adapter baseline comparisons differences calibrated abstention label_sets leakage"
-    of_adapter += " ordered.adapter ordered.baseline"
-    requests: dict[str, Sequence[str]] = {
-        "`adapter`": of_adapter.split() if is_base_alone else (),
-        "`target_accuracy`": ("abstention",) if target_accuracy is None else (),
-        "`report`": ("explained",) if report is None else (),
-        "`suite`": ("behaviour",) if suite is None else (),
-        "`label_issues`": () if label_issues else ("label_issues",),
-    }
-    return {name: f"give {keyword} too" for keyword, group in requests.items() for name in group}
-
-
-def absent_for(format: PromptFormat) -> dict[str, str]:
-    """Beginnings of the names of figures that these labels do not have, each with the reason."""
-    reasons = {}
-    if not format.ordered:
-        reasons["ordered"] = "if the labels are in an order, set prompt.ordered=true"
-    if len(format.labels) < MIN_LABELS:
-        reasons["label_sets"] = f"leave it out: there are fewer than {MIN_LABELS} labels"
-    return reasons
-
-
 def load_classifier(
     folder: AdapterFolder | None,
     base: str | Path | None,
     quantization: Literal["nf4", "none"] | None,
     format: PromptFormat,
     runtime: RuntimeOverrides,
+    content_free: bool = False,
 ) -> Classifier:
-    """The adapter in a folder on its base, or the base alone."""
+    """The adapter in a folder on its base, or the base alone, perhaps relative to its prior."""
+    base = named_base(base)
     if folder is None and base is not None:
-        return Classifier.from_base(base, format, quantization=quantization, **runtime)
+        classifier = Classifier.from_base(base, format, quantization=quantization, **runtime)
+        if content_free:
+            classifier.prior = label_prior(classifier.prompter, classifier.scorer)
+        return classifier
+    if content_free:
+        raise UsageError(
+            "`content_free` is for a base without an adapter: training learns its preference away",
+            setting="content_free",
+            seen=True,
+            remedy="leave it out, or name the base alone with `base`",
+        )
     return Classifier.load(folder, base=base, quantization=quantization, **runtime)
 
 
@@ -266,13 +252,24 @@ def runtime_notes(
         notes.append(f"computed with quantization {classifier.reference.quantization}")
     if notes and measurement.scaling is not None:
         notes.append(f"{ClassifierFile.FILE} keeps its previous temperature and threshold")
+    if classifier.prior is not None:
+        pairs = zip(classifier.labels, classifier.prior, strict=True)
+        shares = ", ".join(f"{label} {percent(share)}" for label, share in pairs)
+        notes.append(f"relative to the answers to texts without content: {shares}")
     return notes
 
 
-def store_calibration(folder: AdapterFolder, result: Evaluation) -> None:
-    """Write temperature and threshold into the adapter's `classifier.json`, and report it."""
-    stored = folder.classifier
-    if result.calibrated is None or stored is None:
+def store_calibration(
+    folder: AdapterFolder | None, classifier: Classifier, result: Evaluation
+) -> None:
+    """Write temperature and threshold into the adapter's `classifier.json`, and report it.
+
+    Figures that were not computed as in training are not stored.
+    """
+    stored = None if folder is None else folder.classifier
+    if folder is None or result.calibrated is None or stored is None:
+        return
+    if not is_as_trained(classifier, folder):
         return
     path = folder.path / stored.FILE
     temperature = round(result.calibrated.temperature.divisor, 4)

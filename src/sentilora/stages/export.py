@@ -51,6 +51,7 @@ from sentilora.scoring.classifier import Classifier
 from sentilora.scoring.probes import computation_of
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.from_config import load_rows_of
+from sentilora.stages.named_base import named_base
 from sentilora.wording import alternatives, counted, quoted
 
 CHOICES: dict[str, tuple[str, ...]] = {"adapter": (), "merged": DTYPES, "gguf": FORMS}
@@ -109,6 +110,7 @@ def export(
     require_new(out)
     folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     record = classifier_of(folder)
+    base = named_base(base)
     reference = folder.base_to_load(base)
     script = _llama_cpp_script(converter) if request.kind == "gguf" else None
     if request.kind != "adapter":
@@ -239,7 +241,7 @@ def write_model(
     """Write base and adapter as one model, with the tokenizer."""
     write_tokenizer(classifier, out)
     model = merged_model(folder, reference, weights, dtype)
-    write_merged(model, classifier.labels, classifier.base.tokenizer.eos_token_id, out)
+    write_merged(model, classifier.labels, classifier.prompter.label_ids[0][-1], out)
 
 
 def write_file(

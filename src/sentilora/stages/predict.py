@@ -28,6 +28,7 @@ from sentilora.scoring.classifier import Classifier, format_of, list_of_texts
 from sentilora.scoring.explain import explain_each
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
+from sentilora.stages.named_base import named_base
 from sentilora.stages.predict_cluster import require_cluster
 from sentilora.stages.predict_file import (
     names_folder,
@@ -79,7 +80,11 @@ def predict(
     check_request(texts, input, output, text_column, explain, format, units, cluster)
     require_cluster(cluster, address, num_workers)
     keywords: Any = dict(
-        base=base, quantization=quantization, labels=labels, template=template, **runtime
+        base=named_base(base),
+        quantization=quantization,
+        labels=labels,
+        template=template,
+        **runtime,
     )
     if input is not None and output is not None:
         options: Any = dict(text_column=text_column, adapter=adapter, format=format, units=units)

@@ -31,6 +31,7 @@ from sentilora.scoring.answers import Prediction
 from sentilora.scoring.classifier import format_of
 from sentilora.shipped import shipped_adapter
 from sentilora.stages.adapter_rows import belongs_to_adapter, text_column_in, text_column_of
+from sentilora.stages.named_base import named_base
 from sentilora.stages.predict_cluster import place_to_score, require_cluster
 from sentilora.wording import quoted
 
@@ -90,7 +91,11 @@ def predict_file(
             check_stream(source, stream, columns, added)
         encoding = encoding_of(stream, whole or Path(f"part{suffix}"), () if whole else columns)
         keywords: Any = dict(
-            base=base, quantization=quantization, labels=labels, template=template, **runtime
+            base=named_base(base),
+            quantization=quantization,
+            labels=labels,
+            template=template,
+            **runtime,
         )
         recorded = recorded_manifest(folder)
         with place_to_score(opened, keywords, cluster, address, num_workers) as place:

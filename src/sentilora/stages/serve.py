@@ -17,6 +17,7 @@ from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.progress import say
 from sentilora.shipped import page_folder, shipped_adapter
+from sentilora.stages.named_base import named_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,6 +71,7 @@ def serve(
     Runtime().override(**runtime).require_possible()  # before anything is read
     folders = {name: AdapterFolder.open(path) for name, path in _named(adapter).items()}
     first = next(iter(folders.values()))
+    base = named_base(base)
     reference = first.base_to_load(base, quantization)
     is_path = os.path.exists(os.path.expanduser(reference.name))
     metrics = Metrics()

@@ -125,8 +125,6 @@ def train_in(
     config, rows, evaluation = fitted.config, fitted.rows, fitted.evaluation
     check_steps(config)
     format = prompt_format_of(config)
-    if start is not None:
-        warn_of_other_prompt(start, format)
     record = DataRecord.of(rows, evaluation, held_out_test_of(config, tables))
     checkpoint = find_checkpoint(folder, config, record, len(rows)) if resume else None
     show_rows(config, rows, evaluation, tables)
@@ -146,6 +144,8 @@ def train_in(
     base = load_base_of(config)
     show_base(config, base)
     prompter = Prompter(base.tokenizer, format)
+    if start is not None:
+        warn_of_other_prompt(start, prompter.format)
     for warning in prompter.warnings:
         say(f"warning: {warning}")
     examples = encode_training(prompter, rows, config.data.balance)

@@ -25,6 +25,7 @@ from sentilora.progress import say
 from sentilora.scoring.classifier import Classifier
 from sentilora.scoring.probes import computation_of
 from sentilora.stages.export import look_at_run
+from sentilora.stages.named_base import named_base
 from sentilora.wording import quoted
 
 
@@ -45,6 +46,7 @@ def verify(
     adapter, `SentiloraError` when it answers otherwise than the trained model.
     """
     require_device(device or "auto")
+    base = named_base(base)
     folder = Path(os.path.expanduser(folder))
     certificate = Certificate.of(folder)
     prompt = PromptFile.load(folder)
