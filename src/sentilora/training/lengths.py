@@ -8,6 +8,7 @@ from sentilora.wording import percent
 
 if TYPE_CHECKING:
     from sentilora.prompt import Example
+    from sentilora.scoring.label_loss import SoftExample
 
 
 HISTOGRAM_EDGES = (64, 128, 256, 512, 1024, 2048)
@@ -34,7 +35,7 @@ class Lengths:
         return f"{self.num_truncated:,} of {self.num_examples:,} ({percent(share)})"
 
 
-def look_over_lengths(examples: "Sequence[Example]") -> Lengths:
+def look_over_lengths(examples: "Sequence[Example | SoftExample]") -> Lengths:
     """Summarize the token lengths of at least one example."""
     lengths = [len(example.input_ids) for example in examples]
     return Lengths(
