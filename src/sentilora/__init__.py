@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sentilora.scoring.classifier import Classifier
     from sentilora.shipped import embedded_base, shipped_adapter
     from sentilora.stages.check import check
+    from sentilora.stages.convert import convert
     from sentilora.stages.demo import demo
     from sentilora.stages.env import env
     from sentilora.stages.evaluate import evaluate
@@ -30,6 +31,7 @@ __all__ = [
     "Config",
     "__version__",
     "check",
+    "convert",
     "demo",
     "embedded_base",
     "env",
@@ -50,6 +52,7 @@ _HOME = {
     "Classifier": "scoring.classifier",
     "Config": "config",
     "check": "stages.check",
+    "convert": "stages.convert",
     "demo": "stages.demo",
     "env": "stages.env",
     "predict": "stages.predict",
