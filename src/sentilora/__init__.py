@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sentilora.stages.check import check
     from sentilora.stages.convert import convert
     from sentilora.stages.demo import demo
+    from sentilora.stages.distill import distill
     from sentilora.stages.env import env
     from sentilora.stages.evaluate import evaluate
     from sentilora.stages.export import export
@@ -33,6 +34,7 @@ __all__ = [
     "check",
     "convert",
     "demo",
+    "distill",
     "embedded_base",
     "env",
     "evaluate",
@@ -54,6 +56,7 @@ _HOME = {
     "check": "stages.check",
     "convert": "stages.convert",
     "demo": "stages.demo",
+    "distill": "stages.distill",
     "env": "stages.env",
     "predict": "stages.predict",
     "embedded_base": "shipped",

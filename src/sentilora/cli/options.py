@@ -136,6 +136,7 @@ KEYWORDS = (
     *("shutdown_timeout", "config", "verbose", "format", "units"),
     *("cluster", "address", "num_workers"),
     *("dtype", "weights", "base_id", "converter", "push_to_hub", "soft_key"),
+    *("teacher", "texts"),
     *RUNTIME,
 )
 
