@@ -157,6 +157,14 @@ def test_a_column_of_labels_goes_first_unless_probabilities_are_asked_for(tmp_pa
     assert texts == ["train: soft, probabilities in probability_positive, probability_negative"]
 
 
+def test_film_reviews_keep_the_recipe_but_for_their_labels(tmp_path):
+    """A file named after IMDB, which is what the recipe was made for, with a model's answers."""
+    fit_ = fitted(many(tmp_path / "imdb.csv"), **{"data.num_train": 30, "data.num_evaluation": 10})
+    assert list(fit_.notes) == ["data.soft_labels"]
+    assert fit_.rows.shares and "{labels}" in fit_.config.prompt.instruction
+    assert "Review" in fit_.config.prompt.template
+
+
 def test_texts_are_counted_once_when_annotators_share_them(tmp_path):
     """60 rows of 20 texts: splits are of 20."""
     texts = [f"text number {i % 20}" for i in range(60)]

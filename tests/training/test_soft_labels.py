@@ -256,3 +256,18 @@ def test_an_adapter_of_soft_labels_is_evaluated_like_any_other(run):
     result = evaluate(run[0].output_dir, device="cpu")
     assert result.num_rows == 12  # a fifth, held out
     assert result.adapter is not None and result.baseline is not None
+
+
+@pytest.mark.gpu
+def test_captured_passes_train_as_plain_ones_on_a_gpu(tmp_path):
+    """Shares in CUDA graphs, and in padded passes of plain PEFT."""
+    found = {}
+    for implementation in ("auto", "reference"):
+        folder = tmp_path / implementation
+        train(settings("embedded", folder, "embedded", **{
+            "training.loss": "labels", "lora.lora_dropout": 0.0, "data.num_train": 160,
+            "data.num_evaluation": 16, "base.device": "cuda", "training.max_steps": 12,
+            "engine.implementation": implementation}))  # fmt: skip
+        found[implementation] = [e["loss"] for e in entries(folder) if "loss" in e]
+    assert len(found["auto"]) == 12 and found["auto"][0] != found["auto"][-1]
+    np.testing.assert_allclose(found["auto"], found["reference"], rtol=0.05)

@@ -7,6 +7,7 @@ The recipe's own data are film reviews: for IMDB and the reviews that ship, noth
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def fit_data(
     no labels.
     """
     if "data.train" not in tables and is_film_reviews(config.data.train):
-        return config, {}
+        return _fit_film_reviews(config)
     source = tables.get("data.train", config.data.train)
     choices = _Choices(config)
     table = _fit_columns(choices, source)
@@ -143,6 +144,16 @@ def fit_data(
             choices.add(f"prompt.{name}", value, "that of the adapter to start from")
     else:
         _fit_prompt(choices, question_of(table))
+    return choices.config(), choices.notes
+
+
+def _fit_film_reviews(config: Config) -> tuple[Config, dict[str, str]]:
+    """The recipe as it is, but for a file of film reviews that has probabilities as labels."""
+    choices = _Choices(config)
+    source, column = config.data.train, config.data.label_column
+    is_file = os.path.isfile(os.path.expanduser(source))
+    if is_file and column not in read_table(source, "train", {column}.__contains__).column_names:
+        _fit_softness(choices, read_labeled(source, "train"))
     return choices.config(), choices.notes
 
 
