@@ -17,7 +17,7 @@ from sentilora.folders.run_folder import Choices
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages import distill_mixture
 from sentilora.stages.distill import PARTS_FOLDER, distill
-from sentilora.training.distillation import UNKNOWN, Distillation, taught
+from sentilora.training.distillation import UNKNOWN, Distillation, targets_of
 from sentilora.training.trainer import ClassifierTrainer
 
 
@@ -44,10 +44,10 @@ def settings(base, folder, **values):
 def test_targets_are_the_teachers_at_a_temperature_mixed_with_true_labels():
     teacher = np.array([[0.9, 0.1], [0.2, 0.8], [1.0, 0.0]])
     truth = np.array([UNKNOWN, 0, UNKNOWN])
-    np.testing.assert_allclose(taught(teacher, truth, 1.0, 0.0)[:2], teacher[:2], atol=1e-12)
-    mixed = taught(teacher, truth, 1.0, 0.5)
+    np.testing.assert_allclose(targets_of(teacher, truth, 1.0, 0.0)[:2], teacher[:2], atol=1e-12)
+    mixed = targets_of(teacher, truth, 1.0, 0.5)
     np.testing.assert_allclose(mixed[:2], [[0.9, 0.1], [0.6, 0.4]], atol=1e-12)
-    soft = taught(teacher, truth, 2.0, 1.0)
+    soft = targets_of(teacher, truth, 2.0, 1.0)
     np.testing.assert_allclose(soft[0], [0.75, 0.25])  # 3 : 1, the roots of 9 : 1
     np.testing.assert_allclose(soft[1], [1.0, 0.0])
     np.testing.assert_allclose(soft.sum(1), 1.0)

@@ -262,7 +262,7 @@ def records_of(rows: Rows, question: Question, soft_key: SoftKey) -> "pa.Table":
     """
     import pyarrow as pa
 
-    asked = {
+    questions = {
         question.name: {
             "type": "choice",
             "instructions": question.instructions,
@@ -272,7 +272,7 @@ def records_of(rows: Rows, question: Question, soft_key: SoftKey) -> "pa.Table":
     states = [item if isinstance(item, str) else dict(item) for item in rows.inputs]
     columns = {
         STATE: json_or_text(states),
-        QUESTIONS: json_column([asked] * len(rows)),
+        QUESTIONS: json_column([questions] * len(rows)),
     }
     if not rows.shares or soft_key == "targets":
         columns["expected"] = json_column([{question.name: label} for label in rows.labels])

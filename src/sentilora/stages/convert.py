@@ -46,8 +46,8 @@ def convert(
     source = tables.get("data.train", config.data.train)
     format = prompt_format_of(config)
     rows = load_rows(source, "train", columns_of(config, format.labels))
-    asked = question_of(read_labeled(source, "train"))
-    name = NAME if asked is None else asked.name
+    own = question_of(read_labeled(source, "train"))
+    name = NAME if own is None else own.name
     instructions = format.instruction.replace("{labels}", format.words)
     question = Question(name, instructions, format.labels)
     write_encoded(encode_table(records_of(rows, question, soft_key), path), path)

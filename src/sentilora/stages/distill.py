@@ -32,6 +32,7 @@ from sentilora.models.device import free_memory, require_device
 from sentilora.progress import Progress, num_processes, say
 from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import adapter_name
+from sentilora.stages.adapter_rows import overlap_warning
 from sentilora.stages.distill_mixture import choose, on_rows
 from sentilora.stages.distill_rows import (
     Parts,
@@ -49,7 +50,7 @@ from sentilora.training.distillation import (
     Contender,
     Distillation,
     Mixture,
-    taught,
+    targets_of,
 )
 from sentilora.training.faults import training_errors
 from sentilora.wording import counted, quoted
@@ -114,7 +115,7 @@ def distill_in(
     mixture = choose(config, place, parts, adapter)
     say("3 of 4: the student")
     train = parts.train
-    targets = taught(train.probabilities, train.truth, mixture.temperature, mixture.weight)
+    targets = targets_of(train.probabilities, train.truth, mixture.temperature, mixture.weight)
     write_parts(place / "rows", parts, targets, columns)
     train_once(config)
     record_choices(folder, mixture)
@@ -122,7 +123,10 @@ def distill_in(
     say("4 of 4: figures")
     if own_test is None and parts.test is not None:
         own_test = true_rows(parts.test, labels, parts.are_true)
-    result = figures(config, adapter, alone, own_test or scored.rows, parts, mixture)
+    test = own_test or scored.rows
+    if warning := overlap_warning(adapter, test, labels):
+        say(f"warning, about the teacher: {warning}")
+    result = figures(config, adapter, alone, test, parts, mixture)
     add_section(folder, result.for_card())
     result.save(folder)  # last: with it the distillation is finished
     return result
@@ -222,11 +226,11 @@ def train_once(config: Config) -> TrainingResult:
 def train_alone(config: Config, place: Path, parts: Parts) -> Path | None:
     """Folder of the same student trained on true labels only; None if they are too few."""
     labels = config.prompt.labels
-    known = np.flatnonzero(parts.train.truth != UNKNOWN)
-    if not parts.are_true or len(set(parts.train.truth[known].tolist())) < 2:
+    places = np.flatnonzero(parts.train.truth != UNKNOWN)
+    if not parts.are_true or len(set(parts.train.truth[places].tolist())) < 2:
         return None
     columns, rows = columns_of(config, labels), place / "labeled"
-    labeled = true_rows(parts.train.take(known.tolist()), labels, are_true=True)
+    labeled = true_rows(parts.train.take(places.tolist()), labels, are_true=True)
     write_rows(rows, "train", labeled, columns, None)
     write_rows(rows, "validation", true_rows(parts.evaluation, labels, True), columns, None)
     say(f"the recipe alone, on {counted(len(labeled), 'text')} with a true label")
@@ -264,6 +268,7 @@ def figures(
         free_memory()
     return Distillation(
         output_dir=config.output_dir,
+        texts=parts.train.rows.source,
         teacher_name=adapter_name(adapter.path),
         teacher_sha256=adapter.weights_digest(),
         temperature=mixture.temperature,

@@ -14,7 +14,7 @@ from sentilora.progress import say, without_notices
 from sentilora.stages.distill_rows import MIN_LABELED, Parts, write_parts
 from sentilora.stages.from_config import columns_of, count_steps
 from sentilora.stages.train import train_in
-from sentilora.training.distillation import Mixture, log_of, taught
+from sentilora.training.distillation import Mixture, log_of, targets_of
 from sentilora.wording import counted
 
 WEIGHTS = (0.0, 0.5, 1.0)  # of the true label, that are tried
@@ -74,7 +74,7 @@ def choose_weight(
     losses: dict[float, float] = {}
     for weight in WEIGHTS:
         say(f"weight {weight:g} of true labels: {counted(num_steps, 'step')}")
-        targets = taught(parts.train.probabilities, parts.train.truth, temperature, weight)
+        targets = targets_of(parts.train.probabilities, parts.train.truth, temperature, weight)
         rows, folder = place / "trial-rows", place / "trial"
         write_parts(rows, parts, targets, columns)
         trial = on_rows(config, rows, parts.test is None).with_values(

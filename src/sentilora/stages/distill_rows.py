@@ -19,7 +19,7 @@ from sentilora.data.output import encode_table, write_encoded
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.soft_labels import PREFIX, one_hot
 from sentilora.data.tables import concatenated, python_values, read_file
-from sentilora.data.text import digest, normalized
+from sentilora.data.text import as_field, digest, normalized
 from sentilora.errors import DataError
 from sentilora.progress import say
 from sentilora.stages.from_config import columns_of
@@ -33,7 +33,7 @@ MIN_LABELED = 100  # rows with a true label: fewer say little about a student
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTexts:
     """Texts with the teacher's probabilities (texts, labels), and the numbers of true labels.
 
     truth: `UNKNOWN` for a text without one. rows: labeled with the teacher's answers.
@@ -43,10 +43,10 @@ class Scored:
     probabilities: np.ndarray
     truth: np.ndarray
 
-    def take(self, places: Sequence[int]) -> "Scored":
+    def take(self, places: Sequence[int]) -> "ScoredTexts":
         """The texts at these places, in that order."""
         chosen = np.asarray(places, dtype=np.int64)
-        return Scored(self.rows.take(places), self.probabilities[chosen], self.truth[chosen])
+        return ScoredTexts(self.rows.take(places), self.probabilities[chosen], self.truth[chosen])
 
     @property
     def num_labeled(self) -> int:
@@ -60,27 +60,29 @@ class Parts:
     test: None if the test rows are of a source of their own.
     """
 
-    train: Scored
-    evaluation: Scored
-    test: Scored | None
+    train: ScoredTexts
+    evaluation: ScoredTexts
+    test: ScoredTexts | None
     are_true: bool
 
 
-def read_scored(folder: Path, config: Config, labels: Sequence[str]) -> Scored:
+def read_scored(folder: Path, config: Config, labels: Sequence[str]) -> ScoredTexts:
     """The texts that a teacher scored, from its units. labels: of its prompt.
 
     Prints how many have a true label, and which labels of the column are none of the teacher's.
     """
     table = concatenated([read_file(path, None) for path in sorted(folder.glob("part-*.parquet"))])
     columns = columns_of(config, labels)
-    shown = [columns.text, *columns.others]
-    texts = [[str(value) for value in python_values(table[name])] for name in shown]
+    names = [columns.text, *columns.others]
+    texts, *others = [
+        [as_field(value, name) for value in python_values(table[name])] for name in names
+    ]
     probabilities = np.array([python_values(table[PREFIX + label]) for label in labels]).T
-    pairs = zip(*texts[1:], strict=True)
+    pairs = zip(*others, strict=True)
     fields: list[Any] = [dict(zip(columns.others, row, strict=True)) for row in pairs]
     answers = [labels[number] for number in probabilities.argmax(1)]
-    rows = Rows(config.data.train, texts[0], answers, fields=fields)
-    return Scored(rows, probabilities, _truth(table, columns))
+    rows = Rows(config.data.train, texts, answers, fields=fields)
+    return ScoredTexts(rows, probabilities, _truth(table, columns))
 
 
 def _truth(table: "pa.Table", columns: Columns) -> np.ndarray:
@@ -101,7 +103,7 @@ def _truth(table: "pa.Table", columns: Columns) -> np.ndarray:
     return truth
 
 
-def split(texts: Scored, labels: Sequence[str], seed: int, test: Rows | None) -> Parts:
+def split(texts: ScoredTexts, labels: Sequence[str], seed: int, test: Rows | None) -> Parts:
     """Training, evaluation and test texts: held out of those with a true label, if they are enough.
 
     labels: the label words. test: test rows of a source of their own; no training text is one of
@@ -117,12 +119,12 @@ def split(texts: Scored, labels: Sequence[str], seed: int, test: Rows | None) ->
         words = [labels[number] for number in texts.truth[pool]]
         rows = Rows(rows.source, rows.texts, words, numbers=rows.numbers, fields=rows.fields)
     _, evaluation, held_out = hold_out(rows, 0, seed)
-    kept = [*evaluation.numbers, *(held_out.numbers if test is None else ())]
-    out = {digest(normalized(texts.rows.inputs[place])) for place in kept}
+    places = [*evaluation.numbers, *(held_out.numbers if test is None else ())]
+    elsewhere = {digest(normalized(texts.rows.inputs[place])) for place in places}
     if test is not None:
-        out |= {digest(normalized(item)) for item in test.inputs}
+        elsewhere |= {digest(normalized(item)) for item in test.inputs}
     inputs = texts.rows.inputs
-    train = [i for i, item in enumerate(inputs) if digest(normalized(item)) not in out]
+    train = [i for i, item in enumerate(inputs) if digest(normalized(item)) not in elsewhere]
     if not train:
         raise DataError(
             f"{quoted(texts.rows.source)} has no text that does not evaluate or test",
@@ -130,7 +132,7 @@ def split(texts: Scored, labels: Sequence[str], seed: int, test: Rows | None) ->
             seen=texts.rows.source,
             remedy="give more texts",
         )
-    if dropped := len(inputs) - len(train) - len(kept):
+    if dropped := len(inputs) - len(train) - len(places):
         say(f"{counted(dropped, 'text')} left out: the same text evaluates or tests")
     return Parts(
         texts.take(train),
@@ -143,7 +145,7 @@ def split(texts: Scored, labels: Sequence[str], seed: int, test: Rows | None) ->
 # --- written -------------------------------------------------------------------------------------
 
 
-def true_rows(part: Scored, labels: Sequence[str], are_true: bool) -> Rows:
+def true_rows(part: ScoredTexts, labels: Sequence[str], are_true: bool) -> Rows:
     """The texts with the labels that count: true ones, or the teacher's answers."""
     rows = part.rows
     if not are_true:

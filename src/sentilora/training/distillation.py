@@ -1,6 +1,6 @@
 """Distillation in figures: what a student is taught, and how it does beside its teacher.
 
-    targets = taught(probabilities, truth, temperature=1.4, weight=0.5)
+    targets = targets_of(probabilities, truth, temperature=1.4, weight=0.5)
 
 The teacher's probabilities p become p^(1/T), normalized. Where a row has a true label, `weight` of
 its target is that label, and the rest is the teacher's (Hinton et al. 2015, Distilling the
@@ -70,18 +70,19 @@ class Mixture(Record):
 class Distillation(Record):
     """How a student was distilled, and how it does. A distillation with this file is finished.
 
-    teacher_sha256: of its adapter's weights. temperature: of the teacher's probabilities. weight:
-    of true labels in the rows that have one. num_texts: that train; num_labeled: of them, with a
-    true label. are_true: whether the test rows' labels are true ones; else the teacher's answers.
-    agreement: share of the test rows to which student and teacher give the same answer. alone: the
-    same student trained on the true labels only; None with too few of them. chosen: each automatic
-    value's reason.
+    texts: file that the teacher scored. teacher_sha256: of its adapter's weights. temperature: of
+    its probabilities. weight: of true labels in the rows that have one. num_texts: that train;
+    num_labeled: of them, with a true label. are_true: whether the test rows' labels are true ones;
+    else the teacher's answers. agreement: share of the test rows to which student and teacher give
+    the same answer. alone: the same student trained on the true labels only; None with too few of
+    them. chosen: each automatic value's reason.
     """
 
     FILE: ClassVar[str] = "distillation.json"
     REMEDY: ClassVar[str] = "remove the file and finish the distillation with `resume`"
 
     output_dir: str
+    texts: str
     teacher_name: str
     teacher_sha256: str
     temperature: Positive
@@ -133,7 +134,7 @@ class Distillation(Record):
         )
 
 
-def taught(
+def targets_of(
     probabilities: np.ndarray, truth: np.ndarray, temperature: float, weight: float
 ) -> np.ndarray:
     """The targets (rows, labels) of a student.
@@ -141,9 +142,9 @@ def taught(
     probabilities: the teacher's. truth: the number of each row's true label, or `UNKNOWN`.
     """
     targets = at_temperature(log_of(probabilities), temperature)
-    known = np.flatnonzero(truth != UNKNOWN)
-    targets[known] *= 1 - weight
-    targets[known, truth[known]] += weight
+    labeled = np.flatnonzero(truth != UNKNOWN)
+    targets[labeled] *= 1 - weight
+    targets[labeled, truth[labeled]] += weight
     return targets
 
 
