@@ -259,6 +259,7 @@ def test_an_adapter_of_soft_labels_is_evaluated_like_any_other(run):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_captured_passes_train_as_plain_ones_on_a_gpu(tmp_path):
     """Shares in CUDA graphs, and in padded passes of plain PEFT."""
     found = {}
