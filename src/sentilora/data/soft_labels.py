@@ -67,7 +67,7 @@ def shares_of(source: str, table: "pa.Table", columns: Columns) -> list[tuple[fl
     if faults:
         row, (what, fault, seen) = next(iter(faults.items()))
         raise DataError(
-            f"{quoted(source)}, {row_place(row)}: {what} {'are' if 'its' in what else 'is'} {fault}"
+            f"{quoted(source)}, {row_place(row)}: {what} {'are' if what[:4] == 'its ' else 'is'} {fault}"
             + more_rows(list(faults), "unusable row"),
             setting="data.soft_labels",
             seen=seen,
