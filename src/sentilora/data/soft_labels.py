@@ -48,26 +48,26 @@ def shares_of(source: str, table: "pa.Table", columns: Columns) -> list[tuple[fl
         for column, word in _words(source, table.column_names, columns).items()
     }
     values = {column: python_values(table[column]) for column in places}
-    faults: dict[int, tuple[str, str, Any]] = {}
+    faults: dict[int, tuple[str, Any]] = {}
     shares = []
     for row in range(len(table)):
         mine = [0.0] * len(numbers)
         for column, place in places.items():
             share = _number(values[column][row])
             if isinstance(share, str):
-                faults[row] = column, share, values[column][row]
+                faults[row] = f"{column} is {share}", values[column][row]
                 break
             mine[place] += share
         total = sum(mine)
         if row not in faults and abs(total - 1) > TOLERANCE:
-            faults[row] = "its probabilities", f"not 1 in sum, but {total:g}", total
+            faults[row] = f"its probabilities are not 1 in sum, but {total:g}", total
         if row not in faults and abs(total - 1) > ROUNDING:
             mine = [share / total for share in mine]
         shares.append(tuple(mine))
     if faults:
-        row, (what, fault, seen) = next(iter(faults.items()))
+        row, (fault, seen) = next(iter(faults.items()))
         raise DataError(
-            f"{quoted(source)}, {row_place(row)}: {what} {'are' if what[:4] == 'its ' else 'is'} {fault}"
+            f"{quoted(source)}, {row_place(row)}: {fault}"
             + more_rows(list(faults), "unusable row"),
             setting="data.soft_labels",
             seen=seen,
