@@ -4,6 +4,7 @@ Asked for in txtai #1103 (a trainer that takes a teacher, with temperature and w
 """
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -87,6 +88,8 @@ def test_the_report_has_student_teacher_and_recipe_alone(distilled, toy_run):
     assert result.num_texts == 240 - 26 - 13
     lines = result.as_table().splitlines()
     assert [line.split("  ")[0] for line in lines[2:5]] == ["student", "teacher", "recipe alone"]
+    assert "p =" not in lines[2]
+    assert all(re.search(r"   p [=<] [\d.]+$", line) for line in lines[3:5])
     alone = AdapterFolder.open(folder / "student" / PARTS_FOLDER / "alone")
     assert not read_config(alone.run / "sentilora.toml").data.soft_labels
     assert result.alone is not None and result.alone.p is not None and result.student.p is None

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from sentilora.folders.records import STRICT, Record
 from sentilora.metrics import FullMetrics
 from sentilora.scoring.answers import at_temperature
-from sentilora.wording import as_p, as_probability, counted, percent, percent_interval
+from sentilora.wording import as_p, counted, percent, percent_interval
 
 UNKNOWN = -1  # as the number of a label: the row has no true one
 LOWEST = 1e-9  # of a probability, so that its logarithm is finite
@@ -109,7 +109,7 @@ class Distillation(Record):
             if row is None:
                 continue
             accuracy = f"{percent(row.accuracy)} ({percent_interval(row.accuracy_interval)})"
-            test = "" if row.p is None else f"   p = {as_p(row.p)}"
+            test = "" if row.p is None else f"   {as_p(row.p)}"
             lines.append(
                 f"{name:<14}{accuracy:<26}{row.log_loss:<10.4f}"
                 f"{row.expected_calibration_error:<8.3f}{row.rows_per_second:>9,.1f}"
@@ -121,7 +121,7 @@ class Distillation(Record):
     def for_card(self) -> str:
         """The section of the student's model card."""
         share = (
-            f", {as_probability(self.weight, 2)} of the true label in the {self.num_labeled:,} "
+            f", with weight {self.weight:g} for the true label in the {self.num_labeled:,} "
             "that have one"
             if self.num_labeled
             else ""
