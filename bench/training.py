@@ -208,7 +208,7 @@ def prepare(config):  # type: ignore[no-untyped-def]
     rows, evaluation = load_rows_of(config)
     base = load_base_of(config)
     prompter = Prompter(base.tokenizer, prompt_format_of(config))
-    examples = encode_training(prompter, rows, "none")
+    examples = encode_training(prompter, rows, config)
     return base, prompter, examples, evaluation
 
 

@@ -39,6 +39,7 @@ PAGES = {
     "docs/guide/serve-elsewhere.md": (2, 6),
     "docs/guide/several-gpus.md": (0, 3),
     "docs/guide/cluster.md": (0, 6),
+    "docs/guide/distill.md": (2, 2),
     "docs/guide/python.md": (8, 0),
     "docs/guide/notebook.md": (1, 1),
 }
@@ -201,6 +202,8 @@ def test_the_reference_pages_are_fresh_and_complete(reference, monkeypatch):
         "serve",
         "export",
         "verify",
+        "convert",
+        "distill",
         "demo",
         "env",
     ):

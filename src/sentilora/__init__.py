@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from sentilora.scoring.classifier import Classifier
     from sentilora.shipped import embedded_base, shipped_adapter
     from sentilora.stages.check import check
+    from sentilora.stages.convert import convert
     from sentilora.stages.demo import demo
+    from sentilora.stages.distill import distill
     from sentilora.stages.env import env
     from sentilora.stages.evaluate import evaluate
     from sentilora.stages.export import export
@@ -30,7 +32,9 @@ __all__ = [
     "Config",
     "__version__",
     "check",
+    "convert",
     "demo",
+    "distill",
     "embedded_base",
     "env",
     "evaluate",
@@ -50,7 +54,9 @@ _HOME = {
     "Classifier": "scoring.classifier",
     "Config": "config",
     "check": "stages.check",
+    "convert": "stages.convert",
     "demo": "stages.demo",
+    "distill": "stages.distill",
     "env": "stages.env",
     "predict": "stages.predict",
     "embedded_base": "shipped",

@@ -28,7 +28,8 @@ class Metrics:
     accuracy_interval: 95 % Wilson score interval.
     macro_f1: mean over the labels that occur in rows or predictions; None if all rows have the same
         label, for which a classifier that always answers it would reach 1.
-    log_loss: mean of −ln p(true label), with p normalized over the labels.
+    log_loss: mean of −ln p(true label), with p normalized over the labels; with soft labels, of
+        −Σ share · ln p.
     confusion: confusion matrix; rows are true labels, columns are predictions.
     """
 
@@ -126,8 +127,15 @@ def measure_group(name: str, right: np.ndarray) -> Group:
     return Group(name, len(right), float(right.mean()), interval)
 
 
-def measure(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) -> Metrics:
-    """Metrics of probabilities of shape (rows, labels). truth: the number of each true label."""
+def measure(
+    probabilities: np.ndarray,
+    truth: Sequence[int] | np.ndarray,
+    shares: np.ndarray | None = None,
+) -> Metrics:
+    """Metrics of probabilities of shape (rows, labels). truth: the number of each true label.
+
+    shares: with soft labels, the share of each label, (rows, labels); they decide the log-loss.
+    """
     from sklearn.metrics import confusion_matrix
 
     probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -135,13 +143,16 @@ def measure(probabilities: np.ndarray, truth: Sequence[int] | np.ndarray) -> Met
     predicted = probabilities.argmax(-1)
     labels = range(probabilities.shape[1])
     num_right = int((predicted == true).sum())
-    of_true = probabilities[np.arange(len(true)), true]
+    log_probs = np.log(probabilities.clip(np.finfo(np.float64).tiny))
+    of_true = log_probs[np.arange(len(true)), true]
+    if shares is not None:
+        of_true = (shares * log_probs).sum(-1)
     return Metrics(
         num_rows=len(true),
         accuracy=num_right / len(true),
         accuracy_interval=wilson_interval(num_right, len(true)),
         macro_f1=_macro_f1(true, predicted),
-        log_loss=float(-np.log(of_true.clip(np.finfo(np.float64).tiny)).mean()),
+        log_loss=float(-of_true.mean()),
         confusion=confusion_matrix(true, predicted, labels=list(labels)).tolist(),
     )
 

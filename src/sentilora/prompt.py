@@ -125,9 +125,13 @@ class PromptFormat:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The prompt in parts, in their order."""
+        return tuple(parts_of(self.template, self.instruction, self.words))
+
+    @property
+    def words(self) -> str:
+        """The labels as the instruction lists them: "positive or negative"."""
         *others, last = self.labels
-        words = f"{', '.join(others)} or {last}"
-        return tuple(parts_of(self.template, self.instruction, words))
+        return f"{', '.join(others)} or {last}"
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

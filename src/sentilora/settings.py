@@ -63,6 +63,7 @@ class DataSection(Section):
     num_test: int = Field(ge=0)
     shuffle_seed: int = Field(ge=0)
     balance: Literal["none", "weights", "sample"]
+    soft_labels: bool = False  # older recipes lack it
 
 
 class PromptSection(Section):
@@ -88,6 +89,7 @@ class TrainingSection(Section):
     lr_scheduler_type: str
     warmup_steps: int = Field(ge=0)
     warmup_ratio: float = Field(ge=0, lt=1)
+    loss: Literal["tokens", "labels"] = "tokens"  # older recipes lack it
     optim: str
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(ge=0)

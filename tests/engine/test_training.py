@@ -11,7 +11,8 @@ from sentilora.engine.graph import FlatParameters
 from sentilora.engine.swap import Engine
 from sentilora.errors import Interrupted
 from sentilora.stages.train import train
-from sentilora.training import callbacks, trainer
+from sentilora.training import callbacks
+from sentilora.training import losses as training_losses
 
 STEPS = 6
 
@@ -39,13 +40,13 @@ def losses(folder):
 
 def count_passes(monkeypatch):
     """A list that grows by the tokens of every training pass of the engine."""
-    tokens, whole = [], trainer.packed_answer_loss
+    tokens, whole = [], training_losses.packed_answer_loss
 
     def counted(model, packed, *rest):
         tokens.append(packed.num_tokens)
         return whole(model, packed, *rest)
 
-    monkeypatch.setattr(trainer, "packed_answer_loss", counted)
+    monkeypatch.setattr(training_losses, "packed_answer_loss", counted)
     return tokens
 
 
@@ -115,7 +116,7 @@ def test_out_of_memory_means_smaller_passes_and_the_same_adapter(
 ):
     whole_folder, whole = run_without_dropout
     tokens, num = count_passes(monkeypatch), 0
-    counted = trainer.packed_answer_loss
+    counted = training_losses.packed_answer_loss
 
     def full(model, packed, *rest):
         nonlocal num
@@ -124,7 +125,7 @@ def test_out_of_memory_means_smaller_passes_and_the_same_adapter(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return counted(model, packed, *rest)
 
-    monkeypatch.setattr(trainer, "packed_answer_loss", full)
+    monkeypatch.setattr(training_losses, "packed_answer_loss", full)
     train(settings(toy_base, tmp_path / "tight", "lora.lora_dropout=0.0"))
     assert caplog.text.count("out of GPU memory: continuing with passes of up to") == 2
     assert len(tokens) > len(whole) and max(tokens[6:]) < 0.8 * max(whole)
@@ -142,7 +143,7 @@ def test_one_text_that_does_not_fit_ends_the_run_in_words(toy_base, tmp_path, mo
         tokens.append(packed.num_tokens)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer, "packed_answer_loss", never)
+    monkeypatch.setattr(training_losses, "packed_answer_loss", never)
     with pytest.raises(SentiloraError, match="memory"):
         train(settings(toy_base, tmp_path / "run"))
     assert 3 <= len(tokens) <= 20 and tokens == sorted(tokens, reverse=True)

@@ -541,9 +541,9 @@ def test_scoring_continues_in_smaller_passes_when_memory_runs_out(toy_base, monk
 
 
 def test_training_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, tmp_path, monkeypatch):
-    from sentilora.training import trainer
+    from sentilora.training import losses as training_losses
 
-    whole, calls = trainer.packed_answer_loss, []
+    whole, calls = training_losses.packed_answer_loss, []
 
     def limited(model, packed, *answers):
         calls.append(packed.num_tokens)
@@ -553,7 +553,7 @@ def test_training_goes_on_in_smaller_passes_when_memory_runs_out(toy_base, tmp_p
 
     steps = ("training.max_steps=3", "training.optim=adamw_torch")
     train(settings(toy_base, tmp_path / "roomy", *steps))
-    monkeypatch.setattr(trainer, "packed_answer_loss", limited)
+    monkeypatch.setattr(training_losses, "packed_answer_loss", limited)
     train(settings(toy_base, tmp_path / "tight", *steps))
     assert calls[0] > 1000 and max(calls[-4:]) <= 1000
     np.testing.assert_allclose(losses(tmp_path / "tight"), losses(tmp_path / "roomy"), rtol=2e-6)

@@ -170,6 +170,32 @@ def test_two_processes_train_as_one_does_and_end_together(toy_base, tmp_path):
         train(two, resume=True)
 
 
+@pytest.mark.slow
+def test_two_processes_train_shares_of_labels_as_one_does(toy_base, tmp_path):
+    """A row is one term of a step's loss, in whichever process it is."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo: two processes cannot talk on a CPU")
+    recipe = [f"base.name={toy_base}", "base.device=cpu", *RECIPE, "training.loss=labels"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, rows, start in (("one", 4, []), ("two", 2, launcher)):
+        command = [
+            sys.executable, *start, "-m", "sentilora", "train", *recipe,
+            f"training.per_device_train_batch_size={rows}", "--output-dir", name,
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    alone, together = entries(tmp_path / "one"), entries(tmp_path / "two")
+    for key in ("loss", "eval_log_loss"):
+        pairs = [(a[key], b[key]) for a, b in zip(alone, together, strict=True) if key in a]
+        assert len(pairs) >= STEPS // 2
+        np.testing.assert_allclose(*np.transpose(pairs), rtol=1e-5)
+    ours, theirs = (weights(tmp_path / f"{x}/checkpoint-{STEPS}") for x in ("two", "one"))
+    for name, tensor in theirs.items():
+        assert torch.linalg.norm(ours[name] - tensor) <= 5e-5 * torch.linalg.norm(tensor), name
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_processes_train_on_gpus_as_one_does(tmp_path, num_processes):

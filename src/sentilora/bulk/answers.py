@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sentilora.data.columns import items_of
+from sentilora.data.soft_labels import PREFIX
 from sentilora.data.tables import python_values
 from sentilora.data.text import Item
 from sentilora.errors import DataError
@@ -69,7 +70,7 @@ def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str])
         {
             "prediction": pa.array([p.label for p in predictions], pa.string()),
             **{
-                f"probability_{label}": pa.array(
+                f"{PREFIX}{label}": pa.array(
                     [p.probabilities.get(label) for p in predictions], pa.float64()
                 )
                 for label in labels
@@ -93,7 +94,7 @@ def predictions_of(
         else Prediction(
             cell,
             row["prediction"],
-            {label: row[f"probability_{label}"] for label in labels},
+            {label: row[f"{PREFIX}{label}"] for label in labels},
             row["truncated"],
         )
         for row, cell in zip(answers, python_values(table[text]), strict=True)

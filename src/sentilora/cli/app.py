@@ -16,7 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 from sentilora.cli.check import check
+from sentilora.cli.convert import convert
 from sentilora.cli.demo import demo
+from sentilora.cli.distill import distill
 from sentilora.cli.env import env
 from sentilora.cli.evaluate import evaluate
 from sentilora.cli.export import export
@@ -88,7 +90,7 @@ def with_verbose(verb: Callable[..., None]) -> Callable[..., None]:
     return with_details
 
 
-for verb in (train, evaluate, predict, serve, export, verify, check, demo):
+for verb in (train, evaluate, predict, serve, export, verify, check, convert, distill, demo):
     app.command()(with_verbose(verb))
 app.command()(env)
 

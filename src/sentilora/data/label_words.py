@@ -62,6 +62,11 @@ def labels_of(
     return [words[value] for value in values], meanings
 
 
+def word_for(name: str, columns: Columns) -> str | None:
+    """The label word that a stored label stands for, by itself or by the map; None for none."""
+    return _Resolver(columns, None).word(name)
+
+
 class _Resolver:
     """Finds the label word of a stored value."""
 

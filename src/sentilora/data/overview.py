@@ -86,6 +86,8 @@ def meanings_of(splits: Mapping[str, Rows]) -> list[str]:
         )
         if len(pairs) > MAX_LISTED:
             words += f", and {len(pairs) - MAX_LISTED:,} more"
+        if rows.shares:
+            lines.setdefault((rows.source, rows.shares_from), f"{name}: soft, {rows.shares_from}")
         if words:  # evaluation rows can be of the training rows' split
             lines.setdefault((rows.source, words), f"{name}: {words}")
     return list(lines.values())

@@ -12,8 +12,8 @@ from sentilora.errors import UsageError
 class Columns:
     """Names of the text and label columns, and the label word that each stored label stands for.
 
-    others: columns that the prompt shows besides the text. Raises `UsageError` if the text or the
-    label is one of them.
+    others: columns that the prompt shows besides the text. is_soft: whether labels are shares: see
+    `soft_labels`. Raises `UsageError` if the text or the label is one of `others`.
     """
 
     text: str = "text"
@@ -21,6 +21,7 @@ class Columns:
     label_map: Mapping[str, str] | None = None
     labels: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    is_soft: bool = False
 
     def __post_init__(self) -> None:
         for name, column, remedy in (
@@ -49,6 +50,9 @@ class Rows:
         number of rows in the whole source.
     fields: each row's other columns that the prompt shows, by name; empty if it shows none.
     notes: what a reader should know about how the rows were chosen.
+    shares: with soft labels, each row's share of every label, in the order of `Columns.labels`; the
+        row's label is the one with the largest share. Empty without them.
+    shares_from: where the shares come from, as a clause.
     """
 
     source: str
@@ -60,6 +64,8 @@ class Rows:
     meanings: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     fields: list[Mapping[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    shares: list[tuple[float, ...]] = field(default_factory=list)
+    shares_from: str = ""
 
     def __post_init__(self) -> None:
         if not self.numbers:
@@ -81,6 +87,8 @@ class Rows:
             self.meanings,
             [self.fields[i] for i in places] if self.fields else [],
             self.notes,
+            [self.shares[i] for i in places] if self.shares else [],
+            self.shares_from,
         )
 
     @property

@@ -9,7 +9,7 @@ imports torch, so that a fault in the data is reported within a second.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,15 @@ from sentilora.data.descriptions import features_beside, stored_names
 from sentilora.data.label_words import labels_of
 from sentilora.data.layouts import is_saved, paths_of_split, read_class_folders
 from sentilora.data.memory import InMemory, require_passed
+from sentilora.data.records import are_records, table_of_records
 from sentilora.data.rows import Columns, Rows
+from sentilora.data.soft_labels import (
+    is_probability,
+    one_hot,
+    probability_columns,
+    shares_of,
+    with_shares,
+)
 from sentilora.data.tables import SUFFIXES, concatenated, python_values, read_file
 from sentilora.disk import is_plain_name
 from sentilora.errors import DataError, first_line
@@ -46,35 +54,76 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     Raises `DataError` if the source is missing, unreadable or unreachable, lacks a column, or
     holds an empty text or an unknown label.
     """
-    name, required = _place(source, split), (columns.text, columns.label)
-    needed = {*required, *columns.others}
-    table = read_table(source, split, lambda column: column in needed or may_rate(column))
-    if needed - set(table.column_names):
-        every = read_table(source, split).column_names  # with every column, for the message
-        if every and (error := missing_columns(name, every, *required)):
-            raise error
-        for column in columns.others:
-            if every and column not in every:
-                raise unknown_placeholder(name, every, column)
-    if not len(table):
-        raise DataError(f"{name} has no rows", seen=name)
+    name = _place(source, split)
+    table = _labeled_table(name, source, split, columns)
     try:
         texts = texts_of(name, table, columns.text)
     except DataError as error:
         if other := _fault_of_labels(name, table, columns):
             raise DataError(f"{error}; {other}", setting=error.setting, seen=error.seen) from error
         raise
-    labels, meanings = labels_of(name, table, columns)
+    labels, meanings, shares, origin = _answers(name, table, columns)
     others = {column: python_values(table[column]) for column in columns.others}
     fields = fields_of(name, others)
     ratings = ratings_of(table, columns)
-    return Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields)
+    rows = Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields)
+    return with_shares(rows, shares, columns.labels, origin) if columns.is_soft else rows
+
+
+def _answers(
+    name: str, table: "pa.Table", columns: Columns
+) -> tuple[list[str], Mapping[str, tuple[str, int]], list[tuple[float, ...]], str]:
+    """Labels with their meanings, as `labels_of` has them, and shares with their origin.
+
+    The labels of columns of probabilities follow from their shares; there are no shares without
+    soft labels.
+    """
+    if columns.is_soft and (stored := probability_columns(table.column_names)):
+        shares = shares_of(name, table, columns)
+        labels = [columns.labels[0]] * len(shares)
+        return labels, {}, shares, f"probabilities in {listed(stored.values())}"
+    labels, meanings = labels_of(name, table, columns)
+    shares = one_hot(labels, columns.labels) if columns.is_soft else []
+    return labels, meanings, shares, f"shares of the labels in column {quoted(columns.label)}"
+
+
+def _labeled_table(name: str, source: Source, split: str, columns: Columns) -> "pa.Table":
+    """The columns that rows are made of. name: of the source, for messages.
+
+    Raises `DataError` for a missing column, and for a table without rows.
+    """
+    needed = {columns.text, columns.label, *columns.others}
+
+    def is_needed(column: str) -> bool:
+        return column in needed or may_rate(column) or (columns.is_soft and is_probability(column))
+
+    table = read_table(source, split, is_needed)
+    if needed - set(table.column_names):
+        table = read_labeled(source, split)  # with every column, for messages too
+        every = table.column_names
+        # Without a column of labels, that of the texts stands for it: probabilities are enough.
+        is_enough = columns.is_soft and probability_columns(every)
+        label = columns.text if is_enough else columns.label
+        if every and (error := missing_columns(name, every, columns.text, label)):
+            raise error
+        for column in columns.others:
+            if every and column not in every:
+                raise unknown_placeholder(name, every, column)
+    if not len(table):
+        raise DataError(f"{name} has no rows", seen=name)
+    return table
+
+
+def read_labeled(source: Source, split: str) -> "pa.Table":
+    """`read_table` with every column; of records with a question, those of its answers."""
+    table = read_table(source, split)
+    return table_of_records(str(source), table) if are_records(table) else table
 
 
 def _fault_of_labels(source: str, table: "pa.Table", columns: Columns) -> DataError | None:
     """What is wrong with the labels, for a table whose texts are refused; None for nothing."""
     try:
-        labels_of(source, table, columns)
+        _answers(source, table, columns)
     except DataError as error:
         return error
     return None

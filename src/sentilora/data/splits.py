@@ -262,9 +262,12 @@ def balanced(rows: Rows, order: list[int], num_rows: int) -> list[int]:
 
 
 def require_every_label(rows: Rows, labels: Sequence[str]) -> None:
-    """Raise `DataError` if all training rows have the same label. labels: the prompt's."""
+    """Raise `DataError` if all training rows have the same label, or the same shares of labels.
+
+    labels: the prompt's.
+    """
     distinct = set(rows.labels)
-    if len(distinct) < 2:
+    if len(distinct) < 2 and len(set(rows.shares)) < 2:
         raise DataError(
             f"{counted(len(rows), 'training row')} of {quoted(rows.source)}, all of them "
             f"{next(iter(distinct))!r}",

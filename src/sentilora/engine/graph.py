@@ -13,7 +13,7 @@ import torch
 
 from sentilora.engine.segments import Pass, tensors_of, to_device
 
-Loss = Callable[[Pass, torch.Tensor, torch.Tensor], torch.Tensor]
+Loss = Callable[..., torch.Tensor]  # of a pass and the tensors of its answers
 
 
 class FlatParameters:
@@ -52,7 +52,7 @@ class FlatParameters:
 
 
 class Graphs:
-    """Replays `loss_of(packed, targets_A, weights_A)` and its backward pass.
+    """Replays `loss_of(packed, *answers)` and its backward pass.
 
     Gradients are added to the parameters' `.grad`, which must not be reallocated.
     before_capture: called before a graph is captured; `Engine.refresh`.
@@ -77,13 +77,13 @@ class Graphs:
         self._pool = None
 
     def prepare(
-        self, loss_of: Loss, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
+        self, loss_of: Loss, packed: Pass, *answers: torch.Tensor
     ) -> tuple[Any, list[torch.Tensor], torch.Tensor]:
         """The graph for passes of this size; captured now if there is none.
 
         Capturing is the host's work alone: the GPU continues with earlier work.
         """
-        inputs = [*tensors_of(packed), targets_A, weights_A]
+        inputs = [*tensors_of(packed), *answers]
         key = (
             packed.checkpoint_layers,
             packed.attention.max_q,
@@ -93,29 +93,27 @@ class Graphs:
             *(tensor.shape for tensor in inputs),
         )
         if key not in self._captured:
-            self._captured[key] = self._capture(loss_of, packed, targets_A, weights_A)
+            self._captured[key] = self._capture(loss_of, packed, *answers)
         return self._captured[key]
 
-    def backward(
-        self, loss_of: Loss, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
-    ) -> torch.Tensor:
+    def backward(self, loss_of: Loss, packed: Pass, *answers: torch.Tensor) -> torch.Tensor:
         """Loss of a pass whose tensors are on the CPU; its scaled gradients are added."""
-        graph, inputs, loss = self.prepare(loss_of, packed, targets_A, weights_A)
-        _copy([*tensors_of(packed), targets_A, weights_A], inputs)
+        graph, inputs, loss = self.prepare(loss_of, packed, *answers)
+        _copy([*tensors_of(packed), *answers], inputs)
         graph.replay()
         return loss.clone()
 
     def _capture(
-        self, loss_of: Loss, packed: Pass, targets_A: torch.Tensor, weights_A: torch.Tensor
+        self, loss_of: Loss, packed: Pass, *answers: torch.Tensor
     ) -> tuple[Any, list[torch.Tensor], torch.Tensor]:
         device = self._device
         packed = packed.to(device)
-        targets_A, weights_A = to_device(targets_A, device), to_device(weights_A, device)
-        inputs = [*tensors_of(packed), targets_A, weights_A]
+        on_device = [to_device(tensor, device) for tensor in answers]
+        inputs = [*tensors_of(packed), *on_device]
         self._before_capture()
         if not self._captured:
             # Compile kernels and set up libraries outside of a capture.
-            (loss_of(packed, targets_A, weights_A) * self._scale).backward()
+            (loss_of(packed, *on_device) * self._scale).backward()
             self.flat.zero_grad()  # this is a step's first pass: nothing else is lost
             self._before_capture()
             torch.cuda.synchronize()
@@ -126,7 +124,7 @@ class Graphs:
         with torch.cuda.stream(self._stream):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
-                loss = loss_of(packed, targets_A, weights_A)
+                loss = loss_of(packed, *on_device)
                 (loss * self._scale).backward()
                 loss = loss.detach()
             finally:

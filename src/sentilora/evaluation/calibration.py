@@ -78,7 +78,10 @@ def fit_temperature(log_probs: np.ndarray, truth: Sequence[int] | np.ndarray) ->
 def choose_temperature(
     log_probs: np.ndarray, truth: Sequence[int] | np.ndarray, seed: int = 0
 ) -> Temperature:
-    """A temperature fitted on all rows, with its log-loss from five-fold cross-validation."""
+    """A temperature fitted on all rows, with its log-loss from five-fold cross-validation.
+
+    truth: the number of each row's label, or with soft labels the share of each label.
+    """
     from sklearn.model_selection import KFold
 
     log_probs, true = np.asarray(log_probs, dtype=np.float64), np.asarray(truth)
@@ -99,6 +102,8 @@ def _log_loss(log_probs: np.ndarray, true: np.ndarray, temperature: float) -> fl
     from scipy.special import log_softmax
 
     scaled = log_softmax(log_probs / temperature, axis=-1)
+    if true.ndim == 2:
+        return float(-(true * scaled).sum(-1).mean())
     return float(-scaled[np.arange(len(true)), true].mean())
 
 

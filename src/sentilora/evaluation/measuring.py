@@ -271,7 +271,8 @@ def calibrate(
         pieces = classifier.score(evaluation.inputs, progress.advance)
         eval_log_probs = np.concatenate([piece.log_probs for piece in pieces])
     truth = numbers_of(rows, classifier.labels)
-    temperature = choose_temperature(eval_log_probs, eval_truth)
+    shares = np.array(evaluation.shares) if evaluation.shares else eval_truth
+    temperature = choose_temperature(eval_log_probs, shares)
     metrics = measure_fully(at_temperature(log_probs, temperature.value), truth)
     scaling = TemperatureScaling(temperature, len(evaluation), metrics)
     given = at_temperature(eval_log_probs, temperature.divisor)

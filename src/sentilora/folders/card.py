@@ -69,6 +69,14 @@ def write_model_card(
     write_atomically(folder / "README.md", str(card))
 
 
+def add_section(folder: Path, section: str) -> None:
+    """Put a section at the end of a run's card, in place of one with the same heading."""
+    path = folder / "README.md"
+    heading, _, _ = section.partition("\n")
+    card = path.read_text(encoding="utf-8").partition(f"\n{heading}\n")[0]
+    write_atomically(path, f"{card.rstrip()}\n\n{section}")
+
+
 def examples_of(folder: Path, columns: Sequence[str]) -> list[Item]:
     """Texts to try an adapter with, from `widget` in its card, where the hub looks for them too.
 

@@ -38,7 +38,10 @@ _METRICS_REMEDY = "repair it, or move the file away to do without the training c
 
 @dataclass(frozen=True, config=STRICT)
 class SplitRecord:
-    """The rows of one split: their SHA-256 hashes in order, and one hash over all of them."""
+    """The rows of one split: their SHA-256 hashes in order, and one hash over all of them.
+
+    sha256: over the hashes, and over the rows' shares if their labels are soft.
+    """
 
     source: str
     num_rows: int
@@ -49,7 +52,8 @@ class SplitRecord:
     def of(cls, rows: Rows) -> "SplitRecord":
         """The record of a split's rows."""
         hashes = list(rows.hashes())
-        return cls(rows.source, len(hashes), hash_of(hashes), hashes)
+        digest = hash_of([*hashes, *map(repr, rows.shares)])
+        return cls(rows.source, len(hashes), digest, hashes)
 
 
 class DataRecord(Record):

@@ -325,6 +325,10 @@ class LabelScorer:
     def _row_reader(self, tree: LabelTree, prompts: list[list[int]]) -> RowReader:
         return RowReader(self.model, tree, prompts, self.pad_token_id, self.runtime.batch_size)
 
+    def score_plain(self, prompts: list[list[int]]) -> torch.Tensor:
+        """Scores of prompts without fast layers, with whatever mode and gradients the model has."""
+        return self._choose(prompts)(prompts)
+
     def _choose(self, prompts: Sequence[list[int]]) -> Callable[[list[list[int]]], torch.Tensor]:
         """`_branches` if the model supports them and its window is wide enough, else `_rows`."""
         return self._branches if self._supports_branches(prompts) else self._rows

@@ -7,6 +7,7 @@ The recipe's own data are film reviews: for IMDB and the reviews that ship, noth
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 from sentilora.config import Config
 from sentilora.data.held_out import evaluation_share, num_held_out
 from sentilora.data.inference import are_numbers, infer_columns, infer_labels
+from sentilora.data.label_words import word_in_map
 from sentilora.data.layouts import has_split
 from sentilora.data.loading import HELD_OUT, require_test_rows
 from sentilora.data.memory import InMemory
+from sentilora.data.records import Question, question_of
 from sentilora.data.rows import Rows
-from sentilora.data.sources import hub_splits, is_on_hub, read_table
+from sentilora.data.soft_labels import is_probability, probability_columns
+from sentilora.data.sources import hub_splits, is_on_hub, load_rows, read_labeled, read_table
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
-from sentilora.stages.from_config import load_rows_of, rows_per_step
+from sentilora.stages.from_config import columns_of, load_rows_of, rows_per_step
 from sentilora.template import CHAT
 from sentilora.wording import MAX_LISTED, counted, listed, quoted
 
@@ -125,15 +129,17 @@ def fit_data(
     no labels.
     """
     if "data.train" not in tables and is_film_reviews(config.data.train):
-        return config, {}
+        return _fit_film_reviews(config)
     source = tables.get("data.train", config.data.train)
     choices = _Choices(config)
     table = _fit_columns(choices, source)
-    _fit_splits(choices, source, len(table), tables)
-    column = choices.value("data.label_column")
-    if choices.is_free("prompt.labels") and column in table.column_names:
-        labels = infer_labels(str(source), table, column, config.data.label_map)
-        choices.add("prompt.labels", list(labels), _about_labels(labels, column))
+    is_soft = choices.value("data.soft_labels")
+    if is_soft:  # first, because rows are texts, and labels tell which column they are from
+        _fit_labels(choices, str(source), table)
+    num_rows = _num_rows(choices, source, "train") if is_soft else len(table)
+    _fit_splits(choices, source, num_rows, tables)
+    if not is_soft:
+        _fit_labels(choices, str(source), table)
     stored = None if start is None else start.classifier
     if stored is not None and set(choices.value("prompt.labels")) <= set(stored.prompt.labels):
         for name, value in stored.prompt.to_dict().items():
@@ -141,7 +147,17 @@ def fit_data(
     else:
         if config.prompt.ordered and choices.is_free("prompt.labels"):
             _require_numbers(choices.value("prompt.labels"))
-        _fit_prompt(choices)
+        _fit_prompt(choices, question_of(table))
+    return choices.config(), choices.notes
+
+
+def _fit_film_reviews(config: Config) -> tuple[Config, dict[str, str]]:
+    """The recipe as it is, but for a file of film reviews that has probabilities as labels."""
+    choices = _Choices(config)
+    source, column = config.data.train, config.data.label_column
+    is_file = os.path.isfile(os.path.expanduser(source))
+    if is_file and column not in read_table(source, "train", {column}.__contains__).column_names:
+        _fit_softness(choices, read_labeled(source, "train"))
     return choices.config(), choices.notes
 
 
@@ -150,14 +166,44 @@ def _fit_columns(choices: _Choices, source: str | InMemory) -> "pa.Table":
     settings = {role: f"data.{role}_column" for role in ("text", "label")}
     names = {role: choices.value(setting) for role, setting in settings.items()}
     needed = set(names.values())
-    table = read_table(source, "train", needed.__contains__)
-    if needed <= set(table.column_names):
-        return table
-    every = read_table(source, "train")
-    for role, column in infer_columns(every.column_names, **names).items():
-        reason = f"there is no column {names[role]!r} among {listed(every.column_names)}"
-        choices.add(settings[role], column, reason)
-    return every
+    table = read_table(source, "train", lambda name: name in needed or is_probability(name))
+    if not needed <= set(table.column_names):
+        table = read_labeled(source, "train")
+        for role, column in infer_columns(table.column_names, **names).items():
+            reason = f"there is no column {names[role]!r} among {listed(table.column_names)}"
+            choices.add(settings[role], column, reason)
+    _fit_softness(choices, table)
+    return table
+
+
+def _fit_softness(choices: _Choices, table: "pa.Table") -> None:
+    """Take probabilities as labels where there are no others; say so where there are."""
+    setting, column = "data.soft_labels", choices.value("data.label_column")
+    probabilities = listed(probability_columns(table.column_names).values())
+    if not probabilities or not choices.is_free(setting):
+        return
+    if column not in table.column_names:
+        choices.add(setting, True, f"there is no column of labels; {probabilities} are the labels")
+    else:
+        choices.notes[setting] = (
+            f"column {quoted(column)} holds the labels; true would take {probabilities}"
+        )
+
+
+def _fit_labels(choices: _Choices, source: str, table: "pa.Table") -> None:
+    """Choose the labels: those of the records' question, of probabilities, or of a column."""
+    column, label_map = choices.value("data.label_column"), choices.value("data.label_map")
+    stored = probability_columns(table.column_names)
+    question = question_of(table)
+    if question is not None:
+        reason = f"the criteria of question {question.name!r}"
+        choices.add("prompt.labels", list(question.labels), reason)
+    elif stored and choices.value("data.soft_labels"):
+        words = dict.fromkeys(word_in_map(label_map, label) or label for label in stored)
+        choices.add("prompt.labels", list(words), f"of {listed(stored.values())}")
+    elif column in table.column_names and choices.is_free("prompt.labels"):
+        labels = infer_labels(source, table, column, label_map)
+        choices.add("prompt.labels", list(labels), _about_labels(labels, column))
 
 
 def _about_labels(labels: tuple[str, ...], column: str) -> str:
@@ -199,7 +245,7 @@ def _fit_splits(
     require_test_rows(evaluation, test)
     if evaluation != HELD_OUT:
         num_left = num_rows - (num_held_out(num_rows) if test == HELD_OUT else 0)
-        _fit_counts(choices, num_left, _num_evaluation_rows(evaluation, test, tables))
+        _fit_counts(choices, num_left, _num_evaluation_rows(choices, tables))
     elif test != HELD_OUT:
         _carve_counts(choices, num_rows)
     else:
@@ -210,12 +256,19 @@ def _fit_splits(
             choices.add("data.num_train", 0, "all rows that are not held out")
 
 
-def _num_evaluation_rows(evaluation: str, test: str, tables: Mapping[str, InMemory]) -> int:
+def _num_evaluation_rows(choices: _Choices, tables: Mapping[str, InMemory]) -> int:
     """The number of rows of a source of evaluation rows."""
-    setting = "data.test" if evaluation == "test" else "data.evaluation"
-    source = tables.get(setting, test if evaluation == "test" else evaluation)
-    split = "test" if evaluation == "test" else "validation"
-    return len(read_table(source, split))
+    is_test = choices.value("data.evaluation") == "test"
+    setting, split = ("data.test", "test") if is_test else ("data.evaluation", "validation")
+    return _num_rows(choices, tables.get(setting, choices.value(setting)), split)
+
+
+def _num_rows(choices: _Choices, source: str | InMemory, split: str) -> int:
+    """The number of rows of a split. With soft labels a text is one row."""
+    if not choices.value("data.soft_labels"):
+        return len(read_table(source, split))
+    config = choices.config()
+    return len(load_rows(source, split, columns_of(config, config.prompt.labels)))
 
 
 def _fit_counts(choices: _Choices, num_train: int, num_evaluation: int) -> None:
@@ -240,11 +293,14 @@ def _carve_counts(choices: _Choices, num_rows: int) -> None:
     choices.add("data.num_evaluation", 0, "all rows that do not train")
 
 
-def _fit_prompt(choices: _Choices) -> None:
+def _fit_prompt(choices: _Choices, question: Question | None) -> None:
     labels = choices.value("prompt.labels")
     if choices.value("prompt.template") != CHAT:
         choices.add("prompt.template", TEMPLATE, "a neutral one, with Text and Label as headings")
-    if sum(map(len, labels)) <= MAX_LABEL_CHARACTERS:
+    if question is not None and question.instructions:
+        reason = f"that of question {question.name!r} in the records"
+        choices.add("prompt.instruction", question.instructions, reason)
+    elif sum(map(len, labels)) <= MAX_LABEL_CHARACTERS:
         choices.add("prompt.instruction", INSTRUCTION, "a neutral one, which lists the labels")
     else:
         choices.add(

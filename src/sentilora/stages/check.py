@@ -25,7 +25,7 @@ from sentilora.models.base_source import resolve_base
 from sentilora.models.bases import beyond_positions, load_structure, load_tokenizer
 from sentilora.models.device import choose_device, choose_dtype, require_device
 from sentilora.models.fast_path import why_not_fast
-from sentilora.prompt import IGNORE_INDEX, Prompter, PromptFormat
+from sentilora.prompt import Prompter, PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.automatic import fit_data, fit_schedule, lines_of
 from sentilora.stages.check_data import look_at_evaluation, look_at_sources
@@ -45,7 +45,7 @@ from sentilora.stages.from_config import (
     with_tables,
 )
 from sentilora.training.estimate import Run, training_memory, training_time
-from sentilora.training.lengths import look_over_lengths
+from sentilora.training.lengths import look_over_lengths, render_example
 from sentilora.training.recipe import recipe_faults
 from sentilora.wording import MAX_LISTED, counted, quoted
 
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-    from sentilora.prompt import Example
 
 GIB = 2**30
 
@@ -195,23 +193,9 @@ def look_at_lengths(config: Config, prompter: Prompter, rows: Rows) -> Findings[
         yield Finding("note", "truncated", f"{cut}; {hint}")
     else:
         yield Finding("ok", "truncated", cut)
-    yield Finding("ok", "example", render_example(prompter, examples[0]))
+    shares = rows.shares[0] if rows.shares else None
+    yield Finding("ok", "example", render_example(prompter, examples[0], shares))
     return [len(example.input_ids) for example in examples]
-
-
-def render_example(prompter: Prompter, example: "Example") -> str:
-    """An example as the model sees it, with the tokens that the loss covers in ⟦…⟧."""
-
-    def decode(ids: list[int]) -> str:
-        return str(prompter.tokenizer.decode(ids))
-
-    answer = [i for i in example.labels if i != IGNORE_INDEX]
-    prompt = decode(example.input_ids[: -len(answer)])
-    if len(prompt) > 700:
-        prompt = prompt[:350] + " [… shortened here, complete for the model …] " + prompt[-350:]
-    masked = len(example.input_ids) - len(answer)
-    tokens = f"{counted(masked, 'token')} masked, {len(answer)} in the loss"
-    return f"{prompt}⟦{decode(answer)}⟧\n({tokens})"
 
 
 # --- settings ------------------------------------------------------------------------------------

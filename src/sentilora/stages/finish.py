@@ -12,7 +12,7 @@ from sentilora.folders.adapter_folder import new_adapter
 from sentilora.folders.card import write_model_card
 from sentilora.folders.checkpoints import seal
 from sentilora.folders.run_folder import PROBABILITIES_FILE, Choices, TrainingResult
-from sentilora.metrics import Metrics, measure
+from sentilora.metrics import Metrics
 from sentilora.shipped import EMBEDDED
 from sentilora.stages.from_config import runtime_of
 from sentilora.training.shortfall import remedies_for, shortfall_of
@@ -54,7 +54,7 @@ def finish(
             trainer, base, runtime_of(config), unfinished, evaluation.inputs
         )
         save_probes(classifier, unfinished)
-    metrics = measure(probabilities, trainer.eval_truth)
+    metrics = trainer.measure_evaluation(probabilities)
     shortfall = shortfall_of(metrics, config.prompt.labels)
     result = TrainingResult(
         output_dir=str(folder),

@@ -51,7 +51,14 @@ def columns_of(config: "Config", labels: Sequence[str]) -> Columns:
     others = template.columns_of(
         template.parts_of(config.prompt.template, config.prompt.instruction, "")
     )
-    return Columns(data.text_column, data.label_column, data.label_map, tuple(labels), others)
+    return Columns(
+        data.text_column,
+        data.label_column,
+        data.label_map,
+        tuple(labels),
+        others,
+        data.soft_labels,
+    )
 
 
 def _require_labels_in_map(label_map: Mapping[str, str], labels: Sequence[str]) -> None:

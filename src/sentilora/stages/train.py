@@ -12,6 +12,7 @@ from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.memory import InMemory
 from sentilora.data.overview import look_over
 from sentilora.data.rows import Rows
+from sentilora.data.soft_labels import one_hot
 from sentilora.data.splits import label_weights
 from sentilora.errors import Interrupted
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 
     from sentilora.models.bases import Base
     from sentilora.prompt import Example
+    from sentilora.scoring.label_loss import SoftExample
     from sentilora.training.trainer import ClassifierTrainer
 
 
@@ -148,7 +150,7 @@ def train_in(
         warn_of_other_prompt(start, prompter.format)
     for warning in prompter.warnings:
         say(f"warning: {warning}")
-    examples = encode_training(prompter, rows, config.data.balance)
+    examples = encode_training(prompter, rows, config)
     show_lengths(examples, base, format)
     model = prepare_model(config, base, start)
     with refused_settings(), training_errors(folder):
@@ -212,7 +214,9 @@ def show_base(config: Config, base: "Base") -> None:
         say(f"NF4 base saved for later loads in {quoted(base.cached_in)}")
 
 
-def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptFormat) -> None:
+def show_lengths(
+    examples: "Sequence[Example | SoftExample]", base: "Base", format: PromptFormat
+) -> None:
     """Print the token lengths of the training examples, and how many texts were truncated."""
     if beyond := beyond_positions(base.model, format.max_length):
         say(f"warning: {beyond}")
@@ -222,13 +226,30 @@ def show_lengths(examples: "Sequence[Example]", base: "Base", format: PromptForm
     show(f"truncated to {format.max_length} tokens ({format.truncation}): {lengths.truncated}")
 
 
-def encode_training(prompter: Prompter, rows: Rows, balance: str) -> "list[Example]":
-    """The training rows as examples. balance: "weights" weights them by label."""
-    weights = label_weights(rows.labels) if balance == "weights" else {}
+def encode_training(
+    prompter: Prompter, rows: Rows, config: Config
+) -> "Sequence[Example | SoftExample]":
+    """The training rows as examples, for the loss that the configuration has for them."""
+    weights = label_weights(rows.labels) if config.data.balance == "weights" else {}
+    if has_shares(config, rows):
+        from sentilora.scoring.label_loss import SoftExample
+
+        shares = rows.shares or one_hot(rows.labels, prompter.format.labels)
+        prompts = [prompter.encode(item) for item in rows.inputs]
+        row_weights = [weights.get(label, 1.0) for label in rows.labels]
+        return [
+            SoftExample(prompt.input_ids, row_shares, prompt.truncated, weight)
+            for prompt, row_shares, weight in zip(prompts, shares, row_weights, strict=True)
+        ]
     return [
         prompter.encode_example(item, label, weights.get(label, 1.0))
         for item, label in zip(rows.inputs, rows.labels, strict=True)
     ]
+
+
+def has_shares(config: Config, rows: Rows) -> bool:
+    """Whether rows train with the shares of their labels, or with the tokens of the one label."""
+    return bool(rows.shares) or config.training.loss == "labels"
 
 
 def prepare_model(config: Config, base: "Base", start: AdapterFolder | None) -> "PeftModel":
@@ -249,7 +270,7 @@ def build_trainer(
     base: "Base",
     model: "PeftModel",
     prompter: Prompter,
-    examples: "Sequence[Example]",
+    examples: "Sequence[Example | SoftExample]",
     evaluation: Rows,
 ) -> "ClassifierTrainer":
     """The Trainer with its callbacks, on the fast engine if it fits this base."""
@@ -257,6 +278,7 @@ def build_trainer(
 
     from sentilora.scoring.labels import LabelScorer
     from sentilora.training.fast_steps import prepare_fast_steps
+    from sentilora.training.losses import loss_for
     from sentilora.training.trainer import ClassifierTrainer
 
     recipe, runtime = config.training, runtime_of(config)
@@ -264,9 +286,11 @@ def build_trainer(
     if engine is None and recipe.gradient_checkpointing and base.device == "cuda":
         checkpoint_activations(base.model)
     arguments = training_arguments_of(config, base, len(examples))
+    scorer = LabelScorer(model, prompter.label_ids, base.pad_token_id, base.dtype, runtime, engine)
+    loss = loss_for(examples[0], scorer)
     graphs = optimizer = None
     if engine is not None:
-        lengths = [len(example.input_ids) for example in examples]
+        lengths = [loss.num_tokens(example) for example in examples]
         graphs, optimizer = prepare_fast_steps(
             model, engine, lengths, rows_per_step(config), runtime.max_memory_gib, arguments
         )
@@ -278,11 +302,11 @@ def build_trainer(
         callbacks=callbacks_of(config),
         classifier=classifier_file_of(config, base, prompter),
         tokenizer=base.tokenizer,
-        scorer=LabelScorer(
-            model, prompter.label_ids, base.pad_token_id, base.dtype, runtime, engine
-        ),
+        scorer=scorer,
+        loss=loss,
         eval_prompts=[prompter.encode(item).input_ids for item in evaluation.inputs],
         eval_truth=[labels.index(label) for label in evaluation.labels],
+        eval_shares=evaluation.shares,
         rows_per_pass=recipe.per_device_train_batch_size,
         graphs=graphs,
         optimizers=(optimizer, None),

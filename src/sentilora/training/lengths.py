@@ -1,13 +1,15 @@
-"""Token lengths of examples: their distribution, and how many texts were truncated."""
+"""Examples before they train: their lengths, how many texts were truncated, and how one looks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sentilora.wording import percent
+from sentilora.prompt import IGNORE_INDEX
+from sentilora.wording import as_probability, counted, percent
 
 if TYPE_CHECKING:
-    from sentilora.prompt import Example
+    from sentilora.prompt import Example, Prompter
+    from sentilora.scoring.label_loss import SoftExample
 
 
 HISTOGRAM_EDGES = (64, 128, 256, 512, 1024, 2048)
@@ -34,7 +36,7 @@ class Lengths:
         return f"{self.num_truncated:,} of {self.num_examples:,} ({percent(share)})"
 
 
-def look_over_lengths(examples: "Sequence[Example]") -> Lengths:
+def look_over_lengths(examples: "Sequence[Example | SoftExample]") -> Lengths:
     """Summarize the token lengths of at least one example."""
     lengths = [len(example.input_ids) for example in examples]
     return Lengths(
@@ -55,3 +57,27 @@ def length_histogram(lengths: Sequence[int]) -> str:
             parts.append(f"{name if high in HISTOGRAM_EDGES else f'>{low}'}: {count:,}")
         low = high
     return ", ".join(parts)
+
+
+def render_example(
+    prompter: "Prompter", example: "Example", shares: Sequence[float] | None = None
+) -> str:
+    """An example as the model sees it, with the tokens that the loss covers in ⟦…⟧.
+
+    shares: with soft labels, the share of each label, which stand there instead.
+    """
+
+    def decode(ids: list[int]) -> str:
+        return str(prompter.tokenizer.decode(ids))
+
+    answer = [i for i in example.labels if i != IGNORE_INDEX]
+    prompt = decode(example.input_ids[: -len(answer)])
+    if len(prompt) > 700:
+        prompt = prompt[:350] + " [… shortened here, complete for the model …] " + prompt[-350:]
+    masked = len(example.input_ids) - len(answer)
+    if shares is None:
+        tokens = f"{counted(masked, 'token')} masked, {len(answer)} in the loss"
+        return f"{prompt}⟦{decode(answer)}⟧\n({tokens})"
+    pairs = sorted(zip(shares, prompter.format.labels, strict=True), reverse=True)
+    words = ", ".join(f"{label} {as_probability(share)}" for share, label in pairs if share)
+    return f"{prompt}⟦{words}⟧\n({counted(masked, 'token')} before the labels, all of them scored)"

@@ -19,7 +19,6 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from sentilora.engine.graph import Graphs
-from sentilora.engine.segments import Pass
 from sentilora.engine.swap import Engine
 from sentilora.errors import SentiloraError
 from sentilora.folders.checkpoints import (
@@ -30,22 +29,16 @@ from sentilora.folders.checkpoints import (
     saved_aside,
 )
 from sentilora.folders.classifier_file import ClassifierFile
-from sentilora.metrics import measure
+from sentilora.metrics import Metrics, measure
 from sentilora.models.adapters import save_classifier
 from sentilora.progress import Progress
 from sentilora.prompt import Example
 from sentilora.scoring.answers import at_temperature
-from sentilora.scoring.batching import (
-    answer_loss,
-    collate,
-    pack_answers,
-    packed_answer_loss,
-    plan_passes,
-    plan_tokens,
-)
+from sentilora.scoring.batching import collate, plan_passes
 from sentilora.scoring.labels import LabelScorer, UndefinedScores
 from sentilora.training.callbacks import StopOnNaN
 from sentilora.training.divergence import diverged
+from sentilora.training.losses import Loss, Packed
 from sentilora.training.processes import any_process, as_one, several_processes, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -56,7 +49,8 @@ class ClassifierTrainer(Trainer):
 
     A batch of the loader holds the examples of a whole optimizer step.
 
-    eval_prompts: token ids of each evaluation prompt. eval_truth: the numbers of their labels.
+    loss: of the examples that share a pass. eval_prompts: token ids of each evaluation prompt.
+    eval_truth: the numbers of their labels. eval_shares: with soft labels, the share of each label.
     rows_per_pass: examples per forward pass on the plain path; the engine plans by tokens.
     graphs: captured passes of the engine, None without them.
     """
@@ -68,8 +62,10 @@ class ClassifierTrainer(Trainer):
         classifier: ClassifierFile,
         tokenizer: Any,
         scorer: LabelScorer,
+        loss: Loss,
         eval_prompts: Sequence[list[int]],
         eval_truth: Sequence[int],
+        eval_shares: Sequence[Sequence[float]],
         rows_per_pass: int,
         graphs: Graphs | None = None,
         **kwargs: Any,
@@ -81,8 +77,10 @@ class ClassifierTrainer(Trainer):
         self.classifier = classifier
         self.tokenizer = tokenizer
         self.scorer = scorer
+        self.loss = loss
         self.eval_prompts = eval_prompts
         self.eval_truth = np.asarray(eval_truth)
+        self.eval_shares = np.asarray(eval_shares) if eval_shares else None
         self.rows_per_pass = rows_per_pass
         self.engine = scorer.engine
         self.graphs = graphs
@@ -147,7 +145,7 @@ class ClassifierTrainer(Trainer):
         loss = torch.zeros((), device=self.args.device)
         for chosen in passes:
             with self.compute_loss_context_manager():
-                part = scale * answer_loss(model, *_columns(step, chosen), self.scorer.pad_token_id)
+                part = scale * self.loss.plain(model, [step[i] for i in chosen])
             self.accelerator.backward(part)
             loss += part.detach()
         return loss
@@ -160,9 +158,9 @@ class ClassifierTrainer(Trainer):
         scale: torch.Tensor | float,
     ) -> torch.Tensor:
         """The loss of a step, in packed passes. They shrink each time memory runs out."""
-        lengths = [len(example.input_ids) for example in step]
+        lengths = [self.loss.num_tokens(example) for example in step]
         while True:
-            passes = plan_tokens(lengths, engine.max_tokens)
+            passes = self.loss.plan(step, engine.max_tokens)
             try:
                 loss = self._run_fast_passes(engine, model, step, passes, scale)
                 self._prepare_next(engine, model, step)
@@ -212,23 +210,17 @@ class ClassifierTrainer(Trainer):
         upcoming = self._upcoming
         if self.graphs is None or upcoming is step:
             return
-        lengths = [len(example.input_ids) for example in upcoming]
-        for chosen in plan_tokens(lengths, engine.max_tokens):
+        for chosen in self.loss.plan(upcoming, engine.max_tokens):
             whole = self._pack(engine, upcoming, chosen, 0)
             self.graphs.prepare(partial(self._packed_loss, model), *whole)
 
     def _pack(
         self, engine: Engine, step: Sequence[Example], chosen: Sequence[int], dropout_seed: int
-    ) -> tuple[Pass, torch.Tensor, torch.Tensor]:
-        """The chosen examples of a step as a packed pass, with its targets and weights."""
-        answers = pack_answers(
-            *_columns(step, chosen),
-            "cpu" if self.graphs is not None else self.args.device,
-            dropout_seed=dropout_seed,
-            checkpoint_layers=engine.checkpoint_layers,
-            round_up=self.graphs is not None,
-        )
-        return answers.packed, answers.targets_A, answers.weights_A
+    ) -> Packed:
+        """The chosen examples of a step as a packed pass, with the tensors of its answers."""
+        examples, has_graphs = [step[i] for i in chosen], self.graphs is not None
+        device = "cpu" if has_graphs else self.args.device
+        return self.loss.pack(engine, examples, device, dropout_seed, round_up=has_graphs)
 
     def _gradient_scale(self, scale: torch.Tensor | float) -> torch.Tensor:
         """The factor on a sum of losses before backward, including the loss scale of float16."""
@@ -238,7 +230,7 @@ class ClassifierTrainer(Trainer):
 
     def _packed_loss(self, model: torch.nn.Module, *pass_and_answers: Any) -> torch.Tensor:
         with self.compute_loss_context_manager():
-            return packed_answer_loss(model, *pass_and_answers)
+            return self.loss.packed(model, *pass_and_answers)
 
     def evaluation_loop(
         self,
@@ -250,7 +242,7 @@ class ClassifierTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Label probabilities of all evaluation rows, and their metrics."""
         probabilities = self.score_evaluation()
-        figures = measure(probabilities, self.eval_truth)
+        figures = self.measure_evaluation(probabilities)
         best = self.state.best_metric
         if best is None or figures.log_loss < best:
             self.best_probabilities = probabilities
@@ -260,6 +252,10 @@ class ClassifierTrainer(Trainer):
             if (value := getattr(figures, name)) is not None  # trackers take numbers only
         }
         return EvalLoopOutput(probabilities, self.eval_truth, metrics, len(self.eval_truth))
+
+    def measure_evaluation(self, probabilities: np.ndarray) -> Metrics:
+        """Metrics of probabilities (rows, labels) of the evaluation rows."""
+        return measure(probabilities, self.eval_truth, self.eval_shares)
 
     def score_evaluation(self) -> np.ndarray:
         """Probabilities (rows, labels) of the evaluation rows. The processes divide the rows.
@@ -352,15 +348,3 @@ def _without_remark_on_times() -> Iterator[None]:
         yield
     finally:
         source.removeFilter(is_other)
-
-
-def _columns(
-    step: Sequence[Example], chosen: Sequence[int]
-) -> tuple[list[list[int]], list[list[int]], list[float]]:
-    """Token ids, labels and weights of the chosen examples of a step."""
-    examples = [step[i] for i in chosen]
-    return (
-        [example.input_ids for example in examples],
-        [example.labels for example in examples],
-        [example.weight for example in examples],
-    )

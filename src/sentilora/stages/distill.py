@@ -1,0 +1,303 @@
+"""Hand a teacher's knowledge to a smaller base: its probabilities of texts are the labels.
+
+sentilora distill --teacher support --texts tickets.csv --base embedded
+
+texts → the teacher's probabilities, unit by unit → temperature and weight → the student → figures
+beside the teacher, and beside the recipe on true labels alone.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sentilora.config import Config
+from sentilora.data.rows import Rows
+from sentilora.data.sources import load_rows
+from sentilora.errors import UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.folders.card import add_section
+from sentilora.folders.checkpoints import checkpoints
+from sentilora.folders.claim import claim
+from sentilora.folders.run_folder import (
+    Choices,
+    TrainingResult,
+    require_unused,
+    require_writable,
+)
+from sentilora.metrics import mcnemar_p, measure_fully
+from sentilora.models.base_source import resolve_base
+from sentilora.models.device import free_memory, require_device
+from sentilora.progress import Progress, num_processes, say
+from sentilora.scoring.classifier import Classifier
+from sentilora.shipped import adapter_name
+from sentilora.stages.adapter_rows import overlap_warning
+from sentilora.stages.distill_mixture import choose, on_rows
+from sentilora.stages.distill_rows import (
+    Parts,
+    read_scored,
+    split,
+    true_rows,
+    write_parts,
+    write_rows,
+)
+from sentilora.stages.from_config import columns_of, with_absolute_base
+from sentilora.stages.predict_file import predict_file
+from sentilora.stages.train import train_in
+from sentilora.training.distillation import (
+    UNKNOWN,
+    Contender,
+    Distillation,
+    Mixture,
+    targets_of,
+)
+from sentilora.training.faults import training_errors
+from sentilora.wording import counted, quoted
+
+PARTS_FOLDER = "distillation"  # in the student's: units, rows, the recipe alone
+NUM_TIMED, NUM_WARM = 256, 16  # test rows that are timed, and those before the clock starts
+
+
+def distill(
+    config: Config, *, teacher: str | Path, texts: str | Path, resume: bool = False
+) -> Distillation:
+    """Train `config.base` on a teacher's probabilities of texts; returns how it does beside it.
+
+    The student in `config.output_dir` is a run as `train` leaves one, with the teacher's prompt and
+    labels. teacher: its adapter's folder. texts: a file or folder of texts; rows whose
+    `data.label_column` has one of the teacher's labels have a true label. If there are enough of
+    these, evaluation and test rows are held out of them; `data.test` names other test rows. resume:
+    continue where a distillation with the same arguments stopped.
+
+    Raises `DataError`, `UsageError`, `Interrupted` or `SentiloraError`; see `errors`.
+    """
+    adapter = AdapterFolder.open(teacher)
+    config = student_of(adapter, with_absolute_base(config))
+    require_possible(config)
+    folder = Path(config.output_dir)
+    if resume:
+        require_begun(folder)
+    else:
+        require_writable(folder)
+    with training_errors(folder):
+        own_claim = claim(folder)
+    with own_claim:
+        if not resume:
+            require_unused(folder)
+        return distill_in(folder, config, adapter, texts)
+
+
+def distill_in(
+    folder: Path, config: Config, adapter: AdapterFolder, texts: str | Path
+) -> Distillation:
+    """Distill in a folder that this job holds; what is done there already is kept."""
+    place, labels = folder / PARTS_FOLDER, config.prompt.labels
+    columns = columns_of(config, labels)
+    own_test = None
+    if "data.test" in config.chosen:
+        own_test = load_rows(config.data.test, "test", columns)
+    say("1 of 4: the teacher scores the texts")
+    units = place / "teacher"
+    predict_file(
+        texts,
+        f"{units}/",
+        text_column=columns.text,
+        adapter=adapter.path,
+        format="parquet",
+        device=config.base.device,
+    )
+    free_memory()
+    scored = read_scored(units, config.with_values({"data.train": str(texts)}), labels)
+    parts = split(scored, labels, config.data.shuffle_seed, own_test)
+    config = on_rows(config, place / "rows", own_test is not None)
+    say("2 of 4: temperature and weight of the teacher's probabilities")
+    mixture = choose(config, place, parts, adapter)
+    say("3 of 4: the student")
+    train = parts.train
+    targets = targets_of(train.probabilities, train.truth, mixture.temperature, mixture.weight)
+    write_parts(place / "rows", parts, targets, columns)
+    train_once(config)
+    record_choices(folder, mixture)
+    alone = train_alone(config, place, parts)
+    say("4 of 4: figures")
+    if own_test is None and parts.test is not None:
+        own_test = true_rows(parts.test, labels, parts.are_true)
+    test = own_test or scored.rows
+    if warning := overlap_warning(adapter, test, labels):
+        say(f"warning, about the teacher: {warning}")
+    result = figures(config, adapter, alone, test, parts, mixture)
+    add_section(folder, result.for_card())
+    result.save(folder)  # last: with it the distillation is finished
+    return result
+
+
+def record_choices(folder: Path, mixture: Mixture) -> None:
+    """Add temperature and weight to the automatic choices of the student's run."""
+    chosen = Choices.of(folder)
+    settings = {
+        "distillation.temperature": f"{mixture.temperature:g}: {mixture.reasons['temperature']}",
+        "distillation.weight": f"{mixture.weight:g}: {mixture.reasons['weight']}",
+    }
+    chosen.model_copy(update={"settings": chosen.settings | settings}).save(folder)
+
+
+# --- before --------------------------------------------------------------------------------------
+
+
+def student_of(adapter: AdapterFolder, config: Config) -> Config:
+    """The student's configuration: the teacher's prompt and labels, unless they were set.
+
+    Raises `UsageError` for a teacher without a prompt, and for other labels.
+    """
+    record = adapter.classifier
+    if record is None:
+        raise UsageError(
+            f"{quoted(adapter.path)} does not record its prompt and labels",
+            setting="teacher",
+            seen=str(adapter.path),
+            remedy="name an adapter that sentilora trained",
+        )
+    labels = record.prompt.labels
+    if "prompt.labels" in config.chosen and config.prompt.labels != labels:
+        raise UsageError(
+            f"prompt.labels is {list(config.prompt.labels)}, and the teacher's labels are "
+            f"{list(labels)}",
+            setting="prompt.labels",
+            seen=config.prompt.labels,
+            remedy="leave it out: a student has its teacher's labels",
+        )
+    prompt = {f"prompt.{name}": value for name, value in record.prompt.to_dict().items()}
+    return config.with_values({k: v for k, v in prompt.items() if k not in config.chosen})
+
+
+def require_possible(config: Config) -> None:
+    """Raise an error for what cannot be, before the teacher is loaded."""
+    if num_processes() > 1:
+        raise UsageError(
+            f"{num_processes()} processes were started, and a distillation runs in one",
+            setting="teacher",
+            seen=num_processes(),
+            remedy="start it without a launcher",
+        )
+    if "data.evaluation" in config.chosen:
+        raise UsageError(
+            "data.evaluation is set, and evaluation rows are held out of `texts`",
+            setting="data.evaluation",
+            seen=config.data.evaluation,
+            remedy="leave it out; data.test names test rows of your own",
+        )
+    if config.training.learning_rate == "search":
+        raise UsageError(
+            "a distillation does not search for a learning rate",
+            setting="training.learning_rate",
+            seen="search",
+            remedy="give a number",
+        )
+    require_device(config.base.device)
+    resolve_base(config.base.name)
+
+
+def require_begun(folder: Path) -> None:
+    """Raise `UsageError` unless a folder holds a distillation that is not finished."""
+    if not (folder / PARTS_FOLDER).is_dir() or (folder / Distillation.FILE).is_file():
+        is_over = (folder / Distillation.FILE).is_file()
+        raise UsageError(
+            f"{quoted(folder)} holds {'a finished' if is_over else 'no'} distillation",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="name another `output_dir`, without `resume`",
+        )
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def train_once(config: Config) -> TrainingResult:
+    """The result of a run: as it is on disk, resumed from its last checkpoint, or begun."""
+    folder = Path(config.output_dir)
+    if (folder / TrainingResult.FILE).is_file():
+        return TrainingResult.load(folder)
+    result = train_in(folder, config, {}, None, resume=bool(checkpoints(folder)))
+    free_memory()
+    return result
+
+
+def train_alone(config: Config, place: Path, parts: Parts) -> Path | None:
+    """Folder of the same student trained on true labels only; None if they are too few."""
+    labels = config.prompt.labels
+    places = np.flatnonzero(parts.train.truth != UNKNOWN)
+    if not parts.are_true or len(set(parts.train.truth[places].tolist())) < 2:
+        return None
+    columns, rows = columns_of(config, labels), place / "labeled"
+    labeled = true_rows(parts.train.take(places.tolist()), labels, are_true=True)
+    write_rows(rows, "train", labeled, columns, None)
+    write_rows(rows, "validation", true_rows(parts.evaluation, labels, True), columns, None)
+    say(f"the recipe alone, on {counted(len(labeled), 'text')} with a true label")
+    sources = {"data.train": str(rows.resolve()), "data.evaluation": str(rows.resolve())}
+    folder = place / "alone"
+    train_once(
+        config.with_values({**sources, "output_dir": str(folder), "data.soft_labels": False})
+    )
+    return folder
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def figures(
+    config: Config,
+    adapter: AdapterFolder,
+    alone: Path | None,
+    test: Rows,
+    parts: Parts,
+    mixture: Mixture,
+) -> Distillation:
+    """Student, teacher and recipe alone on the test rows."""
+    places = {"student": Path(config.output_dir), "teacher": adapter.path, "alone": alone}
+    truth = np.array([config.prompt.labels.index(label) for label in test.labels])
+    answers: dict[str, np.ndarray] = {}
+    contenders: dict[str, Contender] = {}
+    for name, place in places.items():
+        if place is None:
+            continue
+        contenders[name], answers[name] = contender(place, name, test, truth, config.base.device)
+        if name != "student":
+            right = [(answers[x] == truth).tolist() for x in ("student", name)]
+            contenders[name] = replace(contenders[name], p=mcnemar_p(*right))
+        free_memory()
+    return Distillation(
+        output_dir=config.output_dir,
+        texts=parts.train.rows.source,
+        teacher_name=adapter_name(adapter.path),
+        teacher_sha256=adapter.weights_digest(),
+        temperature=mixture.temperature,
+        weight=mixture.weight,
+        num_texts=len(parts.train.truth),
+        num_labeled=parts.train.num_labeled,
+        num_test=len(test),
+        are_true=parts.are_true or parts.test is None,
+        agreement=float((answers["student"] == answers["teacher"]).mean()),
+        student=contenders["student"],
+        teacher=contenders["teacher"],
+        alone=contenders.get("alone"),
+        chosen=mixture.reasons,
+    )
+
+
+def contender(
+    place: Path, name: str, test: Rows, truth: np.ndarray, device: str
+) -> tuple[Contender, np.ndarray]:
+    """An adapter on the test rows, and its answers by their numbers."""
+    classifier = Classifier.load(place, device=device)
+    timed = test.inputs[:NUM_TIMED]
+    classifier.predict_proba(timed[:NUM_WARM])
+    started = time.perf_counter()
+    classifier.predict_proba(timed)
+    speed = len(timed) / (time.perf_counter() - started)
+    with Progress(f"scoring with the {name}", len(test)) as progress:
+        predictions = classifier.classify(test.inputs, progress.advance)
+    probabilities = np.array([list(p.probabilities.values()) for p in predictions])
+    weights = sum(w.numel() * w.element_size() for w in classifier.model.parameters())
+    figures = Contender.of(measure_fully(probabilities, truth), speed, weights)
+    return figures, probabilities.argmax(1)

@@ -1,0 +1,174 @@
+"""Labels that are shares: columns of probabilities, several annotators, and what is refused."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+import sentilora
+from sentilora.config import load_config
+from sentilora.data.rows import Columns
+from sentilora.data.soft_labels import TOLERANCE
+from sentilora.data.sources import load_rows
+from sentilora.errors import DataError
+from sentilora.folders.run_folder import SplitRecord
+from sentilora.stages.automatic import fit
+
+SOFT = Columns(labels=("positive", "negative"), label_map={"pos": "positive"}, is_soft=True)
+TEXTS = ["Good.", "Bad.", "So so."]
+
+
+def write(path, **columns):
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return str(path)
+
+
+def probabilities(path, positive, negative, texts=TEXTS, **more):
+    return write(path, text=texts, probability_positive=positive, probability_negative=negative,
+                 **more)  # fmt: skip
+
+
+def test_columns_of_probabilities_are_shares_and_their_largest_is_the_label(tmp_path):
+    path = probabilities(tmp_path / "x.csv", [0.9, 0.2, 0.5], [0.1, 0.8, 0.5])
+    rows = load_rows(path, "train", SOFT)
+    assert rows.shares == [(0.9, 0.1), (0.2, 0.8), (0.5, 0.5)]
+    assert rows.labels == ["positive", "negative", "positive"]  # the first of equals
+    assert rows.take([2, 0]).shares == [(0.5, 0.5), (0.9, 0.1)]
+    assert "probability_positive" in rows.shares_from
+
+
+def test_sums_are_normalized_within_a_tolerance(tmp_path):
+    path = probabilities(tmp_path / "x.csv", [0.99, 0.34, 0.5], [0.02, 0.65, 0.5])
+    rows = load_rows(path, "train", SOFT)
+    assert all(math.isclose(sum(row), 1, abs_tol=1e-12) for row in rows.shares)
+    assert rows.shares[0] == (0.99 / 1.01, 0.02 / 1.01)
+    path = probabilities(tmp_path / "y.csv", [0.9, 0.3, 0.5], [0.1, 0.6, 0.5])
+    assert TOLERANCE < 0.1
+    with pytest.raises(DataError, match=r"row 1 .*probabilities are not 1 in sum, but 0.9"):
+        load_rows(path, "train", SOFT)
+
+
+@pytest.mark.parametrize(
+    ("cell", "fault"),
+    [
+        ("", "probability_negative is missing"),
+        ("nan", "probability_negative is missing"),
+        ("-0.1", "probability_negative is -0.1"),
+        ("inf", "probability_negative is inf"),
+        ("high", "probability_negative is 'high', no number"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_share_that_is_none_is_refused_by_its_row(tmp_path, cell, fault, suffix):
+    path = tmp_path / f"x.{suffix}"
+    positive, negative = [0.9, 0.2, 0.5], ["0.1", cell, "0.5"]
+    if suffix == "csv":
+        probabilities(path, positive, negative)
+    else:
+        rows = zip(TEXTS, positive, negative, strict=True)
+        names = ("text", "probability_positive", "probability_negative")
+        path.write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows))
+    with pytest.raises(DataError, match=rf"row 1 \(counted from 0\): {fault}"):
+        load_rows(str(path), "train", SOFT)
+
+
+def test_columns_and_labels_that_do_not_belong_together_are_refused(tmp_path):
+    path = write(tmp_path / "x.csv", text=TEXTS, probability_positive=[1, 0, 1],
+                 probability_unsure=[0, 1, 0])  # fmt: skip
+    with pytest.raises(DataError, match="'probability_unsure', and 'unsure' is not one of"):
+        load_rows(path, "train", SOFT)
+    path = write(tmp_path / "y.csv", text=TEXTS, probability_pos=[1, 0, 1],
+                 probability_positive=[0, 1, 0])  # fmt: skip
+    with pytest.raises(DataError, match="no column 'probability_negative' for the label"):
+        load_rows(path, "train", SOFT)
+
+
+def test_rows_of_several_annotators_become_shares(tmp_path):
+    """Three people labeled each text: today's contradictions are the shares of one row."""
+    texts = ["Good.", "good. ", "Good.", "Bad.", "Good."]
+    path = write(tmp_path / "x.csv", text=texts, label=["pos", "pos", "negative", "negative",
+                                                        "pos"])  # fmt: skip
+    rows = load_rows(path, "train", SOFT)
+    assert rows.texts == ["Good.", "Bad."]
+    assert rows.shares == [(0.75, 0.25), (0.0, 1.0)] and rows.labels == ["positive", "negative"]
+    assert list(rows.numbers) == [0, 3]
+    assert rows.shares_from.endswith("; 4 rows of 1 text became one row each")
+    hard = Columns(labels=SOFT.labels, label_map=SOFT.label_map)
+    before = load_rows(path, "train", hard)  # as ever
+    assert len(before) == 5 and before.shares == []
+    path = probabilities(tmp_path / "y.csv", [1, 0.5, 0.25], [0, 0.5, 0.75], ["a", "A", "b"])
+    assert load_rows(path, "train", SOFT).shares == [(0.75, 0.25), (0.25, 0.75)]
+
+
+def test_a_source_without_probabilities_has_the_shares_of_its_labels(tmp_path):
+    path = write(tmp_path / "x.csv", text=TEXTS, label=["pos", "negative", "pos"])
+    rows = load_rows(path, "test", SOFT)
+    assert rows.shares == [(1.0, 0.0), (0.0, 1.0), (1.0, 0.0)]
+
+
+def test_other_shares_are_other_rows(tmp_path):
+    """A run on other probabilities is not resumed, even where the likeliest labels stay."""
+    one = load_rows(probabilities(tmp_path / "x.csv", [0.9, 0.2, 0.6], [0.1, 0.8, 0.4]), "train",
+                    SOFT)  # fmt: skip
+    other = load_rows(probabilities(tmp_path / "y.csv", [0.8, 0.2, 0.6], [0.2, 0.8, 0.4]), "train",
+                      SOFT)  # fmt: skip
+    assert one.labels == other.labels
+    assert SplitRecord.of(one).sha256 != SplitRecord.of(other).sha256
+
+
+# --- which labels are used -----------------------------------------------------------------------
+
+
+def many(path, **more):
+    texts = [f"text number {i}" for i in range(40)]
+    positive = [0.9, 0.2] * 20
+    return probabilities(path, positive, [1 - p for p in positive], texts, **more)
+
+
+def fitted(source, **values):
+    return fit(load_config("tiny", values={"data.train": source, **values}), {})
+
+
+def test_probabilities_are_the_labels_where_there_are_no_others(tmp_path):
+    source = many(tmp_path / "x.csv", prediction=["positive", "negative"] * 20)
+    fit_ = fitted(source)
+    assert fit_.config.data.soft_labels
+    assert fit_.config.prompt.labels == ("positive", "negative")
+    assert fit_.notes["data.soft_labels"] == (
+        "there is no column of labels; probability_positive, probability_negative are the labels"
+    )
+    assert fit_.rows.shares and fit_.evaluation.shares
+
+
+def test_a_column_of_labels_goes_first_unless_probabilities_are_asked_for(tmp_path):
+    source = many(tmp_path / "x.csv", label=["negative", "positive"] * 20)
+    fit_ = fitted(source)
+    assert not fit_.config.data.soft_labels and fit_.rows.shares == []
+    assert fit_.notes["data.soft_labels"] == (
+        "column label holds the labels; true would take probability_positive, probability_negative"
+    )
+    asked = fitted(source, **{"data.soft_labels": True})
+    assert asked.rows.shares and "data.soft_labels" not in asked.notes
+    findings = sentilora.check(load_config("tiny", values={
+        "data.train": source, "data.soft_labels": True, "output_dir": str(tmp_path / "run"),
+        "base.name": "nowhere"}))  # fmt: skip
+    texts = [finding.text for finding in findings if finding.name == "labels"]
+    assert texts == ["train: soft, probabilities in probability_positive, probability_negative"]
+
+
+def test_film_reviews_keep_the_recipe_but_for_their_labels(tmp_path):
+    """A file named after IMDB, which is what the recipe was made for, with a model's answers."""
+    fit_ = fitted(many(tmp_path / "imdb.csv"), **{"data.num_train": 30, "data.num_evaluation": 10})
+    assert list(fit_.notes) == ["data.soft_labels"]
+    assert fit_.rows.shares and "{labels}" in fit_.config.prompt.instruction
+    assert "Review" in fit_.config.prompt.template
+
+
+def test_texts_are_counted_once_when_annotators_share_them(tmp_path):
+    """60 rows of 20 texts: splits are of 20."""
+    texts = [f"text number {i % 20}" for i in range(60)]
+    labels = [("a", "b")[i % 3 == 0 or i % 2] for i in range(60)]
+    source = write(tmp_path / "x.csv", text=texts, label=labels)
+    fit_ = fitted(source, **{"data.soft_labels": True})
+    assert len(fit_.rows) + len(fit_.evaluation) == 20 - 4  # a fifth is held out to test

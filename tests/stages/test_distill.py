@@ -1,0 +1,169 @@
+"""A teacher's probabilities of texts train a student: what is chosen, resumed, reported.
+
+Asked for in txtai #1103 (a trainer that takes a teacher, with temperature and weight).
+"""
+
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+
+import sentilora
+from sentilora.config import load_config, read_config
+from sentilora.errors import Interrupted, UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.folders.run_folder import Choices
+from sentilora.scoring.classifier import Classifier
+from sentilora.stages import distill_mixture
+from sentilora.stages.distill import PARTS_FOLDER, distill
+from sentilora.training.distillation import UNKNOWN, Distillation, targets_of
+from sentilora.training.trainer import ClassifierTrainer
+
+
+def texts_file(folder, num=240, labeled=0):
+    """A file of texts, the first of them with a true label."""
+    lines = []
+    for i in range(num):
+        word = ("lovely", "dull")[i % 2]
+        row = {"text": f"A {word} film, {word} from scene {i} to scene {i * 7 % 101}."}
+        row["label"] = ("pos", "neg")[i % 2] if i < labeled else ("unsup" if i % 5 == 0 else None)
+        lines.append(json.dumps(row))
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return folder / "texts.jsonl"
+
+
+def settings(base, folder, **values):
+    quick = {
+        "training.max_steps": 4, "training.eval_steps": 2, "training.save_steps": 2,
+        "base.name": str(base), "base.device": "cpu", "output_dir": str(folder),
+    }  # fmt: skip
+    return load_config("tiny", values=quick | values)
+
+
+def test_targets_are_the_teachers_at_a_temperature_mixed_with_true_labels():
+    teacher = np.array([[0.9, 0.1], [0.2, 0.8], [1.0, 0.0]])
+    truth = np.array([UNKNOWN, 0, UNKNOWN])
+    np.testing.assert_allclose(targets_of(teacher, truth, 1.0, 0.0)[:2], teacher[:2], atol=1e-12)
+    mixed = targets_of(teacher, truth, 1.0, 0.5)
+    np.testing.assert_allclose(mixed[:2], [[0.9, 0.1], [0.6, 0.4]], atol=1e-12)
+    soft = targets_of(teacher, truth, 2.0, 1.0)
+    np.testing.assert_allclose(soft[0], [0.75, 0.25])  # 3 : 1, the roots of 9 : 1
+    np.testing.assert_allclose(soft[1], [1.0, 0.0])
+    np.testing.assert_allclose(soft.sum(1), 1.0)
+    assert np.isfinite(soft).all()
+
+
+@pytest.fixture(scope="module")
+def distilled(toy_base, toy_run, tmp_path_factory):
+    """A distillation of a teacher into its own base, with true labels for half of the texts."""
+    folder = tmp_path_factory.mktemp("distill")
+    config = settings(toy_base, folder / "student")
+    texts = texts_file(folder, 240, labeled=130)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill_mixture, "MIN_TRIAL_STEPS", 2)
+        result = distill(config, teacher=toy_run, texts=texts)
+    return folder, result
+
+
+def test_a_student_is_a_run_like_any_other_and_says_who_taught_it(distilled, toy_run, toy_base):
+    folder, result = distilled
+    student, teacher = AdapterFolder.open(folder / "student"), AdapterFolder.open(toy_run)
+    assert student.classifier.prompt == teacher.classifier.prompt
+    assert result.teacher_sha256 == teacher.weights_digest()
+    card = (folder / "student" / "README.md").read_text()
+    assert card.count("## Distilled") == 1 and teacher.weights_digest() in card
+    config = read_config(folder / "student" / "sentilora.toml")
+    assert config.data.soft_labels and config.training.max_steps == 4
+    evaluation = sentilora.evaluate(folder / "student", device="cpu")
+    assert evaluation.num_rows == result.num_test == 26  # a fifth of those with a true label
+    assert evaluation.adapter.accuracy == result.student.accuracy
+    assert Distillation.load(folder / "student") == result
+
+
+def test_the_report_has_student_teacher_and_recipe_alone(distilled, toy_run):
+    folder, result = distilled
+    assert result.are_true and result.num_labeled == 130 - 26 - 13
+    assert result.num_texts == 240 - 26 - 13
+    lines = result.as_table().splitlines()
+    assert [line.split("  ")[0] for line in lines[2:5]] == ["student", "teacher", "recipe alone"]
+    assert "p =" not in lines[2]
+    assert all(re.search(r"   p [=<] [\d.]+$", line) for line in lines[3:5])
+    alone = AdapterFolder.open(folder / "student" / PARTS_FOLDER / "alone")
+    assert not read_config(alone.run / "sentilora.toml").data.soft_labels
+    assert result.alone is not None and result.alone.p is not None and result.student.p is None
+    assert 0 <= result.agreement <= 1
+    for row in (result.student, result.teacher):
+        assert row.rows_per_second > 0 and row.weight_bytes > 100_000
+    teacher = Classifier.load(toy_run, device="cpu")
+    rows = read_config(folder / "student" / "sentilora.toml").data.test
+    import pyarrow.parquet as pq
+
+    test = pq.read_table(f"{rows}/test.parquet").to_pydict()
+    right = np.array(teacher.predict(test["text"])) == np.array(test["label"])
+    assert result.teacher.accuracy == right.mean()
+
+
+def test_what_was_chosen_is_recorded_with_its_reason(distilled):
+    folder, result = distilled
+    choices = Choices.load(folder / "student").settings
+    assert "13 evaluation rows are too few" in choices["distillation.temperature"]
+    assert choices["distillation.weight"].startswith(f"{result.weight:g}: the student's log-loss")
+    assert "prompt.labels" not in choices  # the teacher's
+
+
+def test_without_true_labels_the_teachers_answers_count(toy_base, toy_run, tmp_path, capsys):
+    result = distill(
+        settings(toy_base, tmp_path / "student"), teacher=toy_run, texts=texts_file(tmp_path, 80)
+    )
+    assert not result.are_true and result.alone is None and result.num_labeled == 0
+    assert result.teacher.accuracy == 1.0 and result.agreement == result.student.accuracy
+    assert (result.temperature, result.weight) == (1.0, 0.0)
+    assert "rows whose label is unsup count as unlabeled" in capsys.readouterr().err
+    assert "labeled by the teacher" in result.as_table()
+
+
+def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path, monkeypatch):
+    """In the teacher's part: its units stay. In the student's: the same weights in the end."""
+    texts = texts_file(tmp_path, 80)
+    config = settings(toy_base, tmp_path / "student")
+    whole, calls = ClassifierTrainer.training_step, []
+
+    def stop_after_three(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(ClassifierTrainer, "training_step", stop_after_three)
+    with pytest.raises(Interrupted):
+        distill(config, teacher=toy_run, texts=texts)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"in use|not finished|no checkpoint"):
+        distill(config, teacher=toy_run, texts=texts)
+    units = {p: p.stat().st_mtime_ns for p in (tmp_path / "student").rglob("part-*.parquet")}
+    assert len(units) == 1
+    distill(config, teacher=toy_run, texts=texts, resume=True)
+    assert units == {p: p.stat().st_mtime_ns for p in units}
+    at_once = settings(toy_base, tmp_path / "at-once")
+    distill(at_once, teacher=toy_run, texts=texts)
+    digests = [AdapterFolder.open(tmp_path / x).weights_digest() for x in ("student", "at-once")]
+    assert digests[0] == digests[1]
+    with pytest.raises(UsageError, match="holds a finished distillation"):
+        distill(config, teacher=toy_run, texts=texts, resume=True)
+
+
+def test_what_cannot_be_is_refused_before_the_teacher_is_loaded(toy_base, toy_run, tmp_path):
+    texts = texts_file(tmp_path, 40)
+    cases = {
+        "teacher's labels are": {"prompt.labels": ["a", "b"]},
+        "data.evaluation is set": {"data.evaluation": str(texts)},
+        "does not search": {"training.learning_rate": "search"},
+    }
+    for message, values in cases.items():
+        with pytest.raises(UsageError, match=message):
+            distill(settings(toy_base, tmp_path / "s", **values), teacher=toy_run, texts=texts)
+    with pytest.raises(UsageError, match="holds no distillation"):
+        distill(settings(toy_base, tmp_path / "s"), teacher=toy_run, texts=texts, resume=True)
+    assert not (tmp_path / "s").exists()
