@@ -11,6 +11,7 @@ with its best checkpoint; one that has none is reported without figures.
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -114,7 +115,8 @@ def _process(
     command = [sys.executable, *sys.argv, "--run", contender, "--seed", str(seed), "--step", step]
     started = time.perf_counter()
     with (folder / "run.log").open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # the log shows how far it is
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         status: int | None
         try:
             status = process.wait(None if minutes is None else 60 * minutes)
