@@ -153,7 +153,7 @@ class Sysone:
             config.base.name,
             seed=seed,
             validation_fraction=len(evaluation) / (len(train) + len(evaluation)),
-            checkpoint_dir=folder / "model",
+            checkpoint_dir=str(folder / "model"),  # it cannot save a Path
             **chosen,
         )
         records = [
