@@ -19,8 +19,9 @@ Every peer trains twice: "own" is with its own defaults, QLoRA, and "ours" with 
 scale, dropout, epochs, rows a step, learning rate, schedule and evaluations, on all layers. All of
 them, sentilora too, get 2,000 rows to train on, 400 to choose a checkpoint and a temperature, and
 the texts as sentilora's prompt shows them. sysone draws its validation rows itself: it gets both
-kinds together, and the share to draw. sysone keeps 70 % of the layers by default. A CPU trains
-sysone with LoRA, as it decides itself.
+kinds together, and the share to draw. By default it keeps 70 % of the layers. Long texts are cut as
+each one cuts them: sysone at the 95th percentile of the lengths, decisionformer at 1,024 tokens,
+both at the end; sentilora at 512, at the beginning. On a CPU sysone trains LoRA, by its own choice.
 
 Reported: accuracy with the Wilson interval, ECE (15 bins) and log-loss with each one's temperature
 (sentilora: the one `sentilora evaluate` would store), seconds of the training call with loading and
@@ -327,7 +328,7 @@ def row_of(run: Mapping[str, Any], test: Mapping[str, Any] | None) -> str:
     if metrics is None:
         blank = [""] * (len(HEADER) - 3)
         return line([run["contender"], str(run["seed"]), *blank, f"{note}, no checkpoint"])
-    seconds = f"{training['call_seconds']:.0f}" if training else "–"
+    seconds = f"{training['call_seconds']:.0f}" if training else f"> {60 * limit:.0f}"
     memory = training.get("peak_memory_gib")
     low, high = (100 * bound for bound in metrics["accuracy_interval"])
     difference, p = "–", "–"
@@ -345,7 +346,7 @@ def row_of(run: Mapping[str, Any], test: Mapping[str, Any] | None) -> str:
             f"{metrics['expected_calibration_error']:.4f}",
             f"{metrics['log_loss']:.4f}",
             seconds,
-            f"{run['answering']['rows_per_second']:.0f}",
+            f"{run['answering']['rows_per_second']:.1f}",
             "–" if memory is None else f"{memory:.1f}",
             difference,
             p,
