@@ -249,9 +249,8 @@ def mean_tokens(examples) -> float:  # type: ignore[no-untyped-def]
 def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-untyped-def]
     """Trainer, tokens per step and a note, without a line of sentilora in the step."""
     import torch
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer
 
-    on_gpu = torch.cuda.is_available()
     if stack == "liger":
         from liger_kernel.transformers import apply_liger_kernel_to_mistral
 
@@ -267,47 +266,66 @@ def build_stock(stack: str, options: argparse.Namespace):  # type: ignore[no-unt
 
         torch.manual_seed(42)
         model = attach_adapter(base.model, **config.lora.model_dump())
-    recipe = config.training
-    arguments = TrainingArguments(
-        output_dir=config.output_dir,
-        use_cpu=not on_gpu,
-        bf16=on_gpu and base.dtype == torch.bfloat16,
-        fp16=base.dtype == torch.float16,
+    arguments = stock_arguments(
+        config,
+        base,
+        rows_at_once,
+        checkpointing=stack == "notebook",
         max_steps=options.steps,
-        per_device_train_batch_size=rows_at_once,
-        gradient_accumulation_steps=16 // rows_at_once,
-        gradient_checkpointing=stack == "notebook",
-        gradient_checkpointing_kwargs={"use_reentrant": False} if stack == "notebook" else None,
-        learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        optim=recipe.optim if on_gpu else recipe.optim.removeprefix("paged_"),
-        seed=42,
-        logging_steps=1,
         save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        disable_tqdm=True,
     )
+    width = 512 if stack == "notebook" else None
 
     def collate(batch):  # type: ignore[no-untyped-def]
-        width = max(len(example.input_ids) for example in batch)
-        width = 512 if stack == "notebook" else width
-        pad = base.pad_token_id
-
-        def rows(name: str, value: int) -> torch.Tensor:
-            columns = [list(getattr(example, name)) for example in batch]
-            return torch.tensor([row + [value] * (width - len(row)) for row in columns])
-
-        ids = rows("input_ids", pad)
-        mask = torch.tensor(
-            [[i < len(example.input_ids) for i in range(width)] for example in batch]
-        )
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": rows("labels", -100)}
+        return padded_batch(batch, base.pad_token_id, width)
 
     trainer = Trainer(
         model=model, args=arguments, train_dataset=list(examples), data_collator=collate
     )
     return trainer, mean_tokens(examples), f"{rows_at_once} × {16 // rows_at_once}"
+
+
+def stock_arguments(config, base, rows_at_once: int, checkpointing: bool, **others):  # type: ignore[no-untyped-def]
+    """The recipe for the plain Trainer. others: its length, evaluations and checkpoints."""
+    import torch
+    from transformers import TrainingArguments
+
+    recipe, on_gpu = config.training, torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=config.output_dir,
+        use_cpu=not on_gpu,
+        bf16=on_gpu and base.dtype == torch.bfloat16,
+        fp16=base.dtype == torch.float16,
+        per_device_train_batch_size=rows_at_once,
+        gradient_accumulation_steps=16 // rows_at_once,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        optim=recipe.optim if on_gpu else recipe.optim.removeprefix("paged_"),
+        seed=recipe.seed,
+        logging_steps=recipe.logging_steps,
+        report_to="none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **others,
+    )
+
+
+def padded_batch(batch, pad: int, width: int | None = None):  # type: ignore[no-untyped-def]
+    """Examples as tensors, padded on the right to `width` tokens or to the longest of them."""
+    import torch
+
+    lengths = [len(example.input_ids) for example in batch]
+    width = width or max(lengths)
+
+    def rows(name: str, value: int) -> torch.Tensor:
+        columns = [list(getattr(example, name)) for example in batch]
+        return torch.tensor([row + [value] * (width - len(row)) for row in columns])
+
+    mask = torch.tensor([[int(i < length) for i in range(width)] for length in lengths])
+    return {"input_ids": rows("input_ids", pad), "attention_mask": mask,
+            "labels": rows("labels", -100)}  # fmt: skip
 
 
 def unsloth_model(name: str):  # type: ignore[no-untyped-def]
