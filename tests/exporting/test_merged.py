@@ -94,6 +94,21 @@ def test_a_16_bit_export_computes_in_16_bits(toy_run, tmp_path):
         assert 0 < certificate.max_probability_difference < tolerance
 
 
+def test_a_tolerance_is_what_the_user_accepts(toy_run, tmp_path):
+    """A 4-bit file of a small model is far off, and may still be what somebody wants."""
+    out = tmp_path / "out"
+    command = ["export", "merged", out, "--adapter", toy_run, "--dtype", "bfloat16"]
+    for nonsense in ("0", "2", "nan"):
+        failed(2, "give a difference of probabilities", *command, "--tolerance", nonsense)
+    failed(1, "at most 1e-09 is allowed; choose a finer --dtype (float32 or float16), or accept "
+           "this difference with --tolerance", *command, "--tolerance", "1e-9")  # fmt: skip
+    assert not out.exists()
+    certificate = sentilora.export("merged", out, adapter=toy_run, tolerance=0.5)
+    assert (certificate.tolerance, certificate.is_accepted) == (0.5, True)
+    again = sentilora.verify(out)
+    assert (again.tolerance, again.is_accepted) == (0.5, True)
+
+
 def test_the_base_that_ships_has_no_original_weights(tmp_path):
     failed(2, "the base embedded is stored quantized: it has no original weights; leave --weights "
            "at trained", "export", "merged", tmp_path / "out", "--weights", "original")  # fmt: skip

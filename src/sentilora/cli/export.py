@@ -50,6 +50,13 @@ Converter = Annotated[
         show_default="downloaded with pip",
     ),
 ]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest difference of a probability to accept.",
+        show_default="what the number formats account for",
+    ),
+]
 PushToHub = Annotated[
     str | None, typer.Option(metavar="REPO", help="Upload the folder to this hub repository.")
 ]
@@ -64,6 +71,7 @@ def export(
     weights: Weights = "trained",
     base_id: BaseId = None,
     converter: Converter = None,
+    tolerance: Tolerance = None,
     push_to_hub: PushToHub = None,
     device: Device = None,
 ) -> None:
@@ -83,6 +91,7 @@ def export(
         weights=weights,
         base_id=base_id,
         converter=converter,
+        tolerance=tolerance,
         push_to_hub=push_to_hub,
         device=device,
     )

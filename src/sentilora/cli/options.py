@@ -138,7 +138,7 @@ KEYWORDS = (
     *("max_wait", "deadline", "max_texts", "max_pass_tokens", "max_body_bytes"),
     *("shutdown_timeout", "config", "verbose", "format", "units", "list"),
     *("cluster", "address", "num_workers"),
-    *("dtype", "weights", "base_id", "converter", "push_to_hub", "soft_key"),
+    *("dtype", "weights", "base_id", "converter", "tolerance", "push_to_hub", "soft_key"),
     *("teacher", "texts"),
     *RUNTIME,
 )

@@ -67,6 +67,7 @@ class Certificate(Record):
 
     form: its number format. weights: `trained`, as dequantized from what was trained, or
     `original`, merged into the unquantized base. origins: {where rows are from: number of rows}.
+    is_accepted: whether the tolerance was given, instead of derived from the number formats.
     adapter_sha256: of the trained adapter's weights. trained: how the trained model computed.
     sha256: of the export's own files.
     """
@@ -85,6 +86,7 @@ class Certificate(Record):
     mean_probability_difference: Share
     rows_with_other_tokens: Annotated[int, Field(ge=0)]
     tolerance: Share
+    is_accepted: bool = False
     labels: list[str]
     adapter_sha256: str
     base: str
@@ -142,7 +144,8 @@ def _remedy_for(certificate: Certificate) -> str:
     formats = {"merged": ("float32", "float16"), "gguf": ("f16", "q8_0")}.get(certificate.kind, ())
     finer = [name for name in formats if LIMITS[name] < LIMITS[certificate.form]]
     if finer:
-        return f"choose a finer `dtype` ({' or '.join(finer)}), or serve the adapter itself"
+        names = " or ".join(finer)
+        return f"choose a finer `dtype` ({names}), or accept this difference with `tolerance`"
     return "run sentilora verify on another machine, or report it as a bug"
 
 

@@ -109,8 +109,7 @@ def evaluate(
     require_measured(bounds, absent_for(format), format.labels)
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
-    tables = tables_of(data, "test")
-    config = with_tables(config, tables)
+    config = with_tables(config, tables := tables_of(data, "test"))
     rows = load_rows(folder, config, format, tables, "data.test" in (overrides or {}))
     known, notes = known_rows(folder, config, rows, format.labels, tables)
     classifier = load_classifier(folder, base, quantization, format, runtime, content_free)

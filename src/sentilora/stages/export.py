@@ -8,6 +8,7 @@ sentilora export gguf OUT --dtype q8_0
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
@@ -62,12 +63,16 @@ NOT_IN_CARD = ("report_to", "logging_steps", "save_steps", "save_total_limit", "
 
 @dataclass(frozen=True)
 class Request:
-    """An export that was asked for. form: its number format, "" for an adapter."""
+    """An export that was asked for. form: its number format, "" for an adapter.
+
+    tolerance: the difference that is accepted, None for that of the number formats.
+    """
 
     kind: Kind
     form: str
     weights: Weights
     name: str
+    tolerance: float | None
 
 
 @dataclass(frozen=True)
@@ -89,26 +94,26 @@ def export(
     weights: Literal["trained", "original"] = "trained",
     base_id: str | None = None,
     converter: str | Path | None = None,
+    tolerance: float | None = None,
     push_to_hub: str | None = None,
     device: str | None = None,
 ) -> Certificate:
     """Write an adapter for other programs, and the certificate that it answers as it was trained.
 
     kind: "adapter" (a clean PEFT folder), "merged" (base and adapter as one transformers model) or
-    "gguf" (the same for llama.cpp and Ollama). out: new folder. adapter: its folder; None for the
-    one that ships. base: where its base is now. dtype: of "merged", float16, bfloat16 or float32;
-    of "gguf", f16, q8_0 or q4_K_M. weights: merge into the base's weights as trained with, or into
-    the `original`, unquantized ones. base_id: name of the base for other machines. converter: the
-    source distribution of llama-cpp-python; None downloads it. push_to_hub: repository to upload
-    the folder to. device: to score on.
+    "gguf" (the same for llama.cpp and Ollama). out: new folder. adapter: None for the one that
+    ships. base: where its base is now. dtype: of "merged", float16, bfloat16 or float32; of "gguf",
+    f16, q8_0 or q4_K_M. weights: merge into the base's weights as trained with, or into the
+    `original`, unquantized ones. base_id: name of the base for other machines. converter: source
+    distribution of llama-cpp-python; None downloads it. tolerance: difference of a probability that
+    is accepted; None: what the number formats explain. push_to_hub: repository to upload to.
 
     Raises `UsageError` and `DataError` for what cannot be exported, `SentiloraError` when the
     export answers otherwise than the trained model; then nothing is left in `out`.
     """
     out = Path(os.path.expanduser(out))
-    request = check_request(kind, out, dtype, weights)
-    require_new(out)
-    folder = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
+    request = check_request(kind, out, dtype, weights, tolerance)
+    folder = AdapterFolder.open(adapter or shipped_adapter())
     record = classifier_of(folder)
     base = named_base(base)
     reference = folder.base_to_load(base)
@@ -150,7 +155,9 @@ def _llama_cpp_script(converter: str | Path | None) -> Path:
     return converter_script(None if converter is None else Path(converter))
 
 
-def check_request(kind: str, out: Path, dtype: str | None, weights: str) -> Request:
+def check_request(
+    kind: str, out: Path, dtype: str | None, weights: str, tolerance: float | None
+) -> Request:
     """The request, checked. Raises `UsageError` for what does not exist or does not fit."""
     if kind not in CHOICES:
         raise UsageError(
@@ -183,9 +190,17 @@ def check_request(kind: str, out: Path, dtype: str | None, weights: str) -> Requ
             seen=weights,
             remedy="leave it out, or export merged or gguf",
         )
+    if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < 1):
+        raise UsageError(
+            f"`tolerance` is {tolerance!r:.60}",
+            setting="tolerance",
+            seen=tolerance,
+            remedy="give a difference of probabilities, such as 0.3",
+        )
+    require_new(out)
     form = dtype or (choices[0] if choices else "")
     name = out.absolute().name
-    return Request(cast("Kind", kind), form, cast("Weights", weights), name)
+    return Request(cast("Kind", kind), form, cast("Weights", weights), name, tolerance)
 
 
 def classifier_of(folder: AdapterFolder) -> ClassifierFile:
@@ -287,7 +302,10 @@ def certify(
         form=form,
         weights=request.weights,
         origins=origins_of(trained.rows),
-        tolerance=tolerance_of(form, request.weights, computation, runtime),
+        tolerance=tolerance_of(form, request.weights, computation, runtime)
+        if request.tolerance is None
+        else request.tolerance,
+        is_accepted=request.tolerance is not None,
         labels=prompt.labels,
         adapter_sha256=folder.weights_digest(),
         base=base_name,
