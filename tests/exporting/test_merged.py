@@ -86,7 +86,7 @@ def test_sentilora_reads_it_as_a_base_without_an_adapter(merged_export, toy_run)
 
 
 def test_a_16_bit_export_computes_in_16_bits(toy_run, tmp_path):
-    for dtype, tolerance in (("float16", 0.02), ("bfloat16", 0.1)):
+    for dtype, tolerance in (("float16", 0.02), ("bfloat16", 0.15)):
         certificate = sentilora.export("merged", tmp_path / dtype, adapter=toy_run, dtype=dtype)
         weights = load_file(tmp_path / dtype / "model.safetensors")
         assert {str(tensor.dtype) for tensor in weights.values()} == {f"torch.{dtype}"}

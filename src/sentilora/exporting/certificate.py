@@ -33,15 +33,15 @@ FORMAT_VERSION = 1
 Kind = Literal["adapter", "merged", "gguf"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # Largest difference of a probability, by the coarsest number format on the way. docs/results.md has
-# what was measured: 5e-6, 0.0034 and 0.032 in float32, float16 and bfloat16. Those of GGUF are
-# estimates.
+# what was measured, at most 5e-6, 0.0034, 0.005, 0.088 and 0.195 for the first five, in this order.
+# A base of 135 M parameters in q4_K_M is over its limit, at 0.57.
 LIMITS = {
     "float32": 1e-4,
     "float16": 0.02,
     "f16": 0.02,
-    "bfloat16": 0.1,
-    "q8_0": 0.1,
-    "q4_K_M": 0.25,
+    "bfloat16": 0.15,
+    "q8_0": 0.25,
+    "q4_K_M": 0.35,
 }
 ORIGINAL_WEIGHTS = 0.25  # merged into the 16-bit base, which is not what was trained
 

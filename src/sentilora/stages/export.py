@@ -190,7 +190,8 @@ def check_request(
             seen=weights,
             remedy="leave it out, or export merged or gguf",
         )
-    if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < 1):
+    is_number = isinstance(tolerance, Real)
+    if tolerance is not None and not (is_number and 0 < tolerance < 1):
         raise UsageError(
             f"`tolerance` is {tolerance!r:.60}",
             setting="tolerance",
