@@ -28,6 +28,8 @@ def test_it_has_the_figures_the_digests_and_the_versions(merged_export, toy_run)
         assert isinstance(record[name], int | float), name
     assert record["tolerance"] == LIMITS["float32"] and record["label_flips"] == 0
     assert record["mean_probability_difference"] <= record["max_probability_difference"] < 1e-4
+    assert (record["evaluation_rows"], record["evaluation_flips"]) == (16, 0)
+    assert "0 among the 16 evaluation rows" in (merged_export / "README.md").read_text()
     assert {"model.safetensors", "prompt.json", "config.json"} <= set(record["sha256"])
     assert {"sentilora", "torch", "transformers"} <= set(record["versions"])
     weights = (toy_run / "adapter_model.safetensors").read_bytes()

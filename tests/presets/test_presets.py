@@ -39,6 +39,7 @@ RECIPE = {
     "data.num_test": 0,
     "data.shuffle_seed": 42,
     "data.balance": "none",
+    "data.soft_labels": False,
     "prompt.template": (
         "### Instruction:\n{instruction}\n\n### Review:\n{text}\n\n### Sentiment:\n"
     ),
@@ -50,6 +51,7 @@ RECIPE = {
     "prompt.max_length": 512,
     "prompt.truncation": "tail",
     "prompt.answer": "{label}",
+    "prompt.ordered": False,
     "training.num_train_epochs": 3.0,
     "training.max_steps": 0,
     "training.per_device_train_batch_size": 4,
@@ -70,6 +72,7 @@ RECIPE = {
     "training.save_total_limit": 3,
     "training.early_stopping_patience": 0,
     "training.report_to": "none",
+    "training.loss": "tokens",
     "engine.implementation": "auto",
     "engine.base_matmul": "exact",
     "engine.assume_capability": 0.0,

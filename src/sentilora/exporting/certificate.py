@@ -52,7 +52,8 @@ class Figures:
 
     label_flips: rows with another most probable label. mean_probability_difference: over rows and
     labels. rows_with_other_tokens: rows whose string the export's tokenizer reads otherwise than in
-    training; they are scored as it reads them.
+    training; they are scored as it reads them. evaluation_rows, evaluation_flips: of the run's own
+    evaluation rows, which are what the adapter is for; the others are public texts.
     """
 
     rows: Annotated[int, Field(ge=1)]
@@ -60,6 +61,8 @@ class Figures:
     max_probability_difference: Share
     mean_probability_difference: Share
     rows_with_other_tokens: Annotated[int, Field(ge=0)]
+    evaluation_rows: Annotated[int, Field(ge=0)] = 0
+    evaluation_flips: Annotated[int, Field(ge=0)] = 0
 
 
 class Certificate(Record):
@@ -85,6 +88,8 @@ class Certificate(Record):
     max_probability_difference: Share
     mean_probability_difference: Share
     rows_with_other_tokens: Annotated[int, Field(ge=0)]
+    evaluation_rows: Annotated[int, Field(ge=0)] = 0
+    evaluation_flips: Annotated[int, Field(ge=0)] = 0
     tolerance: Share
     is_accepted: bool = False
     labels: list[str]
@@ -186,12 +191,16 @@ def compare(runtime: OwnRuntime, prompt: PromptFile, rows: Sequence[Row]) -> Fig
         )
     expected = probabilities_of(rows)
     differences = abs(seen - expected)
+    flips = seen.argmax(1) != expected.argmax(1)
+    own = np.array([row.origin == "evaluation" for row in rows])
     return Figures(
         rows=len(rows),
-        label_flips=int((seen.argmax(1) != expected.argmax(1)).sum()),
+        label_flips=int(flips.sum()),
         max_probability_difference=float(f"{differences.max():.3g}"),
         mean_probability_difference=float(f"{differences.mean():.3g}"),
         rows_with_other_tokens=num_other,
+        evaluation_rows=int(own.sum()),
+        evaluation_flips=int(flips[own].sum()),
     )
 
 
@@ -203,6 +212,8 @@ def figures_of(certificate: Certificate) -> Figures:
         certificate.max_probability_difference,
         certificate.mean_probability_difference,
         certificate.rows_with_other_tokens,
+        certificate.evaluation_rows,
+        certificate.evaluation_flips,
     )
 
 
@@ -227,8 +238,11 @@ def in_words(figures: Figures) -> str:
     """The figures as one clause."""
     other = figures.rows_with_other_tokens
     tokens = f", {counted(other, 'row')} read as other tokens" if other else ""
+    num_own = figures.evaluation_rows
+    own = f", {figures.evaluation_flips:,} among the {num_own:,} evaluation rows" if num_own else ""
     return (
         f"probabilities differ by up to {figures.max_probability_difference:g} "
         f"({figures.mean_probability_difference:g} on average), "
-        f"{counted(figures.label_flips, 'label')} of {counted(figures.rows, 'row')} changed{tokens}"
+        f"{counted(figures.label_flips, 'label')} of {counted(figures.rows, 'row')} changed"
+        f"{own}{tokens}"
     )

@@ -46,8 +46,8 @@ def settings_of(
             seen=overrides,
             remedy='pass a mapping such as {"data.num_test": 60}',
         )
-    sections = ("data.", "prompt." if folder is None else "prompt.ordered")
-    others = [key for key in overrides if not key.startswith(sections)]
+    sections = ("data.", "prompt.") if folder is None else ("data.",)
+    others = [key for key in overrides if not key.startswith((*sections, "prompt.ordered"))]
     if others:
         key, value = others[0], overrides[others[0]]
         raise UsageError(
