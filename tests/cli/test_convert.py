@@ -24,7 +24,9 @@ def test_convert_takes_columns_and_settings(tmp_path):
     first = json.loads((tmp_path / "y.jsonl").read_text().splitlines()[0])
     assert first["gold"] == {"label": {"no": 0.0, "yes": 1.0}}
     code, _, stderr = run("convert", table(tmp_path), tmp_path / "y.jsonl")
-    assert code == 2 and "exists" in stderr
+    assert code == 2 and stderr.strip().endswith("exists; remove it, or choose another file")
+    code, _, stderr = run("convert", table(tmp_path), tmp_path / "none" / "y.jsonl")
+    assert code == 2 and "--output" not in stderr  # an option that convert has not
     code, _, stderr = run("convert", tmp_path / "none.csv", tmp_path / "z.jsonl")
     assert code == 3 and "there is no file or folder" in stderr
 

@@ -8,6 +8,7 @@ import pytest
 
 import sentilora
 from sentilora.config import load_config
+from sentilora.data.overview import label_warnings
 from sentilora.data.rows import Columns
 from sentilora.data.soft_labels import TOLERANCE
 from sentilora.data.sources import load_rows
@@ -45,7 +46,7 @@ def test_sums_are_normalized_within_a_tolerance(tmp_path):
     assert rows.shares[0] == (0.99 / 1.01, 0.02 / 1.01)
     path = probabilities(tmp_path / "y.csv", [0.9, 0.3, 0.5], [0.1, 0.6, 0.5])
     assert TOLERANCE < 0.1
-    with pytest.raises(DataError, match=r"row 1 .*probabilities are not 1 in sum, but 0.9"):
+    with pytest.raises(DataError, match=r"row 1 .*probabilities add up to 0.9, not to 1"):
         load_rows(path, "train", SOFT)
 
 
@@ -172,3 +173,27 @@ def test_texts_are_counted_once_when_annotators_share_them(tmp_path):
     source = write(tmp_path / "x.csv", text=texts, label=labels)
     fit_ = fitted(source, **{"data.soft_labels": True})
     assert len(fit_.rows) + len(fit_.evaluation) == 20 - 4  # a fifth is held out to test
+
+
+def test_a_label_is_learned_from_rows_with_a_share_of_it(tmp_path):
+    """`check` said "the adapter does not learn it" of labels that are no row's likeliest."""
+    path = probabilities(tmp_path / "x.csv", [0.9, 0.8, 0.7], [0.1, 0.2, 0.3])
+    rows = load_rows(path, "train", SOFT)
+    assert label_warnings("train", rows, SOFT.labels) == []
+    [warning] = label_warnings("test", rows, SOFT.labels)
+    assert warning.startswith("no test row is likeliest to be negative: there is no macro-F1")
+    path = probabilities(tmp_path / "y.csv", [1, 1, 1], [0, 0, 0])
+    [warning] = label_warnings("train", load_rows(path, "train", SOFT), SOFT.labels)
+    assert warning == "no training row has a share of negative: the adapter does not learn it"
+
+
+@pytest.mark.parametrize("values", [[0.9, 0.1, 0.9] * 5, [1.0] * 15])
+def test_probabilities_of_one_label_alone_are_not_taken_for_labels(tmp_path, values):
+    """0.9 and 0.1 became two labels, because the file has two columns."""
+    texts = [f"Text {i}." for i in range(15)]
+    path = write(tmp_path / "x.csv", text=texts, probability_positive=values)
+    with pytest.raises(DataError, match=r"probabilities of one, in probability_positive; add a"):
+        fit(load_config(values={"data.train": path}), {})
+    path = write(tmp_path / "y.csv", text=texts, sentiment=["a", "b", "c"] * 5,
+                 probability_positive=values)  # fmt: skip
+    assert fit(load_config(values={"data.train": path}), {}).config.prompt.labels == ("a", "b", "c")

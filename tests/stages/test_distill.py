@@ -12,7 +12,7 @@ import pytest
 
 import sentilora
 from sentilora.config import load_config, read_config
-from sentilora.errors import Interrupted, UsageError
+from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.run_folder import Choices
 from sentilora.scoring.classifier import Classifier
@@ -140,7 +140,7 @@ def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path
     with pytest.raises(Interrupted):
         distill(config, teacher=toy_run, texts=texts)
     monkeypatch.undo()
-    with pytest.raises(UsageError, match=r"in use|not finished|no checkpoint"):
+    with pytest.raises(UsageError, match="not finished; go on with `resume`"):
         distill(config, teacher=toy_run, texts=texts)
     units = {p: p.stat().st_mtime_ns for p in (tmp_path / "student").rglob("part-*.parquet")}
     assert len(units) == 1
@@ -160,10 +160,30 @@ def test_what_cannot_be_is_refused_before_the_teacher_is_loaded(toy_base, toy_ru
         "teacher's labels are": {"prompt.labels": ["a", "b"]},
         "data.evaluation is set": {"data.evaluation": str(texts)},
         "does not search": {"training.learning_rate": "search"},
+        "prompt.max_length is 12, but template": {"prompt.max_length": 12},
+        "not a special token of this base": {"prompt.answer": "{label}<end_of_turn>"},
+        "prompt.answer is 'x'": {"prompt.answer": "x"},
     }
     for message, values in cases.items():
         with pytest.raises(UsageError, match=message):
             distill(settings(toy_base, tmp_path / "s", **values), teacher=toy_run, texts=texts)
+    with pytest.raises(DataError, match=r"no file .*none.csv; name a file or a folder as `texts`"):
+        distill(settings(toy_base, tmp_path / "s"), teacher=toy_run, texts=tmp_path / "none.csv")
     with pytest.raises(UsageError, match="holds no distillation"):
         distill(settings(toy_base, tmp_path / "s"), teacher=toy_run, texts=texts, resume=True)
     assert not (tmp_path / "s").exists()
+
+
+def test_faults_of_the_texts_are_worded_for_a_distillation(toy_base, toy_run, tmp_path):
+    """They named --input, --output and data.evaluation, which a distillation does not take."""
+    (tmp_path / "few.csv").write_text("text\nA dull film.\nA lovely film.\n")
+    with pytest.raises(DataError, match=r"2 usable texts, too few .*; give 10 texts or more"):
+        distill(settings(toy_base, tmp_path / "a"), teacher=toy_run, texts=tmp_path / "few.csv")
+    (tmp_path / "scored.csv").write_text("text,prediction\nA dull film.,neg\n")
+    message = "column 'prediction', which the teacher's answer would add; rename that column"
+    with pytest.raises(DataError, match=message):
+        distill(settings(toy_base, tmp_path / "b"), teacher=toy_run, texts=tmp_path / "scored.csv")
+    texts = texts_file(tmp_path, 40)
+    (tmp_path / "few.csv").write_text("text\nAnother film.\n")
+    with pytest.raises(UsageError, match="choose another `output_dir`, or remove that folder"):
+        distill(settings(toy_base, tmp_path / "a"), teacher=toy_run, texts=texts, resume=True)

@@ -173,7 +173,7 @@ def require_new(path: Path | None) -> None:
             f"{quoted(path)} exists",
             setting="output",
             seen=str(path),
-            remedy="remove it, or choose another file as `output`",
+            remedy="remove it, or choose another file",
         )
 
 

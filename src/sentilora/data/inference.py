@@ -14,6 +14,7 @@ from unicodedata import normalize
 from sentilora.data.columns import is_missing
 from sentilora.data.descriptions import stored_names
 from sentilora.data.label_words import word_in_map
+from sentilora.data.soft_labels import is_probability
 from sentilora.data.tables import python_values
 from sentilora.errors import DataError
 from sentilora.wording import counted, quoted
@@ -57,7 +58,9 @@ def infer_columns(names: Sequence[str], text: str, label: str) -> dict[str, str]
             columns[role] = candidates[0]
     if len(names) == 2 and len(columns) == 1:
         missing = next(role for role in roles if role not in columns)
-        columns[missing] = next(name for name in names if name not in columns.values())
+        other = next(name for name in names if name not in columns.values())
+        if not is_probability(other):  # of one label, with the column of another missing
+            columns[missing] = other
     return {role: name for role, name in columns.items() if name != roles[role]}
 
 

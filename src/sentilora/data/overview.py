@@ -100,6 +100,9 @@ def label_warnings(name: str, rows: Rows, labels: Sequence[str]) -> list[str]:
     """
     distinct = set(rows.labels)
     absent = [label for label in labels if label not in distinct]
+    if name == "train" and rows.shares:  # a label is also learned from rows with a share of it
+        places = [place for place, label in enumerate(labels) if label in absent]
+        absent = [labels[x] for x in places if not any(shares[x] for shares in rows.shares)]
     if not absent:
         return list(rows.notes)
     if name == "train":
@@ -110,7 +113,11 @@ def label_warnings(name: str, rows: Rows, labels: Sequence[str]) -> list[str]:
     else:
         consequence = "macro-F1 is the mean over the labels that occur in rows or answers"
     noun = "training" if name == "train" else name
-    return [*rows.notes, f"no {noun} row is labeled {alternatives(absent)}: {consequence}"]
+    them = alternatives(absent)
+    has = f"is labeled {them}"
+    if rows.shares:
+        has = f"has a share of {them}" if name == "train" else f"is likeliest to be {them}"
+    return [*rows.notes, f"no {noun} row {has}: {consequence}"]
 
 
 def _warnings(

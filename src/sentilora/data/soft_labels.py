@@ -60,7 +60,7 @@ def shares_of(source: str, table: "pa.Table", columns: Columns) -> list[tuple[fl
             mine[place] += share
         total = sum(mine)
         if row not in faults and abs(total - 1) > TOLERANCE:
-            faults[row] = f"its probabilities are not 1 in sum, but {total:g}", total
+            faults[row] = f"its probabilities add up to {total:g}, not to 1", total
         if row not in faults and abs(total - 1) > ROUNDING:
             mine = [share / total for share in mine]
         shares.append(tuple(mine))

@@ -23,7 +23,7 @@ from sentilora.data.records import Question, question_of
 from sentilora.data.rows import Rows
 from sentilora.data.soft_labels import is_probability, probability_columns
 from sentilora.data.sources import hub_splits, is_on_hub, load_rows, read_labeled, read_table
-from sentilora.errors import UsageError
+from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
@@ -180,6 +180,15 @@ def _fit_softness(choices: _Choices, table: "pa.Table") -> None:
     """Take probabilities as labels where there are no others; say so where there are."""
     setting, column = "data.soft_labels", choices.value("data.label_column")
     probabilities = listed(probability_columns(table.column_names).values())
+    single = [name for name in table.column_names if is_probability(name)]
+    if len(single) == 1 and column not in table.column_names:
+        raise DataError(
+            f"the only labels are the probabilities of one, in {quoted(single[0])}",
+            setting=setting,
+            seen=single[0],
+            remedy="add a column of probabilities for each of the other labels, or name a column "
+            "of labels with `label_column`",
+        )
     if not probabilities or not choices.is_free(setting):
         return
     if column not in table.column_names:

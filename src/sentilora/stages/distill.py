@@ -7,6 +7,8 @@ beside the teacher, and beside the recipe on true labels alone.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import numpy as np
 from sentilora.config import Config
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
-from sentilora.errors import UsageError
+from sentilora.errors import DataError, SentiloraError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import add_section
 from sentilora.folders.checkpoints import checkpoints
@@ -28,8 +30,11 @@ from sentilora.folders.run_folder import (
 )
 from sentilora.metrics import mcnemar_p, measure_fully
 from sentilora.models.base_source import resolve_base
+from sentilora.models.bases import load_tokenizer
 from sentilora.models.device import free_memory, require_device
+from sentilora.places import path_of
 from sentilora.progress import Progress, num_processes, say
+from sentilora.prompt import Prompter
 from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import adapter_name
 from sentilora.stages.adapter_rows import overlap_warning
@@ -42,7 +47,7 @@ from sentilora.stages.distill_rows import (
     write_parts,
     write_rows,
 )
-from sentilora.stages.from_config import columns_of, with_absolute_base
+from sentilora.stages.from_config import columns_of, prompt_format_of, with_absolute_base
 from sentilora.stages.predict_file import predict_file
 from sentilora.stages.train import train_in
 from sentilora.training.distillation import (
@@ -74,12 +79,13 @@ def distill(
     """
     adapter = AdapterFolder.open(teacher)
     config = student_of(adapter, with_absolute_base(config))
-    require_possible(config)
+    require_possible(config, texts)
     folder = Path(config.output_dir)
     if resume:
         require_begun(folder)
     else:
         require_writable(folder)
+        require_not_begun(folder)
     with training_errors(folder):
         own_claim = claim(folder)
     with own_claim:
@@ -99,14 +105,15 @@ def distill_in(
         own_test = load_rows(config.data.test, "test", columns)
     say("1 of 4: the teacher scores the texts")
     units = place / "teacher"
-    predict_file(
-        texts,
-        f"{units}/",
-        text_column=columns.text,
-        adapter=adapter.path,
-        format="parquet",
-        device=config.base.device,
-    )
+    with of_texts():
+        predict_file(
+            texts,
+            f"{units}/",
+            text_column=columns.text,
+            adapter=adapter.path,
+            format="parquet",
+            device=config.base.device,
+        )
     free_memory()
     scored = read_scored(units, config.with_values({"data.train": str(texts)}), labels)
     parts = split(scored, labels, config.data.shuffle_seed, own_test)
@@ -171,7 +178,7 @@ def student_of(adapter: AdapterFolder, config: Config) -> Config:
     return config.with_values({k: v for k, v in prompt.items() if k not in config.chosen})
 
 
-def require_possible(config: Config) -> None:
+def require_possible(config: Config, texts: str | Path) -> None:
     """Raise an error for what cannot be, before the teacher is loaded."""
     if num_processes() > 1:
         raise UsageError(
@@ -196,6 +203,29 @@ def require_possible(config: Config) -> None:
         )
     require_device(config.base.device)
     resolve_base(config.base.name)
+    if not path_of(texts).exists():
+        raise DataError(
+            f"there is no file {quoted(texts)}",
+            setting="texts",
+            seen=str(texts),
+            remedy="name a file or a folder as `texts`",
+        )
+    # The teacher's prompt in the student's tokens, which may be more, or lack the one that ends it.
+    tokenizer = load_tokenizer(config.base.name, config.base.revision)
+    Prompter(tokenizer, prompt_format_of(config))
+
+
+@contextmanager
+def of_texts() -> Iterator[None]:
+    """Words the errors of bulk scoring for who gave `texts` and `output_dir`."""
+    try:
+        yield
+    except SentiloraError as error:
+        error.problem = error.problem.replace("`output`", "the teacher's answer")
+        error.remedy = error.remedy.replace("`output`", "`output_dir`").replace(
+            "`input`", "`texts`"
+        )
+        raise
 
 
 def require_begun(folder: Path) -> None:
@@ -207,6 +237,17 @@ def require_begun(folder: Path) -> None:
             setting="output_dir",
             seen=str(folder),
             remedy="name another `output_dir`, without `resume`",
+        )
+
+
+def require_not_begun(folder: Path) -> None:
+    """Raise `UsageError` if a folder holds a distillation that is not finished."""
+    if (folder / PARTS_FOLDER).is_dir() and not (folder / Distillation.FILE).is_file():
+        raise UsageError(
+            f"{quoted(folder)} holds a distillation that is not finished",
+            setting="output_dir",
+            seen=str(folder),
+            remedy="go on with `resume`, choose another `output_dir`, or remove it",
         )
 
 

@@ -66,7 +66,10 @@ def choose_weight(
     if not num:
         return 0.0, "no text that trains has a true label"
     if not parts.are_true or share < MIN_SHARE:
-        return 1.0, f"only {counted(num, 'text')} that train have a true label, which then holds"
+        return (
+            1.0,
+            f"{counted(num, 'text')} that train have a true label, too few to try others",
+        )
     columns = columns_of(config, config.prompt.labels)
     num_steps = max(
         MIN_TRIAL_STEPS, math.ceil(TRIAL_SHARE * count_steps(config, len(parts.train.truth)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from sentilora.config import Config
 from sentilora.data.columns import is_missing
-from sentilora.data.held_out import hold_out
+from sentilora.data.held_out import MIN_ROWS, hold_out
 from sentilora.data.label_words import word_for
 from sentilora.data.output import encode_table, write_encoded
 from sentilora.data.rows import Columns, Rows
@@ -115,6 +115,14 @@ def split(texts: ScoredTexts, labels: Sequence[str], seed: int, test: Rows | Non
     are_true = len(labeled) >= MIN_LABELED
     pool = labeled if are_true else np.arange(len(texts.truth))
     rows = texts.rows.take(pool.tolist())
+    if len(rows) < MIN_ROWS:
+        raise DataError(
+            f"{quoted(rows.source)} has {counted(len(rows), 'usable text')}, too few to hold out "
+            "test and evaluation rows",
+            setting="texts",
+            seen=rows.source,
+            remedy=f"give {MIN_ROWS} texts or more",
+        )
     if are_true:
         words = [labels[number] for number in texts.truth[pool]]
         rows = Rows(rows.source, rows.texts, words, numbers=rows.numbers, fields=rows.fields)

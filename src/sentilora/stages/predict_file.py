@@ -196,7 +196,7 @@ def check_new_file(output: Path) -> None:
         problem,
         setting="output",
         seen=str(output),
-        remedy="choose another file as `output`",
+        remedy="choose another file",
     )
 
 
