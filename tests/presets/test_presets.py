@@ -132,7 +132,7 @@ def test_every_preset_has_every_key():
 
 def test_the_recipe_has_exactly_these_numbers():
     assert load_config("mistral-7b").flat() == RECIPE
-    assert len(RECIPE) == 56
+    assert len(RECIPE) == 59
 
 
 def test_the_parent_holds_every_setting_and_is_no_preset():
