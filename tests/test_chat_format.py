@@ -111,6 +111,8 @@ def test_an_answer_of_the_users_own_goes_before_the_templates():
     assert Prompter(tokenizer, own).label_ids[0][-1] == tokenizer.eos_token_id
     with pytest.raises(UsageError, match=r"prompt\.answer ends with '!', which is not a special"):
         Prompter(tokenizer, PromptFormat(answer="{label}!"))
+    with pytest.raises(UsageError, match=r"prompt\.answer has '</s>' before the label, where it"):
+        Prompter(tokenizer, PromptFormat(answer="</s>{label}"))
     with pytest.raises(UsageError, match=r"prompt\.answer is 'positive'; let it hold \{label\}"):
         PromptFormat(answer="positive")
 

@@ -20,7 +20,7 @@ class LabelTokens:
 
     template, answer, labels: see `PromptFormat`. tokens: function from a prompt's string, which a
     label may follow, to its tokens. Raises `UsageError` for an answer that ends otherwise than with
-    a special token of this base.
+    a special token of this base, or has one before the label.
     """
 
     def __init__(
@@ -42,6 +42,14 @@ class LabelTokens:
                 setting="prompt.answer",
                 seen=answer,
                 remedy=f"end it with {LABEL}, which EOS follows, or with one of the base's own",
+            )
+        if written := [token for token in special if token in self._opening]:
+            raise UsageError(
+                f"prompt.answer has {written[0]!r} before the label, where it would be read as "
+                "plain text",
+                setting="prompt.answer",
+                seen=answer,
+                remedy="write it at the end of prompt.template",
             )
         self._end_id = special[end] if end else tokenizer.eos_token_id
 

@@ -8,7 +8,7 @@ import pytest
 
 import sentilora
 from sentilora.config import load_config
-from sentilora.data.overview import label_warnings
+from sentilora.data.overview import label_warnings, look_over
 from sentilora.data.rows import Columns
 from sentilora.data.soft_labels import TOLERANCE
 from sentilora.data.sources import load_rows
@@ -197,3 +197,14 @@ def test_probabilities_of_one_label_alone_are_not_taken_for_labels(tmp_path, val
     path = write(tmp_path / "y.csv", text=texts, sentiment=["a", "b", "c"] * 5,
                  probability_positive=values)  # fmt: skip
     assert fit(load_config(values={"data.train": path}), {}).config.prompt.labels == ("a", "b", "c")
+
+
+def test_rows_that_a_model_labeled_are_named_as_such(tmp_path):
+    """What `predict --output` wrote evaluated the same adapter with 100 %, without a word."""
+    path = probabilities(tmp_path / "x.csv", [0.9, 0.2, 0.5], [0.1, 0.8, 0.5],
+                         prediction=["positive", "negative", "positive"])  # fmt: skip
+    rows = load_rows(path, "test", SOFT)
+    [warning] = label_warnings("test", rows, SOFT.labels)
+    assert "a model's answers" in warning and "is agreement with that model" in warning
+    splits = {"train": rows, "test": rows.take([0, 1])}
+    assert look_over(splits, SOFT.labels).warnings.count(warning) == 1

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sentilora.data.columns import items_of
-from sentilora.data.soft_labels import PREFIX
+from sentilora.data.soft_labels import PREDICTION, PREFIX
 from sentilora.data.tables import python_values
 from sentilora.data.text import Item
 from sentilora.errors import DataError
@@ -68,7 +68,7 @@ def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str])
 
     return pa.table(
         {
-            "prediction": pa.array([p.label for p in predictions], pa.string()),
+            PREDICTION: pa.array([p.label for p in predictions], pa.string()),
             **{
                 f"{PREFIX}{label}": pa.array(
                     [p.probabilities.get(label) for p in predictions], pa.float64()

@@ -69,7 +69,9 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
         conflicts=len(conflicts),
         meanings=meanings_of(splits),
         warnings=[
-            *(warning for name in names for warning in label_warnings(name, splits[name], labels)),
+            *dict.fromkeys(
+                warning for name in names for warning in label_warnings(name, splits[name], labels)
+            ),
             *_warnings(balance, shared, conflicts),
         ],
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PREFIX = "probability_"
+PREDICTION = "prediction"  # beside such columns: a model's answer, as `predict` writes it
 ROUNDING = 1e-9  # of a sum that needs no division, so that what was written is read again
 TOLERANCE = 0.02  # of a sum of shares: those of a few labels, rounded to two decimals
 

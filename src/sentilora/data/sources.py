@@ -28,6 +28,7 @@ from sentilora.data.memory import InMemory, require_passed
 from sentilora.data.records import are_records, table_of_records
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.soft_labels import (
+    PREDICTION,
     is_probability,
     one_hot,
     probability_columns,
@@ -66,7 +67,15 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     others = {column: python_values(table[column]) for column in columns.others}
     fields = fields_of(name, others)
     ratings = ratings_of(table, columns)
-    rows = Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields)
+    notes = (
+        ()
+        if not columns.is_soft or PREDICTION not in table.column_names
+        else (
+            f"the labels of {name} are a model's answers, for it has a column {PREDICTION!r}: "
+            "accuracy on such rows is agreement with that model",
+        )
+    )
+    rows = Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields, notes=notes)
     return with_shares(rows, shares, columns.labels, origin) if columns.is_soft else rows
 
 
