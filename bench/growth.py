@@ -30,7 +30,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from training import describe_machine, load_config_of, mean_tokens, prepare
+from training import (
+    FIRST_TIMED,
+    describe_machine,
+    load_config_of,
+    mean_tokens,
+    prepare,
+    step_seconds,
+)
 
 from sentilora.models.device import spin_briefly
 
@@ -42,7 +49,6 @@ CELLS: dict[str, list[Any]] = {
     "rows": [1000, 4000, 16_000],
 }
 NUM_SCORED = 100  # texts, with every size
-FIRST_TIMED = 5  # earlier steps compile and capture
 ADJECTIVES = "amber bold calm dry early fair grand high idle just keen loud mild neat old pale"
 NOUNS = "acorn basin cedar delta ember field grove harbor island jetty kettle lantern meadow north"
 
@@ -149,7 +155,7 @@ def train_steps(rows: Path, options: argparse.Namespace, *settings: str) -> dict
     loaded = time.perf_counter() - started
     model = prepare_model(config, base, None)
     trainer = build_trainer(config, base, model, prompter, examples, evaluation)
-    seconds = step_seconds(trainer)
+    seconds = statistics.median(step_seconds(trainer)[FIRST_TIMED:])
     rows_per_step = trainer.args.train_batch_size * trainer.args.world_size
     figures = {
         "s before": loaded,
@@ -162,31 +168,6 @@ def train_steps(rows: Path, options: argparse.Namespace, *settings: str) -> dict
     trainer.evaluate()
     figures["ms a text scored"] = 1e3 * (time.perf_counter() - started) / len(evaluation)
     return figures
-
-
-def step_seconds(trainer: Any) -> float:
-    """Median seconds of a step of a training, after the first ones."""
-    import torch
-    from transformers import TrainerCallback
-
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            wait()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            wait()
-            self.seconds.append(time.perf_counter() - self.started)
-
-    clock = Clock()
-    trainer.add_callback(clock)
-    trainer.train()
-    return statistics.median(clock.seconds[FIRST_TIMED:])
 
 
 def memory() -> dict[str, float]:

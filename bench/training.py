@@ -35,6 +35,7 @@ from sentilora.models.device import spin_briefly
 
 GPU_STACKS = ["notebook", "tuned", "liger", "engine"]
 CPU_STACKS = ["tuned", "engine"]
+FIRST_TIMED = 5  # earlier steps compile and capture
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -131,40 +132,22 @@ def show(stack: str, results: dict[str, dict]) -> None:
 def run_stack(stack: str, options: argparse.Namespace) -> dict:
     """Train with one stack; its times, memory and losses."""
     import torch
-    from transformers import TrainerCallback
 
     on_gpu = torch.cuda.is_available()
     if on_gpu and options.memory_gib:
         total = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(options.memory_gib * 2**30 / total)
-
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-
-        def on_step_begin(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-            if on_gpu:
-                torch.cuda.synchronize()
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
-            if on_gpu:
-                torch.cuda.synchronize()
-            self.seconds.append(time.perf_counter() - self.started)
-
-    clock = Clock()
     build = build_sentilora if stack in ("engine", "fp8") else build_stock
     trainer, num_tokens, note = build(stack, options)
-    trainer.add_callback(clock)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    trainer.train()
-    timed = clock.seconds[5:]
+    seconds = step_seconds(trainer)
+    timed = seconds[FIRST_TIMED:]
     return {
         "median": statistics.median(timed),
         "min": min(timed),
         "max": max(timed),
-        "seconds": clock.seconds,
+        "seconds": seconds,
         "flop_per_token": 4 * num_frozen(trainer.model),
         "tokens_per_second": num_tokens / statistics.median(timed),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
@@ -172,6 +155,31 @@ def run_stack(stack: str, options: argparse.Namespace) -> dict:
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "note": note,
     }
+
+
+def step_seconds(trainer) -> list[float]:  # type: ignore[no-untyped-def]
+    """Train; the seconds of each optimizer step, until the device is idle."""
+    import torch
+    from transformers import TrainerCallback
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+            wait()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+            wait()
+            self.seconds.append(time.perf_counter() - self.started)
+
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.seconds
 
 
 def load_config_of(options: argparse.Namespace, *more: str):  # type: ignore[no-untyped-def]

@@ -262,7 +262,7 @@ def calibrate(
 ) -> tuple[TemperatureScaling | None, Abstention | None, list[LabelSets], list[str]]:
     """Temperature, threshold and label sets from the evaluation rows, applied to the test rows.
 
-    rows, log_probs: the test rows. The last list says why there is none of them, if so.
+    rows, log_probs: the test rows. The last list gives the reasons for what is absent.
     """
     if reason := _obstacle_to_calibration(evaluation, rows, target_accuracy):
         return None, None, [], [reason]

@@ -80,7 +80,7 @@ def attach_adapter(
 
 
 def _beside_the_decoder(model: "PreTrainedModel") -> str | None:
-    """A pattern of the modules next to the layers that read text; None if there are none."""
+    """A pattern for the modules beside the text layers; None if there are none."""
     if model.config.get_text_config() is model.config:
         return None
     decoder = model.get_decoder()

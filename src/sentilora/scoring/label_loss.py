@@ -22,7 +22,7 @@ from sentilora.engine.swap import packed_logits
 from sentilora.prompt import IGNORE_INDEX
 from sentilora.scoring.label_tree import LabelTree
 
-# Logits of a pass, in numbers: 0.25 GB in float32, of which a backward pass holds four copies.
+# Number of logits of a pass: 0.25 GB in float32, and a backward pass holds four copies.
 MAX_LOGITS = 2**26
 
 
@@ -52,7 +52,7 @@ def shares_loss(
 class PackedLabels:
     """All labels after each prompt of a packed pass, and their scores from its logits.
 
-    label_ids: each label's tokens, of which the last is EOS.
+    label_ids: the tokens of each label, ending with EOS.
     """
 
     def __init__(self, label_ids: Sequence[Sequence[int]], device: torch.device | str) -> None:
