@@ -1,6 +1,7 @@
 """Runs that a test trains in seconds on rows of its own."""
 
 import json
+import signal
 
 import sentilora
 from sentilora.config import load_config
@@ -18,3 +19,18 @@ def train_on(rows, base, folder, **values):
               "data.train": str(source), "data.test": str(source), **values}  # fmt: skip
     sentilora.train(load_config("tiny", values=values))
     return folder / "run"
+
+
+def interrupt_in_step(monkeypatch, number):
+    """Make Ctrl-C arrive in this step of the next training, counted from 1."""
+    from sentilora.training.trainer import ClassifierTrainer
+
+    whole, calls = ClassifierTrainer.training_step, []
+
+    def training_step(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(ClassifierTrainer, "training_step", training_step)

@@ -5,10 +5,10 @@ Asked for in txtai #1103 (a trainer that takes a teacher, with temperature and w
 
 import json
 import re
-import signal
 
 import numpy as np
 import pytest
+from small_runs import interrupt_in_step
 
 import sentilora
 from sentilora.config import load_config, read_config
@@ -19,7 +19,6 @@ from sentilora.scoring.classifier import Classifier
 from sentilora.stages import distill_mixture
 from sentilora.stages.distill import PARTS_FOLDER, distill
 from sentilora.training.distillation import UNKNOWN, Distillation, targets_of
-from sentilora.training.trainer import ClassifierTrainer
 
 
 def texts_file(folder, num=240, labeled=0):
@@ -128,15 +127,7 @@ def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path
     """In the teacher's part: its units stay. In the student's: the same weights in the end."""
     texts = texts_file(tmp_path, 80)
     config = settings(toy_base, tmp_path / "student")
-    whole, calls = ClassifierTrainer.training_step, []
-
-    def stop_after_three(self, *args, **kwargs):
-        calls.append(args)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return whole(self, *args, **kwargs)
-
-    monkeypatch.setattr(ClassifierTrainer, "training_step", stop_after_three)
+    interrupt_in_step(monkeypatch, 3)
     with pytest.raises(Interrupted):
         distill(config, teacher=toy_run, texts=texts)
     monkeypatch.undo()

@@ -5,13 +5,13 @@ disagreement in minojev #5.
 """
 
 import json
-import signal
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_runs import interrupt_in_step
 
 from sentilora.config import load_config
 from sentilora.engine.swap import install
@@ -28,7 +28,6 @@ from sentilora.stages.evaluate import evaluate
 from sentilora.stages.train import train
 from sentilora.training import losses
 from sentilora.training.losses import ShareLoss
-from sentilora.training.trainer import ClassifierTrainer
 
 TEXTS = ["Good, really good.", "She said no, then yes, and it was dull for all that.", "So so.",
          "A film with a long beginning and a short end, or the other way round."]  # fmt: skip
@@ -215,16 +214,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, toy_base, tmp_path, monk
     config, _ = run
     data = config.data.train
     again = settings(toy_base, tmp_path / "parts", data)
-    whole = ClassifierTrainer.training_step
-    calls = []
-
-    def stop_after_three(self, *args, **kwargs):
-        calls.append(args)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return whole(self, *args, **kwargs)
-
-    monkeypatch.setattr(ClassifierTrainer, "training_step", stop_after_three)
+    interrupt_in_step(monkeypatch, 3)
     with pytest.raises(Interrupted):
         train(again)
     monkeypatch.undo()
