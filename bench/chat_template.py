@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="labeled training and test rows")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--preset", default="smollm2-135m")
+    parser.add_argument("--first-seed", type=int, default=42)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-test", type=int, default=0, help="0: all test rows")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
@@ -44,7 +45,7 @@ def main() -> None:
     print(machine, flush=True)
     runs = [
         measured(options, template, seed)
-        for seed in range(1, options.seeds + 1)
+        for seed in range(options.first_seed, options.first_seed + options.seeds)
         for template in TEMPLATES
     ]
     rows = [row_of(template, [run for run in runs if run["template"] == template])

@@ -46,7 +46,7 @@ CELLS: dict[str, list[Any]] = {
     "length": [128, 256, 512, 1024, 2048, 4096],
     "labels": [2, 16, 64, 256, 1000],
     "processes": [1, 2, 4],
-    "rows": [1000, 4000, 16_000],
+    "rows": [250, 1000, 4000],
 }
 NUM_SCORED = 100  # texts, with every size
 ADJECTIVES = "amber bold calm dry early fair grand high idle just keen loud mild neat old pale"

@@ -4,9 +4,10 @@
     sentilora distill --teacher smollm2-imdb --texts pool.parquet --base embedded
 
 A student that sees whole reviews only is unsure of a sentence, so there are single sentences too,
-pairs of neighbors, and many of both that negate ("not", "never") or contrast ("but", "although").
-Each review gives at most one text of each kind. What also occurs in the test split is left out. The
-2,400 rows that `sentilora train data.train=imdb` trains and evaluates on have their true label.
+pairs of neighbors, many of both that negate ("not", "never") or contrast ("but", "although"), and
+passages of three to six sentences, half of which end the review. Each review gives at most one text
+of each kind. What also occurs in the test split is left out. The 2,400 rows that `sentilora train
+data.train=imdb` trains and evaluates on have their true label; their kind tells which they are.
 """
 
 import argparse
@@ -27,13 +28,15 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z])")
 NEGATION = re.compile(r"\b(?:not|never|no|nothing|hardly|\w+n['’]t)\b", re.IGNORECASE)
 CONTRAST = re.compile(r"\b(?:but|although|though|yet|however|despite|unlike)\b", re.IGNORECASE)
 WORDS = (4, 60)  # of a short text
+PASSAGE = (3, 6)  # sentences
 # Kind of text: how many of them.
 SIZES = {
     "review": 49_000,
-    "sentence": 15_000,
-    "pair": 15_000,
-    "negation": 20_000,
-    "contrast": 20_000,
+    "passage": 40_000,
+    "sentence": 30_000,
+    "pair": 30_000,
+    "negation": 30_000,
+    "contrast": 30_000,
 }
 
 
@@ -52,8 +55,10 @@ def main() -> None:
         return [clean_text(text) for text in table["text"].to_pylist()]
 
     rows = [
-        {"text": clean_text(text), "kind": "labeled", "label": label}
-        for split in load_rows_of(config_of(options.imdb))
+        {"text": clean_text(text), "kind": kind, "label": label}
+        for kind, split in zip(
+            ("training", "evaluation"), load_rows_of(config_of(options.imdb)), strict=True
+        )
         for text, label in zip(split.texts, split.labels, strict=True)
     ]
     seen = {normalized(text) for text in texts_of("test")}
@@ -95,6 +100,11 @@ def cuts_of(review: str, draw: random.Random) -> Iterator[tuple[str, str]]:
     ):
         if choice:
             yield kind, draw.choice(choice)
+    length = draw.randint(*PASSAGE)
+    if len(sentences) > length:
+        last = len(sentences) - length
+        start = draw.choice((last, draw.randint(0, last)))
+        yield "passage", " ".join(sentences[start : start + length])
 
 
 if __name__ == "__main__":

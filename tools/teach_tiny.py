@@ -1,0 +1,301 @@
+"""Teaches the embedded base what larger models say of film reviews. Three verbs, in this order:
+
+    python tools/distill_pool.py --imdb imdb --out pool.parquet
+    sentilora predict --adapter TEACHER --input pool.parquet --output scored-1/  # for each teacher
+    python tools/teach_tiny.py mean scored-1 scored-2 --out imdb-taught          # seconds
+    python tools/teach_tiny.py train imdb-taught                                 # one GPU, minutes
+    python tools/pretrain_tiny.py quantize imdb-taught src/sentilora/assets/tiny
+
+`mean` averages the teachers' probabilities. `train` trains all weights of the base on them, in the
+form of the recipe's prompt, and at the same time on the next token, so that it stays a language
+model. Rows with a true label have that as their target; those of the recipe's evaluation rows only
+measure. `sentilora train data.train=imdb-taught data.evaluation=imdb-taught` teaches an adapter the
+same.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pretrain_tiny import PAD, make_optimizer, schedule, write_record
+
+from sentilora import embedded_base
+from sentilora.data.soft_labels import PREFIX
+from sentilora.prompt import LABELS, Prompter, PromptFormat
+from sentilora.shipped import reviews_path
+
+EVALUATION = "evaluation"  # kind of the rows that only measure
+SORTED_TOGETHER = 100  # batches whose rows are sorted by length
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt with the likelier label as its answer.
+
+    num_prompt: tokens of the prompt. share: of `LABELS[0]`.
+    """
+
+    input_ids: Sequence[int]
+    num_prompt: int
+    share: float
+
+
+def mean(folders: Sequence[Path], out: Path) -> None:
+    """Writes the texts with the mean of their teachers' probabilities into the folder `out`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [
+        pa.concat_tables(map(pq.read_table, sorted(folder.glob("part-*.parquet"))))
+        for folder in folders
+    ]
+    first = tables[0]
+    if any(table["text"] != first["text"] for table in tables[1:]):
+        raise SystemExit("the teachers scored different texts")
+    names = [PREFIX + label for label in LABELS]
+    shares = np.mean([[table[name].to_numpy() for name in names] for table in tables], axis=0).T
+    for row, label in enumerate(first["label"].to_pylist()):
+        if label:
+            shares[row] = [label == other for other in LABELS]
+    columns = {name: shares[:, number] for number, name in enumerate(names)}
+    table = pa.table({"text": first["text"], "kind": first["kind"], **columns})
+    measures = pa.compute.equal(table["kind"], EVALUATION)
+    out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.filter(measures), out / "validation.parquet")
+    pq.write_table(table.filter(pa.compute.invert(measures)), out / "train.parquet")
+    print(f"{len(table):,} texts of {len(tables)} teachers in {out}")
+
+
+def train(folder: Path, args: argparse.Namespace) -> None:
+    """Trains the embedded base on the rows in `folder` and saves it to `folder`/model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sentilora.exporting.merged import dequantize
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high")
+    torch.manual_seed(args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_base())
+    rows = read_rows(folder / "train.parquet")
+    measured = {
+        "evaluation": read_rows(folder / "validation.parquet"),
+        "embedded": embedded_rows(),
+    }
+    model = AutoModelForCausalLM.from_pretrained(embedded_base(), device_map={"": "cpu"})
+    dequantize(model, "embedded")
+    model.requires_grad_(True).to(device)
+    with_dropout(model, args.dropout)
+    start = time.perf_counter()
+    curve = run_steps(model, rows, measured, args, device)
+    seconds = time.perf_counter() - start
+    out = args.out or folder
+    model.to("cpu").save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
+    record = json.loads((Path(embedded_base()) / "record.json").read_text())
+    (out / "record.json").write_text(json.dumps(record))
+    write_record(
+        out,
+        teaching={
+            **{k: v for k, v in vars(args).items() if v and isinstance(v, int | float)},
+            "num_texts": len(rows),
+            "num_tokens_per_epoch": sum(len(row.input_ids) for row in rows),
+            "seconds": round(seconds),
+            "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+            "torch": torch.__version__,
+            "curve": curve,
+        },
+    )
+    print(f"{seconds:.0f} s, in {out}")
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a table with texts and shares, as prompts."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return rows_of(table["text"].to_pylist(), table[PREFIX + LABELS[0]].to_pylist())
+
+
+def embedded_rows() -> list[Row]:
+    """The training reviews that ship: they measure how the base does on short and hard ones."""
+    lines = reviews_path("train").read_text(encoding="utf-8").splitlines()
+    reviews = [json.loads(line) for line in lines]
+    shares = [float(review["label"] == LABELS[0]) for review in reviews]
+    return rows_of([review["text"] for review in reviews], shares)
+
+
+def rows_of(texts: Sequence[str], shares: Sequence[float]) -> list[Row]:
+    """Prompts of texts, made on all cores."""
+    parts = [slice(i, i + 2000) for i in range(0, len(texts), 2000)]
+    with ProcessPoolExecutor() as pool:
+        made = pool.map(part_of, (texts[p] for p in parts), (shares[p] for p in parts))
+        return [row for part in made for row in part]
+
+
+def part_of(texts: Sequence[str], shares: Sequence[float]) -> list[Row]:
+    """Prompts of some texts."""
+    from transformers import AutoTokenizer
+
+    prompter = Prompter(AutoTokenizer.from_pretrained(embedded_base()), PromptFormat())
+    rows = []
+    for text, share in zip(texts, shares, strict=True):
+        example = prompter.encode_example(text, LABELS[int(share < 0.5)])
+        num_prompt = sum(label == -100 for label in example.labels)
+        rows.append(Row(example.input_ids, num_prompt, share))
+    return rows
+
+
+def batches(rows: Sequence[Row], num_tokens: int, draw: random.Random) -> Iterator[list[Row]]:
+    """One epoch in batches of rows of similar length, `num_tokens` each with their padding."""
+    order = draw.sample(rows, len(rows))
+    made: list[list[Row]] = []
+    size = SORTED_TOGETHER * num_tokens // 200  # of about 200 tokens
+    for start in range(0, len(order), size):
+        batch: list[Row] = []
+        for row in sorted(order[start : start + size], key=lambda row: len(row.input_ids)):
+            if batch and (len(batch) + 1) * len(row.input_ids) > num_tokens:
+                made.append(batch)
+                batch = []
+            batch.append(row)
+        made.append(batch)
+    return iter(draw.sample(made, len(made)))
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def with_dropout(model: Any, rate: float) -> None:
+    """Adds dropout after each block of a model in training."""
+    for layer in model.model.layers:
+        for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            module.register_forward_hook(partial(dropped, rate))
+
+
+def dropped(rate: float, module: Any, _inputs: Any, out: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.dropout(out, rate, module.training)
+
+
+def losses(model: Any, batch: Sequence[Row], device: str) -> tuple[torch.Tensor, ...]:
+    """Of a batch: the answers' loss, the loss of the other tokens, and the shares (rows,).
+
+    The label's first token tells the labels apart: the target there is the share of each label.
+    """
+    width = max(len(row.input_ids) for row in batch)
+    ids = torch.full((len(batch), width), PAD)
+    for number, row in enumerate(batch):
+        ids[number, : len(row.input_ids)] = torch.tensor(row.input_ids)
+    ids = ids.to(device)
+    first = torch.tensor([row.num_prompt for row in batch], device=device)[:, None]
+    share = torch.tensor([row.share for row in batch], device=device)
+    # Padding comes after every real token, so causality alone hides it.
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    log_probs = model.lm_head(hidden).float().log_softmax(-1)
+    nll = -log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1)
+    place = torch.arange(1, width, device=device)[None]
+    real = ids[:, 1:] != PAD
+    at_label = log_probs[torch.arange(len(batch), device=device), first[:, 0] - 1]
+    both = at_label[:, first_tokens(model)]
+    weights = torch.stack([share, 1 - share], -1)
+    answers = -(weights * both).sum(-1) + (nll * (real & (place > first))).sum(-1)
+    text = nll[real & (place < first)].mean()
+    return answers.mean(), text, both.detach().softmax(-1)[:, 0]
+
+
+def first_tokens(model: Any) -> list[int]:
+    """The first token of each label."""
+    if not hasattr(model, "label_tokens"):
+        from transformers import AutoTokenizer
+
+        prompter = Prompter(AutoTokenizer.from_pretrained(embedded_base()), PromptFormat())
+        model.label_tokens = [ids[0] for ids in prompter.label_ids]
+    return list(model.label_tokens)
+
+
+def run_steps(
+    model: Any,
+    rows: Sequence[Row],
+    measured: dict[str, list[Row]],
+    args: argparse.Namespace,
+    device: str,
+) -> dict[str, Any]:
+    """Trains the model. Returns the curve: accuracy and log-loss of rows that only measure."""
+    draw = random.Random(args.seed)
+    optimizer = make_optimizer(model, args.lr, fused=device == "cuda")
+    num_steps = args.epochs * sum(1 for _ in batches(rows, args.tokens, random.Random(0)))
+    autocast = partial(torch.autocast, device, dtype=torch.bfloat16, enabled=device == "cuda")
+    columns = ["epoch", "step", *(f"{name} {figure}" for name in measured
+                                  for figure in ("accuracy", "log-loss"))]  # fmt: skip
+    curve: list[list[float]] = []
+    step, start = 0, time.perf_counter()
+    for epoch in range(args.epochs + 1):
+        if epoch:
+            model.train()
+            for batch in batches(rows, args.tokens, draw):
+                for group in optimizer.param_groups:
+                    group["lr"] = args.lr * schedule(min(step, num_steps), num_steps)
+                with autocast():
+                    answers, text, _ = losses(model, batch, device)
+                (answers + args.language_weight * text).backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+        model.eval()
+        figures = [round(x, 4) for part in measured.values() for x in measure(model, part, device)]
+        curve.append([epoch, step, *figures])
+        shown = ", ".join(
+            f"{name} {value:g}" for name, value in zip(columns, curve[-1], strict=True)
+        )
+        print(f"{shown}, {time.perf_counter() - start:.0f} s", flush=True)
+    return {"columns": columns, "rows": curve}
+
+
+@torch.no_grad()
+def measure(model: Any, rows: Sequence[Row], device: str) -> tuple[float, float]:
+    """Accuracy and log-loss on rows with true labels."""
+    shares = [losses(model, rows[i : i + 50], device)[2] for i in range(0, len(rows), 50)]
+    found = torch.cat(shares).double().cpu().numpy().clip(1e-9, 1 - 1e-9)
+    truth = np.array([row.share for row in rows])
+    right = np.where(truth == 1, found, 1 - found)
+    return float((right > 0.5).mean()), float(-np.log(right).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("mean")
+    verb.add_argument("folders", type=Path, nargs="+")
+    verb.add_argument("--out", type=Path, required=True)
+    verb = verbs.add_parser("train")
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--out", type=Path, help="default: the folder")
+    for name, default in {
+        "epochs": 10,
+        "tokens": 32_768,
+        "lr": 1e-3,
+        "language-weight": 0.2,
+        "dropout": 0.1,
+        "seed": 42,
+    }.items():
+        verb.add_argument(f"--{name}", type=type(default), default=default)
+    args = parser.parse_args()
+    if args.verb == "mean":
+        mean(args.folders, args.out)
+    else:
+        train(args.folder, args)
+
+
+if __name__ == "__main__":
+    main()
