@@ -96,8 +96,9 @@ def measure(
         process = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
     if process.returncode or not lines:
-        last = (process.stderr.strip() or "no output").splitlines()[-1]
-        print(f"{name:<20}{size:>7,}  failed: {last}", flush=True)
+        said = (process.stderr.strip() or "no output").splitlines()
+        errors = [line for line in said if "Error: " in line] or said
+        print(f"{name:<20}{size:>7,}  failed: {errors[-1]}", flush=True)
         return
     figures = json.loads(lines[0])
     words = ", ".join(f"{value:,.4g} {unit}" for unit, value in figures.items() if value)
@@ -181,7 +182,8 @@ def memory() -> dict[str, float]:
 
 def with_examples(size: int, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """A training on this many rows."""
-    rows = write_rows(reviews(options.data, size + 16), ["positive", "negative"], folder)
+    num_rows = size + 2 * NUM_SCORED  # duplicates among the reviews are left out
+    rows = write_rows(reviews(options.data, num_rows), ["positive", "negative"], folder)
     return train_steps(rows, options, f"data.num_train={size}")
 
 

@@ -158,9 +158,13 @@ def test_a_column_of_labels_goes_first_unless_probabilities_are_asked_for(tmp_pa
     assert texts == ["train: soft, probabilities in probability_positive, probability_negative"]
 
 
-def test_film_reviews_keep_the_recipe_but_for_their_labels(tmp_path):
-    """A file named after IMDB, which is what the recipe was made for, with a model's answers."""
-    fit_ = fitted(many(tmp_path / "imdb.csv"), **{"data.num_train": 30, "data.num_evaluation": 10})
+@pytest.mark.parametrize("name", ["imdb.csv", "imdb/train.csv"])
+def test_film_reviews_keep_the_recipe_but_for_their_labels(tmp_path, name):
+    """Named after IMDB, which is what the recipe was made for, with a model's answers."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    many(tmp_path / name)
+    source = str(tmp_path / name.split("/")[0])
+    fit_ = fitted(source, **{"data.num_train": 30, "data.num_evaluation": 10})
     assert list(fit_.notes) == ["data.soft_labels"]
     assert fit_.rows.shares and "{labels}" in fit_.config.prompt.instruction
     assert "Review" in fit_.config.prompt.template

@@ -152,11 +152,11 @@ def fit_data(
 
 
 def _fit_film_reviews(config: Config) -> tuple[Config, dict[str, str]]:
-    """The recipe as it is, but for a file of film reviews that has probabilities as labels."""
+    """The recipe as it is, but for local film reviews that have probabilities as labels."""
     choices = _Choices(config)
     source, column = config.data.train, config.data.label_column
-    is_file = os.path.isfile(os.path.expanduser(source))
-    if is_file and column not in read_table(source, "train", {column}.__contains__).column_names:
+    is_local = os.path.exists(os.path.expanduser(source))
+    if is_local and column not in read_table(source, "train", {column}.__contains__).column_names:
         _fit_softness(choices, read_labeled(source, "train"))
     return choices.config(), choices.notes
 
