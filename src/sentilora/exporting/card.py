@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sentilora.exporting.certificate import Certificate, figures_of, in_words
 from sentilora.exporting.certified_rows import NUM_PUBLIC
 from sentilora.exporting.gguf import gguf_name
+from sentilora.exporting.onnx_file import ONNX_FILE
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import examples_of
@@ -32,6 +33,7 @@ _TERMS_OF_EMBEDDED = (
 _KIND = {
     "adapter": "This is the adapter alone, in PEFT's format.",
     "merged": "This is base and adapter in one model, in {form}, {weights}.",
+    "onnx": "This is base and adapter in one ONNX model, in {form}, {weights}.",
     "gguf": "This is base and adapter in one GGUF file, in {form}, {weights}.",
 }
 _WEIGHTS = {
@@ -157,6 +159,8 @@ def _usage(certificate: Certificate, record: ClassifierFile, name: str) -> str:
     base = "sentilora.embedded_base()" if certificate.base == EMBEDDED else repr(certificate.base)
     if certificate.kind == "gguf":
         return f"from llama_cpp import Llama\n\nmodel = Llama({gguf_name(certificate.form)!r})"
+    if certificate.kind == "onnx":
+        return f"import onnxruntime\n\nmodel = onnxruntime.InferenceSession({ONNX_FILE!r})"
     if certificate.kind == "merged":
         return (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
