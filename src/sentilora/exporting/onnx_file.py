@@ -1,49 +1,37 @@
 """Base and adapter as one ONNX model: token ids and attention mask in, logits of every token out.
 
-The names of the inputs and the output are those that Optimum gives a causal language model without
-a cache, and its axes are free: any number of texts, of any length.
+Inputs and output are named as Optimum names those of a causal language model without a cache. Their
+axes are free: any number of texts, padded on the right to any length.
 """
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.errors import DataError, SentiloraError, UsageError, first_line
-from sentilora.exporting.own_runtime import LABELS_AT_ONCE
-from sentilora.wording import quoted
+from sentilora.errors import UsageError, is_out_of_memory
+from sentilora.exporting.own_runtime import ONNX_INPUTS, InOnnxRuntime, import_for_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 ONNX_FILE = "model.onnx"
 ONNX_DTYPES = ("float32", "float16")
-INPUTS = ("input_ids", "attention_mask")
-INSTALL_ONNX = "pip install 'sentilora[onnx]'"
-MAX_TEXTS, MAX_TOKENS = 4096, 131_072  # that the exporter may assume; nothing is allocated for them
-MAX_PROTOBUF_BYTES = 2**31  # of one file: larger weights lie beside it
+REMEDY = "export it as merged"
 
 
-def import_onnx() -> None:
-    """Import what exporting takes. Raises `UsageError` when something is not installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except (ImportError, OSError) as error:
-        raise UsageError(
-            f"ONNX files are written with onnxscript and scored with onnxruntime, which cannot be "
-            f"imported ({first_line(error)})",
-            setting="kind",
-            seen="onnx",
-            remedy=INSTALL_ONNX,
-        ) from error
+def require_onnx() -> None:
+    """Raise `UsageError` unless everything is installed that writes and scores ONNX files."""
+    import_for_onnx("onnx", "onnxscript", "onnxruntime")
 
 
 def write_onnx(model: "PreTrainedModel", out: Path) -> None:
     """Write a merged model as ONNX, with its configuration.
 
-    Raises `SentiloraError` when torch's exporter cannot trace this architecture.
+    Weights of more than 1.5 GiB are in a file beside it, model.onnx.data: a protobuf ends at 2 GiB.
+    Raises `UsageError` for an architecture that torch's exporter cannot carry.
     """
     import torch
 
@@ -56,90 +44,80 @@ def write_onnx(model: "PreTrainedModel", out: Path) -> None:
             output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             return output.logits
 
-    ids = torch.zeros(2, 8, dtype=torch.long)
-    texts = torch.export.Dim("texts", min=1, max=MAX_TEXTS)
-    tokens = torch.export.Dim("tokens", min=2, max=MAX_TOKENS)
-    axes = {0: texts, 1: tokens}
-    model.eval()
+    _require_fixed_positions(model)
+    ids = torch.zeros(2, 8, dtype=torch.long)  # an axis of size 1 would be taken for a fixed one
+    axes = {0: "texts", 1: "tokens"}
     try:
-        program: Any = torch.onnx.export(
-            Logits(),
-            (ids, torch.ones_like(ids)),
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=(axes, axes),
-            input_names=list(INPUTS),
-            output_names=["logits"],
-        )
-    except Exception as error:  # the exporter's errors have no common class
-        raise SentiloraError(
-            f"torch's ONNX exporter cannot trace {type(model).__name__} ({first_line(error)})",
+        with _without_notices():
+            program: Any = torch.onnx.export(
+                Logits().eval(),
+                (ids, torch.ones_like(ids)),
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=(axes, axes),
+                input_names=ONNX_INPUTS,
+                output_names=["logits"],
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = _innermost(error)
+        if is_out_of_memory(cause):
+            raise cause from None
+        reason = " ".join(str(cause).split()).replace("`", "'")[:200]
+        raise UsageError(
+            f"torch's ONNX exporter cannot carry this base ({type(model).__name__}: {reason})",
             setting="kind",
             seen="onnx",
-            remedy="export merged or gguf",
+            remedy=REMEDY,
         ) from error
-    num_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    program.save(str(out / ONNX_FILE), external_data=num_bytes > MAX_PROTOBUF_BYTES // 2)
+    for graph in (program.model.graph, *program.model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()  # a stack trace, with paths of this machine
+    program.save(str(out / ONNX_FILE))
     model.config.save_pretrained(str(out))
 
 
-class InOnnxRuntime:
-    """An ONNX file in onnxruntime, on the CPU."""
+def _require_fixed_positions(model: "PreTrainedModel") -> None:
+    """Raise `UsageError` when positions depend on a text's length: tracing keeps those of a short.
 
-    packages: tuple[str, ...] = ("onnxruntime", "transformers")
-    in_bfloat16 = False
-
-    def __init__(self, folder: Path) -> None:
-        import_onnx()
-        import onnxruntime
-        from transformers import AutoTokenizer
-
-        file = folder / ONNX_FILE
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(file), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors have no common class
-            raise DataError(
-                f"onnxruntime cannot load {quoted(file)} ({first_line(error)})",
-                setting="folder",
-                seen=str(file),
-                remedy="export the adapter again",
-            ) from error
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False
-        )
-
-    def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
-        """The tokens of a prompt. A special token in its string counts where the prompt has any."""
-        tokenizer: Any = self.tokenizer
-        ids = tokenizer(
-            prompt, add_special_tokens=False, split_special_tokens=not has_special_tokens
-        )["input_ids"]
-        return [tokenizer.bos_token_id, *ids] if adds_bos else list(ids)
-
-    def log_probs(self, input_ids: "Sequence[int]", label_ids: list[list[int]]) -> list[float]:
-        """Per label, the log-probability of its tokens. Labels are padded on the right."""
-        import numpy as np
-        import torch
-
-        sums: list[float] = []
-        for start in range(0, len(label_ids), LABELS_AT_ONCE):
-            labels = label_ids[start : start + LABELS_AT_ONCE]
-            rows = [[*input_ids, *label[:-1]] for label in labels]
-            width = max(map(len, rows))
-            ids = np.array([row + [row[-1]] * (width - len(row)) for row in rows], dtype=np.int64)
-            lengths = np.array(list(map(len, rows)))
-            mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
-            (logits,) = self._session.run(None, dict(zip(INPUTS, (ids, mask), strict=True)))
-            ends = torch.from_numpy(logits[:, len(input_ids) - 1 :]).float().log_softmax(-1)
-            for row, label in enumerate(labels):
-                sums.append(
-                    sum(float(ends[row, place, token]) for place, token in enumerate(label))
+    The exporter says nothing of it, and answers to long texts would be wrong.
+    """
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", "")
+        for kind in kinds.values() if isinstance(kinds, dict) else [kinds]:
+            if kind == "longrope" or "dynamic" in kind:
+                raise UsageError(
+                    f"the rotary positions of this base ({type(model).__name__}, {kind}) depend on "
+                    "the length of a text, which an ONNX file does not carry",
+                    setting="kind",
+                    seen="onnx",
+                    remedy=REMEDY,
                 )
-        return sums
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error that an error was raised from, over however many steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Silence what the exporter tells its developers: deprecations, torchvision missing."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def in_onnx_runtime(folder: Path) -> InOnnxRuntime:
     """An ONNX export as a reader without sentilora loads it."""
-    return InOnnxRuntime(folder)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return InOnnxRuntime(folder / ONNX_FILE, tokenizer)

@@ -36,10 +36,10 @@ from sentilora.exporting.merged import (
     DTYPES,
     Weights,
     merged_model,
+    name_answers,
     require_mergeable,
-    write_merged,
 )
-from sentilora.exporting.onnx_file import ONNX_DTYPES, import_onnx, write_onnx
+from sentilora.exporting.onnx_file import ONNX_DTYPES, require_onnx, write_onnx
 from sentilora.exporting.own_runtime import import_llama_cpp
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -159,7 +159,7 @@ def export(
 def tools_for(kind: Kind, converter: str | Path | None) -> Path | None:
     """llama.cpp's converter for a GGUF file. Raises `UsageError` for packages that are missing."""
     if kind == "onnx":
-        import_onnx()
+        require_onnx()
     if kind != "gguf":
         return None
     import_llama_cpp()
@@ -199,7 +199,7 @@ def check_request(
             "`weights` are those that an adapter is merged into, and this export merges nothing",
             setting="weights",
             seen=weights,
-            remedy="leave it out, or export merged or gguf",
+            remedy="leave it out, or export merged, gguf or onnx",
         )
     is_number = isinstance(tolerance, Real)
     if tolerance is not None and not (is_number and 0 < tolerance < 1):
@@ -267,10 +267,11 @@ def write_model(
     """Write base and adapter as one model, with the tokenizer."""
     write_tokenizer(classifier, out)
     model = merged_model(folder, reference, request.weights, request.form)
+    name_answers(model, classifier.labels, classifier.prompter.label_ids[0][-1])
     if request.kind == "onnx":
         write_onnx(model, out)
-        return
-    write_merged(model, classifier.labels, classifier.prompter.label_ids[0][-1], out)
+    else:
+        model.save_pretrained(str(out))
 
 
 def write_file(
