@@ -1,7 +1,6 @@
 """Base and adapter as one ONNX model: token ids and attention mask in, logits of every token out.
 
-Inputs and output are named as Optimum names those of a causal language model without a cache. Their
-axes are free: any number of texts, padded on the right to any length.
+Its axes are free: any number of texts, padded on the right to any length. There is no cache.
 """
 
 import logging
