@@ -24,6 +24,13 @@ def onnx_copy(onnx_export, tmp_path):
     return shutil.copytree(onnx_export, tmp_path / "copy")
 
 
+def certify_again(folder):
+    """Write the digests that the files of an export have now, as a stranger can."""
+    record = json.loads((folder / "parity.json").read_text())
+    record["sha256"] = digests_of(folder)
+    (folder / "parity.json").write_text(json.dumps(record))
+
+
 def session_of(file):
     import onnxruntime
 
@@ -125,10 +132,33 @@ def test_a_damaged_file_is_one_line(onnx_copy):
     file = onnx_copy / "model.onnx"
     file.write_bytes(file.read_bytes()[:1000])
     failed(3, f"{file} is not what was certified", "verify", onnx_copy)
-    record = json.loads((onnx_copy / "parity.json").read_text())
-    record["sha256"] = digests_of(onnx_copy)
-    (onnx_copy / "parity.json").write_text(json.dumps(record))
+    certify_again(onnx_copy)
     failed(3, f"onnxruntime cannot load {file} (", "verify", onnx_copy)
+
+
+@pytest.mark.parametrize("place", ["../secret", "{folder}/secret", "link"])
+def test_a_file_reads_no_weights_outside_its_folder(place, onnx_copy, tmp_path):
+    """Exports come from strangers too, and weights may lie in a file that the model names."""
+    import onnx
+
+    (tmp_path / "secret").write_bytes(b"x" * 2**24)
+    (onnx_copy / "link").symlink_to(tmp_path / "secret")
+    file = onnx_copy / "model.onnx"
+    model = onnx.load(file)
+    weight = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    entries = {
+        "location": place.format(folder=tmp_path),
+        "offset": "0",
+        "length": str(len(weight.raw_data)),
+    }
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries.items():
+        weight.external_data.add(key=key, value=value)
+    file.write_bytes(model.SerializeToString())
+    certify_again(onnx_copy)
+    line = failed(3, f"onnxruntime cannot load {file} (", "verify", onnx_copy)
+    assert "xternal data" in line
 
 
 @pytest.mark.slow

@@ -120,11 +120,18 @@ class InOnnxRuntime:
     in_bfloat16 = False
 
     def __init__(self, file: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+        import torch
+
         (onnxruntime,) = import_for_onnx("onnxruntime")
         self.tokenizer = tokenizer
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait halve the speed of a machine with other work: 60 reviews
+        # took 9.4 s on two busy cores, and 4.3 s without.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
-                str(file), providers=["CPUExecutionProvider"]
+                str(file), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors have no common class
             raise DataError(
