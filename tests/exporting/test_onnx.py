@@ -161,6 +161,28 @@ def test_a_file_reads_no_weights_outside_its_folder(place, onnx_copy, tmp_path):
     assert "xternal data" in line
 
 
+@pytest.mark.parametrize(
+    ("names", "shape", "said"),
+    [
+        (["a", "b"], [1, 1, 3], "its inputs and output are not those of an export"),
+        (["input_ids", "attention_mask"], [1, 3], "its inputs and output are not those of"),
+        (["input_ids", "attention_mask"], [1, 1, 3], "onnxruntime cannot compute "),
+    ],
+)
+def test_another_model_in_its_place_is_one_line(names, shape, said, onnx_copy):
+    from onnx import TensorProto, helper
+
+    *inputs, output = (
+        helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in [*names, "logits"]
+    )
+    graph = helper.make_graph([helper.make_node("Add", names, ["logits"])], "x", inputs, [output])
+    opset = helper.make_opsetid("", 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    (onnx_copy / "model.onnx").write_bytes(model.SerializeToString())
+    certify_again(onnx_copy)
+    failed(1 if "compute" in said else 3, said, "verify", onnx_copy)
+
+
 @pytest.mark.slow
 def test_large_weights_are_in_a_file_beside_it(toy_run, tmp_path, monkeypatch):
     """A protobuf ends at 2 GiB. The folder can be moved, and its second file is certified too."""

@@ -15,15 +15,15 @@ from sentilora.scoring.batching import cache_parameter
 from sentilora.wording import counted, quoted
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LABELS_AT_ONCE = 16  # share a pass after the prompt
 ONNX_INPUTS = ("input_ids", "attention_mask")
-MAX_ONNX_LOGITS = (
-    2**26
-)  # of a pass: 256 MiB in float32, as an ONNX file returns those of all tokens
+# Of a pass, as an ONNX file returns those of every token: 256 MiB in float32.
+MAX_ONNX_LOGITS = 2**26
 INSTALL_LLAMA_CPP = (
     "pip install 'sentilora[llama-cpp]' (it compiles llama.cpp, which takes minutes)"
 )
@@ -113,7 +113,7 @@ class InOnnxRuntime:
     """An ONNX file in onnxruntime, on the CPU, with the tokenizer of transformers.
 
     file: as `write_onnx` writes it. Raises `UsageError` when onnxruntime is not installed,
-    `DataError` when it cannot load the file.
+    `DataError` when it cannot load the file, or the file is of another kind of model.
     """
 
     packages: tuple[str, ...] = ("onnxruntime", "transformers")
@@ -125,14 +125,16 @@ class InOnnxRuntime:
         (onnxruntime,) = import_for_onnx("onnxruntime")
         self.tokenizer = tokenizer
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # no warnings; errors are raised
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that spin while they wait halve the speed of a machine with other work: 60 reviews
-        # took 9.4 s on two busy cores, and 4.3 s without.
+        # Threads that spin while they wait halve the speed where others work too: 60 reviews took
+        # 9.4 s on two busy cores, and 4.3 s without.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]
             )
+            self._num_logits = self._logits_per_token()
         except Exception as error:  # onnxruntime's errors have no common class
             raise DataError(
                 f"onnxruntime cannot load {quoted(file)} ({first_line(error)})",
@@ -140,7 +142,14 @@ class InOnnxRuntime:
                 seen=str(file),
                 remedy="export the adapter again",
             ) from error
-        self._num_logits = self._session.get_outputs()[0].shape[-1]  # of a token
+
+    def _logits_per_token(self) -> int:
+        """The size of the vocabulary. Raises `ValueError` when inputs or output are others."""
+        inputs = tuple(each.name for each in self._session.get_inputs())
+        (output,) = self._session.get_outputs()
+        if inputs != ONNX_INPUTS or len(output.shape) != 3 or not isinstance(output.shape[2], int):
+            raise ValueError("its inputs and output are not those of an export")
+        return output.shape[2]
 
     def tokens(self, prompt: str, adds_bos: bool, has_special_tokens: bool) -> list[int]:
         """The tokens of a prompt, by the tokenizer of transformers."""
@@ -162,10 +171,25 @@ class InOnnxRuntime:
                 tokens = [*input_ids, *label[:-1]]
                 ids[row, : len(tokens)] = tokens
                 mask[row, : len(tokens)] = 1
-            (logits,) = self._session.run(None, dict(zip(ONNX_INPUTS, (ids, mask), strict=True)))
+            logits = self._run(ids, mask)
             after_prompt = torch.from_numpy(logits[:, len(input_ids) - 1 :])
             sums += sums_of(after_prompt.float().log_softmax(-1), labels)
         return sums
+
+    def _run(self, input_ids: "np.ndarray", attention_mask: "np.ndarray") -> "np.ndarray":
+        """The logits (texts, tokens, vocabulary) of every token."""
+        inputs = dict(zip(ONNX_INPUTS, (input_ids, attention_mask), strict=True))
+        try:
+            (logits,) = self._session.run(None, inputs)
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise SentiloraError(
+                f"onnxruntime cannot compute {counted(input_ids.size, 'token')} of this model "
+                f"({first_line(error)})",
+                setting="kind",
+                seen="onnx",
+                remedy="export merged instead",
+            ) from error
+        return logits
 
 
 class InLlamaCpp:
