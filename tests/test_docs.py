@@ -36,7 +36,7 @@ PAGES = {
     "docs/guide/calibration.md": (4, 0),
     "docs/guide/bulk.md": (2, 0),
     "docs/guide/serve.md": (0, 9),
-    "docs/guide/serve-elsewhere.md": (2, 6),
+    "docs/guide/serve-elsewhere.md": (3, 6),
     "docs/guide/several-gpus.md": (0, 3),
     "docs/guide/cluster.md": (0, 6),
     "docs/guide/distill.md": (2, 2),

@@ -114,6 +114,16 @@ def test_training(toy_base, tmp_path, num_bytes):
     assert not (folder / "unfinished-checkpoint").exists()
 
 
+@pytest.mark.slow
+def test_exporting_onnx(toy_run, tmp_path):
+    """The model is larger than every other file of the export."""
+    out = tmp_path / "out"
+    with files_up_to(200_000):
+        code, line = one_line("export", "onnx", out, "--adapter", toy_run)
+    assert code == 1 and "File too large" in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("num_bytes", [40, 300])
 @pytest.mark.parametrize("output", ["units/", "labeled.csv", "labeled.parquet"])
 def test_predicting_a_file(toy_run, tmp_path, output, num_bytes):

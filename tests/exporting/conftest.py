@@ -48,6 +48,14 @@ def merged_export(toy_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def onnx_export(toy_run, tmp_path_factory):
+    """The toy run's base and adapter as an ONNX file, in float32."""
+    out = tmp_path_factory.mktemp("exports") / "onnx"
+    sentilora.export("onnx", out, adapter=toy_run)
+    return out
+
+
+@pytest.fixture(scope="session")
 def llama_run(tmp_path_factory):
     """A finished run on a random base whose tokenizer llama.cpp knows."""
     folder = tmp_path_factory.mktemp("llama")

@@ -64,6 +64,18 @@ def test_every_request_says_that_it_was_not_run():
         assert isinstance(json.loads(filled.replace(", …]", "]")), dict)
 
 
+def test_the_python_of_onnx_runtime_gives_the_trained_probabilities(
+    merged_export, onnx_export, toy_run, tmp_path
+):
+    shutil.copytree(merged_export, tmp_path / "merged")
+    shutil.copytree(onnx_export, tmp_path / "onnx")
+    names = execute(tmp_path, blocks("python")[0], blocks("python")[2])
+    trained = sentilora.Classifier.load(toy_run)
+    expected = trained.predict_proba([names["prompt"]["example"]["item"]])[0]
+    assert list(names["answer"]) == list(trained.labels)
+    assert np.allclose(list(names["answer"].values()), expected, atol=1e-5)
+
+
 @pytest.mark.slow
 class TestWithLlamaCpp:
     pytestmark = needs_llama_cpp

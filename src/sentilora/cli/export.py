@@ -9,10 +9,10 @@ from sentilora.cli.options import Adapter, Device, name_shipped_adapter, quiet
 from sentilora.wording import quoted
 
 Kind = Annotated[
-    Literal["adapter", "merged", "gguf"],
+    Literal["adapter", "merged", "gguf", "onnx"],
     typer.Argument(
         help="adapter: a clean PEFT folder. merged: base and adapter as one model. gguf: that for "
-        "llama.cpp and Ollama."
+        "llama.cpp and Ollama. onnx: that for ONNX Runtime."
     ),
 ]
 Out = Annotated[Path, typer.Argument(help="New folder.")]
@@ -25,8 +25,9 @@ Base = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Number format. merged: float16, bfloat16 or float32. gguf: f16, q8_0 or q4_K_M.",
-        show_default="float16; f16",
+        help="Number format. merged: float16, bfloat16 or float32. gguf: f16, q8_0 or q4_K_M. "
+        "onnx: float32 or float16.",
+        show_default="float16; f16; float32",
     ),
 ]
 Weights = Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sentilora.exporting.certificate import Certificate, figures_of, in_words
 from sentilora.exporting.certified_rows import NUM_PUBLIC
 from sentilora.exporting.gguf import gguf_name
+from sentilora.exporting.onnx_file import ONNX_FILE
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import examples_of
@@ -29,10 +30,24 @@ _TERMS_OF_EMBEDDED = (
     "Review Dataset (Maas et al., ACL 2011), whose authors offer it for research; the reviews "
     "belong to their authors."
 )
-_KIND = {
-    "adapter": "This is the adapter alone, in PEFT's format.",
-    "merged": "This is base and adapter in one model, in {form}, {weights}.",
-    "gguf": "This is base and adapter in one GGUF file, in {form}, {weights}.",
+# Per kind of export: a sentence, and the hub's names for the library and the relation to the base.
+_KINDS = {
+    "adapter": ("This is the adapter alone, in PEFT's format.", "peft", "adapter"),
+    "merged": (
+        "This is base and adapter in one model, in {form}, {weights}.",
+        "transformers",
+        "merge",
+    ),
+    "gguf": (
+        "This is base and adapter in one GGUF file, in {form}, {weights}.",
+        "gguf",
+        "quantized",
+    ),
+    "onnx": (
+        "This is base and adapter in one ONNX model, in {form}, {weights}.",
+        "onnx",
+        "merge",
+    ),
 }
 _WEIGHTS = {
     "trained": "merged into the weights that were trained with",
@@ -75,9 +90,7 @@ def write_card(
     record = folder.classifier
     if record is None:  # refused before
         return
-    kind = _KIND[certificate.kind].format(
-        form=certificate.form, weights=_WEIGHTS[certificate.weights]
-    )
+    sentence, _, _ = _KINDS[certificate.kind]
     calibration = prompt.calibration
     card = ModelCard.from_template(
         _metadata(name, certificate, facts, examples_of(folder.path, record.prompt.columns)),
@@ -89,7 +102,7 @@ def write_card(
         else certificate.base,
         revision=certificate.base_revision,
         quantization=record.base.quantization,
-        what=kind,
+        what=sentence.format(form=certificate.form, weights=_WEIGHTS[certificate.weights]),
         metrics=_figures(facts.result),
         parity=_parity(certificate),
         num_public=NUM_PUBLIC,
@@ -157,6 +170,11 @@ def _usage(certificate: Certificate, record: ClassifierFile, name: str) -> str:
     base = "sentilora.embedded_base()" if certificate.base == EMBEDDED else repr(certificate.base)
     if certificate.kind == "gguf":
         return f"from llama_cpp import Llama\n\nmodel = Llama({gguf_name(certificate.form)!r})"
+    if certificate.kind == "onnx":
+        return (
+            f"import onnxruntime\n\nmodel = onnxruntime.InferenceSession({ONNX_FILE!r})\n"
+            "# in: input_ids, attention_mask (int64, padded on the right); out: logits, all tokens"
+        )
     if certificate.kind == "merged":
         return (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -215,7 +233,7 @@ def _metadata(
     """The card's metadata, which the hub reads."""
     from huggingface_hub import ModelCardData
 
-    library = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[certificate.kind]
+    _, library, relation = _KINDS[certificate.kind]
     more: dict[str, Any] = {}
     if facts.result is not None:
         more = {"model_name": name, "eval_results": _results(facts.result, facts.source)}
@@ -223,9 +241,7 @@ def _metadata(
         more["widget"] = [item if isinstance(item, dict) else {TEXT: item} for item in examples]
     return ModelCardData(
         base_model=None if certificate.base == EMBEDDED else certificate.base,
-        base_model_relation={"adapter": "adapter", "merged": "merge", "gguf": "quantized"}[
-            certificate.kind
-        ],
+        base_model_relation=relation,
         library_name=library,
         pipeline_tag="text-classification",
         tags=["lora", "text-classification", "sentilora"],

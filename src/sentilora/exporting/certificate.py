@@ -30,7 +30,7 @@ from sentilora.version import __version__
 from sentilora.wording import counted, quoted
 
 FORMAT_VERSION = 1
-Kind = Literal["adapter", "merged", "gguf"]
+Kind = Literal["adapter", "merged", "gguf", "onnx"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # Largest difference of a probability, by the coarsest number format on the way. docs/results.md has
 # what was measured, at most 5e-6, 0.0034, 0.005, 0.088 and 0.195 for the first five, in this order.
@@ -146,7 +146,9 @@ class Certificate(Record):
 def _remedy_for(certificate: Certificate) -> str:
     if certificate.weights == "original":
         return "merge into the weights that were trained: `weights`=trained"
-    formats = {"merged": ("float32", "float16"), "gguf": ("f16", "q8_0")}.get(certificate.kind, ())
+    formats = {"merged": ("float32", "float16"), "gguf": ("f16", "q8_0"), "onnx": ("float32",)}.get(
+        certificate.kind, ()
+    )
     finer = [name for name in formats if LIMITS[name] < LIMITS[certificate.form]]
     if finer:
         names = " or ".join(finer)
@@ -224,7 +226,15 @@ def origins_of(rows: Sequence[Row]) -> dict[str, int]:
 
 def digests_of(folder: Path) -> dict[str, str]:
     """{name: SHA-256} of what an export answers with, and of its public rows."""
-    patterns = ("*.safetensors", "*.gguf", "*config.json", "tokenizer*", PromptFile.FILE, ROWS_FILE)
+    patterns = (
+        "*.safetensors",
+        "*.gguf",
+        "*.onnx*",
+        "*config.json",
+        "tokenizer*",
+        PromptFile.FILE,
+        ROWS_FILE,
+    )
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     return {path.name: digest_of(path) for path in files}
 

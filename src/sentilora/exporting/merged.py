@@ -120,12 +120,10 @@ def _forget_quantization(model: Any) -> None:
     model.is_quantized = False
 
 
-def write_merged(
-    model: "PreTrainedModel", labels: tuple[str, ...], eos_token_id: int, out: Path
-) -> None:
-    """Write a merged model, whose config names the labels.
+def name_answers(model: "PreTrainedModel", labels: tuple[str, ...], eos_token_id: int) -> None:
+    """Let a model's config name the labels, and its generation stop after one.
 
-    eos_token_id: the token that ends an answer, at which generation must stop.
+    eos_token_id: the token that ends an answer.
     """
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: number for number, label in enumerate(labels)}
@@ -135,7 +133,6 @@ def write_merged(
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
         if eos_token_id not in ends:
             generation.eos_token_id = [*ends, eos_token_id]
-    model.save_pretrained(str(out))
 
 
 def in_stock_transformers(out: Path, device: str) -> InTransformers:

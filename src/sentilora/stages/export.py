@@ -3,11 +3,12 @@
 sentilora export adapter OUT
 sentilora export merged OUT --dtype bfloat16
 sentilora export gguf OUT --dtype q8_0
+sentilora export onnx OUT
 """
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,9 +36,10 @@ from sentilora.exporting.merged import (
     DTYPES,
     Weights,
     merged_model,
+    name_answers,
     require_mergeable,
-    write_merged,
 )
+from sentilora.exporting.onnx_file import ONNX_DTYPES, require_onnx, write_onnx
 from sentilora.exporting.own_runtime import import_llama_cpp
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -55,7 +57,12 @@ from sentilora.stages.from_config import load_rows_of
 from sentilora.stages.named_base import named_base
 from sentilora.wording import alternatives, counted, quoted
 
-CHOICES: dict[str, tuple[str, ...]] = {"adapter": (), "merged": DTYPES, "gguf": FORMS}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "adapter": (),
+    "merged": DTYPES,
+    "gguf": FORMS,
+    "onnx": ONNX_DTYPES,
+}
 # Settings that the card shows, and those among them that say nothing of the model.
 IN_CARD = ("lora.", "training.", "prompt.max_length", "prompt.truncation")
 NOT_IN_CARD = ("report_to", "logging_steps", "save_steps", "save_total_limit", "eval_batch_size")
@@ -100,13 +107,13 @@ def export(
 ) -> Certificate:
     """Write an adapter for other programs, and the certificate that it answers as it was trained.
 
-    kind: "adapter" (a clean PEFT folder), "merged" (base and adapter as one transformers model) or
-    "gguf" (the same for llama.cpp and Ollama). out: new folder. adapter: None for the one that
-    ships. base: where its base is now. dtype: of "merged", float16, bfloat16 or float32; of "gguf",
-    f16, q8_0 or q4_K_M. weights: merge into the base's weights as trained with, or into the
-    `original`, unquantized ones. base_id: name of the base for other machines. converter: source
-    distribution of llama-cpp-python; None downloads it. tolerance: difference of a probability that
-    is accepted; None: what the number formats explain. push_to_hub: repository to upload to.
+    kind: "adapter" (a clean PEFT folder), "merged" (base and adapter as one transformers model),
+    "gguf" (the same for llama.cpp and Ollama) or "onnx" (for ONNX Runtime). out: new folder.
+    adapter: None for the one that ships. base: where its base is now. dtype: float16, bfloat16 or
+    float32 if merged; f16, q8_0 or q4_K_M of gguf; float32 or float16 of onnx. weights: merge into
+    the base's as trained with, or the `original`, unquantized ones. base_id: name of the base for
+    other machines. converter: llama-cpp-python's source distribution; None downloads it. tolerance:
+    accepted difference of a probability; None: that of the formats. push_to_hub: a repository.
 
     Raises `UsageError` and `DataError` for what cannot be exported, `SentiloraError` when the
     export answers otherwise than the trained model; then nothing is left in `out`.
@@ -117,7 +124,7 @@ def export(
     record = classifier_of(folder)
     base = named_base(base)
     reference = folder.base_to_load(base)
-    script = _llama_cpp_script(converter) if request.kind == "gguf" else None
+    script = tools_for(request.kind, converter)
     if request.kind != "adapter":
         require_mergeable(folder, reference, request.weights)
     if push_to_hub is not None:
@@ -130,10 +137,10 @@ def export(
         prompt.save(partial)
         if request.kind == "adapter":
             write_adapter(classifier, folder, record, name, partial)
-        elif script is None:
-            write_model(classifier, folder, reference, request.weights, request.form, partial)
-        else:
+        elif script is not None:
             write_file(script, classifier, folder, reference, request, prompt, partial)
+        else:
+            write_model(classifier, folder, reference, request, partial)
         trained = score_trained(classifier, evaluation)
         del classifier
         free_memory()  # the export may need it
@@ -149,8 +156,12 @@ def export(
 # --- before a model is loaded --------------------------------------------------------------------
 
 
-def _llama_cpp_script(converter: str | Path | None) -> Path:
-    """llama.cpp's converter, once llama.cpp itself is there."""
+def tools_for(kind: Kind, converter: str | Path | None) -> Path | None:
+    """llama.cpp's converter for a GGUF file. Raises `UsageError` for packages that are missing."""
+    if kind == "onnx":
+        require_onnx()
+    if kind != "gguf":
+        return None
     import_llama_cpp()
     return converter_script(None if converter is None else Path(converter))
 
@@ -188,7 +199,7 @@ def check_request(
             "`weights` are those that an adapter is merged into, and this export merges nothing",
             setting="weights",
             seen=weights,
-            remedy="leave it out, or export merged or gguf",
+            remedy="leave it out, or export merged, gguf or onnx",
         )
     is_number = isinstance(tolerance, Real)
     if tolerance is not None and not (is_number and 0 < tolerance < 1):
@@ -250,14 +261,17 @@ def write_model(
     classifier: Classifier,
     folder: AdapterFolder,
     reference: BaseReference,
-    weights: Weights,
-    dtype: str,
+    request: Request,
     out: Path,
 ) -> None:
     """Write base and adapter as one model, with the tokenizer."""
     write_tokenizer(classifier, out)
-    model = merged_model(folder, reference, weights, dtype)
-    write_merged(model, classifier.labels, classifier.prompter.label_ids[0][-1], out)
+    model = merged_model(folder, reference, request.weights, request.form)
+    name_answers(model, classifier.labels, classifier.prompter.label_ids[0][-1])
+    if request.kind == "onnx":
+        write_onnx(model, out)
+    else:
+        model.save_pretrained(str(out))
 
 
 def write_file(
@@ -272,7 +286,13 @@ def write_file(
     """Write base and adapter as one GGUF file, with a Modelfile. script: llama.cpp's converter."""
     file = gguf_name(request.form)
     with TemporaryDirectory(dir=out) as name:
-        write_model(classifier, folder, reference, request.weights, DTYPES[0], Path(name))
+        write_model(
+            classifier,
+            folder,
+            reference,
+            replace(request, kind="merged", form=DTYPES[0]),
+            Path(name),
+        )
         write_gguf(script, Path(name), out / file, request.form, request.name)
     (out / MODELFILE).write_text(modelfile(file, prompt), encoding="utf-8")
 
