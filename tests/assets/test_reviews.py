@@ -62,7 +62,7 @@ def check_shape(rows):
     """Four known keys, one id a row, a known label, known tags, no stray white space."""
     for row in rows:
         assert list(row) == ["id", "text", "label", "tags"], row
-        assert re.fullmatch(r"r\d{3}", row["id"]), row["id"]
+        assert re.fullmatch(r"r\d{3,4}", row["id"]), row["id"]
         assert row["label"] in LABELS, row["id"]
         assert set(row["tags"]) <= set(TAGS), row["id"]
         assert len(row["tags"]) == len(set(row["tags"])), row["id"]
@@ -198,14 +198,14 @@ def check_bag_of_words(train_rows, test_rows, below=0.85):
 
 
 def test_sizes_and_shape(train, test, every):
-    assert len(train) >= 400
-    assert len(test) == 300
+    assert len(train) >= 1000
+    assert len(test) == 500
     assert check_shape(every) == len(train) + len(test)
 
 
 def test_balance(train, test):
-    assert check_balance(train) == len(train) >= 400
-    assert check_balance(test) == 300
+    assert check_balance(train) == len(train) >= 1000
+    assert check_balance(test) == 500
 
 
 def test_lengths(every):

@@ -14,6 +14,7 @@ from sentilora.data.soft_labels import TOLERANCE
 from sentilora.data.sources import load_rows
 from sentilora.errors import DataError
 from sentilora.folders.run_folder import SplitRecord
+from sentilora.stages.adapter_rows import load_test
 from sentilora.stages.automatic import fit
 
 SOFT = Columns(labels=("positive", "negative"), label_map={"pos": "positive"}, is_soft=True)
@@ -212,3 +213,18 @@ def test_rows_that_a_model_labeled_are_named_as_such(tmp_path):
     assert "a model's answers" in warning and "is agreement with that model" in warning
     splits = {"train": rows, "test": rows.take([0, 1])}
     assert look_over(splits, SOFT.labels).warnings.count(warning) == 1
+
+
+def test_an_adapter_of_soft_labels_is_tested_on_hard_ones_as_they_are(tmp_path):
+    """Two reviewers of one text are two rows of IMDB's test split, not shares of one row."""
+    config = load_config("tiny", values={"data.soft_labels": True})
+    source = write(tmp_path / "t.csv", text=["fine", "fine", "dull"], label=["pos", "neg", "neg"])
+    chosen = {"data.test": source, "data.label_map": {"pos": "positive", "neg": "negative"}}
+    labels = ("positive", "negative")
+    rows = load_test(config.with_values(chosen), labels, {}, chosen)
+    assert rows.labels == ["positive", "negative", "negative"] and rows.shares == []
+    asked = chosen | {"data.soft_labels": True}
+    assert len(load_test(config.with_values(asked), labels, {}, asked)) == 2
+    shares = probabilities(tmp_path / "p.csv", [0.9, 0.2], [0.1, 0.8], texts=["fine", "dull"])
+    soft = chosen | {"data.test": str(shares)}
+    assert load_test(config.with_values(soft), labels, {}, soft).shares

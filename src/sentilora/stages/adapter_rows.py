@@ -14,6 +14,7 @@ from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
+from sentilora.data.sources import read_table
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
@@ -99,17 +100,23 @@ def text_column_of(folder: AdapterFolder) -> str:
 
 
 def load_test(
-    config: Config, labels: Sequence[str], tables: Mapping[str, InMemory], is_override: bool
+    config: Config,
+    labels: Sequence[str],
+    tables: Mapping[str, InMemory],
+    overrides: Mapping[str, Any],
 ) -> Rows:
-    """The test rows. is_override: `data.test` is named now, not from when the adapter was trained.
+    """The test rows. overrides: what was set now, not when the adapter was trained.
 
     Warns about labels that no row has.
     """
+    is_override = "data.test" in overrides
     is_held_out = config.data.test == HELD_OUT
     setting = "data.train" if is_held_out else "data.test"
     source = config.data.train if is_held_out else config.data.test
     path = Path(os.path.expanduser(source))
     try:
+        if is_override and "data.soft_labels" not in overrides:
+            config = hard_if_labeled(config)
         rows = load_test_of(config, labels, tables)
     except DataError as error:
         if is_override or path.is_absolute() or source == EMBEDDED or os.path.exists(path):
@@ -133,6 +140,18 @@ def load_test(
     for warning in label_warnings("test", rows, labels):
         say(f"warning: {warning}")
     return rows
+
+
+def hard_if_labeled(config: Config) -> Config:
+    """The configuration with hard labels if the test rows have a column of labels.
+
+    An adapter that was trained on soft labels is tested on either.
+    """
+    source, column = config.data.test, config.data.label_column
+    if not config.data.soft_labels or source == HELD_OUT:
+        return config
+    names = read_table(source, "test", column.__eq__).column_names
+    return config.with_values({"data.soft_labels": column not in names})
 
 
 def require_same_test_rows(

@@ -110,7 +110,7 @@ def evaluate(
     tests = None if suite is None else suite_for(suite, format)
     history = read_metrics(folder.run) if folder is not None and report is not None else []
     config = with_tables(config, tables := tables_of(data, "test"))
-    rows = load_rows(folder, config, format, tables, "data.test" in (overrides or {}))
+    rows = load_rows(folder, config, format, tables, overrides or {})
     known, notes = known_rows(folder, config, rows, format.labels, tables)
     classifier = load_classifier(folder, base, quantization, format, runtime, content_free)
     path = None if folder is None else str(folder.path)
@@ -169,11 +169,11 @@ def load_rows(
     config: Config,
     format: PromptFormat,
     tables: Mapping[str, InMemory],
-    is_override: bool,
+    overrides: Mapping[str, Any],
 ) -> Rows:
     """The test rows, which must be those of the training unless they are named now."""
     with belongs_to_adapter(folder):
-        rows = load_test(config, format.labels, tables, is_override)
+        rows = load_test(config, format.labels, tables, overrides)
         require_same_test_rows(folder, config, rows, tables)
     return rows
 
