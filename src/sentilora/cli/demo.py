@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NEXT = """The adapter and its training curve are in {folder}. Next:
   sentilora predict --adapter {argument} "your own review"
-  sentilora predict "…"            the shipped adapter, trained on 2,000 IMDB reviews
+  sentilora predict "…"            the adapter that ships, for English film reviews
   sentilora train my.csv           your own texts and labels
   sentilora train my.csv --preset smollm2-135m     … with a real base; mistral-7b on a 16 GB GPU"""
 
@@ -39,12 +39,17 @@ def demo(
     from sentilora.stages.demo import demo as run
 
     result = run(settings)
-    comparison = result.evaluation.comparisons["base"]
+    comparisons = result.evaluation.comparisons
+    tests = ", ".join(
+        f"against {name} {as_p(comparisons[key].p)}"
+        for key, name in (("baseline", "TF-IDF"), ("base", "the base"))
+        if key in comparisons
+    )
     console = Console()
     console.print()
     for part in (
         accuracies(result.evaluation),
-        f"fine-tuned against base, exact McNemar test: {as_p(comparison.p)}\n",
+        f"exact McNemar test of fine-tuned: {tests}\n",
         answers(result.predictions),
         NEXT.format(
             folder=quoted(os.path.join(".", result.output_dir)),
