@@ -158,6 +158,15 @@ def test_what_cannot_be_is_refused_before_the_teacher_is_loaded(toy_base, toy_ru
     for message, values in cases.items():
         with pytest.raises(UsageError, match=message):
             distill(settings(toy_base, tmp_path / "s", **values), teacher=toy_run, texts=texts)
+    for setting, value in {
+        "data.train": str(texts), "data.num_train": 20, "data.num_train_subset": 20,
+        "data.num_evaluation": 4, "data.num_test": 4, "data.soft_labels": False,
+    }.items():  # fmt: skip
+        with pytest.raises(UsageError, match=f"{setting} is set, and .*; leave it out") as error:
+            distill(
+                settings(toy_base, tmp_path / "s", **{setting: value}), teacher=toy_run, texts=texts
+            )
+        assert (error.value.setting, error.value.seen) == (setting, value)
     with pytest.raises(DataError, match=r"no file .*none.csv; name a file or a folder as `texts`"):
         distill(settings(toy_base, tmp_path / "s"), teacher=toy_run, texts=tmp_path / "none.csv")
     with pytest.raises(UsageError, match="holds no distillation"):

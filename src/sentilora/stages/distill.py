@@ -62,6 +62,19 @@ from sentilora.wording import counted, quoted
 
 PARTS_FOLDER = "distillation"  # in the student's: units, rows, the recipe alone
 NUM_TIMED, NUM_WARM = 256, 16  # test rows that are timed, and those before the clock starts
+# What a distillation decides itself: the value that changes nothing, and what it does instead.
+DECIDED = {
+    "data.train": (None, "the student trains on `texts`"),
+    "data.evaluation": (None, "evaluation rows are held out of `texts`"),
+    "data.num_train": (0, "the student trains on all of `texts` that are not held out"),
+    "data.num_train_subset": (0, "the student trains on all of `texts` that are not held out"),
+    "data.num_evaluation": (
+        0,
+        "evaluation rows are a tenth of `texts`, or of those with a true label",
+    ),
+    "data.num_test": (0, "the figures are of all test rows"),
+    "data.soft_labels": (True, "the student's labels are probabilities"),
+}
 
 
 def distill(
@@ -187,13 +200,15 @@ def require_possible(config: Config, texts: str | Path) -> None:
             seen=num_processes(),
             remedy="start it without a launcher",
         )
-    if "data.evaluation" in config.chosen:
-        raise UsageError(
-            "data.evaluation is set, and evaluation rows are held out of `texts`",
-            setting="data.evaluation",
-            seen=config.data.evaluation,
-            remedy="leave it out; data.test names test rows of your own",
-        )
+    values = config.flat()
+    for setting, (usual, instead) in DECIDED.items():
+        if setting in config.chosen and values[setting] != usual:
+            raise UsageError(
+                f"{setting} is set, and {instead}",
+                setting=setting,
+                seen=values[setting],
+                remedy="leave it out; data.test names test rows of your own",
+            )
     if config.training.learning_rate == "search":
         raise UsageError(
             "a distillation does not search for a learning rate",
