@@ -5,9 +5,11 @@ Asked for in txtai #1103 (a trainer that takes a teacher, with temperature and w
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+from commands import failed
 from small_runs import interrupt_in_step
 
 import sentilora
@@ -143,6 +145,22 @@ def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path
     assert digests[0] == digests[1]
     with pytest.raises(UsageError, match="holds a finished distillation"):
         distill(config, teacher=toy_run, texts=texts, resume=True)
+
+
+def test_another_student_is_refused_where_one_is_trained_already(distilled, toy_run, tmp_path):
+    """A student that had finished was measured and reported, although --base named another."""
+    before, _ = distilled
+    folder = tmp_path / "student"
+    shutil.copytree(before / "student", folder)
+    (folder / Distillation.FILE).unlink()  # as if it had stopped after the training
+    ask = ["distill", "--teacher", toy_run, "--texts", before / "texts.jsonl", "--resume"]
+    quick = ["training.max_steps=4", "training.eval_steps=2", "training.save_steps=2"]
+    ask += ["base.device=cpu", *quick, "--output-dir", folder]
+    line = failed(
+        2, "and is 'embedded' now; resume with the same recipe, or", *ask, "--base", "embedded"
+    )
+    assert line.startswith("error: base.name was ") and line.endswith("choose a new --output-dir")
+    assert not (folder / Distillation.FILE).exists()
 
 
 def test_what_cannot_be_is_refused_before_the_teacher_is_loaded(toy_base, toy_run, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sentilora.config import Config
+from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
 from sentilora.errors import DataError, SentiloraError, UsageError
@@ -25,6 +25,7 @@ from sentilora.folders.claim import claim
 from sentilora.folders.run_folder import (
     Choices,
     TrainingResult,
+    require_same_settings,
     require_unused,
     require_writable,
 )
@@ -112,6 +113,7 @@ def distill_in(
 ) -> Distillation:
     """Distill in a folder that this job holds; what is done there already is kept."""
     place, labels = folder / PARTS_FOLDER, config.prompt.labels
+    require_same_student(folder, config)
     columns = columns_of(config, labels)
     own_test = None
     if "data.test" in config.chosen:
@@ -130,6 +132,8 @@ def distill_in(
     free_memory()
     scored = read_scored(units, config.with_values({"data.train": str(texts)}), labels)
     parts = split(scored, labels, config.data.shuffle_seed, own_test)
+    with training_errors(folder):
+        config.save(place / CONFIG_FILE)
     config = on_rows(config, place / "rows", own_test is not None)
     say("2 of 4: temperature and weight of the teacher's probabilities")
     mixture = choose(config, place, parts, adapter)
@@ -264,6 +268,16 @@ def require_not_begun(folder: Path) -> None:
             seen=str(folder),
             remedy="go on with `resume`, choose another `output_dir`, or remove it",
         )
+
+
+def require_same_student(folder: Path, config: Config) -> None:
+    """Raise `UsageError` if something of a student with other settings is in a folder already.
+
+    As long as only the teacher has worked, nothing is.
+    """
+    recipe = folder / PARTS_FOLDER / CONFIG_FILE
+    if recipe.is_file():
+        require_same_settings(folder, read_config(recipe).flat(), config.flat())
 
 
 # --- training ------------------------------------------------------------------------------------
