@@ -36,7 +36,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 SHORT = {"ece": "expected_calibration_error", "mae": "mean_absolute_error"}
 ENDS = ("low", "high")
 MODELS = ("adapter", "base", "ordered.adapter")  # whose figures need nothing in front
-MORE_MODELS = ("base.", "baseline.", "calibrated.test.", "leakage.without.")
+USUAL = ("accuracy", "accuracy.low", "macro_f1", "log_loss", *SHORT, "per_label.LABEL.recall")
 ROWS = {"twins", "issues", "failures", "rows", "required"}  # about single rows: no figures
 ANY = "*"  # in a name: a label, rating or capability, which the data or a suite have
 EVERY = object()  # in place of a value: all names that there can be
@@ -192,38 +192,20 @@ def require_measured(
 def _unknown(bound: Bound) -> UsageError:
     if re.search("[<>=]", bound.name):
         return _unreadable(bound.text)
-    near = difflib.get_close_matches(bound.name, [*SHORT, *map(_short, names()), *names()], 1, 0.5)
-    suggestion = f"did you mean {near[0]}? " if near else ""
-    also = ", ".join(f"{abbreviation} for {word}" for abbreviation, word in SHORT.items())
+    every = [*SHORT, *map(without_model, names()), *names()]
+    near = difflib.get_close_matches(bound.name, every, 1, 0.5)
+    listed = f"docs/reference/figures.md has all names, such as {', '.join(USUAL)}"
     return UsageError(
         f"no figure is named {quoted(bound.name)}, which `require` has in {bound.text!r:.80}",
         setting="require",
         seen=bound.text,
-        remedy=f"{suggestion}The names are {', '.join(_overview())}; {ANY} is a label, rating, "
-        f"capability, confidence, target, or base or baseline; {also}",
+        remedy=f"did you mean {near[0]}? ({listed})" if near else listed,
     )
 
 
-def _short(name: str) -> str:
+def without_model(name: str) -> str:
     """A figure's name without the model under evaluation."""
     return re.sub(r"^(ordered\.)?adapter\.", "", name)
-
-
-def _overview() -> list[str]:
-    """Every name, those that differ in one part together, and the usual ones first."""
-    keys = "|".join(re.escape(key) for each in KEYS.values() for key in each)
-    ends, others = [], [name for name in names() if not name.startswith(MORE_MODELS)]
-    for name in others:
-        if name.endswith(f".{ENDS[0]}"):
-            ends.append(name.removesuffix(f".{ENDS[0]}"))
-    plain = [name for name in others if name.rpartition(".")[2] not in ENDS]
-    plain.sort(key=lambda name: not name.startswith("adapter."))
-    shown = {}
-    for name in plain:
-        entry = re.sub(rf"^({'|'.join(KEYS)})\.(?:{keys})\.", rf"\1.{ANY}.", _short(name))
-        shown[entry] = f"{entry}[.{'|.'.join(ENDS)}]" if name in ends else entry
-    of_models = f"the figures of a model after {', '.join(MORE_MODELS)}"
-    return [*shown.values(), of_models]
 
 
 # --- names and figures ---------------------------------------------------------------------------
