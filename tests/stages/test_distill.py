@@ -6,11 +6,13 @@ Asked for in txtai #1103 (a trainer that takes a teacher, with temperature and w
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from commands import failed
-from small_runs import interrupt_in_step
+from preset_bases import write_small
+from small_runs import interrupt_in_step, train_on
 
 import sentilora
 from sentilora.config import load_config, read_config
@@ -20,6 +22,7 @@ from sentilora.folders.run_folder import Choices
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages import distill_mixture
 from sentilora.stages.distill import PARTS_FOLDER, distill
+from sentilora.stages.distill_settings import in_tokens_of_base, student_of
 from sentilora.training.distillation import UNKNOWN, Distillation, targets_of
 
 
@@ -145,6 +148,33 @@ def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path
     assert digests[0] == digests[1]
     with pytest.raises(UsageError, match="holds a finished distillation"):
         distill(config, teacher=toy_run, texts=texts, resume=True)
+
+
+def test_a_student_ends_its_answers_as_its_base_can(toy_base, tmp_path, capsys):
+    """A Gemma teacher's {label}<end_of_turn> was refused on any other base but Gemma."""
+    write_small("gemma-3-1b", tmp_path / "gemma")
+    rows = [{"text": f"A {w} film, part {i}.", "label": x} for i in range(30)
+            for w, x in (("lovely", "positive"), ("dull", "negative"))]  # fmt: skip
+    teacher = train_on(rows, tmp_path / "gemma", tmp_path, **{"prompt.template": "chat"})
+    prompt = AdapterFolder.open(teacher).classifier.prompt
+    assert prompt.answer == "{label}<end_of_turn>"
+    texts = texts_file(tmp_path, 40)
+    distill(settings(toy_base, tmp_path / "student"), teacher=teacher, texts=texts)
+    assert "base has no <end_of_turn>, which ends the teacher's" in capsys.readouterr().err
+    student = AdapterFolder.open(tmp_path / "student").classifier
+    assert student.prompt == replace(prompt, answer="{label}")
+    assert {ids[-1] for ids in student.label_ids} == {2}  # EOS
+    # With a base that has it the answer stays, and with a template of the student's own it goes.
+    own = {"own": {"prompt.template": "{text}\n"}, "gemma": {}}
+    kept = {
+        name: student_of(AdapterFolder.open(teacher), settings(tmp_path / "gemma", "x", **values))
+        for name, values in own.items()
+    }
+    assert in_tokens_of_base(kept["gemma"], False).prompt.answer == "{label}<end_of_turn>"
+    assert kept["own"].prompt.answer == "{label}"
+    set_by_hand = {"prompt.answer": "{label}<end_of_turn>"}
+    with pytest.raises(UsageError, match="not a special token of this base"):
+        distill(settings(toy_base, tmp_path / "other", **set_by_hand), teacher=teacher, texts=texts)
 
 
 def test_another_student_is_refused_where_one_is_trained_already(distilled, toy_run, tmp_path):

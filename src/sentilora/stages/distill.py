@@ -17,7 +17,7 @@ import numpy as np
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
-from sentilora.errors import DataError, SentiloraError, UsageError
+from sentilora.errors import SentiloraError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import add_section
 from sentilora.folders.checkpoints import checkpoints
@@ -30,12 +30,8 @@ from sentilora.folders.run_folder import (
     require_writable,
 )
 from sentilora.metrics import mcnemar_p, measure_fully
-from sentilora.models.base_source import resolve_base
-from sentilora.models.bases import load_tokenizer
-from sentilora.models.device import free_memory, require_device
-from sentilora.places import path_of
-from sentilora.progress import Progress, num_processes, say
-from sentilora.prompt import Prompter
+from sentilora.models.device import free_memory
+from sentilora.progress import Progress, say
 from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import adapter_name
 from sentilora.stages.adapter_rows import overlap_warning
@@ -48,7 +44,8 @@ from sentilora.stages.distill_rows import (
     write_parts,
     write_rows,
 )
-from sentilora.stages.from_config import columns_of, prompt_format_of, with_absolute_base
+from sentilora.stages.distill_settings import in_tokens_of_base, require_possible, student_of
+from sentilora.stages.from_config import columns_of, with_absolute_base
 from sentilora.stages.predict_file import predict_file
 from sentilora.stages.train import train_in
 from sentilora.training.distillation import (
@@ -63,19 +60,6 @@ from sentilora.wording import counted, quoted
 
 PARTS_FOLDER = "distillation"  # in the student's: units, rows, the recipe alone
 NUM_TIMED, NUM_WARM = 256, 16  # test rows that are timed, and those before the clock starts
-# What a distillation decides itself: the value that changes nothing, and what it does instead.
-DECIDED = {
-    "data.train": (None, "the student trains on `texts`"),
-    "data.evaluation": (None, "evaluation rows are held out of `texts`"),
-    "data.num_train": (0, "the student trains on all of `texts` that are not held out"),
-    "data.num_train_subset": (0, "the student trains on all of `texts` that are not held out"),
-    "data.num_evaluation": (
-        0,
-        "evaluation rows are a tenth of `texts`, or of those with a true label",
-    ),
-    "data.num_test": (0, "the figures are of all test rows"),
-    "data.soft_labels": (True, "the student's labels are probabilities"),
-}
 
 
 def distill(
@@ -92,8 +76,10 @@ def distill(
     Raises `DataError`, `UsageError`, `Interrupted` or `SentiloraError`; see `errors`.
     """
     adapter = AdapterFolder.open(teacher)
+    has_own_answer = "prompt.answer" in config.chosen
     config = student_of(adapter, with_absolute_base(config))
     require_possible(config, texts)
+    config = in_tokens_of_base(config, has_own_answer)
     folder = Path(config.output_dir)
     if resume:
         require_begun(folder)
@@ -167,71 +153,6 @@ def record_choices(folder: Path, mixture: Mixture) -> None:
 
 
 # --- before --------------------------------------------------------------------------------------
-
-
-def student_of(adapter: AdapterFolder, config: Config) -> Config:
-    """The student's configuration: the teacher's prompt and labels, unless they were set.
-
-    Raises `UsageError` for a teacher without a prompt, and for other labels.
-    """
-    record = adapter.classifier
-    if record is None:
-        raise UsageError(
-            f"{quoted(adapter.path)} does not record its prompt and labels",
-            setting="teacher",
-            seen=str(adapter.path),
-            remedy="name an adapter that sentilora trained",
-        )
-    labels = record.prompt.labels
-    if "prompt.labels" in config.chosen and config.prompt.labels != labels:
-        raise UsageError(
-            f"prompt.labels is {list(config.prompt.labels)}, and the teacher's labels are "
-            f"{list(labels)}",
-            setting="prompt.labels",
-            seen=config.prompt.labels,
-            remedy="leave it out: a student has its teacher's labels",
-        )
-    prompt = {f"prompt.{name}": value for name, value in record.prompt.to_dict().items()}
-    return config.with_values({k: v for k, v in prompt.items() if k not in config.chosen})
-
-
-def require_possible(config: Config, texts: str | Path) -> None:
-    """Raise an error for what cannot be, before the teacher is loaded."""
-    if num_processes() > 1:
-        raise UsageError(
-            f"{num_processes()} processes were started, and a distillation runs in one",
-            setting="teacher",
-            seen=num_processes(),
-            remedy="start it without a launcher",
-        )
-    values = config.flat()
-    for setting, (usual, instead) in DECIDED.items():
-        if setting in config.chosen and values[setting] != usual:
-            raise UsageError(
-                f"{setting} is set, and {instead}",
-                setting=setting,
-                seen=values[setting],
-                remedy="leave it out; data.test names test rows of your own",
-            )
-    if config.training.learning_rate == "search":
-        raise UsageError(
-            "a distillation does not search for a learning rate",
-            setting="training.learning_rate",
-            seen="search",
-            remedy="give a number",
-        )
-    require_device(config.base.device)
-    resolve_base(config.base.name)
-    if not path_of(texts).exists():
-        raise DataError(
-            f"there is no file {quoted(texts)}",
-            setting="texts",
-            seen=str(texts),
-            remedy="name a file or a folder as `texts`",
-        )
-    # The teacher's prompt in the student's tokens, which may be more, or lack the one that ends it.
-    tokenizer = load_tokenizer(config.base.name, config.base.revision)
-    Prompter(tokenizer, prompt_format_of(config))
 
 
 @contextmanager
