@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -230,13 +230,19 @@ def _candidates(name: str) -> list[str]:
 
 def _is_name(name: str, labels: Sequence[str] | None) -> bool:
     """Whether a figure can have this full name. labels: None if they are unknown."""
+    return bool(_every_name(None if labels is None else tuple(labels)).fullmatch(name))
+
+
+@lru_cache(maxsize=2)  # of one evaluation: before its labels are known, and after
+def _every_name(labels: tuple[str, ...] | None) -> re.Pattern[str]:
+    """What matches every name that a figure can have. labels: None if they are unknown."""
     some = ".+" if labels is None else "|".join(map(re.escape, labels))
+    patterns = []
     for template in names():
         of_label = template.startswith("per_label.") or ".confusion." in template
         entry = f"({some if of_label else '.+'})"
-        if re.fullmatch(re.escape(template).replace(re.escape(ANY), entry), name, re.DOTALL):
-            return True
-    return False
+        patterns.append(re.escape(template).replace(re.escape(ANY), entry))
+    return re.compile("|".join(patterns), re.DOTALL)
 
 
 def _walk(kind: Any, name: str, value: Any, labels: Sequence[str]) -> Iterator[tuple[str, Any]]:
