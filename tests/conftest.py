@@ -19,9 +19,10 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 # Toy models have nothing for a second thread, and the workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-SOURCE = Path(__file__).resolve().parents[1] / "src"
+TESTS = Path(__file__).resolve().parent
+SOURCE = TESTS.parent / "src"
 # For the commands that tests start in other folders; what else is on the path stays there.
-paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+paths = [str(SOURCE), str(TESTS / "absent"), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 import pytest  # noqa: E402
