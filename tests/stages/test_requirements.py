@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import failed, run
+from small_runs import BRIEF
 
 from sentilora.config import load_config, read_config
 from sentilora.errors import RequirementError, UsageError
@@ -63,7 +64,7 @@ def ordered_run(toy_base, tmp_path_factory):
         "training.save_steps": 4,
         "training.warmup_steps": 1,
     }
-    train(load_config("tiny", values=values))
+    train(load_config("tiny", overrides=BRIEF, values=values))
     return folder / "run"
 
 
