@@ -17,13 +17,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from contenders import ANSWERS, FIRST_SEED, TRAINING, figures_of
+from own_data import line
 from training import describe_machine
 
 SECONDS_TO_SAVE = 90  # an interrupted run has this long to save what it has
@@ -221,3 +222,17 @@ def write_results(
     machines = "\n".join(dict.fromkeys(str(run["machine"]) for run in runs))
     (options.output / "results.md").write_text(f"{machines}\n\n{text}\n", encoding="utf-8")
     print(text)
+
+
+def line_of(
+    run: Mapping[str, Any], num_cells: int, figures: Callable[[Mapping[str, Any]], Sequence[str]]
+) -> str:
+    """A run's line of a table. figures: the cells between its interval and the note at the end."""
+    limit, metrics = run["stopped_after_minutes"], run["metrics"]
+    note = "" if limit is None else f"stopped after {limit:g} minutes"
+    name = [run["contender"], str(run["seed"])]
+    if metrics is None:
+        return line([*name, *[""] * (num_cells - 3), f"{note}, no checkpoint"])
+    low, high = (100 * bound for bound in metrics["accuracy_interval"])
+    accuracy = [f"{100 * metrics['accuracy']:.2f}", f"{low:.2f}–{high:.2f}"]
+    return line([*name, *accuracy, *figures(run), note])

@@ -49,7 +49,7 @@ from contenders import (
     peak_memory,
     run_step,
 )
-from contest import compared, machine_of, parser_of, run_all, write_results
+from contest import compared, line_of, machine_of, parser_of, run_all, write_results
 from own_data import line
 
 KEY = "sentiment"  # of the one question
@@ -308,7 +308,11 @@ def keep_cpu_layers_exact() -> None:
 def text_of(runs: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
     """The table, and what sentilora's probabilities are without its temperature."""
     tests = {tuple(comparison["first"]): comparison for comparison in comparisons}
-    rows = [row_of(run, tests.get((run["contender"], run["seed"]))) for run in runs]
+
+    def figures(run: Mapping[str, Any]) -> list[str]:
+        return figure_cells(run, tests.get((run["contender"], run["seed"])))
+
+    rows = [line_of(run, len(HEADER), figures) for run in runs]
     notes = [
         f"sentilora, seed {run['seed']}, without its temperature of "
         f"{run['answering']['temperature']:.2f}: ECE {raw['expected_calibration_error']:.4f}, "
@@ -320,39 +324,26 @@ def text_of(runs: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str
     return "\n\n".join([table, *notes])
 
 
-def row_of(run: Mapping[str, Any], test: Mapping[str, Any] | None) -> str:
-    """A run's line of the table. test: its comparison with sentilora."""
+def figure_cells(run: Mapping[str, Any], test: Mapping[str, Any] | None) -> list[str]:
+    """The cells of a run's figures. test: its comparison with sentilora."""
     metrics, training = run["metrics"], run["training"] or {}
     limit = run["stopped_after_minutes"]
-    note = "" if limit is None else f"stopped after {limit:g} minutes"
-    if metrics is None:
-        blank = [""] * (len(HEADER) - 3)
-        return line([run["contender"], str(run["seed"]), *blank, f"{note}, no checkpoint"])
-    seconds = f"{training['call_seconds']:.0f}" if training else f"> {60 * limit:.0f}"
     memory = training.get("peak_memory_gib")
-    low, high = (100 * bound for bound in metrics["accuracy_interval"])
     difference, p = "–", "–"
     if test is not None:
         difference = f"{100 * test['difference']:+.2f} " + "({:+.2f} to {:+.2f})".format(
             *(100 * bound for bound in test["interval"])
         )
         p = f"{test['p']:.2g}"
-    return line(
-        [
-            run["contender"],
-            str(run["seed"]),
-            f"{100 * metrics['accuracy']:.2f}",
-            f"{low:.2f}–{high:.2f}",
-            f"{metrics['expected_calibration_error']:.4f}",
-            f"{metrics['log_loss']:.4f}",
-            seconds,
-            f"{run['answering']['rows_per_second']:.1f}",
-            "–" if memory is None else f"{memory:.1f}",
-            difference,
-            p,
-            note,
-        ]
-    )
+    return [
+        f"{metrics['expected_calibration_error']:.4f}",
+        f"{metrics['log_loss']:.4f}",
+        f"{training['call_seconds']:.0f}" if training else f"> {60 * limit:.0f}",
+        f"{run['answering']['rows_per_second']:.1f}",
+        "–" if memory is None else f"{memory:.1f}",
+        difference,
+        p,
+    ]
 
 
 if __name__ == "__main__":

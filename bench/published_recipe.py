@@ -48,7 +48,7 @@ from contenders import (
     peak_memory,
     run_step,
 )
-from contest import compared, machine_of, parser_of, right_answers, run_all, write_results
+from contest import compared, line_of, machine_of, parser_of, right_answers, run_all, write_results
 from own_data import interval_of, line
 from training import padded_batch, stock_arguments
 
@@ -275,7 +275,7 @@ def text_of(
     lines = [line(HEADER), line("---" for _ in HEADER)]
     for name in names:
         own = [run for run in runs if run["contender"] == name]
-        lines += map(row_of, own)
+        lines += [line_of(run, len(HEADER), figure_cells) for run in own]
         if len(answered := [run for run in own if run["metrics"]]) > 1:
             lines.append(mean_row(output, name, answered))
     tests = [
@@ -288,29 +288,15 @@ def text_of(
     return "\n".join(["\n".join(lines), "", *tests]).rstrip()
 
 
-def row_of(run: Mapping[str, Any]) -> str:
-    """A run's line of the table."""
-    metrics, answering = run["metrics"], run["answering"] or {}
-    limit, training = run["stopped_after_minutes"], run["training"] or {}
-    note = "" if limit is None else f"stopped after {limit:g} minutes"
-    if metrics is None:
-        blank = [""] * (len(HEADER) - 3)
-        return line([run["contender"], str(run["seed"]), *blank, f"{note}, no checkpoint"])
-    low, high = (100 * bound for bound in metrics["accuracy_interval"])
-    cells = cells_of([run])
-    return line(
-        [
-            run["contender"],
-            str(run["seed"]),
-            f"{100 * metrics['accuracy']:.2f}",
-            f"{low:.2f}–{high:.2f}",
-            f"{100 * metrics['no_label']:.2f}",
-            percent(answering.get("accuracy_on_selection_rows")),
-            *cells,
-            str(training.get("rows_without_label", "–")),
-            note,
-        ]
-    )
+def figure_cells(run: Mapping[str, Any]) -> list[str]:
+    """The cells of a run's figures."""
+    answering, training = run["answering"] or {}, run["training"] or {}
+    return [
+        f"{100 * run['metrics']['no_label']:.2f}",
+        percent(answering.get("accuracy_on_selection_rows")),
+        *cells_of([run]),
+        str(training.get("rows_without_label", "–")),
+    ]
 
 
 def mean_row(output: Path, name: str, runs: Sequence[Mapping[str, Any]]) -> str:

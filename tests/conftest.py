@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,9 +19,10 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 # Toy models have nothing for a second thread, and the workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-SOURCE = Path(__file__).resolve().parents[1] / "src"
+TESTS = Path(__file__).resolve().parent
+SOURCE = TESTS.parent / "src"
 # For the commands that tests start in other folders; what else is on the path stays there.
-paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+paths = [str(SOURCE), str(TESTS / "absent"), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 import pytest  # noqa: E402
@@ -33,14 +35,30 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+# What a test writes need not outlive a power failure, and waiting for the disk was half the time of
+# a short run.
+os.fsync = lambda handle: None
+
+NUM_MODULES = 100  # imported since: worth another look
+frozen = 0
+
+
 def keep_out_of_garbage_collections():
     """What is imported by now stays to the end: a third of the tests' time went into walking it."""
+    global frozen
     gc.collect()
     gc.freeze()
+    frozen = len(sys.modules)
 
 
 def pytest_collection_finish():
     keep_out_of_garbage_collections()
+
+
+def pytest_runtest_logfinish():
+    """Training imports most when it starts, within a test or a fixture."""
+    if len(sys.modules) > frozen + NUM_MODULES:
+        keep_out_of_garbage_collections()
 
 
 BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -150,5 +168,4 @@ def toy_run(toy_base, tmp_path_factory):
                  "data.num_train=48", "data.num_evaluation=16"]  # fmt: skip
     values = {"base.name": str(toy_base), "output_dir": str(folder)}
     train(load_config("tiny", overrides=overrides, values=values))
-    keep_out_of_garbage_collections()  # training imports most when it starts
     return folder

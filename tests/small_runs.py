@@ -10,6 +10,11 @@ SHORT = {"training.max_steps": 2, "training.eval_steps": 2, "training.save_steps
          "data.num_train": 30, "data.num_evaluation": 12, "base.device": "cpu"}  # fmt: skip
 
 
+# Prompts half as long as the recipe's, of many lengths, and with a beginning that they share.
+BRIEF = ['prompt.template="{instruction}\\n{text}\\n=\\n"', "prompt.instruction={labels}?",
+         "prompt.max_length=128"]  # fmt: skip
+
+
 def train_on(rows, base, folder, **values):
     """The folder of a run on these rows."""
     source = folder / "rows.jsonl"

@@ -1,6 +1,6 @@
-"""The reference pages: the command line from its own help, the settings from the presets' comments.
+"""The reference pages: command line, settings, and figures, each from what the code says of them.
 
-    python tools/reference.py            writes docs/reference/cli.md and settings.md
+    python tools/reference.py            writes docs/reference/cli.md, settings.md and figures.md
     python tools/reference.py --check    exits with 1 when a page is not what it would write
 
 The page of the command line is Typer's (`typer MODULE utils docs`). For the settings there is no
@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "src"))  # this checkout's, whatever is installed
 NOTICE = "<!-- Written by tools/reference.py from {}: change that, and run it again. -->"
 PRESETS = ROOT / "src/sentilora/presets"
 PARENT = PRESETS / "defaults.toml"  # of all presets: it holds every setting
+MORE_MODELS = ("base.", "baseline.", "calibrated.test.", "leakage.without.")
 WITH_EMBEDDED = "only with the reviews that ship"
 
 
@@ -153,7 +154,39 @@ def cell(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-PAGES = {"cli.md": command_line, "settings.md": settings}
+def figures() -> str:
+    """The page of the figures that can be required, those that differ in one part together."""
+    from sentilora.evaluation.requirements import ANY, ENDS, KEYS, SHORT, names, without_model
+
+    ends = "|".join(f".{end}" for end in ENDS)
+    keys = "|".join(re.escape(key) for each in KEYS.values() for key in each)
+    entries: dict[str, bool] = {}  # whether it is an interval's
+    for name in names():
+        if name.startswith(MORE_MODELS):
+            continue
+        figure, _, end = name.rpartition(".")
+        shown = without_model(figure if end in ENDS else name)
+        shown = re.sub(rf"^({'|'.join(KEYS)})\.(?:{keys})\.", rf"\1.{ANY}.", shown)
+        entries[shown] = entries.get(shown, False) or end in ENDS
+    lines = [
+        f"- `{name}[{ends}]`" if has_ends else f"- `{name}`" for name, has_ends in entries.items()
+    ]
+    models = ", ".join(f"`{model}`" for model in MORE_MODELS)
+    short = ", ".join(f"`{name}` for `{word}`" for name, word in SHORT.items())
+    parts = [
+        NOTICE.format("the names in src/sentilora/evaluation/requirements.py"),
+        "# Figures",
+        "What `sentilora evaluate --require` takes, as in `accuracy>=0.9`. The result as JSON has\n"
+        f"each figure at the path that is its name. `{ANY}` is a label, rating, capability,\n"
+        f"confidence, target, or `base` or `baseline`. `[{ends}]` names an end of the interval.\n"
+        f"A model's figures also follow {models}.\n"
+        f"Short: {short}.",
+        "\n".join(lines),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+PAGES = {"cli.md": command_line, "settings.md": settings, "figures.md": figures}
 
 
 def main() -> int:

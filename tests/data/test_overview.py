@@ -31,8 +31,14 @@ def test_duplicates_conflicts_and_imbalance_are_counted():
         "rows of test that also occur in train: 2",
         "texts that occur with different labels in train and test: 1, such as row 3 of train is "
         "negative, row 1 of test is positive (counted from 0): correct the labels, or remove these "
-        "rows",
+        "rows; data.soft_labels=true takes them as shares of one row",
     ]
+    test = Rows("b", ["two."], ["positive"], shares=[(0.6, 0.4)])
+    assert (
+        look_over({"train": train, "test": test})
+        .warnings[-1]
+        .endswith("correct the labels, or remove these rows")
+    )
 
 
 def test_four_to_one_is_no_imbalance_yet():

@@ -75,6 +75,19 @@ def test_a_share_that_is_none_is_refused_by_its_row(tmp_path, cell, fault, suffi
         load_rows(str(path), "train", SOFT)
 
 
+def test_capitals_in_the_name_of_a_column_do_not_count(tmp_path):
+    """As in labels: Probability_Positive was no column of probabilities, without a word."""
+    path = write(tmp_path / "x.csv", text=TEXTS, Probability_Positive=[0.9, 0.2, 0.5],
+                 PROBABILITY_negative=[0.1, 0.8, 0.5])  # fmt: skip
+    rows = load_rows(path, "train", SOFT)
+    assert rows.shares == [(0.9, 0.1), (0.2, 0.8), (0.5, 0.5)]
+    path = write(tmp_path / "y.csv", text=[f"Text {i}." for i in range(40)],
+                 Probability_Yes=[0.9, 0.2] * 20, Probability_No=[0.1, 0.8] * 20)  # fmt: skip
+    fit_ = fitted(path)
+    assert fit_.config.data.soft_labels and fit_.config.prompt.labels == ("Yes", "No")
+    assert fit_.rows.shares
+
+
 def test_columns_and_labels_that_do_not_belong_together_are_refused(tmp_path):
     path = write(tmp_path / "x.csv", text=TEXTS, probability_positive=[1, 0, 1],
                  probability_unsure=[0, 1, 0])  # fmt: skip

@@ -1,6 +1,7 @@
 """Many labels through `LabelScorer`: every path against a forward per label, and which is taken."""
 
 import logging
+from functools import cache
 
 import pytest
 import torch
@@ -42,6 +43,21 @@ def readers_of(scorer, monkeypatch):
     return made
 
 
+def surer_model():
+    """A model that is surer than a random one is."""
+    model = make_model("qwen2").eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(8)
+    return model
+
+
+@cache
+def separate_rows(num_labels, is_surer=False):
+    """The scores of a model of its own, without an engine: a forward per prompt and label."""
+    model = surer_model() if is_surer else make_model("mistral").eval()
+    return by_label(model, PROMPTS, many_labels(num_labels))
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("num_labels", [30, 60, 200])
 def test_every_path_has_the_scores_of_separate_rows(path, num_labels, monkeypatch):
@@ -51,7 +67,7 @@ def test_every_path_has_the_scores_of_separate_rows(path, num_labels, monkeypatc
     made = readers_of(scorer, monkeypatch)
     done = []
     scores = scorer.score(PROMPTS, done.append, max_left_out=0.0)
-    expected = by_label(model, PROMPTS, labels)
+    expected = separate_rows(num_labels)
     torch.testing.assert_close(scores.log_probs, expected, rtol=1e-5, atol=2e-5)
     assert not scores.left_out.any() and sum(done) == 5
     if path == "cache":  # on the first short prompts both are tried
@@ -63,16 +79,14 @@ def test_every_path_has_the_scores_of_separate_rows(path, num_labels, monkeypatc
 @pytest.mark.parametrize("path", PATHS)
 def test_what_is_left_out_moves_no_probability(path):
     """By default: within 2e-6 of the scores of separate rows, and recorded for each row."""
-    model = make_model("qwen2").eval()
-    with torch.no_grad():  # surer than a random model is
-        model.get_output_embeddings().weight.mul_(8)
+    model = surer_model()
     labels = many_labels(60)
     scorer = make_scorer(model, labels, path)
     scores, exact = scorer.score(PROMPTS), scorer.log_probs(PROMPTS)
     assert Runtime().max_left_out == 1e-6
     assert 0 < scores.left_out.max() <= 1e-6
     assert (scores.log_probs - exact).abs().max() > 0.1  # far from what cannot matter
-    expected = by_label(model, PROMPTS, labels).softmax(-1)
+    expected = separate_rows(60, is_surer=True).softmax(-1)
     assert (scores.log_probs.softmax(-1) - expected).abs().max() <= 2e-6
     assert (exact.softmax(-1) - expected).abs().max() <= 2e-6
     scorer.runtime = Runtime(max_left_out=0.0)
@@ -117,7 +131,7 @@ def test_a_model_without_such_a_cache_reads_rows(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         got = scorer.log_probs(PROMPTS)
     assert "one row each" in caplog.text and scorer._branches_work is False
-    torch.testing.assert_close(got, by_label(model, PROMPTS, labels), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(got, separate_rows(40), rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("path", ["engine", "cache"])
@@ -138,7 +152,7 @@ def test_out_of_memory_reads_fewer_texts_at_once_or_ends(path, monkeypatch):
     monkeypatch.setattr(PATHS[path], "__call__", tight)
     if path == "engine":
         got = scorer.log_probs(PROMPTS)
-        torch.testing.assert_close(got, by_label(model, PROMPTS, labels), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got, separate_rows(40), rtol=1e-5, atol=1e-5)
         assert tried[0] == 5 and sum(n for n in tried if n <= 2) == 5
     else:
         with pytest.raises(SentiloraError, match="out of GPU memory while scoring 5 texts"):

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from small_runs import BRIEF
 
 from sentilora.config import load_config
 from sentilora.engine.graph import FlatParameters
@@ -20,7 +21,7 @@ STEPS = 6
 def settings(base, folder, *overrides):
     quick = [f"training.max_steps={STEPS}", "training.logging_steps=1", "training.eval_steps=3",
              "training.save_steps=3", "training.optim=adamw_torch", "data.num_train=64",
-             "data.num_evaluation=6"]  # fmt: skip
+             "data.num_evaluation=6", *BRIEF, "prompt.max_length=256"]  # fmt: skip
     values = {"base.name": str(base), "output_dir": str(folder)}
     return load_config("tiny", overrides=[*quick, *overrides], values=values)
 

@@ -5,10 +5,14 @@ Asked for in txtai #1103 (a trainer that takes a teacher, with temperature and w
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_runs import interrupt_in_step
+from commands import failed
+from preset_bases import write_small
+from small_runs import interrupt_in_step, train_on
 
 import sentilora
 from sentilora.config import load_config, read_config
@@ -18,6 +22,7 @@ from sentilora.folders.run_folder import Choices
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages import distill_mixture
 from sentilora.stages.distill import PARTS_FOLDER, distill
+from sentilora.stages.distill_settings import in_tokens_of_base, student_of
 from sentilora.training.distillation import UNKNOWN, Distillation, targets_of
 
 
@@ -145,6 +150,49 @@ def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path
         distill(config, teacher=toy_run, texts=texts, resume=True)
 
 
+def test_a_student_ends_its_answers_as_its_base_can(toy_base, tmp_path, capsys):
+    """A Gemma teacher's {label}<end_of_turn> was refused on any other base but Gemma."""
+    write_small("gemma-3-1b", tmp_path / "gemma")
+    rows = [{"text": f"A {w} film, part {i}.", "label": x} for i in range(30)
+            for w, x in (("lovely", "positive"), ("dull", "negative"))]  # fmt: skip
+    teacher = train_on(rows, tmp_path / "gemma", tmp_path, **{"prompt.template": "chat"})
+    prompt = AdapterFolder.open(teacher).classifier.prompt
+    assert prompt.answer == "{label}<end_of_turn>"
+    texts = texts_file(tmp_path, 40)
+    distill(settings(toy_base, tmp_path / "student"), teacher=teacher, texts=texts)
+    assert "base has no <end_of_turn>, which ends the teacher's" in capsys.readouterr().err
+    student = AdapterFolder.open(tmp_path / "student").classifier
+    assert student.prompt == replace(prompt, answer="{label}")
+    assert {ids[-1] for ids in student.label_ids} == {2}  # EOS
+    # With a base that has it the answer stays, and with a template of the student's own it goes.
+    own = {"own": {"prompt.template": "{text}\n"}, "gemma": {}}
+    kept = {
+        name: student_of(AdapterFolder.open(teacher), settings(tmp_path / "gemma", "x", **values))
+        for name, values in own.items()
+    }
+    assert in_tokens_of_base(kept["gemma"], False).prompt.answer == "{label}<end_of_turn>"
+    assert kept["own"].prompt.answer == "{label}"
+    set_by_hand = {"prompt.answer": "{label}<end_of_turn>"}
+    with pytest.raises(UsageError, match="not a special token of this base"):
+        distill(settings(toy_base, tmp_path / "other", **set_by_hand), teacher=teacher, texts=texts)
+
+
+def test_another_student_is_refused_where_one_is_trained_already(distilled, toy_run, tmp_path):
+    """A student that had finished was measured and reported, although --base named another."""
+    before, _ = distilled
+    folder = tmp_path / "student"
+    shutil.copytree(before / "student", folder)
+    (folder / Distillation.FILE).unlink()  # as if it had stopped after the training
+    ask = ["distill", "--teacher", toy_run, "--texts", before / "texts.jsonl", "--resume"]
+    quick = ["training.max_steps=4", "training.eval_steps=2", "training.save_steps=2"]
+    ask += ["base.device=cpu", *quick, "--output-dir", folder]
+    line = failed(
+        2, "and is 'embedded' now; resume with the same recipe, or", *ask, "--base", "embedded"
+    )
+    assert line.startswith("error: base.name was ") and line.endswith("choose a new --output-dir")
+    assert not (folder / Distillation.FILE).exists()
+
+
 def test_what_cannot_be_is_refused_before_the_teacher_is_loaded(toy_base, toy_run, tmp_path):
     texts = texts_file(tmp_path, 40)
     cases = {
@@ -158,6 +206,15 @@ def test_what_cannot_be_is_refused_before_the_teacher_is_loaded(toy_base, toy_ru
     for message, values in cases.items():
         with pytest.raises(UsageError, match=message):
             distill(settings(toy_base, tmp_path / "s", **values), teacher=toy_run, texts=texts)
+    for setting, value in {
+        "data.train": str(texts), "data.num_train": 20, "data.num_train_subset": 20,
+        "data.num_evaluation": 4, "data.num_test": 4, "data.soft_labels": False,
+    }.items():  # fmt: skip
+        with pytest.raises(UsageError, match=f"{setting} is set, and .*; leave it out") as error:
+            distill(
+                settings(toy_base, tmp_path / "s", **{setting: value}), teacher=toy_run, texts=texts
+            )
+        assert (error.value.setting, error.value.seen) == (setting, value)
     with pytest.raises(DataError, match=r"no file .*none.csv; name a file or a folder as `texts`"):
         distill(settings(toy_base, tmp_path / "s"), teacher=toy_run, texts=tmp_path / "none.csv")
     with pytest.raises(UsageError, match="holds no distillation"):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import failed, run
+from small_runs import BRIEF
 
 from sentilora.config import load_config, read_config
 from sentilora.errors import RequirementError, UsageError
@@ -63,7 +64,7 @@ def ordered_run(toy_base, tmp_path_factory):
         "training.save_steps": 4,
         "training.warmup_steps": 1,
     }
-    train(load_config("tiny", values=values))
+    train(load_config("tiny", overrides=BRIEF, values=values))
     return folder / "run"
 
 
@@ -201,7 +202,7 @@ def test_requirements_end_with_their_own_code_and_everything_is_written(ordered_
 def test_a_requirement_that_cannot_be_is_refused_before_anything_is_read(tmp_path):
     ask = ["evaluate", "--adapter", tmp_path / "no-such-adapter"]
     failed(3, "no-such-adapter", *ask)
-    line = failed(2, "did you mean accuracy? The names are ", *ask, "--require", "acuracy>=0.9")
+    line = failed(2, "did you mean accuracy? (docs/reference/", *ask, "--require", "acuracy>=0.9")
     assert line.startswith("error: no figure is named acuracy, which --require has in 'acuracy>=0")
     failed(2, "cannot read 'accuracy=0.9' in --require", *ask, "--require", "accuracy=0.9")
     failed(2, "give --suite too", *ask, "--require", "behaviour.findings.x.pass_rate>=1")

@@ -6,10 +6,12 @@ complete adapter, or in exit 0 with an adapter that gives every text the same an
 
 import pytest
 from commands import failed, run
+from small_runs import BRIEF
 
 from sentilora.errors import SentiloraError
 
 FEW = [
+    *BRIEF,
     "training.max_steps=4", "training.save_steps=2", "training.warmup_steps=0",
     "training.warmup_ratio=0", "training.optim=adamw_torch", "data.num_train=32",
     "data.num_evaluation=16",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from small_runs import BRIEF
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,7 +29,7 @@ from sentilora.scoring.classifier import Classifier
 from sentilora.stages.from_config import load_rows_of, prompt_format_of
 from sentilora.stages.train import train
 
-STEPS = 24
+STEPS = 12
 
 
 def settings(base, folder, *overrides):
@@ -37,9 +38,10 @@ def settings(base, folder, *overrides):
         "lora.lora_dropout=0.0",
         f"training.max_steps={STEPS}",
         "training.logging_steps=1",
-        "training.eval_steps=8",
-        "training.save_steps=8",
-        "data.num_evaluation=24",
+        "training.eval_steps=4",
+        "training.save_steps=4",
+        "data.num_evaluation=16",
+        *BRIEF,
     ]
     return load_config(
         "tiny",
@@ -103,7 +105,7 @@ def plain_run(toy_base, tmp_path_factory):
     arguments = TrainingArguments(
         output_dir=str(folder), use_cpu=True, max_steps=STEPS, seed=42,
         per_device_train_batch_size=4, gradient_accumulation_steps=4, learning_rate=2e-4,
-        lr_scheduler_type="linear", warmup_steps=4, optim="adamw_torch", weight_decay=0.0,
+        lr_scheduler_type="linear", warmup_steps=2, optim="adamw_torch", weight_decay=0.0,
         max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none",
         remove_unused_columns=False, disable_tqdm=True,
     )  # fmt: skip
@@ -115,7 +117,7 @@ def plain_run(toy_base, tmp_path_factory):
 
 @pytest.mark.parametrize("implementation", ["auto", "reference"])
 def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path, plain_run, implementation):
-    """24 steps of 4 × 4 with adamw: ours packed, or in passes of sorted rows; theirs padded."""
+    """12 steps of 4 × 4 with adamw: ours packed, or in passes of sorted rows; theirs padded."""
     theirs, plain_folder = plain_run
     train(settings(
         toy_base, tmp_path / "ours", "training.optim=adamw_torch", f"engine={implementation}"
@@ -130,11 +132,11 @@ def test_losses_and_adapter_equal_plain_trainer(toy_base, tmp_path, plain_run, i
 
 
 def weights_of_plan(base, folder, rows):
-    """Adapter after 8 steps of 16 rows, `rows` of them in a pass."""
-    train(settings(base, folder, "training.optim=adamw_torch", "training.max_steps=8",
+    """Adapter after 4 steps of 16 rows, `rows` of them in a pass."""
+    train(settings(base, folder, "training.optim=adamw_torch", "training.max_steps=4",
                    f"training.per_device_train_batch_size={rows}",
                    f"training.gradient_accumulation_steps={16 // rows}"))  # fmt: skip
-    return adapter_weights(folder / "checkpoint-8")
+    return adapter_weights(folder / "checkpoint-4")
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +157,11 @@ def test_training_with_evaluations_equals_training_without(toy_base, tmp_path):
 
     It repacks on CPUs with AVX512-BF16; on others the equality holds of itself.
     """
-    eight = "training.max_steps=8"  # evaluated seven times on the way, or never
-    train(settings(toy_base, tmp_path / "often", eight, "training.eval_steps=1"))
-    train(settings(toy_base, tmp_path / "never", eight, "training.eval_steps=8"))
-    ours = adapter_weights(tmp_path / "often/checkpoint-8")
-    theirs = adapter_weights(tmp_path / "never/checkpoint-8")
+    four = "training.max_steps=4"  # evaluated three times on the way, or never
+    train(settings(toy_base, tmp_path / "often", four, "training.eval_steps=1"))
+    train(settings(toy_base, tmp_path / "never", four, "training.eval_steps=4"))
+    ours = adapter_weights(tmp_path / "often/checkpoint-4")
+    theirs = adapter_weights(tmp_path / "never/checkpoint-4")
     assert len(ours) == 28
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     moved = [name for name in ours if "lora_B" in name and ours[name].abs().max() > 0]
@@ -233,29 +235,29 @@ def test_interrupted_and_resumed_equals_uninterrupted(toy_base, tmp_path, monkey
 
     from sentilora.training import callbacks
 
-    overrides = ["lora.lora_dropout=0.05", "training.max_steps=16"]
+    overrides = ["lora.lora_dropout=0.05", "training.max_steps=8"]
     train(settings(toy_base, tmp_path / "whole", *overrides))
 
-    class InterruptAtStep11(callbacks.StopOnInterrupt):
+    class InterruptAtStep7(callbacks.StopOnInterrupt):
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 11:
+            if state.global_step == 7:
                 signal.raise_signal(signal.SIGINT)
             super().on_step_end(args, state, control, **kwargs)
 
     config = settings(toy_base, tmp_path / "parts", *overrides)
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "StopOnInterrupt", InterruptAtStep11)
-        with pytest.raises(Interrupted, match="step 11"):
+        patch.setattr(callbacks, "StopOnInterrupt", InterruptAtStep7)
+        with pytest.raises(Interrupted, match="step 7"):
             train(config)
-    assert (tmp_path / "parts/checkpoint-11/trainer_state.json").is_file()
+    assert (tmp_path / "parts/checkpoint-7/trainer_state.json").is_file()
     damaged = copied(tmp_path / "parts", tmp_path / "damaged")
-    stored = (tmp_path / "damaged/checkpoint-11/trainer_state.json").read_text()
-    (tmp_path / "damaged/checkpoint-11/trainer_state.json").write_text(stored[: len(stored) // 2])
-    train(damaged, resume=True)  # from step 8
+    stored = (tmp_path / "damaged/checkpoint-7/trainer_state.json").read_text()
+    (tmp_path / "damaged/checkpoint-7/trainer_state.json").write_text(stored[: len(stored) // 2])
+    train(damaged, resume=True)  # from step 4
     train(config, resume=True)
-    whole = adapter_weights(tmp_path / "whole/checkpoint-16")
+    whole = adapter_weights(tmp_path / "whole/checkpoint-8")
     for folder in (tmp_path / "parts", tmp_path / "damaged"):
-        parts = adapter_weights(folder / "checkpoint-16")
+        parts = adapter_weights(folder / "checkpoint-8")
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
         assert losses(tmp_path / "whole") == losses(folder)
 
@@ -434,12 +436,12 @@ def each_step(patch, change):
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(toy_base, tmp_path, monkeypatch):
-    each_step(monkeypatch, lambda step, loss: loss * float("nan") if step > 10 else loss)
-    with pytest.raises(SentiloraError, match=r"NaN.*checkpoint-8"):
+    each_step(monkeypatch, lambda step, loss: loss * float("nan") if step > 5 else loss)
+    with pytest.raises(SentiloraError, match=r"NaN.*checkpoint-4"):
         train(settings(toy_base, tmp_path / "run", "engine=reference"))
-    weights = adapter_weights(tmp_path / "run/checkpoint-8")
+    weights = adapter_weights(tmp_path / "run/checkpoint-4")
     assert all(tensor.isfinite().all() for tensor in weights.values())
-    assert not (tmp_path / "run/checkpoint-16").exists()
+    assert not (tmp_path / "run/checkpoint-8").exists()
 
 
 def test_ctrl_c_saves_no_nan(toy_base, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import failed, run
+from small_runs import BRIEF
 
 from sentilora.cli.options import in_options
 from sentilora.config import load_config, read_config
@@ -23,6 +24,7 @@ from sentilora.training import callbacks, trainer
 from sentilora.training.series import SizeSeries, more_labels, seed_series, seeds_as_table
 
 QUICK = [
+    *BRIEF,
     "training.eval_steps=2", "training.save_steps=2", "training.logging_steps=1",
     "training.optim=adamw_torch", "lora.lora_dropout=0.2", "data.num_train=48",
     "data.num_evaluation=24",

@@ -72,7 +72,7 @@ def look_over(splits: Mapping[str, Rows], labels: Sequence[str] = ()) -> Overvie
             *dict.fromkeys(
                 warning for name in names for warning in label_warnings(name, splits[name], labels)
             ),
-            *_warnings(balance, shared, conflicts),
+            *_warnings(balance, shared, conflicts, any(rows.shares for rows in splits.values())),
         ],
     )
 
@@ -126,8 +126,12 @@ def _warnings(
     balance: Mapping[str, Mapping[str, int]],
     shared: Mapping[str, int],
     conflicts: Sequence[list[str]],
+    are_soft: bool,
 ) -> list[str]:
-    """conflicts: for each text with several labels, its first row with each label."""
+    """conflicts: for each text with several labels, its first row with each label.
+
+    are_soft: whether the labels are shares already.
+    """
     warnings = []
     for name, counts in balance.items():
         largest, smallest = max(counts.values()), min(counts.values())
@@ -143,9 +147,10 @@ def _warnings(
             warnings.append(f"rows of {second} that also occur in {first}: {count:,}")
     if conflicts:
         splits = " and ".join(balance)
+        shares = "" if are_soft else "; data.soft_labels=true takes them as shares of one row"
         warnings.append(
             f"texts that occur with different labels in {splits}: {len(conflicts):,}, such as "
             f"{conflicts[0][0]}, {conflicts[0][1]} (counted from 0): correct the labels, or remove "
-            "these rows"
+            f"these rows{shares}"
         )
     return warnings

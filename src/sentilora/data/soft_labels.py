@@ -27,13 +27,13 @@ TOLERANCE = 0.02  # of a sum of shares: those of a few labels, rounded to two de
 
 
 def is_probability(column: str) -> bool:
-    """Whether a column holds the probabilities of a label, by its name."""
-    return column.startswith(PREFIX) and column != PREFIX
+    """Whether a column holds the probabilities of a label, by its name. Capitals do not count."""
+    return column[: len(PREFIX)].lower() == PREFIX and len(column) > len(PREFIX)
 
 
 def probability_columns(names: Sequence[str]) -> dict[str, str]:
     """{stored label: its column of probabilities}, in order; empty if fewer than two have one."""
-    columns = {name.removeprefix(PREFIX): name for name in names if is_probability(name)}
+    columns = {name[len(PREFIX) :]: name for name in names if is_probability(name)}
     return columns if len(columns) > 1 else {}
 
 

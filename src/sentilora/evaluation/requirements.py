@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -36,7 +36,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 SHORT = {"ece": "expected_calibration_error", "mae": "mean_absolute_error"}
 ENDS = ("low", "high")
 MODELS = ("adapter", "base", "ordered.adapter")  # whose figures need nothing in front
-MORE_MODELS = ("base.", "baseline.", "calibrated.test.", "leakage.without.")
+USUAL = ("accuracy", "accuracy.low", "macro_f1", "log_loss", *SHORT, "per_label.LABEL.recall")
 ROWS = {"twins", "issues", "failures", "rows", "required"}  # about single rows: no figures
 ANY = "*"  # in a name: a label, rating or capability, which the data or a suite have
 EVERY = object()  # in place of a value: all names that there can be
@@ -192,38 +192,20 @@ def require_measured(
 def _unknown(bound: Bound) -> UsageError:
     if re.search("[<>=]", bound.name):
         return _unreadable(bound.text)
-    near = difflib.get_close_matches(bound.name, [*SHORT, *map(_short, names()), *names()], 1, 0.5)
-    suggestion = f"did you mean {near[0]}? " if near else ""
-    also = ", ".join(f"{abbreviation} for {word}" for abbreviation, word in SHORT.items())
+    every = [*SHORT, *map(without_model, names()), *names()]
+    near = difflib.get_close_matches(bound.name, every, 1, 0.5)
+    listed = f"docs/reference/figures.md has all names, such as {', '.join(USUAL)}"
     return UsageError(
         f"no figure is named {quoted(bound.name)}, which `require` has in {bound.text!r:.80}",
         setting="require",
         seen=bound.text,
-        remedy=f"{suggestion}The names are {', '.join(_overview())}; {ANY} is a label, rating, "
-        f"capability, confidence, target, or base or baseline; {also}",
+        remedy=f"did you mean {near[0]}? ({listed})" if near else listed,
     )
 
 
-def _short(name: str) -> str:
+def without_model(name: str) -> str:
     """A figure's name without the model under evaluation."""
     return re.sub(r"^(ordered\.)?adapter\.", "", name)
-
-
-def _overview() -> list[str]:
-    """Every name, those that differ in one part together, and the usual ones first."""
-    keys = "|".join(re.escape(key) for each in KEYS.values() for key in each)
-    ends, others = [], [name for name in names() if not name.startswith(MORE_MODELS)]
-    for name in others:
-        if name.endswith(f".{ENDS[0]}"):
-            ends.append(name.removesuffix(f".{ENDS[0]}"))
-    plain = [name for name in others if name.rpartition(".")[2] not in ENDS]
-    plain.sort(key=lambda name: not name.startswith("adapter."))
-    shown = {}
-    for name in plain:
-        entry = re.sub(rf"^({'|'.join(KEYS)})\.(?:{keys})\.", rf"\1.{ANY}.", _short(name))
-        shown[entry] = f"{entry}[.{'|.'.join(ENDS)}]" if name in ends else entry
-    of_models = f"the figures of a model after {', '.join(MORE_MODELS)}"
-    return [*shown.values(), of_models]
 
 
 # --- names and figures ---------------------------------------------------------------------------
@@ -248,13 +230,19 @@ def _candidates(name: str) -> list[str]:
 
 def _is_name(name: str, labels: Sequence[str] | None) -> bool:
     """Whether a figure can have this full name. labels: None if they are unknown."""
+    return bool(_every_name(None if labels is None else tuple(labels)).fullmatch(name))
+
+
+@lru_cache(maxsize=2)  # of one evaluation: before its labels are known, and after
+def _every_name(labels: tuple[str, ...] | None) -> re.Pattern[str]:
+    """What matches every name that a figure can have. labels: None if they are unknown."""
     some = ".+" if labels is None else "|".join(map(re.escape, labels))
+    patterns = []
     for template in names():
         of_label = template.startswith("per_label.") or ".confusion." in template
         entry = f"({some if of_label else '.+'})"
-        if re.fullmatch(re.escape(template).replace(re.escape(ANY), entry), name, re.DOTALL):
-            return True
-    return False
+        patterns.append(re.escape(template).replace(re.escape(ANY), entry))
+    return re.compile("|".join(patterns), re.DOTALL)
 
 
 def _walk(kind: Any, name: str, value: Any, labels: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sentilora.config import Config
+from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
-from sentilora.errors import DataError, SentiloraError, UsageError
+from sentilora.errors import SentiloraError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import add_section
 from sentilora.folders.checkpoints import checkpoints
@@ -25,16 +25,13 @@ from sentilora.folders.claim import claim
 from sentilora.folders.run_folder import (
     Choices,
     TrainingResult,
+    require_same_settings,
     require_unused,
     require_writable,
 )
 from sentilora.metrics import mcnemar_p, measure_fully
-from sentilora.models.base_source import resolve_base
-from sentilora.models.bases import load_tokenizer
-from sentilora.models.device import free_memory, require_device
-from sentilora.places import path_of
-from sentilora.progress import Progress, num_processes, say
-from sentilora.prompt import Prompter
+from sentilora.models.device import free_memory
+from sentilora.progress import Progress, say
 from sentilora.scoring.classifier import Classifier
 from sentilora.shipped import adapter_name
 from sentilora.stages.adapter_rows import overlap_warning
@@ -47,7 +44,8 @@ from sentilora.stages.distill_rows import (
     write_parts,
     write_rows,
 )
-from sentilora.stages.from_config import columns_of, prompt_format_of, with_absolute_base
+from sentilora.stages.distill_settings import in_tokens_of_base, require_possible, student_of
+from sentilora.stages.from_config import columns_of, with_absolute_base
 from sentilora.stages.predict_file import predict_file
 from sentilora.stages.train import train_in
 from sentilora.training.distillation import (
@@ -78,8 +76,10 @@ def distill(
     Raises `DataError`, `UsageError`, `Interrupted` or `SentiloraError`; see `errors`.
     """
     adapter = AdapterFolder.open(teacher)
+    has_own_answer = "prompt.answer" in config.chosen
     config = student_of(adapter, with_absolute_base(config))
     require_possible(config, texts)
+    config = in_tokens_of_base(config, has_own_answer)
     folder = Path(config.output_dir)
     if resume:
         require_begun(folder)
@@ -99,6 +99,7 @@ def distill_in(
 ) -> Distillation:
     """Distill in a folder that this job holds; what is done there already is kept."""
     place, labels = folder / PARTS_FOLDER, config.prompt.labels
+    require_same_student(folder, config)
     columns = columns_of(config, labels)
     own_test = None
     if "data.test" in config.chosen:
@@ -117,6 +118,8 @@ def distill_in(
     free_memory()
     scored = read_scored(units, config.with_values({"data.train": str(texts)}), labels)
     parts = split(scored, labels, config.data.shuffle_seed, own_test)
+    with training_errors(folder):
+        config.save(place / CONFIG_FILE)
     config = on_rows(config, place / "rows", own_test is not None)
     say("2 of 4: temperature and weight of the teacher's probabilities")
     mixture = choose(config, place, parts, adapter)
@@ -150,69 +153,6 @@ def record_choices(folder: Path, mixture: Mixture) -> None:
 
 
 # --- before --------------------------------------------------------------------------------------
-
-
-def student_of(adapter: AdapterFolder, config: Config) -> Config:
-    """The student's configuration: the teacher's prompt and labels, unless they were set.
-
-    Raises `UsageError` for a teacher without a prompt, and for other labels.
-    """
-    record = adapter.classifier
-    if record is None:
-        raise UsageError(
-            f"{quoted(adapter.path)} does not record its prompt and labels",
-            setting="teacher",
-            seen=str(adapter.path),
-            remedy="name an adapter that sentilora trained",
-        )
-    labels = record.prompt.labels
-    if "prompt.labels" in config.chosen and config.prompt.labels != labels:
-        raise UsageError(
-            f"prompt.labels is {list(config.prompt.labels)}, and the teacher's labels are "
-            f"{list(labels)}",
-            setting="prompt.labels",
-            seen=config.prompt.labels,
-            remedy="leave it out: a student has its teacher's labels",
-        )
-    prompt = {f"prompt.{name}": value for name, value in record.prompt.to_dict().items()}
-    return config.with_values({k: v for k, v in prompt.items() if k not in config.chosen})
-
-
-def require_possible(config: Config, texts: str | Path) -> None:
-    """Raise an error for what cannot be, before the teacher is loaded."""
-    if num_processes() > 1:
-        raise UsageError(
-            f"{num_processes()} processes were started, and a distillation runs in one",
-            setting="teacher",
-            seen=num_processes(),
-            remedy="start it without a launcher",
-        )
-    if "data.evaluation" in config.chosen:
-        raise UsageError(
-            "data.evaluation is set, and evaluation rows are held out of `texts`",
-            setting="data.evaluation",
-            seen=config.data.evaluation,
-            remedy="leave it out; data.test names test rows of your own",
-        )
-    if config.training.learning_rate == "search":
-        raise UsageError(
-            "a distillation does not search for a learning rate",
-            setting="training.learning_rate",
-            seen="search",
-            remedy="give a number",
-        )
-    require_device(config.base.device)
-    resolve_base(config.base.name)
-    if not path_of(texts).exists():
-        raise DataError(
-            f"there is no file {quoted(texts)}",
-            setting="texts",
-            seen=str(texts),
-            remedy="name a file or a folder as `texts`",
-        )
-    # The teacher's prompt in the student's tokens, which may be more, or lack the one that ends it.
-    tokenizer = load_tokenizer(config.base.name, config.base.revision)
-    Prompter(tokenizer, prompt_format_of(config))
 
 
 @contextmanager
@@ -249,6 +189,16 @@ def require_not_begun(folder: Path) -> None:
             seen=str(folder),
             remedy="go on with `resume`, choose another `output_dir`, or remove it",
         )
+
+
+def require_same_student(folder: Path, config: Config) -> None:
+    """Raise `UsageError` if something of a student with other settings is in a folder already.
+
+    As long as only the teacher has worked, nothing is.
+    """
+    recipe = folder / PARTS_FOLDER / CONFIG_FILE
+    if recipe.is_file():
+        require_same_settings(folder, read_config(recipe).flat(), config.flat())
 
 
 # --- training ------------------------------------------------------------------------------------

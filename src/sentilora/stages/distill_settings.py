@@ -1,0 +1,120 @@
+"""The settings of a distillation: what the student has of its teacher, and what cannot be.
+
+config = student_of(adapter, config)
+require_possible(config, texts)
+config = in_tokens_of_base(config, has_own_answer=False)
+"""
+
+from pathlib import Path
+
+from sentilora.chat_format import LABEL
+from sentilora.config import Config
+from sentilora.errors import DataError, UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.models.base_source import resolve_base
+from sentilora.models.bases import load_tokenizer
+from sentilora.models.device import require_device
+from sentilora.places import path_of
+from sentilora.progress import num_processes, say
+from sentilora.prompt import Prompter
+from sentilora.stages.from_config import prompt_format_of
+from sentilora.template import special_tokens_of
+from sentilora.wording import quoted
+
+# What a distillation decides itself: the value that changes nothing, and what it does instead.
+DECIDED = {
+    "data.train": (None, "the student trains on `texts`"),
+    "data.evaluation": (None, "evaluation rows are held out of `texts`"),
+    "data.num_train": (0, "the student trains on all of `texts` that are not held out"),
+    "data.num_train_subset": (0, "the student trains on all of `texts` that are not held out"),
+    "data.num_evaluation": (
+        0,
+        "evaluation rows are a tenth of `texts`, or of those with a true label",
+    ),
+    "data.num_test": (0, "the figures are of all test rows"),
+    "data.soft_labels": (True, "the student's labels are probabilities"),
+}
+
+
+def student_of(adapter: AdapterFolder, config: Config) -> Config:
+    """The student's configuration: the teacher's prompt and labels, unless they were set.
+
+    Raises `UsageError` for a teacher without a prompt, and for other labels.
+    """
+    record = adapter.classifier
+    if record is None:
+        raise UsageError(
+            f"{quoted(adapter.path)} does not record its prompt and labels",
+            setting="teacher",
+            seen=str(adapter.path),
+            remedy="name an adapter that sentilora trained",
+        )
+    labels = record.prompt.labels
+    if "prompt.labels" in config.chosen and config.prompt.labels != labels:
+        raise UsageError(
+            f"prompt.labels is {list(config.prompt.labels)}, and the teacher's labels are "
+            f"{list(labels)}",
+            setting="prompt.labels",
+            seen=config.prompt.labels,
+            remedy="leave it out: a student has its teacher's labels",
+        )
+    prompt = {f"prompt.{name}": value for name, value in record.prompt.to_dict().items()}
+    if "prompt.template" in config.chosen:
+        prompt.pop("prompt.answer", None)  # it is how a label follows the teacher's template
+    return config.with_values({k: v for k, v in prompt.items() if k not in config.chosen})
+
+
+def require_possible(config: Config, texts: str | Path) -> None:
+    """Raise an error for what cannot be, before the teacher is loaded."""
+    if num_processes() > 1:
+        raise UsageError(
+            f"{num_processes()} processes were started, and a distillation runs in one",
+            setting="teacher",
+            seen=num_processes(),
+            remedy="start it without a launcher",
+        )
+    values = config.flat()
+    for setting, (usual, instead) in DECIDED.items():
+        if setting in config.chosen and values[setting] != usual:
+            raise UsageError(
+                f"{setting} is set, and {instead}",
+                setting=setting,
+                seen=values[setting],
+                remedy="leave it out; data.test names test rows of your own",
+            )
+    if config.training.learning_rate == "search":
+        raise UsageError(
+            "a distillation does not search for a learning rate",
+            setting="training.learning_rate",
+            seen="search",
+            remedy="give a number",
+        )
+    require_device(config.base.device)
+    resolve_base(config.base.name)
+    if not path_of(texts).exists():
+        raise DataError(
+            f"there is no file {quoted(texts)}",
+            setting="texts",
+            seen=str(texts),
+            remedy="name a file or a folder as `texts`",
+        )
+
+
+def in_tokens_of_base(config: Config, has_own_answer: bool) -> Config:
+    """The student's configuration, with an answer that its base can end.
+
+    has_own_answer: whether `prompt.answer` was set. If not, EOS stands in for a special token that
+    ends the teacher's answers and that the student's base does not have.
+
+    Raises `UsageError` if the prompt does not work in the student's tokens, which may be more.
+    """
+    tokenizer = load_tokenizer(config.base.name, config.base.revision)
+    opening, _, end = config.prompt.answer.partition(LABEL)
+    if end and not has_own_answer and end not in special_tokens_of(tokenizer):
+        config = config.with_values({"prompt.answer": opening + LABEL})
+        say(
+            f"prompt.answer={quoted(config.prompt.answer)}: EOS ends the student's answers, whose "
+            f"base has no {end}, which ends the teacher's"
+        )
+    Prompter(tokenizer, prompt_format_of(config))
+    return config
