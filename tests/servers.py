@@ -83,11 +83,11 @@ def running(folder, *arguments, **environment):
         server.stop()
 
 
-def weakened(source, folder):
-    """A copy of an adapter whose weights are half as strong; its probes are those of training."""
+def altered(source, folder):
+    """A copy of an adapter with weights four times as strong, and the probes of its training."""
     shutil.copytree(source, folder)
     weights = folder / "adapter_model.safetensors"
-    tensors = {k: v / 2 if "lora_B" in k else v for k, v in load_file(weights).items()}
+    tensors = {k: v * 4 if "lora_B" in k else v for k, v in load_file(weights).items()}
     save_file(tensors, weights, {"format": "pt"})
     return folder
 

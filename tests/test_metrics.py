@@ -238,6 +238,12 @@ def test_one_label_in_the_truth_has_no_roc_auc():
     assert result.roc_auc is None and result.accuracy == 0.5
 
 
+def test_training_texts_of_one_label_have_a_baseline_too():
+    """A teacher that gives one answer to all of them made `evaluate` end in a traceback."""
+    result = tfidf_baseline(["good", "bad"], [1, 1], ["fine", "dull", "new"])
+    assert result.tolist() == [[0, 1]] * 3
+
+
 def test_a_label_that_training_texts_lack_is_never_guessed():
     result = tfidf_baseline(["good", "bad", "good", "bad"], [0, 2, 0, 2], ["good", "bad"], 3)
     assert result.shape == (2, 3) and not result[:, 1].any()

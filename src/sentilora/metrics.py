@@ -304,9 +304,10 @@ def tfidf_baseline(
     """Probabilities (rows, labels) of TF-IDF (1–2-grams) + logistic regression, trained on `texts`.
 
     A label without training texts has probability 0. If no training text has a word of two letters,
-    the probabilities are the labels' shares.
+    or all have the same label, the probabilities are the labels' shares.
     """
-    if not any(re.search(r"\b\w\w", text) for text in texts):  # what `TfidfVectorizer` refuses
+    has_words = any(re.search(r"\b\w\w", text) for text in texts)  # `TfidfVectorizer` needs some
+    if not has_words or len(set(labels)) == 1:
         shares = np.bincount(labels, minlength=num_labels) / len(labels)
         return np.tile(shares, (len(test_texts), 1))
     from sklearn.feature_extraction.text import TfidfVectorizer

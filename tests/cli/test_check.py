@@ -28,7 +28,7 @@ class Contains(str):
 def test_check_looks_at_everything(toy_base):
     code, stdout, stderr = run("check", f"base.name={toy_base}")
     assert code == 0, stdout + stderr
-    for word in ("320 rows of embedded", "leakage", "label 'positive'", "truncated", "⟦", "memory",
+    for word in ("240 rows of embedded", "leakage", "label 'positive'", "truncated", "⟦", "memory",
                  "time", "none, the base is local", "cpu, computing in float32"):  # fmt: skip
         assert word in stdout, word
     assert "no --preset given, using tiny" in stderr and "✗" not in stdout
@@ -206,7 +206,7 @@ def test_check_refuses_what_does_not_fit_on_a_gpu(engine, promise, refusal, toy_
         assert all(text in finding.text for text in texts), finding.text
         assert findings["device"].text.startswith("cuda, computing in bfloat16")
         assert findings["engine"].text.startswith("fast" if engine == "auto" else "plain path, as")
-        assert findings["time"].text.startswith("100 steps take less than a minute, without")
+        assert findings["time"].text.startswith("45 steps take less than a minute, without")
 
 
 def test_check_estimates_the_plain_path_for_a_base_that_the_engine_does_not_support(

@@ -69,9 +69,9 @@ def test_an_acl_imdb_review_that_is_not_utf_8_is_named(tmp_path):
     refused(r"cannot read .*3_1\.txt: .*0xe9", tmp_path)
 
 
-def test_the_embedded_reviews_are_at_least_400_and_300():
+def test_the_embedded_reviews_are_balanced_and_apart():
     train, test = (load_rows("embedded", split, COLUMNS) for split in ("train", "test"))
-    assert len(train) >= 400 and len(test) == 300
+    assert len(train) >= 1000 and len(test) == 500
     assert set(Counter(train.labels).values()) == {len(train) // 2}
     assert not set(train.texts) & set(test.texts)
 

@@ -147,13 +147,13 @@ def test_weights_make_every_label_weigh_the_same(labels):
 
 def splits(**changes):
     settings = {"train": "embedded", "evaluation": "train", "test": "embedded", "columns": COLUMNS,
-             "num_train": 320, "num_evaluation": 80, "seed": 42, "balance": "none"}  # fmt: skip
+             "num_train": 240, "num_evaluation": 60, "seed": 42, "balance": "none"}  # fmt: skip
     return load_splits(**{**settings, **changes})
 
 
-def test_the_embedded_default_is_320_and_80():
+def test_the_embedded_default_is_240_and_60():
     train, held_out = splits()
-    assert (len(train), len(held_out)) == (320, 80)
+    assert (len(train), len(held_out)) == (240, 60)
     assert not set(train.texts) & set(held_out.texts)
 
 
@@ -166,8 +166,8 @@ def test_evaluation_may_come_from_the_test_rows_or_a_source_of_its_own(tmp_path)
         assert held_out.texts == [TEXTS[i] for i in shuffled(14, 42)[:5]]
     with pytest.raises(DataError, match=r"data\.num_evaluation asks for 99 rows"):
         splits(evaluation=path, num_evaluation=99)
-    with pytest.raises(DataError, match=r"data\.num_train asks for 500 rows"):
-        splits(evaluation="test", num_train=500)
+    with pytest.raises(DataError, match=r"data\.num_train asks for 5,000 rows"):
+        splits(evaluation="test", num_train=5000)
 
 
 def test_one_class_only_is_refused_for_training(tmp_path):

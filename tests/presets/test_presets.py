@@ -86,15 +86,14 @@ TINY = {
     "data.test": "embedded",
     "training.gradient_checkpointing": False,
 }
-FORCED_BY_400_REVIEWS = {
+FORCED_BY_300_REVIEWS = {
     "training.learning_rate": 1e-3,
-    "training.num_train_epochs": 5.0,
-    "data.num_train": 320,
-    "data.num_evaluation": 80,
+    "data.num_train": 240,
+    "data.num_evaluation": 60,
     "training.warmup_ratio": 0.13,
     "training.logging_steps": 5,
-    "training.eval_steps": 20,
-    "training.save_steps": 20,
+    "training.eval_steps": 15,
+    "training.save_steps": 15,
 }
 
 
@@ -152,7 +151,7 @@ def test_every_setting_is_explained_in_a_half_sentence():
 
 
 def test_tiny_is_the_recipe_with_only_what_its_size_forces():
-    assert load_config("tiny").flat() == RECIPE | TINY | FORCED_BY_400_REVIEWS
+    assert load_config("tiny").flat() == RECIPE | TINY | FORCED_BY_300_REVIEWS
 
 
 def test_smollm2_is_the_recipe_on_another_base():
@@ -215,7 +214,7 @@ def test_on_other_data_the_recipes_counts_hold_again(tmp_path):
     own = {"data.train": "reviews.csv", "training.learning_rate": 1e-3}
     assert differences(recipe, other) == TINY | own
     same = load_config("tiny", overrides=["data.train=embedded", "data.test=x.csv"])
-    assert differences(recipe, same) == TINY | FORCED_BY_400_REVIEWS | {"data.test": "x.csv"}
+    assert differences(recipe, same) == TINY | FORCED_BY_300_REVIEWS | {"data.test": "x.csv"}
     (tmp_path / "mine.toml").write_text('[data]\ntrain = "reviews.csv"\n')
     from_file = load_config("tiny", tmp_path / "mine.toml")
     assert from_file == other

@@ -13,7 +13,7 @@ import time
 import httpx
 import pytest
 from commands import failed
-from servers import Server, running, weakened
+from servers import Server, running, altered
 
 from sentilora.errors import UsageError
 from sentilora.serving.security import is_loopback, require_key
@@ -81,7 +81,7 @@ def test_an_adapter_that_the_model_process_refuses_ends_the_server(calibrated_ad
 
 
 def test_an_adapter_that_does_not_answer_as_trained_ends_the_server(calibrated_adapter, tmp_path):
-    folder = weakened(calibrated_adapter, tmp_path / "tampered")
+    folder = altered(calibrated_adapter, tmp_path / "tampered")
     command = [sys.executable, "-m", "sentilora", "serve", "--port", "0", "--adapter", folder]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3, done.stderr  # as `predict` does

@@ -8,7 +8,7 @@ import threading
 import httpx
 import numpy as np
 import pytest
-from servers import weakened
+from servers import altered
 
 from sentilora.scoring.explain import explain
 
@@ -264,7 +264,7 @@ def test_an_adapter_that_does_not_answer_as_trained_is_not_swapped_in(
     server, expected, calibrated_adapter
 ):
     """vLLM #42125: a reload in place left wrong answers."""
-    weakened(calibrated_adapter, calibrated_adapter.parent / "tampered")
+    altered(calibrated_adapter, calibrated_adapter.parent / "tampered")
     before = answered(server.client.get("/v1/models"))
     for order in ({"lora_name": "films", "load_inplace": True}, {"lora_name": "other"}):
         response = server.post("/v1/load_lora_adapter", {**order, "lora_path": "tampered"})

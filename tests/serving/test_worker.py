@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import weakened
+from servers import altered
 
 from sentilora import Classifier, embedded_base, shipped_adapter
 from sentilora.errors import DataError, UsageError
@@ -29,7 +29,7 @@ def classifier():
 @pytest.fixture(scope="module")
 def other_folder(tmp_path_factory):
     """An adapter on the same base that answers otherwise, and has no probes."""
-    folder = weakened(shipped_adapter(), tmp_path_factory.mktemp("other") / "adapter")
+    folder = altered(shipped_adapter(), tmp_path_factory.mktemp("other") / "adapter")
     (folder / "probes.json").unlink()
     return str(folder)
 
@@ -122,7 +122,7 @@ def test_an_adapter_that_does_not_answer_as_trained_is_refused(classifier, share
     test_lifecycle.py has a server whose only adapter is such a one.
     """
     worker, run, _ = shared
-    tampered = str(weakened(shipped_adapter(), tmp_path / "tampered"))
+    tampered = str(altered(shipped_adapter(), tmp_path / "tampered"))
 
     async def check():
         before = await scores_of(worker, TEXTS, classifier, alone=True, key="a1")
