@@ -13,7 +13,7 @@ import time
 import httpx
 import pytest
 from commands import failed
-from servers import Server, running, altered
+from servers import Server, altered, running
 
 from sentilora.errors import UsageError
 from sentilora.serving.security import is_loopback, require_key

@@ -171,7 +171,14 @@ def test_a_model_that_restarts_is_waited_for(visit, page_server):
 
 
 def test_a_file_gets_what_predict_writes(visit, calibrated_adapter, tmp_path):
-    texts = [f"{SURE}\nReally.", 'An "awful" film; dull, a waste of time', UNSURE, "", "<br />", "Good. " * 400]
+    texts = [
+        f"{SURE}\nReally.",
+        'An "awful" film; dull, a waste of time',
+        UNSURE,
+        "",
+        "<br />",
+        "Good. " * 400,
+    ]
     source = io.StringIO(newline="")
     csv.writer(source).writerows([["id", "text"], *enumerate(texts)])
     (tmp_path / "texts.csv").write_text(source.getvalue(), encoding="utf-8", newline="")
