@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--only", default=",".join(CELLS))
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--at-most", type=int, default=10**9, help="leave out larger sizes")
+    parser.add_argument("--sizes", type=int, nargs="*", help="only these")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -73,7 +73,7 @@ def main() -> None:
 
     print(describe_machine(), flush=True)
     for kind in options.only.split(","):
-        for size in [size for size in CELLS[kind] if size <= options.at_most]:
+        for size in CELLS[kind] if options.sizes is None else options.sizes:
             if kind != "processes":
                 measure(kind, size, [sys.executable], options)
             elif size <= torch.cuda.device_count():

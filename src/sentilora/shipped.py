@@ -24,7 +24,7 @@ def embedded_base() -> str:
 
 
 def shipped_adapter() -> str:
-    """Folder of the adapter that ships with the package, trained on 2,000 IMDB reviews."""
+    """Folder of the adapter that ships with the package, distilled for film reviews."""
     return str(_asset("adapter"))
 
 

@@ -173,7 +173,7 @@ def test_a_model_that_restarts_is_waited_for(visit, page_server):
 def test_a_file_gets_what_predict_writes(visit, calibrated_adapter, tmp_path):
     texts = [
         f"{SURE}\nReally.",
-        'An "awful" film; dull, a waste of time',
+        'An "awful" film; dull, a waste of time. Nothing works, and I walked out.',
         UNSURE,
         "",
         "<br />",
