@@ -148,7 +148,6 @@ def to_tensor(rows, length, device):
 
 def make_model(args, vocab_size):
     """A Mistral of the requested size with random weights and dropout after each block."""
-    import torch
     from transformers import MistralConfig, MistralForCausalLM
 
     config = MistralConfig(
@@ -167,18 +166,12 @@ def make_model(args, vocab_size):
         eos_token_id=EOS,
     )
     model = MistralForCausalLM(config)
-    for layer in model.model.layers:
-        for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            module.register_forward_hook(
-                lambda module, _inputs, out: torch.nn.functional.dropout(
-                    out, args.dropout, module.training
-                )
-            )
+    with_dropout(model, args.dropout)
     return model
 
 
-def loss_of(model, ids):
-    """Mean cross-entropy of the next token, of shape (rows, tokens)."""
+def hidden_states(model, ids):
+    """The last hidden states of rows of tokens, of shape (rows, tokens, hidden size)."""
     import torch
 
     # MistralModel.forward without the mask that it builds when compiled: flash attention takes no
@@ -188,7 +181,26 @@ def loss_of(model, ids):
     rotary = base.rotary_emb(hidden, torch.arange(ids.shape[1], device=ids.device)[None])
     for layer in base.layers:
         hidden = layer(hidden, position_embeddings=rotary)
-    logits = model.lm_head(base.norm(hidden)[:, :-1]).float()
+    return base.norm(hidden)
+
+
+def with_dropout(model, rate):
+    """Adds dropout after each block of a model in training."""
+    import torch
+
+    def dropped(module, _inputs, out):
+        return torch.nn.functional.dropout(out, rate, module.training)
+
+    for layer in model.model.layers:
+        for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            module.register_forward_hook(dropped)
+
+
+def loss_of(model, ids):
+    """Mean cross-entropy of the next token, of shape (rows, tokens)."""
+    import torch
+
+    logits = model.lm_head(hidden_states(model, ids)[:, :-1]).float()
     return torch.nn.functional.cross_entropy(
         logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), ignore_index=PAD
     )

@@ -26,7 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pretrain_tiny import PAD, make_optimizer, schedule, write_record
+from pretrain_tiny import (
+    PAD,
+    hidden_states,
+    make_optimizer,
+    schedule,
+    with_dropout,
+    write_record,
+)
 
 from sentilora import embedded_base
 from sentilora.data.soft_labels import PREFIX
@@ -35,6 +42,7 @@ from sentilora.shipped import reviews_path
 
 EVALUATION = "evaluation"  # kind of the rows that only measure
 SORTED_TOGETHER = 100  # batches whose rows are sorted by length
+WIDTH = 64  # tokens: rows are padded to a multiple, so that few shapes occur
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,9 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     model.requires_grad_(True).to(device)
     with_dropout(model, args.dropout)
     start = time.perf_counter()
-    curve = run_steps(model, rows, measured, args, device)
+    prompter = Prompter(tokenizer, PromptFormat())
+    labels = [ids[0] for ids in prompter.label_ids]
+    curve = run_steps(model, labels, rows, measured, args, device)
     seconds = time.perf_counter() - start
     out = args.out or folder
     model.to("cpu").save_pretrained(out / "model")
@@ -176,55 +186,41 @@ def batches(rows: Sequence[Row], num_tokens: int, draw: random.Random) -> Iterat
 # --- training ------------------------------------------------------------------------------------
 
 
-def with_dropout(model: Any, rate: float) -> None:
-    """Adds dropout after each block of a model in training."""
-    for layer in model.model.layers:
-        for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            module.register_forward_hook(partial(dropped, rate))
+def losses(
+    model: Any, ids: torch.Tensor, first: torch.Tensor, share: torch.Tensor, labels: Sequence[int]
+) -> tuple[torch.Tensor, ...]:
+    """Of rows: the answers' loss, the loss of the tokens before them, and the model's shares.
 
-
-def dropped(rate: float, module: Any, _inputs: Any, out: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.dropout(out, rate, module.training)
-
-
-def losses(model: Any, batch: Sequence[Row], device: str) -> tuple[torch.Tensor, ...]:
-    """Of a batch: the answers' loss, the loss of the other tokens, and the shares (rows,).
-
-    The label's first token tells the labels apart: the target there is the share of each label.
+    ids: (rows, tokens). first: the place of each row's label, (rows, 1). share: of `LABELS[0]`,
+    (rows,). labels: the first token of each label, which tells them apart: its target there is the
+    share of the label.
     """
-    width = max(len(row.input_ids) for row in batch)
-    ids = torch.full((len(batch), width), PAD)
-    for number, row in enumerate(batch):
-        ids[number, : len(row.input_ids)] = torch.tensor(row.input_ids)
-    ids = ids.to(device)
-    first = torch.tensor([row.num_prompt for row in batch], device=device)[:, None]
-    share = torch.tensor([row.share for row in batch], device=device)
-    # Padding comes after every real token, so causality alone hides it.
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    log_probs = model.lm_head(hidden).float().log_softmax(-1)
+    log_probs = model.lm_head(hidden_states(model, ids)[:, :-1]).float().log_softmax(-1)
     nll = -log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1)
-    place = torch.arange(1, width, device=device)[None]
+    place = torch.arange(1, ids.shape[1], device=ids.device)[None]
     real = ids[:, 1:] != PAD
-    at_label = log_probs[torch.arange(len(batch), device=device), first[:, 0] - 1]
-    both = at_label[:, first_tokens(model)]
+    both = log_probs[torch.arange(len(ids), device=ids.device), first[:, 0] - 1][:, labels]
     weights = torch.stack([share, 1 - share], -1)
     answers = -(weights * both).sum(-1) + (nll * (real & (place > first))).sum(-1)
-    text = nll[real & (place < first)].mean()
+    in_text = real & (place < first)
+    text = (nll * in_text).sum() / in_text.sum()
     return answers.mean(), text, both.detach().softmax(-1)[:, 0]
 
 
-def first_tokens(model: Any) -> list[int]:
-    """The first token of each label."""
-    if not hasattr(model, "label_tokens"):
-        from transformers import AutoTokenizer
-
-        prompter = Prompter(AutoTokenizer.from_pretrained(embedded_base()), PromptFormat())
-        model.label_tokens = [ids[0] for ids in prompter.label_ids]
-    return list(model.label_tokens)
+def tensors_of(batch: Sequence[Row], device: str) -> tuple[torch.Tensor, ...]:
+    """Padded tokens, places of the labels and shares of a batch, as `losses` takes them."""
+    longest = max(len(row.input_ids) for row in batch)
+    ids = torch.full((len(batch), -(-longest // WIDTH) * WIDTH), PAD)
+    for number, row in enumerate(batch):
+        ids[number, : len(row.input_ids)] = torch.tensor(row.input_ids)
+    first = torch.tensor([row.num_prompt for row in batch])[:, None]
+    share = torch.tensor([row.share for row in batch])
+    return ids.to(device), first.to(device), share.to(device)
 
 
 def run_steps(
     model: Any,
+    labels: Sequence[int],
     rows: Sequence[Row],
     measured: dict[str, list[Row]],
     args: argparse.Namespace,
@@ -232,6 +228,7 @@ def run_steps(
 ) -> dict[str, Any]:
     """Trains the model. Returns the curve: accuracy and log-loss of rows that only measure."""
     draw = random.Random(args.seed)
+    compiled = torch.compile(losses, dynamic=True) if device == "cuda" else losses
     optimizer = make_optimizer(model, args.lr, fused=device == "cuda")
     num_steps = args.epochs * sum(1 for _ in batches(rows, args.tokens, random.Random(0)))
     autocast = partial(torch.autocast, device, dtype=torch.bfloat16, enabled=device == "cuda")
@@ -246,14 +243,16 @@ def run_steps(
                 for group in optimizer.param_groups:
                     group["lr"] = args.lr * schedule(min(step, num_steps), num_steps)
                 with autocast():
-                    answers, text, _ = losses(model, batch, device)
+                    answers, text, _ = compiled(model, *tensors_of(batch, device), labels)
                 (answers + args.language_weight * text).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
         model.eval()
-        figures = [round(x, 4) for part in measured.values() for x in measure(model, part, device)]
+        figures = [
+            round(x, 4) for part in measured.values() for x in measure(model, labels, part, device)
+        ]
         curve.append([epoch, step, *figures])
         shown = ", ".join(
             f"{name} {value:g}" for name, value in zip(columns, curve[-1], strict=True)
@@ -263,10 +262,13 @@ def run_steps(
 
 
 @torch.no_grad()
-def measure(model: Any, rows: Sequence[Row], device: str) -> tuple[float, float]:
+def measure(
+    model: Any, labels: Sequence[int], rows: Sequence[Row], device: str
+) -> tuple[float, float]:
     """Accuracy and log-loss on rows with true labels."""
-    shares = [losses(model, rows[i : i + 50], device)[2] for i in range(0, len(rows), 50)]
-    found = torch.cat(shares).double().cpu().numpy().clip(1e-9, 1 - 1e-9)
+    parts = [tensors_of(rows[i : i + 50], device) for i in range(0, len(rows), 50)]
+    shares = torch.cat([losses(model, *part, labels)[2] for part in parts])
+    found = shares.double().cpu().numpy().clip(1e-9, 1 - 1e-9)
     truth = np.array([row.share for row in rows])
     right = np.where(truth == 1, found, 1 - found)
     return float((right > 0.5).mean()), float(-np.log(right).mean())
