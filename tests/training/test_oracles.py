@@ -349,7 +349,7 @@ def test_resume_refuses_another_recipe_and_names_the_key(toy_run, tmp_path):
 
 def test_best_is_kept_on_disk_and_its_numbers_are_reported(toy_base, tmp_path):
     """A learning rate that wrecks the model late: the best evaluation is the first."""
-    config = settings(toy_base, tmp_path / "run", "training.learning_rate=0.5",
+    config = settings(toy_base, tmp_path / "run", "training.learning_rate=1.0",
                       "training.lr_scheduler_type=constant", "training.eval_steps=2",
                       "training.save_steps=8", "training.optim=adamw_torch")  # fmt: skip
     result = train(config)
@@ -370,7 +370,7 @@ def test_best_is_kept_on_disk_and_its_numbers_are_reported(toy_base, tmp_path):
 
 
 STOPS_EARLY = [
-    "training.learning_rate=0.5", "training.lr_scheduler_type=constant", "training.eval_steps=2",
+    "training.learning_rate=1.0", "training.lr_scheduler_type=constant", "training.eval_steps=2",
     "training.save_steps=2", "training.optim=adamw_torch", "training.early_stopping_patience=2",
 ]  # fmt: skip
 
