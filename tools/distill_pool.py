@@ -56,6 +56,7 @@ def main() -> None:
         table = pq.read_table(options.imdb / f"{name}.parquet", columns=["text"])
         return [clean_text(text) for text in table["text"].to_pylist()]
 
+    test = {normalized(text) for text in texts_of("test")}
     rows = [
         {"text": clean_text(text), "kind": kind, "label": label}
         for kind, split in zip(
@@ -63,13 +64,14 @@ def main() -> None:
         )
         for text, label in zip(split.texts, split.labels, strict=True)
     ]
-    seen = {normalized(text) for text in texts_of("test")}
-    seen |= {normalized(row["text"]) for row in rows}
+    rows = [row for row in rows if normalized(row["text"]) not in test]
+    known = test | {normalized(row["text"]) for row in rows}
+    seen = set(known)
     draw = random.Random(options.seed)
     reviews = texts_of("unsup")
     draw.shuffle(reviews)
     room = {kind: round(size * options.share) for kind, size in SIZES.items()}
-    for review in reviews:
+    for review in (text for text in reviews if normalized(text) not in known):
         for kind, text in cuts_of(review, draw):
             key = normalized(text)
             if room[kind] and key not in seen:
@@ -102,8 +104,8 @@ def cuts_of(review: str, draw: random.Random) -> Iterator[tuple[str, str]]:
     ):
         if choice:
             yield kind, draw.choice(choice)
-    if short:
-        yield "misspelled", misspelled(draw.choice(short), draw)
+    if short and (text := misspelled(right := draw.choice(short), draw)) != right:
+        yield "misspelled", text
     length = draw.randint(*PASSAGE)
     if len(sentences) > length:
         last = len(sentences) - length

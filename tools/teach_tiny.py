@@ -1,16 +1,16 @@
-"""Teaches the embedded base what larger models say of film reviews. Three verbs, in this order:
+"""Teaches the pre-trained base what larger models say of film reviews. Two verbs, in this order:
 
     python tools/distill_pool.py --imdb imdb --out pool.parquet
     sentilora predict --adapter TEACHER --input pool.parquet --output scored-1/  # for each teacher
     python tools/teach_tiny.py mean scored-1 scored-2 --out imdb-taught          # seconds
-    python tools/teach_tiny.py train imdb-taught                                 # one GPU, minutes
+    python tools/teach_tiny.py train imdb-taught --base pretrained               # one GPU, minutes
     python tools/pretrain_tiny.py quantize imdb-taught src/sentilora/assets/tiny
 
-`mean` averages the teachers' probabilities. `train` trains all weights of the base on them, in the
-form of the recipe's prompt, and at the same time on the next token, so that it stays a language
-model. Rows with a true label have that as their target; those of the recipe's evaluation rows only
-measure. `sentilora train data.train=imdb-taught data.evaluation=imdb-taught` teaches an adapter the
-same.
+`pretrained` is what `pretrain_tiny.py quantize` wrote before. `mean` averages the teachers'
+probabilities. `train` trains all weights of the base on them, in the form of the recipe's prompt,
+and at the same time on the next token, so that it stays a language model. Rows with a true label
+have that as their target; those of the recipe's evaluation rows only measure. `sentilora train
+data.train=imdb-taught data.evaluation=imdb-taught` teaches an adapter the same.
 """
 
 import argparse
@@ -60,6 +60,7 @@ class Row:
 def mean(folders: Sequence[Path], out: Path) -> None:
     """Writes the texts with the mean of their teachers' probabilities into the folder `out`."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     tables = [
@@ -76,30 +77,33 @@ def mean(folders: Sequence[Path], out: Path) -> None:
             shares[row] = [label == other for other in LABELS]
     columns = {name: shares[:, number] for number, name in enumerate(names)}
     table = pa.table({"text": first["text"], "kind": first["kind"], **columns})
-    measures = pa.compute.equal(table["kind"], EVALUATION)
+    measures = pc.equal(table["kind"], EVALUATION)
     out.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.filter(measures), out / "validation.parquet")
-    pq.write_table(table.filter(pa.compute.invert(measures)), out / "train.parquet")
+    pq.write_table(table.filter(pc.invert(measures)), out / "train.parquet")
     print(f"{len(table):,} texts of {len(tables)} teachers in {out}")
 
 
 def train(folder: Path, args: argparse.Namespace) -> None:
-    """Trains the embedded base on the rows in `folder` and saves it to `folder`/model."""
+    """Trains a base on the rows in `folder` and saves it to `folder`/model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sentilora.exporting.merged import dequantize
 
+    record = json.loads((args.base / "record.json").read_text())
+    if "teaching" in record:
+        raise SystemExit(f"{args.base} was taught before; name the base as it was pre-trained")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(args.seed)
-    tokenizer = AutoTokenizer.from_pretrained(embedded_base())
+    tokenizer = AutoTokenizer.from_pretrained(args.base)
     rows = read_rows(folder / "train.parquet")
     measured = {
         "evaluation": read_rows(folder / "validation.parquet"),
         "embedded": embedded_rows(),
     }
-    model = AutoModelForCausalLM.from_pretrained(embedded_base(), device_map={"": "cpu"})
-    dequantize(model, "embedded")
+    model = AutoModelForCausalLM.from_pretrained(args.base, device_map={"": "cpu"})
+    dequantize(model, str(args.base))
     model.requires_grad_(True).to(device)
     with_dropout(model, args.dropout)
     start = time.perf_counter()
@@ -110,12 +114,11 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     out = args.out or folder
     model.to("cpu").save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    record = json.loads((Path(embedded_base()) / "record.json").read_text())
     (out / "record.json").write_text(json.dumps(record))
     write_record(
         out,
         teaching={
-            **{k: v for k, v in vars(args).items() if v and isinstance(v, int | float)},
+            **{k: v for k, v in vars(args).items() if isinstance(v, int | float)},
             "num_texts": len(rows),
             "num_tokens_per_epoch": sum(len(row.input_ids) for row in rows),
             "seconds": round(seconds),
@@ -282,11 +285,12 @@ def main() -> None:
     verb.add_argument("--out", type=Path, required=True)
     verb = verbs.add_parser("train")
     verb.add_argument("folder", type=Path)
+    verb.add_argument("--base", type=Path, required=True, help="as it was pre-trained")
     verb.add_argument("--out", type=Path, help="default: the folder")
     for name, default in {
-        "epochs": 10,
+        "epochs": 5,
         "tokens": 32_768,
-        "lr": 1e-3,
+        "lr": 4e-4,
         "language-weight": 0.2,
         "dropout": 0.1,
         "seed": 42,

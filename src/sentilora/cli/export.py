@@ -11,8 +11,8 @@ from sentilora.wording import quoted
 Kind = Annotated[
     Literal["adapter", "merged", "gguf", "onnx"],
     typer.Argument(
-        help="adapter: a clean PEFT folder. merged: base and adapter as one model. gguf: that for "
-        "llama.cpp and Ollama. onnx: that for ONNX Runtime."
+        help="adapter: a clean PEFT folder. merged: base and adapter as one model. gguf: the "
+        "same for llama.cpp and Ollama. onnx: the same for ONNX Runtime."
     ),
 ]
 Out = Annotated[Path, typer.Argument(help="New folder.")]

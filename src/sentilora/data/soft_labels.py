@@ -27,7 +27,7 @@ TOLERANCE = 0.02  # of a sum of shares: those of a few labels, rounded to two de
 
 
 def is_probability(column: str) -> bool:
-    """Whether a column holds the probabilities of a label, by its name. Capitals do not count."""
+    """Whether a column holds the probabilities of a label, by its name. Case does not matter."""
     return column[: len(PREFIX)].lower() == PREFIX and len(column) > len(PREFIX)
 
 

@@ -18,8 +18,8 @@ def load_export(
     """An export in the program that it is made for.
 
     form: its number format. reference: the base of an adapter, None for the other kinds. device:
-    "cpu" or "cuda"; GGUF files are computed where llama-cpp-python was built for, ONNX files on
-    the CPU.
+    "cpu" or "cuda"; GGUF files run on the device that llama-cpp-python was built for, ONNX files
+    on the CPU.
     """
     if kind == "gguf":
         return in_llama_cpp(folder / gguf_name(form), PromptFile.load(folder))

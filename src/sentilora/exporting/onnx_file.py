@@ -78,8 +78,8 @@ def write_onnx(model: "PreTrainedModel", out: Path) -> None:
 def _require_fixed_positions(model: "PreTrainedModel") -> None:
     """Raise `UsageError` when rotary positions depend on the length of a text.
 
-    The exporter keeps those of the text that it traces, a short one, without a word; answers to
-    long texts would be wrong.
+    The exporter keeps those of the text that it traces, a short one; answers to long
+    texts would silently be wrong.
     """
     for module in model.modules():
         kinds = getattr(module, "rope_type", "")

@@ -295,8 +295,8 @@ def import_for_onnx(*names: str) -> list[Any]:
         return [import_module(name) for name in names]
     except (ImportError, OSError) as error:
         raise UsageError(
-            f"ONNX files are written with onnxscript and scored with onnxruntime, which cannot be "
-            f"imported ({first_line(error)})",
+            "ONNX files need onnx, onnxscript and onnxruntime, not all of which can be imported "
+            f"({first_line(error)})",
             setting="kind",
             seen="onnx",
             remedy=INSTALL_ONNX,

@@ -192,9 +192,9 @@ def require_not_begun(folder: Path) -> None:
 
 
 def require_same_student(folder: Path, config: Config) -> None:
-    """Raise `UsageError` if something of a student with other settings is in a folder already.
+    """Raise `UsageError` if a folder already holds work on a student with other settings.
 
-    As long as only the teacher has worked, nothing is.
+    What the teacher has scored does not count.
     """
     recipe = folder / PARTS_FOLDER / CONFIG_FILE
     if recipe.is_file():

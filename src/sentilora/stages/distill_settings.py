@@ -1,4 +1,4 @@
-"""The settings of a distillation: what the student has of its teacher, and what cannot be.
+"""The settings of a distillation: what the student takes from its teacher, and what is refused.
 
 config = student_of(adapter, config)
 require_possible(config, texts)
@@ -65,7 +65,7 @@ def student_of(adapter: AdapterFolder, config: Config) -> Config:
 
 
 def require_possible(config: Config, texts: str | Path) -> None:
-    """Raise an error for what cannot be, before the teacher is loaded."""
+    """Raise an error for a distillation that cannot run, before the teacher is loaded."""
     if num_processes() > 1:
         raise UsageError(
             f"{num_processes()} processes were started, and a distillation runs in one",
