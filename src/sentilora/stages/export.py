@@ -111,10 +111,9 @@ def export(
     "gguf" (the same for llama.cpp and Ollama) or "onnx" (for ONNX Runtime). out: new folder.
     adapter: None for the one that ships. base: where its base is now. dtype: of merged float16,
     bfloat16 or float32; of gguf f16, q8_0 or q4_K_M; of onnx float32 or float16. weights: merge
-    into the base's weights as they were in training, or into the `original`, unquantized ones.
-    base_id: name of the base for other machines. converter: llama-cpp-python's source distribution;
-    None downloads it. tolerance: accepted difference of a probability; None: that of the formats.
-    push_to_hub: a repository.
+    into the base's weights of training, or into the `original`, unquantized ones. base_id: name of
+    the base for other machines. converter: llama-cpp-python's source distribution; None downloads
+    it. tolerance: accepted difference of a probability; None: by format. push_to_hub: repository.
 
     Raises `UsageError` and `DataError` for what cannot be exported, `SentiloraError` when the
     export answers otherwise than the trained model; then nothing is left in `out`.
