@@ -124,7 +124,7 @@ def test_own_data_leads_to_an_adapter_and_labeled_rows(workplace):
     assert (workplace / "my-sizes/learning_curve.png").is_file()
     header, *rows = (workplace / "labeled.csv").read_text(encoding="utf-8").splitlines()
     assert header == "text,label,prediction,probability_negative,probability_positive,truncated"
-    assert len(rows) == 300
+    assert len(rows) == 500
 
 
 @pytest.mark.slow
