@@ -24,8 +24,8 @@ def test_rows_in_8_bits():
         # becomes 64, not 128.
         carried = (expected.abs().frexp().mantissa == 0.5) & (got == expected / 2)
         difference = (got - expected)[~carried].abs()
-        # The scale's rounding may move a number to its neighbor, no further: an eighth of it away at
-        # most, or 2^-9 where numbers have no exponent of their own.
+        # The scale's rounding may move a number to its neighbor, no further: an eighth of it away
+        # at most, or 2^-9 where numbers have no exponent of their own.
         assert (difference <= (expected[~carried].abs() / 8).clamp(min=2**-9)).all()
         assert (difference > 0).double().mean() < 0.01 and carried.double().mean() < 0.1
 
