@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--only", default=",".join(CELLS))
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--sizes", type=int, nargs="*", help="only these")
+    parser.add_argument("--sizes", type=int, nargs="+", help="only these, of one kind")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
