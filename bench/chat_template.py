@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contenders import FIRST_SEED
 from own_data import interval_of
 from training import describe_machine
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="labeled training and test rows")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--preset", default="smollm2-135m")
-    parser.add_argument("--first-seed", type=int, default=42)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-test", type=int, default=0, help="0: all test rows")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")

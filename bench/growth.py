@@ -97,8 +97,8 @@ def measure(
         process = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
     if process.returncode or not lines:
-        said = (process.stderr.strip() or "no output").splitlines()
-        errors = [line for line in said if "Error: " in line] or said
+        log = (process.stderr.strip() or "no output").splitlines()
+        errors = [line for line in log if "Error: " in line] or log
         print(f"{name:<20}{size:>7,}  failed: {errors[-1]}", flush=True)
         return
     figures = json.loads(lines[0])
@@ -115,10 +115,10 @@ def write_rows(texts: list[str], labels: list[str], folder: Path) -> Path:
     from pyarrow import parquet
 
     path = folder / "rows.parquet"
-    mine = path.with_suffix(f".{os.getpid()}")  # the processes of a launcher write the same rows
+    own = path.with_suffix(f".{os.getpid()}")  # the processes of a launcher write the same rows
     cycle = itertools.islice(itertools.cycle(labels), len(texts))
-    parquet.write_table(pa.table({"text": texts, "label": list(cycle)}), mine)
-    mine.replace(path)
+    parquet.write_table(pa.table({"text": texts, "label": list(cycle)}), own)
+    own.replace(path)
     return path
 
 

@@ -5,8 +5,8 @@
 
 A student that sees whole reviews only is unsure of a sentence, so there are single sentences too,
 pairs of neighbors, many of both that negate ("not", "never") or contrast ("but", "although"), and
-passages of three to six sentences, half of which end the review; and some of the short ones again
-with words misspelled. Each review gives at most one text of each kind. What also occurs in the test
+passages of three to six sentences, half of them from the end of a review. Some short texts have
+misspelled words. Each review gives at most one text of each kind. What also occurs in the test
 split is left out. The 2,400 rows that `sentilora train data.train=imdb` trains and evaluates on
 have their true label; their kind tells which they are.
 """

@@ -14,7 +14,6 @@ data.train=imdb-taught data.evaluation=imdb-taught` teaches an adapter the same.
 """
 
 import argparse
-import json
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -30,15 +29,18 @@ from pretrain_tiny import (
     PAD,
     hidden_states,
     make_optimizer,
+    read_record,
     schedule,
     with_dropout,
     write_record,
 )
 
-from sentilora import embedded_base
+from sentilora import metrics
+from sentilora.data.rows import Columns
 from sentilora.data.soft_labels import PREFIX
-from sentilora.prompt import LABELS, Prompter, PromptFormat
-from sentilora.shipped import reviews_path
+from sentilora.data.sources import load_rows
+from sentilora.prompt import IGNORE_INDEX, LABELS, Prompter, PromptFormat
+from sentilora.shipped import EMBEDDED
 
 EVALUATION = "evaluation"  # kind of the rows that only measure
 SORTED_TOGETHER = 100  # batches whose rows are sorted by length
@@ -90,17 +92,17 @@ def train(folder: Path, args: argparse.Namespace) -> None:
 
     from sentilora.exporting.merged import dequantize
 
-    record = json.loads((args.base / "record.json").read_text())
+    record = read_record(args.base)
     if "teaching" in record:
         raise SystemExit(f"{args.base} was taught before; name the base as it was pre-trained")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.base)
-    rows = read_rows(folder / "train.parquet")
+    rows = read_rows(folder / "train.parquet", args.base)
     measured = {
-        "evaluation": read_rows(folder / "validation.parquet"),
-        "embedded": embedded_rows(),
+        "evaluation": read_rows(folder / "validation.parquet", args.base),
+        "embedded": embedded_rows(args.base),
     }
     model = AutoModelForCausalLM.from_pretrained(args.base, device_map={"": "cpu"})
     dequantize(model, str(args.base))
@@ -114,9 +116,9 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     out = args.out or folder
     model.to("cpu").save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    (out / "record.json").write_text(json.dumps(record))
     write_record(
         out,
+        **record,
         teaching={
             **{k: v for k, v in vars(args).items() if isinstance(v, int | float)},
             "num_texts": len(rows),
@@ -133,39 +135,39 @@ def train(folder: Path, args: argparse.Namespace) -> None:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, base: Path) -> list[Row]:
     """The rows of a table with texts and shares, as prompts."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    return rows_of(table["text"].to_pylist(), table[PREFIX + LABELS[0]].to_pylist())
+    return rows_of(table["text"].to_pylist(), table[PREFIX + LABELS[0]].to_pylist(), base)
 
 
-def embedded_rows() -> list[Row]:
+def embedded_rows(base: Path) -> list[Row]:
     """The training reviews that ship: they measure how the base does on short and hard ones."""
-    lines = reviews_path("train").read_text(encoding="utf-8").splitlines()
-    reviews = [json.loads(line) for line in lines]
-    shares = [float(review["label"] == LABELS[0]) for review in reviews]
-    return rows_of([review["text"] for review in reviews], shares)
+    reviews = load_rows(EMBEDDED, "train", Columns(labels=LABELS))
+    return rows_of(reviews.texts, [float(label == LABELS[0]) for label in reviews.labels], base)
 
 
-def rows_of(texts: Sequence[str], shares: Sequence[float]) -> list[Row]:
-    """Prompts of texts, made on all cores."""
-    parts = [slice(i, i + 2000) for i in range(0, len(texts), 2000)]
+def rows_of(texts: Sequence[str], shares: Sequence[float], base: Path) -> list[Row]:
+    """Prompts of texts in the tokens of a base, encoded on all cores."""
+    slices = [slice(i, i + 2000) for i in range(0, len(texts), 2000)]
     with ProcessPoolExecutor() as pool:
-        made = pool.map(part_of, (texts[p] for p in parts), (shares[p] for p in parts))
-        return [row for part in made for row in part]
+        parts = pool.map(
+            partial(part_of, base), (texts[s] for s in slices), (shares[s] for s in slices)
+        )
+        return [row for part in parts for row in part]
 
 
-def part_of(texts: Sequence[str], shares: Sequence[float]) -> list[Row]:
+def part_of(base: Path, texts: Sequence[str], shares: Sequence[float]) -> list[Row]:
     """Prompts of some texts."""
     from transformers import AutoTokenizer
 
-    prompter = Prompter(AutoTokenizer.from_pretrained(embedded_base()), PromptFormat())
+    prompter = Prompter(AutoTokenizer.from_pretrained(base), PromptFormat())
     rows = []
     for text, share in zip(texts, shares, strict=True):
         example = prompter.encode_example(text, LABELS[int(share < 0.5)])
-        num_prompt = sum(label == -100 for label in example.labels)
+        num_prompt = example.labels.count(IGNORE_INDEX)
         rows.append(Row(example.input_ids, num_prompt, share))
     return rows
 
@@ -173,17 +175,17 @@ def part_of(texts: Sequence[str], shares: Sequence[float]) -> list[Row]:
 def batches(rows: Sequence[Row], num_tokens: int, draw: random.Random) -> Iterator[list[Row]]:
     """One epoch in batches of rows of similar length, `num_tokens` each with their padding."""
     order = draw.sample(rows, len(rows))
-    made: list[list[Row]] = []
+    epoch: list[list[Row]] = []
     size = SORTED_TOGETHER * num_tokens // 200  # of about 200 tokens
     for start in range(0, len(order), size):
         batch: list[Row] = []
         for row in sorted(order[start : start + size], key=lambda row: len(row.input_ids)):
             if batch and (len(batch) + 1) * len(row.input_ids) > num_tokens:
-                made.append(batch)
+                epoch.append(batch)
                 batch = []
             batch.append(row)
-        made.append(batch)
-    return iter(draw.sample(made, len(made)))
+        epoch.append(batch)
+    return iter(draw.sample(epoch, len(epoch)))
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -270,11 +272,10 @@ def measure(
 ) -> tuple[float, float]:
     """Accuracy and log-loss on rows with true labels."""
     parts = [tensors_of(rows[i : i + 50], device) for i in range(0, len(rows), 50)]
-    shares = torch.cat([losses(model, *part, labels)[2] for part in parts])
-    found = shares.double().cpu().numpy().clip(1e-9, 1 - 1e-9)
-    truth = np.array([row.share for row in rows])
-    right = np.where(truth == 1, found, 1 - found)
-    return float((right > 0.5).mean()), float(-np.log(right).mean())
+    shares = torch.cat([losses(model, *part, labels)[2] for part in parts]).double().cpu().numpy()
+    truth = [int(row.share < 0.5) for row in rows]
+    result = metrics.measure(np.stack([shares, 1 - shares], -1), truth)
+    return result.accuracy, result.log_loss
 
 
 def main() -> None:
