@@ -67,14 +67,12 @@ def load_rows(source: Source, split: str, columns: Columns) -> Rows:
     others = {column: python_values(table[column]) for column in columns.others}
     fields = fields_of(name, others)
     ratings = ratings_of(table, columns)
-    notes = (
-        ()
-        if not columns.is_soft or PREDICTION not in table.column_names
-        else (
+    notes: tuple[str, ...] = ()
+    if columns.is_soft and PREDICTION in table.column_names:
+        notes = (
             f"the labels of {name} are a model's answers, for it has a column {PREDICTION!r}: "
             "accuracy on such rows is agreement with that model",
         )
-    )
     rows = Rows(str(source), texts, labels, *ratings, meanings=meanings, fields=fields, notes=notes)
     return with_shares(rows, shares, columns.labels, origin) if columns.is_soft else rows
 
@@ -121,6 +119,11 @@ def _labeled_table(name: str, source: Source, split: str, columns: Columns) -> "
     if not len(table):
         raise DataError(f"{name} has no rows", seen=name)
     return table
+
+
+def has_column(source: Source, split: str, column: str) -> bool:
+    """Whether a split of a source has a column of this name. Nothing else of it is read."""
+    return column in read_table(source, split, column.__eq__).column_names
 
 
 def read_labeled(source: Source, split: str) -> "pa.Table":

@@ -295,7 +295,7 @@ def import_for_onnx(*names: str) -> list[Any]:
         return [import_module(name) for name in names]
     except (ImportError, OSError) as error:
         raise UsageError(
-            "ONNX files need onnx, onnxscript and onnxruntime, not all of which can be imported "
+            "ONNX files need onnx, onnxscript and onnxruntime, and one of them cannot be imported "
             f"({first_line(error)})",
             setting="kind",
             seen="onnx",

@@ -80,7 +80,7 @@ def attach_adapter(
 
 
 def _beside_the_decoder(model: "PreTrainedModel") -> str | None:
-    """A pattern for the modules beside the text layers; None if there are none."""
+    """A pattern that matches the modules outside the text decoder; None without such modules."""
     if model.config.get_text_config() is model.config:
         return None
     decoder = model.get_decoder()

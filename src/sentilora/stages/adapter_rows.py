@@ -14,7 +14,7 @@ from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
-from sentilora.data.sources import read_table
+from sentilora.data.sources import has_column
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
@@ -150,8 +150,7 @@ def hard_if_labeled(config: Config) -> Config:
     source, column = config.data.test, config.data.label_column
     if not config.data.soft_labels or source == HELD_OUT:
         return config
-    names = read_table(source, "test", column.__eq__).column_names
-    return config.with_values({"data.soft_labels": column not in names})
+    return config.with_values({"data.soft_labels": not has_column(source, "test", column)})
 
 
 def require_same_test_rows(

@@ -22,7 +22,14 @@ from sentilora.data.memory import InMemory
 from sentilora.data.records import Question, question_of
 from sentilora.data.rows import Rows
 from sentilora.data.soft_labels import is_probability, probability_columns
-from sentilora.data.sources import hub_splits, is_on_hub, load_rows, read_labeled, read_table
+from sentilora.data.sources import (
+    has_column,
+    hub_splits,
+    is_on_hub,
+    load_rows,
+    read_labeled,
+    read_table,
+)
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.presets import conditional_settings, fits_base
@@ -156,7 +163,7 @@ def _fit_film_reviews(config: Config) -> tuple[Config, dict[str, str]]:
     choices = _Choices(config)
     source, column = config.data.train, config.data.label_column
     is_local = os.path.exists(os.path.expanduser(source))
-    if is_local and column not in read_table(source, "train", {column}.__contains__).column_names:
+    if is_local and not has_column(source, "train", column):
         _fit_softness(choices, read_labeled(source, "train"))
     return choices.config(), choices.notes
 
