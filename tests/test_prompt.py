@@ -12,6 +12,7 @@ from toy_tokenizers import around_text
 
 from sentilora.data.text import clean_text, fault_of
 from sentilora.prompt import (
+    BYTE_ORDER_MARK,
     ELLIPSIS,
     IGNORE_INDEX,
     INSTRUCTION,
@@ -33,6 +34,13 @@ LONG_TEXTS = st.tuples(SHORT_TEXTS, st.integers(1, 60), SHORT_TEXTS).map(
     lambda t: t[0] * t[1] + t[2]
 )
 TEXTS = st.one_of(SHORT_TEXTS, LONG_TEXTS).filter(lambda text: fault_of(text) is None)
+
+
+def is_label(string):
+    """Whether a prompt takes a string as a label as it stands."""
+    return fault_of(string) is None and string == string.removeprefix(BYTE_ORDER_MARK).strip()
+
+
 LABEL_SETS = st.one_of(
     st.sampled_from(
         [
@@ -47,7 +55,7 @@ LABEL_SETS = st.one_of(
         ]
     ),
     st.lists(
-        st.text(CHARACTERS, min_size=1, max_size=8).filter(lambda s: s == s.strip() != ""),
+        st.text(CHARACTERS, min_size=1, max_size=8).filter(is_label),
         min_size=2,
         max_size=12,
         unique=True,
