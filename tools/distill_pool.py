@@ -5,10 +5,10 @@
 
 A student that sees whole reviews only is unsure of a sentence, so there are single sentences too,
 pairs of neighbors, many of both that negate ("not", "never") or contrast ("but", "although"), and
-passages of three to six sentences, half of them from the end of a review. Some short texts have
-misspelled words. Each review gives at most one text of each kind. What also occurs in the test
-split is left out. The 2,400 rows that `sentilora train data.train=imdb` trains and evaluates on
-have their true label; their kind tells which they are.
+passages of three to six sentences, half of them from the end of a review. Each review gives at most
+one text of each kind. What also occurs in the test split is left out. The 2,400 rows that
+`sentilora train data.train=imdb` trains and evaluates on have their true label; their kind tells
+which they are.
 """
 
 import argparse
@@ -38,7 +38,6 @@ SIZES = {
     "pair": 30_000,
     "negation": 30_000,
     "contrast": 30_000,
-    "misspelled": 20_000,
 }
 
 
@@ -104,26 +103,11 @@ def cuts_of(review: str, draw: random.Random) -> Iterator[tuple[str, str]]:
     ):
         if choice:
             yield kind, draw.choice(choice)
-    if short and (text := misspelled(right := draw.choice(short), draw)) != right:
-        yield "misspelled", text
     length = draw.randint(*PASSAGE)
     if len(sentences) > length:
         last = len(sentences) - length
         start = draw.choice((last, draw.randint(0, last)))
         yield "passage", " ".join(sentences[start : start + length])
-
-
-def misspelled(text: str, draw: random.Random) -> str:
-    """The text with up to three words misspelled: two letters swapped, or one left out."""
-    words = text.split(" ")
-    long = [number for number, word in enumerate(words) if len(word) > 3 and word.isalpha()]
-    for number in draw.sample(long, min(len(long), draw.randint(1, 3))):
-        word = words[number]
-        place = draw.randrange(1, len(word) - 1)
-        rest = word[place + 1 :]
-        middle = rest[0] + word[place] + rest[1:] if draw.random() < 0.5 else rest
-        words[number] = word[:place] + middle
-    return " ".join(words)
 
 
 if __name__ == "__main__":

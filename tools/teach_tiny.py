@@ -1,20 +1,24 @@
-"""Teaches the pre-trained base what larger models say of film reviews. Two verbs, in this order:
+"""Teaches the pre-trained base what larger models say of film reviews. Three verbs, in this order:
 
     python tools/distill_pool.py --imdb imdb --out pool.parquet
     sentilora predict --adapter TEACHER --input pool.parquet --output scored-1/  # for each teacher
     python tools/teach_tiny.py mean scored-1 scored-2 --out imdb-taught          # seconds
     python tools/teach_tiny.py train imdb-taught --base pretrained               # one GPU, minutes
     python tools/pretrain_tiny.py quantize imdb-taught src/sentilora/assets/tiny
+    python tools/teach_tiny.py misspell imdb-taught --out imdb-misspelled        # seconds
+    sentilora train data.train=imdb-misspelled data.evaluation=imdb-misspelled
 
 `pretrained` is what `pretrain_tiny.py quantize` wrote before. `mean` averages the teachers'
 probabilities. `train` trains all weights of the base on them, in the form of the recipe's prompt,
 and at the same time on the next token, so that it stays a language model. Rows with a true label
-have that as their target; those of the recipe's evaluation rows only measure. `sentilora train
-data.train=imdb-taught data.evaluation=imdb-taught` teaches an adapter the same.
+have that as their target; those of the recipe's evaluation rows only measure. `misspell` makes the
+rows of the adapter, which has to learn only what the base did not: a misspelled text means what the
+right one does. Half of them are texts as they are, so that nothing is unlearned.
 """
 
 import argparse
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -45,6 +49,7 @@ from sentilora.shipped import EMBEDDED
 EVALUATION = "evaluation"  # kind of the rows that only measure
 SORTED_TOGETHER = 100  # batches whose rows are sorted by length
 WIDTH = 64  # tokens: rows are padded to a multiple, so that few shapes occur
+SHORT = ("sentence", "pair", "negation", "contrast")  # kinds of texts that are misspelled
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,49 @@ def mean(folders: Sequence[Path], out: Path) -> None:
     pq.write_table(table.filter(measures), out / "validation.parquet")
     pq.write_table(table.filter(pc.invert(measures)), out / "train.parquet")
     print(f"{len(table):,} texts of {len(tables)} teachers in {out}")
+
+
+def misspell(folder: Path, out: Path, num_rows: int, seed: int) -> None:
+    """Writes rows for an adapter to `out`: half of them short texts with misspelled words.
+
+    A misspelled text keeps the probabilities of the right one. The other half are any texts of
+    `folder`, and the training reviews that ship come on top.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    draw = random.Random(seed)
+    rows = pq.read_table(folder / "train.parquet").to_pylist()
+    short = draw.sample([row for row in rows if row["kind"] in SHORT], num_rows // 2)
+    wrong = [{**row, "text": with_typos(row["text"], draw), "kind": "misspelled"} for row in short]
+    reviews = load_rows(EMBEDDED, "train", Columns(labels=LABELS))
+    own = [
+        {
+            "text": text,
+            "kind": "embedded",
+            **{PREFIX + other: float(label == other) for other in LABELS},
+        }
+        for text, label in zip(reviews.texts, reviews.labels, strict=True)
+    ]
+    chosen = wrong + draw.sample(rows, num_rows - len(wrong)) + own
+    draw.shuffle(chosen)
+    out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(chosen), out / "train.parquet")
+    shutil.copy(folder / "validation.parquet", out)
+    print(f"{len(chosen):,} rows in {out}, {len(wrong):,} of them misspelled")
+
+
+def with_typos(text: str, draw: random.Random) -> str:
+    """The text with up to three words misspelled: two letters swapped, or one left out."""
+    words = text.split(" ")
+    long = [number for number, word in enumerate(words) if len(word) > 3 and word.isalpha()]
+    for number in draw.sample(long, min(len(long), draw.randint(1, 3))):
+        word = words[number]
+        place = draw.randrange(1, len(word) - 1)
+        rest = word[place + 1 :]
+        middle = rest[0] + word[place] + rest[1:] if draw.random() < 0.5 else rest
+        words[number] = word[:place] + middle
+    return " ".join(words)
 
 
 def train(folder: Path, args: argparse.Namespace) -> None:
@@ -284,6 +332,11 @@ def main() -> None:
     verb = verbs.add_parser("mean")
     verb.add_argument("folders", type=Path, nargs="+")
     verb.add_argument("--out", type=Path, required=True)
+    verb = verbs.add_parser("misspell")
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--out", type=Path, required=True)
+    verb.add_argument("--num-rows", type=int, default=12_000)
+    verb.add_argument("--seed", type=int, default=42)
     verb = verbs.add_parser("train")
     verb.add_argument("folder", type=Path)
     verb.add_argument("--base", type=Path, required=True, help="as it was pre-trained")
@@ -300,6 +353,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.verb == "mean":
         mean(args.folders, args.out)
+    elif args.verb == "misspell":
+        misspell(args.folder, args.out, args.num_rows, args.seed)
     else:
         train(args.folder, args)
 
