@@ -14,7 +14,6 @@ from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
-from sentilora.data.sources import has_column
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.classifier_file import ClassifierFile
@@ -115,9 +114,7 @@ def load_test(
     source = config.data.train if is_held_out else config.data.test
     path = Path(os.path.expanduser(source))
     try:
-        if is_override and "data.soft_labels" not in overrides:
-            config = hard_if_labeled(config)
-        rows = load_test_of(config, labels, tables)
+        rows = load_test_of(config, labels, tables, is_soft_set="data.soft_labels" in overrides)
     except DataError as error:
         if is_override or path.is_absolute() or source == EMBEDDED or os.path.exists(path):
             raise
@@ -140,17 +137,6 @@ def load_test(
     for warning in label_warnings("test", rows, labels):
         say(f"warning: {warning}")
     return rows
-
-
-def hard_if_labeled(config: Config) -> Config:
-    """The configuration with hard labels if the test rows have a column of labels.
-
-    An adapter that was trained on soft labels is tested on either.
-    """
-    source, column = config.data.test, config.data.label_column
-    if not config.data.soft_labels or source == HELD_OUT:
-        return config
-    return config.with_values({"data.soft_labels": not has_column(source, "test", column)})
 
 
 def require_same_test_rows(

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from sentilora.data.layouts import SPLIT_NAMES
 from sentilora.data.loading import HELD_OUT, load_splits, load_test
 from sentilora.data.memory import InMemory, in_memory
 from sentilora.data.rows import Columns, Rows
+from sentilora.data.sources import has_column
 from sentilora.errors import UsageError
 from sentilora.folders.classifier_file import BaseReference, absolute_base
 from sentilora.models.bases import Base, load_base
@@ -132,12 +134,20 @@ def load_test_of(
     config: "Config",
     labels: Sequence[str],
     tables: Mapping[str, InMemory] = MappingProxyType({}),
+    is_soft_set: bool = False,
 ) -> Rows:
-    """The test rows of a configuration. labels: the adapter's, which may differ from its own."""
-    data = config.data
+    """The test rows of a configuration. labels: the adapter's, which may differ from its own.
+
+    An adapter that was trained on soft labels is tested on either: a column of labels counts, but
+    for rows held out of the training rows. is_soft_set: whether `data.soft_labels` is set for the
+    test rows too.
+    """
+    data, columns = config.data, columns_of(config, labels)
     test = tables.get("data.test", data.test)
     train = tables.get("data.train", data.train)
-    return load_test(test, train, columns_of(config, labels), data.num_test, data.shuffle_seed)
+    if columns.is_soft and test != HELD_OUT and not is_soft_set:
+        columns = replace(columns, is_soft=not has_column(test, "test", columns.label))
+    return load_test(test, train, columns, data.num_test, data.shuffle_seed)
 
 
 def held_out_test_of(
