@@ -16,7 +16,6 @@ from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import DataRecord, SplitRecord, require_same_rows, seen_rows
 from sentilora.presets import DEFAULT_PRESET
 from sentilora.progress import say
@@ -61,15 +60,7 @@ def settings_of(
     if folder is None:
         config = load_config(preset or DEFAULT_PRESET, values=overrides)
         return config, prompt_format_of(config)
-    stored = folder.classifier
-    if stored is None:
-        raise UsageError(
-            f"{quoted(folder.path)} has no {ClassifierFile.FILE}: evaluate knows neither its "
-            "labels nor its prompt",
-            setting="adapter",
-            seen=str(folder.path),
-            remedy="give an adapter that sentilora trained",
-        )
+    stored = folder.require_classifier()
     run = folder.run
     if (run / CONFIG_FILE).is_file():
         config = read_config(run / CONFIG_FILE)

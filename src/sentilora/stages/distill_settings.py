@@ -41,14 +41,7 @@ def student_of(adapter: AdapterFolder, config: Config) -> Config:
 
     Raises `UsageError` for a teacher without a prompt, and for other labels.
     """
-    record = adapter.classifier
-    if record is None:
-        raise UsageError(
-            f"{quoted(adapter.path)} does not record its prompt and labels",
-            setting="teacher",
-            seen=str(adapter.path),
-            remedy="name an adapter that sentilora trained",
-        )
+    record = adapter.require_classifier("teacher")
     labels = record.prompt.labels
     if "prompt.labels" in config.chosen and config.prompt.labels != labels:
         raise UsageError(
