@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from sentilora.stages.from_config import (
     load_rows_of,
     load_test_of,
     prompt_format_of,
+    prompt_settings_of,
 )
 from sentilora.template import TEXT
 from sentilora.wording import counted, quoted
@@ -72,8 +73,7 @@ def settings_of(
             setting="data.test",
             remedy="give data.test=…",
         )
-    prompt = {f"prompt.{name}": value for name, value in asdict(stored.prompt).items()}
-    config = config.with_values({**prompt, **overrides})
+    config = config.with_values({**prompt_settings_of(stored.prompt), **overrides})
     return config, replace(stored.prompt, ordered=config.prompt.ordered)
 
 

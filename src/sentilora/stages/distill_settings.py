@@ -17,7 +17,7 @@ from sentilora.models.device import require_device
 from sentilora.places import path_of
 from sentilora.progress import num_processes, say
 from sentilora.prompt import Prompter
-from sentilora.stages.from_config import prompt_format_of
+from sentilora.stages.from_config import prompt_format_of, prompt_settings_of
 from sentilora.template import special_tokens_of
 from sentilora.wording import quoted
 
@@ -51,7 +51,7 @@ def student_of(adapter: AdapterFolder, config: Config) -> Config:
             seen=config.prompt.labels,
             remedy="leave it out: a student has its teacher's labels",
         )
-    prompt = {f"prompt.{name}": value for name, value in record.prompt.to_dict().items()}
+    prompt = prompt_settings_of(record.prompt)
     if "prompt.template" in config.chosen:
         prompt.pop("prompt.answer", None)  # it is how a label follows the teacher's template
     return config.with_values({k: v for k, v in prompt.items() if k not in config.chosen})

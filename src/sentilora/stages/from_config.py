@@ -3,9 +3,9 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sentilora import template
 from sentilora.data.layouts import SPLIT_NAMES
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 def prompt_format_of(config: "Config") -> PromptFormat:
     """The prompt format of a configuration."""
     return PromptFormat(**config.prompt.model_dump())
+
+
+def prompt_settings_of(format: PromptFormat) -> dict[str, Any]:
+    """Every setting of a prompt, {"prompt.template": …}: `prompt_format_of` makes it of them."""
+    values = {**asdict(format), "labels": list(format.labels)}
+    return {f"prompt.{name}": value for name, value in values.items()}
 
 
 def require_prompt(config: "Config") -> None:
