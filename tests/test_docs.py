@@ -33,7 +33,7 @@ PAGES = {
     "docs/guide/mistral-7b.md": (2, 4),
     "docs/guide/bases.md": (1, 2),
     "docs/guide/evaluate.md": (7, 3),
-    "docs/guide/calibration.md": (4, 0),
+    "docs/guide/calibration.md": (4, 1),
     "docs/guide/bulk.md": (2, 0),
     "docs/guide/serve.md": (0, 9),
     "docs/guide/serve-elsewhere.md": (3, 6),

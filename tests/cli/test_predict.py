@@ -199,7 +199,7 @@ def test_a_plain_peft_adapter_needs_labels_and_template(toy_run, tmp_path, expec
     failed(3, "cannot read the template", *ask, *labels, "--template", tmp_path / "latin.txt")
     failed(2, "needs at least 2 labels", *ask, "--labels", "one", "--template", template)
     failed(2, "has its labels and template in", "predict", "x", "--adapter", toy_run, *labels)
-    failed(2, "evaluate knows neither its labels nor its prompt", "evaluate", "--adapter", plain)
+    failed(2, "has no classifier.json with its labels", "evaluate", "--adapter", plain)
 
 
 def test_the_device_asked_for_is_there_or_refused(toy_run, monkeypatch):

@@ -11,6 +11,7 @@ from sentilora.data.sources import load_rows, read_labeled
 from sentilora.errors import DataError, UsageError
 from sentilora.stages.automatic import fit
 from sentilora.stages.convert import convert
+from sentilora.stages.from_config import load_test_of
 
 LABELS = ("good", "bad")
 QUESTION = {
@@ -54,6 +55,16 @@ def test_a_soft_answer_is_shares_under_any_key(tmp_path, key, answer):
     path = write(tmp_path / "x.jsonl", {key: {"q": answer}}, {key: {"q": {"good": 1}}})
     rows = load_rows(path, "train", SOFT)
     assert rows.shares == [(0.25, 0.75), (1.0, 0.0)] and rows.labels == ["bad", "good"]
+
+
+def test_hard_answers_test_an_adapter_of_soft_labels_as_they_are(tmp_path):
+    """Records of one text became one row, where rows of a table with a column of labels stay."""
+    answers = [{"gold": {"q": label}} for label in ("good", "bad", "bad")]
+    values = {"data.test": write(tmp_path / "x.jsonl", *answers, state="fine")}
+    config = load_config("tiny", values={**values, "data.soft_labels": True})
+    assert load_test_of(config, LABELS).labels == ["good", "bad", "bad"]
+    write(tmp_path / "x.jsonl", *[{"gold": {"q": {"good": 0.25, "bad": 0.75}}}] * 3)
+    assert load_test_of(config, LABELS).shares == [(0.25, 0.75)] * 3
 
 
 def test_a_hard_answer_counts_beside_a_soft_one_if_it_differs_somewhere(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
+from commands import run
 
 import sentilora
 from sentilora.config import load_config
@@ -16,6 +18,7 @@ from sentilora.errors import DataError
 from sentilora.folders.run_folder import SplitRecord
 from sentilora.stages.adapter_rows import load_test
 from sentilora.stages.automatic import fit
+from sentilora.stages.from_config import tables_of, with_tables
 
 SOFT = Columns(labels=("positive", "negative"), label_map={"pos": "positive"}, is_soft=True)
 TEXTS = ["Good.", "Bad.", "So so."]
@@ -241,3 +244,20 @@ def test_an_adapter_of_soft_labels_is_tested_on_hard_ones_as_they_are(tmp_path):
     shares = probabilities(tmp_path / "p.csv", [0.9, 0.2], [0.1, 0.8], texts=["fine", "dull"])
     soft = chosen | {"data.test": str(shares)}
     assert load_test(config.with_values(soft), labels, {}, soft).shares
+
+
+def test_test_rows_of_the_training_have_the_labels_that_the_same_rows_named_now_have(tmp_path):
+    """`evaluate` merged equal texts of the run's `data.test`, and of rows in memory."""
+    frame = pd.DataFrame({"text": ["fine", "fine", "dull"], "label": ["pos", "neg", "neg"]})
+    frame.to_csv(path := tmp_path / "t.csv", index=False)
+    labels = ("positive", "negative")
+    values = {"data.soft_labels": True, "data.label_map": {"pos": "positive", "neg": "negative"}}
+    config = load_config("tiny", values=values | {"data.test": str(path)})
+    tables = tables_of(frame, "test")
+    passed = with_tables(config, tables)
+    for rows in (load_test(config, labels, {}, {}), load_test(passed, labels, tables, {})):
+        assert rows.labels == ["positive", "negative", "negative"] and rows.shares == []
+    kept = {"data.soft_labels": True}  # set now: it counts
+    assert len(load_test(config, labels, {}, kept)) == 2
+    _, stdout, _ = run("check", f"data.train={path}", f"data.test={path}", "data.soft_labels=true")
+    assert re.search(r"^ +test +3 rows of ", stdout, re.MULTILINE)

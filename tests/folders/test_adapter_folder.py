@@ -6,6 +6,11 @@ import shutil
 import pytest
 from commands import failed, predicted, run
 
+from sentilora.config import load_config
+from sentilora.errors import UsageError
+from sentilora.folders.adapter_folder import AdapterFolder
+from sentilora.stages.distill_settings import student_of
+
 
 def test_a_folder_without_a_complete_adapter(tmp_path, toy_run):
     for verb in (["predict", "x"], ["evaluate"]):
@@ -14,6 +19,28 @@ def test_a_folder_without_a_complete_adapter(tmp_path, toy_run):
     half = shutil.copytree(toy_run, tmp_path / "half", ignore=shutil.ignore_patterns("checkpoint*"))
     (half / "adapter_model.safetensors").unlink()
     failed(3, "adapter_model.safetensors is missing", "predict", "x", "--adapter", half)
+
+
+def test_every_verb_refuses_an_adapter_without_its_prompt_in_the_same_words(tmp_path, toy_run):
+    """Six places said it in five ways, with remedies such as `labels`, no option of that verb."""
+    ignore = shutil.ignore_patterns("checkpoint*", "classifier.json")
+    plain = shutil.copytree(toy_run, tmp_path / "plain", ignore=ignore)
+    (tmp_path / "texts.csv").write_text("text\na film\n")
+    line = f"error: {plain} has no classifier.json with its labels and its prompt; "
+    line += "give an adapter that sentilora trained"
+    prompt = ["--labels", "a,b", "--template", "{text}"]
+    student = ["--base", "embedded", "--output-dir", tmp_path / "student"]
+    for verb in (
+        ["evaluate", "--adapter"],
+        ["serve", "--port", "0", "--adapter"],
+        ["distill", "--texts", tmp_path / "texts.csv", *student, "--teacher"],
+        ["predict", "x", "--label-sets", "0.9", *prompt, "--adapter"],
+        ["export", "adapter", tmp_path / "out", "--adapter"],
+    ):
+        assert failed(2, "", *verb, plain) == line, verb
+    with pytest.raises(UsageError) as error:
+        student_of(AdapterFolder.open(plain), load_config())
+    assert error.value.setting == "teacher"
 
 
 def test_a_damaged_adapter(tmp_path, toy_run):

@@ -117,6 +117,23 @@ def test_what_was_chosen_is_recorded_with_its_reason(distilled):
     assert "prompt.labels" not in choices  # the teacher's
 
 
+def test_what_a_distillation_decides_is_printed(toy_base, toy_run, tmp_path, capsys):
+    """It took all texts, whatever data.num_train was, and the teacher's prompt without a word."""
+    instruction = {"prompt.instruction": "Good or bad?"}
+    config = settings(toy_base, tmp_path / "student", **instruction)
+    distill(config, teacher=toy_run, texts=texts_file(tmp_path, 80))
+    printed = capsys.readouterr().err
+    assert "\nprompt and labels: the teacher's, but for prompt.instruction\n" in f"\n{printed}"
+    sizes = "held out of all: too few have a true label"
+    assert f"\n56 texts to train on, 8 to evaluate and 16 to test, {sizes}\n" in printed
+    own, student = config.flat(), read_config(tmp_path / "student" / "sentilora.toml").flat()
+    data = {name for name in own if name.startswith("data.") and own[name] != student[name]}
+    _, lines = printed.split("decided by the distillation:\n  ")
+    lines = lines.partition("\n2 of 4")[0].split("\n  ")
+    assert {re.match(r"[\w.]+", line)[0] for line in lines} == data - {"data.test"}
+    assert "data.num_train=0: the student trains on all texts that are not held out" in lines
+
+
 def test_without_true_labels_the_teachers_answers_count(toy_base, toy_run, tmp_path, capsys):
     result = distill(
         settings(toy_base, tmp_path / "student"), teacher=toy_run, texts=texts_file(tmp_path, 80)

@@ -2,11 +2,12 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from commands import failed, run
+from commands import failed, predicted, run
 from small_runs import BRIEF
 
 from sentilora.config import load_config, read_config
@@ -18,6 +19,7 @@ from sentilora.scoring.classifier import Classifier
 from sentilora.stages.automatic import fit_data
 from sentilora.stages.evaluate import evaluate
 from sentilora.stages.from_config import load_rows_of
+from sentilora.stages.predict import predict
 from sentilora.stages.train import train
 
 LABELS = ("bad", "so so", "good")
@@ -171,7 +173,75 @@ def test_label_sets_come_from_the_evaluation_rows(full, ordered_run):
     truth = [LABELS.index(label) for label in evaluation.labels]
     for row in full.label_sets:
         least = least_probability(every, truth, row.target)
-        assert row.least_probability == pytest.approx(least, abs=1e-4)
+        assert row.least_probability == pytest.approx(least, abs=1e-7)
+
+
+def test_predict_gives_the_sets_that_evaluate_stored(full, ordered_run, tmp_path):
+    """`predict` wrote none: what `evaluate` took from the evaluation rows was not stored."""
+    stored = json.loads((ordered_run / "classifier.json").read_text())["calibration"]["label_sets"]
+    assert stored == {f"{row.target:g}": row.least_probability for row in full.label_sets}
+    test = pd.read_csv(ordered_run.parent / "test.csv")
+    test.to_json(tmp_path / "in.jsonl", orient="records", lines=True)
+    ask = ["--adapter", ordered_run, "--input", tmp_path / "in.jsonl"]
+    for row in full.label_sets:
+        output = tmp_path / f"{row.target:g}.parquet"
+        predicted(*ask, "--output", output, "--label-sets", row.target)
+        frame = pd.read_parquet(output)
+        assert list(frame)[-2:] == ["truncated", "label_set"]
+        sets = frame["label_set"].map(list)
+        assert sets.map(len).mean() == pytest.approx(row.mean_size)
+        is_right = [label in labels for label, labels in zip(frame["label"], sets, strict=True)]
+        assert np.mean(is_right) == pytest.approx(row.coverage)
+        probabilities = frame[[f"probability_{label}" for label in LABELS]].to_numpy()
+        likeliest = [LABELS[place] for place in probabilities.argmax(1)]
+        assert [labels[0] for labels in sets] == likeliest
+    classifier = Classifier.load(ordered_run, label_sets=0.95)
+    assert [list(p.label_set) for p in classifier.classify(test["text"].tolist())] == list(sets)
+    lines, _ = predicted(*ask, "--json", "--label-sets", "0.95")
+    assert [json.loads(line)["label_set"] for line in lines.splitlines()] == list(sets)
+    line, _ = predicted("--adapter", ordered_run, test["text"][0], "--label-sets", "0.95")
+    assert f"  {{{', '.join(sets[0])}}}  film plot" in line
+
+
+def test_sets_are_in_every_kind_of_output_and_only_if_requested(full, ordered_run, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text('text\nfilm plot lovely\n""\nfilm plot dull\n')
+    ask = ["--adapter", ordered_run, "--input", source, "--label-sets", "0.8", "--output"]
+    kept = predict(input=source, output=tmp_path / "a.csv", adapter=ordered_run, label_sets=0.8)
+    expected = [None if p.label_set is None else list(p.label_set) for p in kept]
+    assert expected[1] is None and expected[0][0] == kept[0].label
+    cells = pd.read_csv(tmp_path / "a.csv", keep_default_na=False)["label_set"]
+    assert [json.loads(cell) if cell else None for cell in cells] == expected
+    folder = [f"{tmp_path}/folder/", "--format", "jsonl"]
+    predicted(*ask, *folder)
+    (part,) = (tmp_path / "folder").glob("part-*")
+    rows = [json.loads(line) for line in part.read_text().splitlines()]
+    assert [row["label_set"] for row in rows] == [expected[0], expected[2]]
+    without = [each for each in ask if each not in ("--label-sets", "0.8")]
+    failed(2, "adapter.least_probability was 0.", "predict", *without, *folder)
+    predicted(*without, tmp_path / "b.csv")
+    assert "label_set" not in (tmp_path / "b.csv").read_text()
+    source.write_text("text,label_set\na film,x\n")
+    failed(3, "already has a column 'label_set'", "predict", *ask, tmp_path / "c.csv")
+
+
+def test_sets_that_are_not_stored_are_refused(full, ordered_run, toy_run, tmp_path):
+    """Two labels have none, nor has an adapter that was not evaluated since its training."""
+    ask = ["predict", "a film", "--label-sets", "0.9", "--adapter"]
+    failed(2, "has no label sets; run evaluate on it, which stores them for three", *ask, toy_run)
+    other = [*ask[:3], "0.7", "--adapter", ordered_run]
+    failed(2, "has no label sets for 0.7; choose 0.8, 0.9, 0.95", *other)
+    output = ["--output", tmp_path / "out.csv"]
+    source = ordered_run.parent / "test.csv"
+    failed(2, "for 0.7", "predict", "--input", source, *output, *other[2:])
+    plain = shutil.copytree(ordered_run, tmp_path / "plain")
+    (plain / "classifier.json").unlink()
+    prompt = ["--labels", "bad,so so,good", "--template", "{text} "]
+    failed(2, "has no classifier.json with its labels", *ask, plain, *prompt)
+    file = ClassifierFile.load(toy_run)
+    assert file.calibration.label_sets == {} and "label_sets" not in json.dumps(file.content())
+    with pytest.raises(UsageError, match="for 'x'; choose"):
+        Classifier.load(ordered_run, label_sets="x")
 
 
 def test_requirements_end_with_their_own_code_and_everything_is_written(ordered_run, tmp_path):

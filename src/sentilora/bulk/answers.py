@@ -14,6 +14,7 @@ from sentilora.scoring.classifier import Classifier
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LABEL_SET = "label_set"  # column with the labels that hold the true one, if they are requested
 REASON = "reason"  # column with the reason why a row has no answer
 
 
@@ -59,13 +60,16 @@ def predictions_for(
     ]
 
 
-def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> "pa.Table":
-    """The columns `prediction`, `probability_<label>`, `truncated` and `reason`.
+def prediction_columns(
+    predictions: Sequence[Prediction], labels: Sequence[str], has_sets: bool
+) -> "pa.Table":
+    """The columns `prediction`, `probability_<label>`, `truncated`, perhaps `label_set`, `reason`.
 
     All but `reason` are null in a row without an answer, and `reason` in the others.
     """
     import pyarrow as pa
 
+    sets = [p.label_set for p in predictions]
     return pa.table(
         {
             PREDICTION: pa.array([p.label for p in predictions], pa.string()),
@@ -78,6 +82,7 @@ def prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str])
             "truncated": pa.array(
                 [None if p.label is None else p.truncated for p in predictions], pa.bool_()
             ),
+            **({LABEL_SET: pa.array(sets, pa.list_(pa.string()))} if has_sets else {}),
             REASON: pa.array([p.reason for p in predictions], pa.string()),
         }
     )
@@ -96,6 +101,7 @@ def predictions_of(
             row["prediction"],
             {label: row[f"{PREFIX}{label}"] for label in labels},
             row["truncated"],
+            label_set=tuple(row[LABEL_SET]) if LABEL_SET in row else None,
         )
         for row, cell in zip(answers, python_values(table[text]), strict=True)
     ]

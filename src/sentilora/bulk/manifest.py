@@ -121,9 +121,15 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def adapter_record(
-    folder: AdapterFolder, format: PromptFormat, quantization: str | None
+    folder: AdapterFolder,
+    format: PromptFormat,
+    quantization: str | None,
+    label_sets: float | None,
 ) -> dict[str, Any]:
-    """What scores: digests of weights and prompt, and what turns scores into answers."""
+    """What scores: digests of weights and prompt, and what turns scores into answers.
+
+    quantization, label_sets: as in `Classifier.load`, which raises the same errors.
+    """
     calibration = folder.classifier.calibration if folder.classifier else Calibration()
     return {
         "weights_sha256": folder.weights_digest(),
@@ -132,6 +138,7 @@ def adapter_record(
         "quantization": quantization,
         "temperature": calibration.temperature,
         "abstain_below": calibration.abstain_below,
+        "least_probability": folder.least_probability(label_sets),
     }
 
 

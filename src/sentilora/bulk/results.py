@@ -41,7 +41,8 @@ class Reject(NamedTuple):
 class Results:
     """The units in a folder. encoding: of the input's columns. labels: of the classifier.
 
-    whole: the file that is made of the units; None where they are the result.
+    whole: the file that is made of the units; None where they are the result. has_sets: whether
+    predictions have sets of labels.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Results:
     labels: Sequence[str]
     suffix: str
     whole: Path | None = None
+    has_sets: bool = False
 
     def part(self, unit: Unit) -> Path:
         """The file with a unit's rows."""
@@ -77,7 +79,7 @@ class Results:
             if prediction.reason is not None
         ]
         self._write_rejects(unit, rejects)
-        answers = prediction_columns(predictions, self.labels)
+        answers = prediction_columns(predictions, self.labels, self.has_sets)
         if self.whole is not None:
             with written_aside(self.part(unit)) as partial:
                 joined_rows = _beside(self.encoding.encode(table), answers)
@@ -159,7 +161,7 @@ class Results:
 
     @property
     def _num_added(self) -> int:
-        return len(prediction_columns([], self.labels).column_names)
+        return len(prediction_columns([], self.labels, self.has_sets).column_names)
 
     def _read(self, unit: Unit) -> "pa.Table":
         import pyarrow as pa

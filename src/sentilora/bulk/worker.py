@@ -78,8 +78,8 @@ class Worker:
         task = self._assignment
         folder = AdapterFolder.open(task.adapter)
         labels, template = task.keywords.get("labels"), task.keywords.get("template")
-        quantization = task.keywords.get("quantization")
-        record = adapter_record(folder, format_of(folder, labels, template), quantization)
+        options = task.keywords.get("quantization"), task.keywords.get("label_sets")
+        record = adapter_record(folder, format_of(folder, labels, template), *options)
         for name, there, here in (
             ("the adapter", task.record, record),
             ("a package", task.versions, versions()),

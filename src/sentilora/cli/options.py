@@ -131,6 +131,7 @@ def with_runtime_options(verb: Callable[..., None]) -> Callable[..., None]:
 KEYWORDS = (
     *("adapter", "base", "quantization", "output_dir", "preset", "resume", "seeds", "sizes"),
     *("text_column", "label_column", "labels", "template", "input", "output", "explain", "json"),
+    "label_sets",
     *("target_accuracy", "report", "suite", "suite_file", "label_issues", "near_duplicates"),
     "require",
     "content_free",

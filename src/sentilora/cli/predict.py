@@ -93,6 +93,14 @@ Template = Annotated[
 Explain = Annotated[
     bool, typer.Option("--explain", help="Show the words that moved each prediction.")
 ]
+LabelSets = Annotated[
+    float | None,
+    typer.Option(
+        help="Also give each text a set of labels, which has the true one in this share of the "
+        "texts: 0.8, 0.9 or 0.95, as evaluate stored it.",
+        metavar="SHARE",
+    ),
+]
 
 
 @with_runtime_options
@@ -107,6 +115,7 @@ def predict(
     labels: Labels = None,
     template: Template = None,
     explain: Explain = False,
+    label_sets: LabelSets = None,
     format: Format = None,
     units: Units = None,
     cluster: Cluster = None,
@@ -145,6 +154,7 @@ def predict(
         "quantization": quantization,
         "labels": [label.strip() for label in labels.split(",")] if labels else None,
         "template": _template(template),
+        "label_sets": label_sets,
     }
     items = _stdin_lines() if texts == ["-"] else texts
     check_request(items, input, output, text_column, explain, format, units, cluster)
@@ -179,7 +189,7 @@ def _refuse_settings(texts: Sequence[str]) -> None:
 
 
 def as_json(prediction: "Prediction") -> str:
-    """One line of JSON: text, label, probabilities, truncated; explanation and reason, if any."""
+    """One line of JSON: text, label, probabilities, truncated; set, reason, explanation, if any."""
     text, explanation = prediction.text, prediction.explanation
     import json
 
@@ -189,6 +199,8 @@ def as_json(prediction: "Prediction") -> str:
         "probabilities": prediction.probabilities,
         "truncated": prediction.truncated,
     }
+    if prediction.label_set is not None:
+        content["label_set"] = list(prediction.label_set)
     if prediction.reason is not None:
         content["reason"] = prediction.reason
     if explanation is not None:
@@ -203,7 +215,7 @@ def as_json(prediction: "Prediction") -> str:
 
 
 def as_line(prediction: "Prediction", width: int = 60) -> str:
-    """One line for the terminal: the label, its probability and the beginning of the text."""
+    """One line for the terminal: label, probability, set if any, and the beginning of the text."""
     if prediction.label is None:
         return f"no answer: {prediction.reason}"
     begin = " ".join(prediction.text.split())
@@ -211,7 +223,9 @@ def as_line(prediction: "Prediction", width: int = 60) -> str:
     cut = "  (truncated)" if prediction.truncated else ""
     probability = max(prediction.probabilities.values())
     longest = max(map(len, (*prediction.probabilities, prediction.label)))
-    return f"{prediction.label:<{longest}}  {as_probability(probability)}  {begin}{cut}"
+    members = prediction.label_set
+    among = "" if members is None else f"{{{', '.join(members)}}}  "
+    return f"{prediction.label:<{longest}}  {as_probability(probability)}  {among}{begin}{cut}"
 
 
 def as_words(text: str, explanation: "Explanation") -> str:

@@ -122,8 +122,12 @@ def _labeled_table(name: str, source: Source, split: str, columns: Columns) -> "
 
 
 def has_column(source: Source, split: str, column: str) -> bool:
-    """Whether a split of a source has a column of this name. Nothing else of it is read."""
-    return column in read_table(source, split, column.__eq__).column_names
+    """Whether a split of a source has a column of this name, records as the table they become.
+
+    Nothing else of it is held in memory if it has.
+    """
+    names = read_table(source, split, column.__eq__).column_names
+    return column in (names or read_labeled(source, split).column_names)
 
 
 def read_labeled(source: Source, split: str) -> "pa.Table":

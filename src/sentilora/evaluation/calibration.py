@@ -38,8 +38,8 @@ class Temperature:
 
     @property
     def divisor(self) -> float:
-        """What `predict` divides scores by: the value when it helps, else 1."""
-        return self.value if self.helps else 1.0
+        """What `predict` divides scores by: the value as it is stored when it helps, else 1."""
+        return round(self.value, 4) if self.helps else 1.0
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from sentilora.folders.run_folder import Divergence, TrainingResult
 from sentilora.hub import is_gguf, looks_like_hub_id
 from sentilora.progress import say
 from sentilora.shipped import EMBEDDED
-from sentilora.wording import quoted
+from sentilora.wording import listed, quoted
 
 UNFINISHED = "unfinished-adapter"  # folder in a run's, until the saved adapter was scored again
 _REMEDY = "choose a folder in which training or PEFT saved an adapter"
@@ -98,6 +98,20 @@ class AdapterFolder:
         peft = PeftConfig.load(path)
         require_usable(path, peft)
         return cls(path, peft, classifier)
+
+    def require_classifier(self, setting: str = "adapter") -> ClassifierFile:
+        """What the adapter was trained with. setting: the one that names the folder.
+
+        Raises `UsageError` for an adapter of plain PEFT.
+        """
+        if self.classifier is None:
+            raise UsageError(
+                f"{quoted(self.path)} has no {ClassifierFile.FILE} with its labels and its prompt",
+                setting=setting,
+                seen=str(self.path),
+                remedy="give an adapter that sentilora trained",
+            )
+        return self.classifier
 
     @property
     def run(self) -> Path:
@@ -172,6 +186,29 @@ class AdapterFolder:
     def weights_digest(self) -> str:
         """SHA-256 of the adapter's weights."""
         return digest_of(self.path / self.WEIGHTS_FILE)
+
+    def least_probability(self, label_sets: float | None) -> float | None:
+        """The probability from which a label is in a text's set; None if no sets are requested.
+
+        label_sets: share of the texts whose set is to have the true label. Raises `UsageError` if
+        `evaluate` has stored nothing for it.
+        """
+        if label_sets is None:
+            return None
+        stored = self.require_classifier().calibration.label_sets
+        if label_sets in list(stored):
+            return stored[label_sets]
+        shares = listed([f"{share:g}" for share in stored])
+        raise UsageError(
+            f"{quoted(self.path)} has no label sets"
+            + (f" for {label_sets!r:.60}" if stored else ""),
+            setting="label_sets",
+            seen=label_sets,
+            remedy=f"choose {shares}"
+            if stored
+            else "run evaluate on it, which stores them for three labels or more if there are 300 "
+            "evaluation rows",
+        )
 
     def lora_to_continue(self, base_name: str, names: Iterable[str]) -> dict[str, Any]:
         """The adapter's LoRA settings, by name, for a run that starts from this adapter.

@@ -7,7 +7,7 @@ No torch is needed to read it, so a wrong folder is reported at once.
 
 import json
 import os
-from dataclasses import fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -24,6 +24,7 @@ from sentilora.version import __version__
 from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NOT_IN_OLDER_FILES = {"path_from_run", "ordered", "answer"}  # fields of base and prompt
 
 
@@ -96,11 +97,15 @@ class Calibration:
     """What `evaluate` learned from evaluation rows.
 
     temperature: divides the labels' log-probabilities. abstain_below: the answer is "abstain" if
-    its probability is lower; 0 never abstains.
+    its probability is lower; 0 never abstains. label_sets: {share of the texts whose set has the
+    true label: probability from which a label is in the set}; see `evaluation.label_sets`.
     """
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    abstain_below: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    abstain_below: Share = 0.0
+    label_sets: Annotated[dict[Share, Share], Field(exclude_if=lambda sets: not sets)] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -153,7 +158,7 @@ class ClassifierFile(Record):
         record = super().load(folder)
         # A default must not stand in for a value that the adapter was trained with.
         for section, kind in (("prompt", PromptFormat), ("base", BaseReference)):
-            for name in (field.name for field in fields(kind)):
+            for name in (part.name for part in fields(kind)):
                 if name not in content[section] and name not in NOT_IN_OLDER_FILES:
                     raise cls.damaged(folder, f"it has no {name!r}")
         return record

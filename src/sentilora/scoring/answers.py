@@ -37,7 +37,8 @@ class Prediction:
     threshold; None if the text cannot be classified, and `reason` says why. probabilities:
     {label: probability}, in the classifier's order, with sum 1; empty without a label. truncated:
     whether part of the text was left out to fit `max_length`. explanation: contribution of each
-    word, if requested.
+    word, if requested. label_set: labels that hold the true one with a chosen probability, the most
+    probable first; None unless requested.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Prediction:
     truncated: bool
     explanation: "Explanation | None" = None
     reason: str | None = None
+    label_set: tuple[str, ...] | None = None
 
     @classmethod
     def without_answer(cls, cell: object, reason: str) -> Self:
@@ -77,6 +79,14 @@ def is_in_set(probabilities: np.ndarray, least_probability: float) -> np.ndarray
     members = probabilities >= least_probability
     members[np.arange(len(members)), probabilities.argmax(-1)] = True
     return np.asarray(members)
+
+
+def set_of(
+    probabilities: np.ndarray, labels: Sequence[str], least_probability: float
+) -> tuple[str, ...]:
+    """The labels in the set of one row of probabilities, the most probable first."""
+    members = is_in_set(probabilities[None], least_probability)[0]
+    return tuple(labels[i] for i in np.argsort(-probabilities, kind="stable") if members[i])
 
 
 def expected_values(probabilities: np.ndarray, values: Sequence[float]) -> np.ndarray:

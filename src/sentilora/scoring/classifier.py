@@ -29,7 +29,14 @@ from sentilora.models.fast_path import install_engine
 from sentilora.models.runtime import Runtime, RuntimeOverrides
 from sentilora.progress import say
 from sentilora.prompt import Prompter, PromptFormat
-from sentilora.scoring.answers import TEXTS_AT_ONCE, Prediction, Scores, answer, at_temperature
+from sentilora.scoring.answers import (
+    TEXTS_AT_ONCE,
+    Prediction,
+    Scores,
+    answer,
+    at_temperature,
+    set_of,
+)
 from sentilora.scoring.probes import Agreement, verify_probes
 from sentilora.shipped import shipped_adapter
 from sentilora.template import TEXT
@@ -46,6 +53,7 @@ class Classifier:
 
     agreement: how well it answers as at the end of its training; None if that was not checked.
     prior: probabilities of the labels that scores are relative to, (labels,); None for none.
+    least_probability: that of a label in a prediction's set; None for no sets.
     It is not thread-safe: call it from one thread at a time.
     """
 
@@ -67,6 +75,7 @@ class Classifier:
         self.calibration = calibration or Calibration()
         self.agreement: Agreement | None = None
         self.prior: np.ndarray | None = None
+        self.least_probability: float | None = None
         self._base_values: Values = []
         self.prompter = Prompter(base.tokenizer, format)
         self.scorer = LabelScorer(
@@ -88,6 +97,7 @@ class Classifier:
         labels: Sequence[str] | None = None,
         template: str | None = None,
         verify: bool = True,
+        label_sets: float | None = None,
         **overrides: Unpack[RuntimeOverrides],
     ) -> Self:
         """The classifier of an adapter, loaded on its base.
@@ -98,10 +108,11 @@ class Classifier:
         gets "nf4". labels, template: what a plain adapter was trained with; `{text}` in the
         template stands for the text. verify: whether to score the texts of the adapter's
         `probes.json`, if it has one, and to refuse an adapter that does not answer as it was
-        trained. overrides: keywords of `Runtime`. One that is None or missing has the value
-        recorded in training, or else the default. Raises `DataError` when adapter or base cannot be
-        read or answer otherwise, `UsageError` when they do not fit each other or this machine lacks
-        what they need.
+        trained. label_sets: share of the texts whose predictions' sets are to have the true label,
+        one of those that `evaluate` stored. overrides: keywords of `Runtime`. One that is None or
+        missing has the value recorded in training, or else the default. Raises `DataError` when
+        adapter or base cannot be read or answer otherwise, `UsageError` when they do not fit each
+        other or this machine lacks what they need.
         """
         Runtime().override(**overrides).require_possible()  # before anything is read
         folder = (
@@ -111,6 +122,7 @@ class Classifier:
         )
         record = folder.classifier
         format = format_of(folder, labels, template)
+        least_probability = folder.least_probability(label_sets)
         reference = folder.base_to_load(base, quantization)
         runtime = Runtime.for_scoring(record.runtime if record else None, overrides)
         loaded = load_base(reference, runtime, spelling=KEYWORDS)
@@ -120,6 +132,7 @@ class Classifier:
                 'and "none" would load it unquantized'
             )
         classifier = cls._on_base(folder, loaded, format, reference, runtime, KEYWORDS)
+        classifier.least_probability = least_probability
         if verify:
             classifier.agreement = verify_probes(classifier, folder)
         return classifier
@@ -130,14 +143,7 @@ class Classifier:
 
         Raises `UsageError` when the folder has no `classifier.json`, or the base is another one.
         """
-        record = folder.classifier
-        if record is None:
-            raise UsageError(
-                f"{quoted(folder.path)} has no {ClassifierFile.FILE}",
-                setting="adapter",
-                seen=str(folder.path),
-                remedy="load it with `labels` and `template`",
-            )
+        record = folder.require_classifier()
         return cls._on_base(folder, base, record.prompt, record.base, runtime, SETTINGS)
 
     @classmethod
@@ -230,8 +236,8 @@ class Classifier:
     def classify(
         self, texts: Sequence[Item], progress: Callable[[int], object] | None = None
     ) -> list[Prediction]:
-        """The prediction for each text: label, probabilities, and whether it was truncated."""
-        items = self._read(texts)
+        """The prediction for each text: label, probabilities, whether it was truncated, set."""
+        items, at_least = self._read(texts), self.least_probability
         predictions: list[Prediction] = []
         for piece in self._calibrated_pieces(items, progress):
             for row, truncated in zip(self._probabilities(piece), piece.truncated, strict=True):
@@ -241,6 +247,7 @@ class Classifier:
                         label=answer(row, self.labels, self.calibration.abstain_below),
                         probabilities=dict(zip(self.labels, row.tolist(), strict=True)),
                         truncated=bool(truncated),
+                        label_set=None if at_least is None else set_of(row, self.labels, at_least),
                     )
                 )
         return predictions

@@ -99,15 +99,12 @@ class LoadedModels:
         Raises `DataError` or `UsageError`; then nothing has changed.
         """
         folder = AdapterFolder.open(path)
-        record = folder.classifier
+        record = folder.require_classifier()
         base = self.classifier.base
         name = self.classifier.reference.name
-        if record is None or not any(
-            may_stand_for(record.base.name, one) for one in self._base_names
-        ):
-            problem = "has no classifier.json" if record is None else "belongs to another base"
+        if not any(may_stand_for(record.base.name, one) for one in self._base_names):
             raise UsageError(
-                f"the adapter in {quoted(path)} {problem}",
+                f"the adapter in {quoted(path)} belongs to another base",
                 setting="adapter",
                 seen=path,
                 remedy=f"serve it by itself, or choose one that was trained on {quoted(name)}",

@@ -13,7 +13,7 @@ from sentilora.data.text import Item
 from sentilora.errors import UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import examples_of
-from sentilora.folders.classifier_file import Calibration, ClassifierFile
+from sentilora.folders.classifier_file import Calibration
 from sentilora.prompt import Prompter, PromptFormat
 from sentilora.serving.errors import Refusal
 from sentilora.wording import quoted
@@ -90,14 +90,7 @@ class Registry:
 
     def read(self, name: str, folder: AdapterFolder) -> Served:
         """An adapter with a new key, not served yet. Raises `UsageError` if it cannot be served."""
-        record = folder.classifier
-        if record is None:
-            raise UsageError(
-                f"the adapter in {quoted(folder.path)} has no {ClassifierFile.FILE}",
-                setting="adapter",
-                seen=str(folder.path),
-                remedy="serve an adapter that sentilora trained",
-            )
+        record = folder.require_classifier()
         if name == self.base_name:
             raise UsageError(
                 f"an adapter cannot be called {quoted(name)}, as its base is",

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,8 @@ from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
-from sentilora.data.sources import has_column
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.classifier_file import ClassifierFile
 from sentilora.folders.run_folder import DataRecord, SplitRecord, require_same_rows, seen_rows
 from sentilora.presets import DEFAULT_PRESET
 from sentilora.progress import say
@@ -28,6 +26,7 @@ from sentilora.stages.from_config import (
     load_rows_of,
     load_test_of,
     prompt_format_of,
+    prompt_settings_of,
 )
 from sentilora.template import TEXT
 from sentilora.wording import counted, quoted
@@ -62,15 +61,7 @@ def settings_of(
     if folder is None:
         config = load_config(preset or DEFAULT_PRESET, values=overrides)
         return config, prompt_format_of(config)
-    stored = folder.classifier
-    if stored is None:
-        raise UsageError(
-            f"{quoted(folder.path)} has no {ClassifierFile.FILE}: evaluate knows neither its "
-            "labels nor its prompt",
-            setting="adapter",
-            seen=str(folder.path),
-            remedy="give an adapter that sentilora trained",
-        )
+    stored = folder.require_classifier()
     run = folder.run
     if (run / CONFIG_FILE).is_file():
         config = read_config(run / CONFIG_FILE)
@@ -82,8 +73,7 @@ def settings_of(
             setting="data.test",
             remedy="give data.test=…",
         )
-    prompt = {f"prompt.{name}": value for name, value in asdict(stored.prompt).items()}
-    config = config.with_values({**prompt, **overrides})
+    config = config.with_values({**prompt_settings_of(stored.prompt), **overrides})
     return config, replace(stored.prompt, ordered=config.prompt.ordered)
 
 
@@ -115,9 +105,7 @@ def load_test(
     source = config.data.train if is_held_out else config.data.test
     path = Path(os.path.expanduser(source))
     try:
-        if is_override and "data.soft_labels" not in overrides:
-            config = hard_if_labeled(config)
-        rows = load_test_of(config, labels, tables)
+        rows = load_test_of(config, labels, tables, is_soft_set="data.soft_labels" in overrides)
     except DataError as error:
         if is_override or path.is_absolute() or source == EMBEDDED or os.path.exists(path):
             raise
@@ -140,17 +128,6 @@ def load_test(
     for warning in label_warnings("test", rows, labels):
         say(f"warning: {warning}")
     return rows
-
-
-def hard_if_labeled(config: Config) -> Config:
-    """The configuration with hard labels if the test rows have a column of labels.
-
-    An adapter that was trained on soft labels is tested on either.
-    """
-    source, column = config.data.test, config.data.label_column
-    if not config.data.soft_labels or source == HELD_OUT:
-        return config
-    return config.with_values({"data.soft_labels": not has_column(source, "test", column)})
 
 
 def require_same_test_rows(

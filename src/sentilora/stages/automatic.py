@@ -35,7 +35,7 @@ from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.presets import conditional_settings, fits_base
 from sentilora.progress import num_processes
 from sentilora.shipped import is_film_reviews
-from sentilora.stages.from_config import columns_of, load_rows_of, rows_per_step
+from sentilora.stages.from_config import columns_of, load_rows_of, prompt_settings_of, rows_per_step
 from sentilora.template import CHAT
 from sentilora.wording import MAX_LISTED, counted, listed, quoted
 
@@ -149,8 +149,8 @@ def fit_data(
         _fit_labels(choices, str(source), table)
     stored = None if start is None else start.classifier
     if stored is not None and set(choices.value("prompt.labels")) <= set(stored.prompt.labels):
-        for name, value in stored.prompt.to_dict().items():
-            choices.add(f"prompt.{name}", value, "that of the adapter to start from")
+        for setting, value in prompt_settings_of(stored.prompt).items():
+            choices.add(setting, value, "that of the adapter to start from")
     else:
         if config.prompt.ordered and choices.is_free("prompt.labels"):
             _require_numbers(choices.value("prompt.labels"))

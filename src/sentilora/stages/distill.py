@@ -44,7 +44,12 @@ from sentilora.stages.distill_rows import (
     write_parts,
     write_rows,
 )
-from sentilora.stages.distill_settings import in_tokens_of_base, require_possible, student_of
+from sentilora.stages.distill_settings import (
+    in_tokens_of_base,
+    require_possible,
+    show_decided,
+    student_of,
+)
 from sentilora.stages.from_config import columns_of, with_absolute_base
 from sentilora.stages.predict_file import predict_file
 from sentilora.stages.train import train_in
@@ -120,7 +125,9 @@ def distill_in(
     parts = split(scored, labels, config.data.shuffle_seed, own_test)
     with training_errors(folder):
         config.save(place / CONFIG_FILE)
-    config = on_rows(config, place / "rows", own_test is not None)
+    on_texts = on_rows(config, place / "rows", own_test is not None)
+    show_decided(config, on_texts)
+    config = on_texts
     say("2 of 4: temperature and weight of the teacher's probabilities")
     mixture = choose(config, place, parts, adapter)
     say("3 of 4: the student")

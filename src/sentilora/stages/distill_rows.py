@@ -140,6 +140,12 @@ def split(texts: ScoredTexts, labels: Sequence[str], seed: int, test: Rows | Non
             seen=texts.rows.source,
             remedy="give more texts",
         )
+    held_out_of = "those with a true label" if are_true else "all: too few have a true label"
+    to_test = f" and {len(held_out):,} to test" if test is None else ""
+    say(
+        f"{counted(len(train), 'text')} to train on, {len(evaluation):,} to evaluate{to_test}, "
+        f"held out of {held_out_of}"
+    )
     if dropped := len(inputs) - len(train) - len(places):
         say(f"{counted(dropped, 'text')} left out: the same text evaluates or tests")
     return Parts(

@@ -3,6 +3,7 @@
 config = student_of(adapter, config)
 require_possible(config, texts)
 config = in_tokens_of_base(config, has_own_answer=False)
+show_decided(config, on_rows(config, folder, has_own_test=False))
 """
 
 from pathlib import Path
@@ -17,19 +18,20 @@ from sentilora.models.device import require_device
 from sentilora.places import path_of
 from sentilora.progress import num_processes, say
 from sentilora.prompt import Prompter
-from sentilora.stages.from_config import prompt_format_of
+from sentilora.stages.automatic import lines_of
+from sentilora.stages.from_config import prompt_format_of, prompt_settings_of
 from sentilora.template import special_tokens_of
-from sentilora.wording import quoted
+from sentilora.wording import listed, quoted
 
 # What a distillation decides itself: the value that changes nothing, and what it does instead.
 DECIDED = {
-    "data.train": (None, "the student trains on `texts`"),
-    "data.evaluation": (None, "evaluation rows are held out of `texts`"),
-    "data.num_train": (0, "the student trains on all of `texts` that are not held out"),
-    "data.num_train_subset": (0, "the student trains on all of `texts` that are not held out"),
+    "data.train": (None, "the student trains on the texts"),
+    "data.evaluation": (None, "evaluation rows are held out of the texts"),
+    "data.num_train": (0, "the student trains on all texts that are not held out"),
+    "data.num_train_subset": (0, "the student trains on all texts that are not held out"),
     "data.num_evaluation": (
         0,
-        "evaluation rows are a tenth of `texts`, or of those with a true label",
+        "evaluation rows are a tenth of the texts, or of those with a true label",
     ),
     "data.num_test": (0, "the figures are of all test rows"),
     "data.soft_labels": (True, "the student's labels are probabilities"),
@@ -41,14 +43,7 @@ def student_of(adapter: AdapterFolder, config: Config) -> Config:
 
     Raises `UsageError` for a teacher without a prompt, and for other labels.
     """
-    record = adapter.classifier
-    if record is None:
-        raise UsageError(
-            f"{quoted(adapter.path)} does not record its prompt and labels",
-            setting="teacher",
-            seen=str(adapter.path),
-            remedy="name an adapter that sentilora trained",
-        )
+    record = adapter.require_classifier("teacher")
     labels = record.prompt.labels
     if "prompt.labels" in config.chosen and config.prompt.labels != labels:
         raise UsageError(
@@ -58,10 +53,23 @@ def student_of(adapter: AdapterFolder, config: Config) -> Config:
             seen=config.prompt.labels,
             remedy="leave it out: a student has its teacher's labels",
         )
-    prompt = {f"prompt.{name}": value for name, value in record.prompt.to_dict().items()}
+    prompt = prompt_settings_of(record.prompt)
     if "prompt.template" in config.chosen:
-        prompt.pop("prompt.answer", None)  # it is how a label follows the teacher's template
-    return config.with_values({k: v for k, v in prompt.items() if k not in config.chosen})
+        del prompt["prompt.answer"]  # it is how a label follows the teacher's template
+    own, values = config.chosen & prompt.keys(), config.flat()
+    differing = sorted(setting for setting in own if values[setting] != prompt[setting])
+    but = f", but for {listed(differing)}" if differing else ""
+    say(f"prompt and labels: the teacher's{but}")
+    return config.with_values({k: v for k, v in prompt.items() if k not in own})
+
+
+def show_decided(before: Config, decided: Config) -> None:
+    """Print the settings that a distillation has changed by itself, each with its reason."""
+    values, usual = decided.flat(), before.flat()
+    changed = {name: why for name, (_, why) in DECIDED.items() if values[name] != usual[name]}
+    say("decided by the distillation:")
+    for line in lines_of(decided, changed):
+        say(f"  {line}")
 
 
 def require_possible(config: Config, texts: str | Path) -> None:

@@ -63,7 +63,7 @@ from sentilora.stages.adapter_rows import (
 from sentilora.stages.env import versions
 from sentilora.stages.from_config import tables_of, with_tables
 from sentilora.stages.named_base import named_base, preset_named
-from sentilora.wording import as_probability, percent, quoted
+from sentilora.wording import as_probability, listed, percent, quoted
 
 
 def evaluate(
@@ -90,7 +90,7 @@ def evaluate(
     table or a mapping of splits as in `train`. overrides: {"section.key": value} of the adapter's
     configuration, `data.test` for other rows and `prompt.ordered`; of a base alone the whole
     prompt. target_accuracy: choose a threshold on the evaluation rows above which the classifier is
-    that accurate; it is stored in the adapter's `classifier.json`, like a temperature that helps.
+    that accurate; `classifier.json` stores it, label sets, and a temperature that helps.
     report: a new folder for the files of `evaluation.page`. suite: "sentiment", or a file of
     behavior tests. label_issues: look for probable label errors. near_duplicates: beyond 200,000
     rows too. content_free: divide out what a base alone answers to texts without content. require:
@@ -250,7 +250,7 @@ def runtime_notes(
     if not is_as_trained(classifier, folder):
         notes.append(f"computed with quantization {classifier.reference.quantization}")
     if notes and measurement.scaling is not None:
-        notes.append(f"{ClassifierFile.FILE} keeps its previous temperature and threshold")
+        notes.append(f"{ClassifierFile.FILE} keeps its previous temperature and thresholds")
     if classifier.prior is not None:
         pairs = zip(classifier.labels, classifier.prior, strict=True)
         shares = ", ".join(f"{label} {percent(share)}" for label, share in pairs)
@@ -261,7 +261,7 @@ def runtime_notes(
 def store_calibration(
     folder: AdapterFolder | None, classifier: Classifier, result: Evaluation
 ) -> None:
-    """Write temperature and threshold into the adapter's `classifier.json`, and report it.
+    """Write temperature, threshold and label sets into `classifier.json`, and report it.
 
     Figures that were not computed as in training are not stored.
     """
@@ -271,11 +271,12 @@ def store_calibration(
     if not is_as_trained(classifier, folder):
         return
     path = folder.path / stored.FILE
-    temperature = round(result.calibrated.temperature.divisor, 4)
+    temperature = result.calibrated.temperature.divisor
     below = stored.calibration.abstain_below
     if result.abstention is not None and ABSTAIN not in result.labels:
         below = result.abstention.threshold.confidence if result.abstention.is_reached else 0.0
-    calibration = Calibration(temperature, below)
+    label_sets = {sets.target: sets.least_probability for sets in result.label_sets}
+    calibration = Calibration(temperature, below, label_sets)
     if calibration == stored.calibration:
         return
     try:
@@ -286,6 +287,7 @@ def store_calibration(
     say(
         f"stored in {quoted(path)}: temperature {temperature:g}, "
         + (f"abstain below {as_probability(below)}" if below else "every text is answered")
+        + (", label sets for " + listed([f"{x:g}" for x in label_sets]) if label_sets else "")
     )
 
 

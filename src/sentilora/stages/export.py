@@ -43,7 +43,7 @@ from sentilora.exporting.onnx_file import ONNX_DTYPES, require_onnx, write_onnx
 from sentilora.exporting.own_runtime import import_llama_cpp
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.classifier_file import BaseReference, ClassifierFile
+from sentilora.folders.classifier_file import BaseReference
 from sentilora.folders.new_folder import new_folder, require_new
 from sentilora.folders.probes_file import Computation, ProbesFile
 from sentilora.folders.run_folder import DataRecord, TrainingResult, require_same_rows
@@ -121,7 +121,7 @@ def export(
     out = Path(os.path.expanduser(out))
     request = check_request(kind, out, dtype, weights, tolerance)
     folder = AdapterFolder.open(adapter or shipped_adapter())
-    record = classifier_of(folder)
+    record = folder.require_classifier()
     base = named_base(base)
     reference = folder.base_to_load(base)
     script = tools_for(request.kind, converter)
@@ -213,18 +213,6 @@ def check_request(
     form = dtype or (choices[0] if choices else "")
     name = out.absolute().name
     return Request(cast("Kind", kind), form, cast("Weights", weights), name, tolerance)
-
-
-def classifier_of(folder: AdapterFolder) -> ClassifierFile:
-    """What an adapter was trained with. Raises `UsageError` for a plain adapter."""
-    if folder.classifier is None:
-        raise UsageError(
-            f"{quoted(folder.path)} has no {ClassifierFile.FILE} with its labels and its prompt",
-            setting="adapter",
-            seen=str(folder.path),
-            remedy="give an adapter that sentilora trained",
-        )
-    return folder.classifier
 
 
 def look_at_run(folder: AdapterFolder) -> tuple[RunFacts, list[Item]]:

@@ -3,14 +3,16 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sentilora import template
 from sentilora.data.layouts import SPLIT_NAMES
 from sentilora.data.loading import HELD_OUT, load_splits, load_test
 from sentilora.data.memory import InMemory, in_memory
 from sentilora.data.rows import Columns, Rows
+from sentilora.data.sources import has_column
 from sentilora.errors import UsageError
 from sentilora.folders.classifier_file import BaseReference, absolute_base
 from sentilora.models.bases import Base, load_base
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 def prompt_format_of(config: "Config") -> PromptFormat:
     """The prompt format of a configuration."""
     return PromptFormat(**config.prompt.model_dump())
+
+
+def prompt_settings_of(format: PromptFormat) -> dict[str, Any]:
+    """Every setting of a prompt, {"prompt.template": …}: `prompt_format_of` makes it of them."""
+    values = {**asdict(format), "labels": list(format.labels)}
+    return {f"prompt.{name}": value for name, value in values.items()}
 
 
 def require_prompt(config: "Config") -> None:
@@ -132,12 +140,20 @@ def load_test_of(
     config: "Config",
     labels: Sequence[str],
     tables: Mapping[str, InMemory] = MappingProxyType({}),
+    is_soft_set: bool = False,
 ) -> Rows:
-    """The test rows of a configuration. labels: the adapter's, which may differ from its own."""
-    data = config.data
+    """The test rows of a configuration. labels: the adapter's, which may differ from its own.
+
+    An adapter that was trained on soft labels is tested on either: a column of labels counts, but
+    for rows held out of the training rows. is_soft_set: whether `data.soft_labels` is set for the
+    test rows too.
+    """
+    data, columns = config.data, columns_of(config, labels)
     test = tables.get("data.test", data.test)
     train = tables.get("data.train", data.train)
-    return load_test(test, train, columns_of(config, labels), data.num_test, data.shuffle_seed)
+    if columns.is_soft and test != HELD_OUT and not is_soft_set:
+        columns = replace(columns, is_soft=not has_column(test, "test", columns.label))
+    return load_test(test, train, columns, data.num_test, data.shuffle_seed)
 
 
 def held_out_test_of(

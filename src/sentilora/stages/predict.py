@@ -55,6 +55,7 @@ def predict(
     labels: Sequence[str] | None = None,
     template: str | None = None,
     explain: bool = False,
+    label_sets: float | None = None,
     format: str | None = None,
     units: str | None = None,
     cluster: str | None = None,
@@ -73,9 +74,10 @@ def predict(
     `probability_<label>`, `truncated`, and, if a row has one, `reason` added; or a folder, which
     gets a file for each unit of rows (see `predict_file`), and then nothing is returned. adapter:
     folder of an adapter; None for the one that ships. cluster, address, num_workers: see
-    `predict_file`. explain: whether to find the words that moved
-    each prediction. base, quantization, labels, template and the keywords of `Runtime`: as in
-    `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
+    `predict_file`. explain: whether to find the words that moved each prediction. label_sets: share
+    of the texts whose `label_set` is to have the true label, one of those that `evaluate` stored;
+    `output` gets the column too. base, quantization, labels, template and the keywords of
+    `Runtime`: as in `Classifier.load`. Raises `DataError` and `UsageError`; see `errors`.
     """
     check_request(texts, input, output, text_column, explain, format, units, cluster)
     require_cluster(cluster, address, num_workers)
@@ -84,6 +86,7 @@ def predict(
         quantization=quantization,
         labels=labels,
         template=template,
+        label_sets=label_sets,
         **runtime,
     )
     if input is not None and output is not None:

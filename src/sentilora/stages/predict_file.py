@@ -51,6 +51,7 @@ def predict_file(
     quantization: Literal["nf4", "none"] | None = None,
     labels: Sequence[str] | None = None,
     template: str | None = None,
+    label_sets: float | None = None,
     format: str | None = None,
     units: str | None = None,
     cluster: str | None = None,
@@ -81,13 +82,14 @@ def predict_file(
     suffix = f".{format or 'parquet'}" if whole is None else ""
     opened = AdapterFolder.open(adapter if adapter is not None else shipped_adapter())
     prompt = format_of(opened, labels, template)
+    has_sets = opened.least_probability(label_sets) is not None
     trained = text_column_of(opened)
     with _source(input, text_column or trained) as source:
         stream = open_stream(str(source), "test", keep_faulty=whole is None)
         text = text_column or text_column_in(stream.schema.names, trained, stream.tables())
         columns = [text, *prompt.columns]
         with belongs_to_adapter(opened):
-            added = columns_added(prompt.labels, has_reasons=whole is not None)
+            added = columns_added(prompt.labels, has_sets, has_reasons=whole is not None)
             check_stream(source, stream, columns, added)
         encoding = encoding_of(stream, whole or Path(f"part{suffix}"), () if whole else columns)
         keywords: Any = dict(
@@ -95,6 +97,7 @@ def predict_file(
             quantization=quantization,
             labels=labels,
             template=template,
+            label_sets=label_sets,
             **runtime,
         )
         recorded = recorded_manifest(folder)
@@ -103,10 +106,10 @@ def predict_file(
                 rows_per_unit=recorded.rows_per_unit if recorded else ROWS_PER_UNIT[place.device],
                 input=_input_record(stream, text),
                 output={"format": suffix or "".join(path_of(output).suffixes)},
-                adapter=adapter_record(opened, prompt, quantization),
+                adapter=adapter_record(opened, prompt, quantization, label_sets),
                 versions=versions(),
             )
-            results = Results(folder, encoding, prompt.labels, suffix, whole)
+            results = Results(folder, encoding, prompt.labels, suffix, whole, has_sets)
             job = Job(stream, columns, results, manifest)
             return score_input(job, place.score, share, keep=keep)
 
@@ -217,9 +220,9 @@ def require_columns(source: Path, names: Sequence[str], columns: Sequence[str]) 
             )
 
 
-def columns_added(labels: Sequence[str], has_reasons: bool) -> list[str]:
+def columns_added(labels: Sequence[str], has_sets: bool, has_reasons: bool) -> list[str]:
     """The columns that the output may have beside the input's. A folder has reasons elsewhere."""
-    names = prediction_columns([], labels).column_names
+    names = prediction_columns([], labels, has_sets).column_names
     return [name for name in names if has_reasons or name != REASON]
 
 
