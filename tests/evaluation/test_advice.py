@@ -7,7 +7,7 @@ import pytest
 
 from sentilora.evaluation.advice import next_steps
 from sentilora.evaluation.calibration import Temperature, Threshold
-from sentilora.evaluation.findings import Abstention, Evaluation, TemperatureScaling
+from sentilora.evaluation.findings import Abstention, Evaluation, TemperatureScaling, verdict
 from sentilora.evaluation.label_figures import majority_of, per_label
 from sentilora.evaluation.label_issues import LabelIssue, LabelIssues
 from sentilora.evaluation.leakage import Leakage, Twin
@@ -86,6 +86,24 @@ def test_word_counts_that_are_right_on_nearly_all_rows_suffice():
         assert steps[0].startswith("Consider TF-IDF + logistic regression instead: it is right on ")
         assert "already suffices" in steps[0] and not any("real base" in step for step in steps)
     assert "suffices" not in next_steps(evaluation(60, tfidf=60))[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [
+        (12, "But no difference from its base without the adapter can be shown (96.0%, exact "),
+        (2, "But its base is more accurate without the adapter (99.3%, exact "),
+        (40, None),
+    ],
+)
+def test_a_base_that_is_as_good_alone_is_said_beside_the_verdict(base, sentence):
+    """The demo's report said "It was worth it", with 83.0 % against the base's own 82.0 %."""
+    result = evaluation(10 if base != 2 else 20, base=base, tfidf=60)
+    said = verdict(result.labels, result.base, result.comparisons, None)
+    advice = "Label more rows: the adapter is not clearly better than its base alone."
+    assert said.startswith("It was worth it: ")
+    assert (sentence is None or sentence in said) and ("But " in said) == (sentence is not None)
+    assert (advice in next_steps(result)) == (sentence is not None)
 
 
 def test_a_model_with_one_answer_is_trained_again():

@@ -74,10 +74,11 @@ def _comparison(result: Evaluation) -> list[str]:
     if _obstacle(result):
         return []
     base = result.comparisons.get("base")
+    more_labels = []
+    if base is not None and base.clear <= 0:
+        more_labels = ["Label more rows: the adapter is not clearly better than its base alone."]
     if (against := result.comparisons.get("baseline")) is None:
-        if base is None or base.clear > 0:
-            return []
-        return ["Label more rows: the adapter is not clearly better than its base alone."]
+        return more_labels
     larger = "Take a larger base (base.name)"
     if result.base_name == EMBEDDED:
         larger = f"Take a real base, with {REAL_BASE} (the embedded base {EMBEDDED_KNOWS})"
@@ -96,7 +97,7 @@ def _comparison(result: Evaluation) -> list[str]:
             f"Evaluate on more test rows: {result.num_rows:,} cannot tell the adapter from TF-IDF. "
             f"To get ahead of it: {larger[0].lower()}{larger[1:]}, or label more rows."
         ]
-    return []
+    return more_labels
 
 
 def _duplicates(result: Evaluation) -> list[str]:

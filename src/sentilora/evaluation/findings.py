@@ -17,7 +17,7 @@ from sentilora.evaluation.ordered import OrderedFigures
 from sentilora.evaluation.survivors import Survivors
 from sentilora.metrics import Comparison, FullMetrics, Group, measure_group
 from sentilora.scoring.explain import DeletionTest, Explanation
-from sentilora.wording import alternatives, as_p, counted, signed
+from sentilora.wording import alternatives, as_p, counted, percent, signed
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,9 @@ def verdict(
 ) -> str:
     """Whether the language model was worth it, in a sentence.
 
-    The exact McNemar test decides; a second sentence explains an interval that disagrees. base:
-    metrics on the test rows; its confusion matrix has their true labels.
+    The exact McNemar test decides. More sentences explain an interval that disagrees, and say
+    where the base is as good without its adapter. base: metrics on the test rows; its confusion
+    matrix has their true labels.
     """
     if obstacle := obstacle_to_verdict(labels, base, leakage):
         return f"No verdict: {obstacle}."
@@ -228,7 +229,20 @@ def verdict(
         answer = f"It was not worth it: {name} is {points:.1f} points more accurate {figures}."
     else:
         answer = f"No difference from {name} can be shown {rows} {figures}."
-    return f"{answer} {against.disagreement}".rstrip()
+    sentences = [answer, against.disagreement]
+    if against.clear > 0 and (without := comparisons.get("base")) is not None:
+        sentences.append(_as_good_without(without, base))
+    return " ".join(filter(None, sentences))
+
+
+def _as_good_without(against: Comparison, base: FullMetrics) -> str:
+    """A sentence about a base that is as accurate without the adapter; empty if it is not."""
+    if against.clear > 0:
+        return ""
+    figures = f"({percent(base.accuracy)}, exact McNemar {as_p(against.p)})"
+    if against.clear < 0:
+        return f"But its base is more accurate without the adapter {figures}."
+    return f"But no difference from its base without the adapter can be shown {figures}."
 
 
 def temperature_of(result: Evaluation) -> float | None:
