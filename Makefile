@@ -85,7 +85,7 @@ test-lowest: $(READY)  ## run much of the tests on the lowest versions that pypr
 	"$(PYTHON)" -m venv "$$folder/env" && \
 	install() { "$$folder/env/bin/python" -m pip install -q -c "$$folder/lowest.txt" "$$@"; } && \
 	install $(if $(TORCH_INDEX),--no-deps --index-url '$(TORCH_INDEX)') torch && \
-	install -e '.[serve]' pytest pytest-xdist hypothesis openpyxl gguf && \
+	install -e '.[serve]' pytest pytest-xdist hypothesis openpyxl && \
 	"$$folder/env/bin/python" -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
 	    -m "not slow" -W default $(LOWEST)
 
