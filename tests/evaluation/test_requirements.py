@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sentilora.errors import RequirementError, UsageError
@@ -171,6 +171,8 @@ def test_labels_are_checked_once_they_are_known():
     require_measured(bounds, {}, ("positve", "b"))
 
 
+@example(labels=["mae", "ece"], num_rows=12)
+@example(labels=["accuracy", "recall", "p", "low", "adapter"], num_rows=12)
 @given(st.lists(LABEL, min_size=2, max_size=5, unique=True), st.integers(1, 12))
 def test_every_figure_has_a_name_whatever_the_labels_are(labels, num_rows):
     result = result_of(tuple(labels), num_right=num_rows // 2, num_rows=num_rows)

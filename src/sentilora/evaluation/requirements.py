@@ -223,9 +223,10 @@ def figures_of(result: Evaluation) -> dict[str, float | None]:
 
 
 def _candidates(name: str) -> list[str]:
-    """What a name may stand for in full, the likeliest first."""
-    full = ".".join(SHORT.get(part, part) for part in name.split("."))
-    return [full, *(f"{model}.{full}" for model in MODELS)]
+    """What a name may stand for in full, the likeliest first: a label may be called "ece"."""
+    spelled_out = ".".join(SHORT.get(part, part) for part in name.split("."))
+    forms = dict.fromkeys((name, spelled_out))
+    return [start + form for form in forms for start in ("", *(f"{model}." for model in MODELS))]
 
 
 def _is_name(name: str, labels: Sequence[str] | None) -> bool:
