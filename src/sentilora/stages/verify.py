@@ -49,6 +49,14 @@ def verify(
     base = named_base(base)
     folder = Path(os.path.expanduser(folder))
     certificate = Certificate.of(folder)
+    if base is not None and certificate.kind != "adapter" and adapter is None:
+        raise UsageError(
+            f"`base` is where the base of an adapter is, and {quoted(folder)} "
+            f"({certificate.kind}) holds its own",
+            setting="base",
+            seen=str(base),
+            remedy="leave it out, or name the trained adapter too, with `adapter`",
+        )
     prompt = PromptFile.load(folder)
     rows, computation = load_rows(folder), certificate.trained
     if adapter is not None:
@@ -76,7 +84,7 @@ def verify(
     place = choose_device(device or "auto")
     runtime = load_export(folder, certificate.kind, certificate.form, reference, place)
     figures = compare(runtime, prompt, rows)
-    if not certificate.is_accepted:
+    if not certificate.has_own_tolerance:
         limit = tolerance_of(certificate.form, certificate.weights, computation, runtime)
         certificate = certificate.model_copy(update={"tolerance": limit})
     certificate.require_within(figures)
