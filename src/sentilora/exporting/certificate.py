@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from sentilora.disk import digest_of
 from sentilora.errors import DataError, SentiloraError
-from sentilora.exporting.certified_rows import ROWS_FILE, Row, probabilities_of
+from sentilora.exporting.certified_rows import Row, probabilities_of
 from sentilora.exporting.own_runtime import OwnRuntime
 from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.claim import contents
