@@ -253,7 +253,9 @@ def test_columns_that_differ_in_capitals_only_are_one_label(tmp_path):
     assert load_rows(path, "train", columns).shares[0] == pytest.approx((0.9, 0.1))
     path = write(tmp_path / "y.csv", text=TEXTS, probability_good=[0.5, 0.2, 0.6],
                  probability_Good=[0.5, 0.8, 0.4])  # fmt: skip
-    with pytest.raises(DataError, match=r"probability_good, probability_Good .* of one label: good"):
+    with pytest.raises(
+        DataError, match=r"probability_good, probability_Good .* of one label: good"
+    ):
         fit_data(load_config("tiny", values={"data.train": path}), {})
 
 
@@ -263,7 +265,9 @@ def test_columns_that_differ_in_capitals_only_are_one_label(tmp_path):
 def test_percentages_are_named_as_such(tmp_path, positive, negative):
     """The remedy was to fix the probabilities or to drop the row: each of them."""
     path = probabilities(tmp_path / "x.csv", positive, negative, [*TEXTS, "."][: len(positive)])
-    with pytest.raises(DataError, match=r"write shares of 1, such as 0\.15, instead of percentages"):
+    with pytest.raises(
+        DataError, match=r"write shares of 1, such as 0\.15, instead of percentages"
+    ):
         load_rows(path, "train", SOFT)
 
 

@@ -212,6 +212,14 @@ def test_a_requirement_that_cannot_be_is_refused_before_anything_is_read(tmp_pat
     failed(2, "give --adapter too", *of_base, "baseline.accuracy>=0.5")
 
 
+@pytest.mark.parametrize("bound", ["accuracy>=90", "per_label.good.recall.low>=50", "ece<=-1"])
+def test_a_share_is_not_required_as_a_percentage(bound):
+    """`accuracy>=90` was evaluated in full, and never met."""
+    line = failed(2, "is between 0 and 1; write a share such as 0.9, not a percentage",
+                  "evaluate", "--require", bound)  # fmt: skip
+    assert f"--require has '{bound}'" in line
+
+
 def test_labels_are_checked_before_a_model_is_loaded(toy_run, monkeypatch):
     def load(*_, **__):
         raise AssertionError("a model was loaded")
@@ -229,9 +237,9 @@ def test_labels_are_checked_before_a_model_is_loaded(toy_run, monkeypatch):
 def test_from_python_the_error_has_the_figures(toy_run):
     few = {"data.num_test": 24}
     with pytest.raises(RequirementError) as error:
-        evaluate(toy_run, overrides=few, require=["accuracy>=1.01", "accuracy>=0"])
+        evaluate(toy_run, overrides=few, require=["accuracy>1", "accuracy>=0"])
     (requirement,) = error.value.failed
-    assert requirement.bound == "accuracy>=1.01"
+    assert requirement.bound == "accuracy>1"
     assert requirement.value == error.value.evaluation.adapter.accuracy
     assert len(error.value.evaluation.required) == 2
     result = evaluate(toy_run, overrides=few, require=(x for x in ["accuracy>=0"]))
