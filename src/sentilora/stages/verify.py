@@ -50,13 +50,7 @@ def verify(
     folder = Path(os.path.expanduser(folder))
     certificate = Certificate.of(folder)
     if base is not None and certificate.kind != "adapter" and adapter is None:
-        raise UsageError(
-            f"`base` is where the base of an adapter is, and {quoted(folder)} "
-            f"({certificate.kind}) holds its own",
-            setting="base",
-            seen=str(base),
-            remedy="leave it out, or name the trained adapter too, with `adapter`",
-        )
+        raise base_not_read(folder, certificate.kind, base)
     prompt = PromptFile.load(folder)
     rows, computation = load_rows(folder), certificate.trained
     if adapter is not None:
@@ -94,4 +88,14 @@ def verify(
             "origins": origins_of(rows),
             "versions": versions_of(runtime.packages),
         }
+    )
+
+
+def base_not_read(folder: Path, kind: str, base: str | Path) -> UsageError:
+    """The error for a base that is named although an export of this kind holds its own."""
+    return UsageError(
+        f"`base` is where the base of an adapter is, and {quoted(folder)} ({kind}) holds its own",
+        setting="base",
+        seen=str(base),
+        remedy="leave it out, or name the trained adapter too, with `adapter`",
     )
