@@ -148,6 +148,22 @@ def test_figures_of_labels_in_an_order_are_everywhere(full, ordered_run):
     assert "in order" not in stdout
 
 
+def test_an_order_by_the_alphabet_is_said_to_be_one(toy_base, tmp_path):
+    """train refuses words whose order is unknown; evaluate took the alphabet's without a word."""
+    words = ("low", "medium", "high")
+    rows = [f"{i},text {i},{words[i % 3]}" for i in range(60)]
+    (tmp_path / "my.csv").write_text("id,text,label\n" + "\n".join(rows))
+    values = {
+        "base.name": str(toy_base), "base.device": "cpu", "output_dir": str(tmp_path / "run"),
+        "data.train": str(tmp_path / "my.csv"), "training.max_steps": 2,
+    }  # fmt: skip
+    train(load_config("tiny", overrides=BRIEF, values=values))
+    evaluate = ["evaluate", "--adapter", tmp_path / "run"]
+    said = "in the order high, low, medium, which training chose by the alphabet"
+    assert said in run(*evaluate, "prompt.ordered=true")[2]
+    assert said not in run(*evaluate)[2]
+
+
 def test_label_sets_come_from_the_evaluation_rows(full, ordered_run):
     _, evaluation = load_rows_of(read_config(ordered_run / "sentilora.toml"))
     frame = pd.read_parquet(ordered_run.parent / "report/predictions.parquet")
