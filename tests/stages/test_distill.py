@@ -128,6 +128,17 @@ def test_without_true_labels_the_teachers_answers_count(toy_base, toy_run, tmp_p
     assert "labeled by the teacher" in result.as_table()
 
 
+def test_a_teachers_answers_to_itself_are_no_unseen_text(toy_base, tmp_path, capsys):
+    """It warned that the teacher had seen the test rows, whose labels were its own answers."""
+    rows = [{"text": f"text {i}", "label": ("positive", "negative")[i % 2]} for i in range(60)]
+    (tmp_path / "teacher").mkdir()
+    teacher = train_on(rows, toy_base, tmp_path / "teacher")
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(row["text"] for row in rows))
+    config = settings(toy_base, tmp_path / "student", **{"training.max_steps": 1})
+    distill(config, teacher=teacher, texts=tmp_path / "texts.csv")
+    assert "about the teacher" not in capsys.readouterr().err
+
+
 def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path, monkeypatch):
     """In the teacher's part: its units stay. In the student's: the same weights in the end."""
     texts = texts_file(tmp_path, 80)

@@ -145,7 +145,8 @@ def distill_in(
     if own_test is None and parts.test is not None:
         own_test = true_rows(parts.test, labels, parts.are_true)
     test = own_test or scored.rows
-    if warning := overlap_warning(adapter, test, labels):
+    are_own = parts.test is not None and not parts.are_true  # its answers to itself
+    if not are_own and (warning := overlap_warning(adapter, test, labels)):
         say(f"warning, about the teacher: {warning}")
     result = figures(config, adapter, alone, test, parts, mixture)
     add_section(folder, result.for_card())
