@@ -287,3 +287,11 @@ def test_what_is_chosen_is_written_as_it_can_be_typed(tmp_path):
     lines = lines_of(*fit_data(load_config("tiny", values={"data.train": path}), {}))
     assert any(line.startswith("data.soft_labels=true: ") for line in lines)
     assert any(line.startswith("prompt.labels=good,bad: ") for line in lines)
+
+
+def test_a_missing_column_of_texts_is_named_once(tmp_path):
+    """It said "neither a column 'text' nor 'text'": probabilities need no column of labels."""
+    path = write(tmp_path / "x.csv", probability_positive=[0.9], probability_negative=[0.1],
+                 body=["Good."])  # fmt: skip
+    with pytest.raises(DataError, match=r"x\.csv has no column 'text'; it has probability_p"):
+        load_rows(path, "train", SOFT)

@@ -91,7 +91,7 @@ def lines_of(config: Config, notes: Mapping[str, str]) -> list[str]:
     lines, values = [], config.flat()
     for setting, reason in notes.items():
         value = _as_typed(values[setting])
-        is_short = len(value) < 20
+        is_short = len(str(values[setting])) < 20
         lines.append(f"{setting}={value}: {reason}" if is_short else f"{setting}: {reason}")
     return lines
 
