@@ -9,7 +9,8 @@ import socket
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
-from sentilora.errors import DataError
+from sentilora.errors import DataError, UsageError
+from sentilora.wording import quoted
 
 
 def require_hub(name: str, remedy: str) -> None:
@@ -27,6 +28,33 @@ def require_hub(name: str, remedy: str) -> None:
         seen=name,
         remedy=f"{remedy}, or set HF_HUB_OFFLINE=1 to use what is cached",
     )
+
+
+def require_hub_to_upload(repository: str) -> None:
+    """Raise `UsageError` if nothing can be uploaded to a repository: no name for one, or no hub."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UsageError(
+            f"{repository!r:.60} is no name of a repository on the hub",
+            setting="push_to_hub",
+            seen=repository,
+            remedy="name it user/name",
+        ) from error
+    fault = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    if not fault and not hub_reachable():
+        fault = f"the hub ({hub_endpoint()}) is not reachable"
+    if fault:
+        raise DataError(
+            f"nothing can be uploaded to {quoted(repository)}: {fault}",
+            setting="push_to_hub",
+            seen=repository,
+            remedy="leave out `push_to_hub` and upload the folder later",
+        )
 
 
 def hub_endpoint() -> str:

@@ -71,6 +71,23 @@ def test_an_error_that_needs_no_model_comes_within_a_second(
     assert time.perf_counter() - started < 6
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export", "foo", "out"], "Invalid value for 'kind': 'foo' is not one of 'adapter', "
+         "'merged', 'gguf', 'onnx'; see `sentilora export --help`"),
+        (["export", "onnx", "out", "--tolerance", "abc"], "Invalid value for '--tolerance': 'abc' "
+         "is not a valid number; see `sentilora export --help`"),
+        (["verify"], "Missing argument 'folder'; see `sentilora verify --help`"),
+        (["nix"], "No such command 'nix'; see `sentilora --help`"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_shown_with_the_verb_whose_help_to_see(arguments, said):
+    """It said "Value error," or "Input should be a valid number", and `sentilora --help`."""
+    code, _, stderr, *_ = measured(*arguments)
+    assert (code, stderr) == (2, f"error: {said}")
+
+
 def test_the_shape_of_a_request(tmp_path):
     failed(2, "pass texts as arguments, - for stdin, or --input FILE", "predict")
     failed(2, "the request has both texts and --input; pass", "predict", "x", "--input", "x.csv")

@@ -80,6 +80,24 @@ def test_a_hard_answer_counts_beside_a_soft_one_if_it_differs_somewhere(tmp_path
     assert load_rows(mixed, "train", SOFT).shares == [(0.25, 0.75), (1.0, 0.0)]
 
 
+@pytest.mark.parametrize(
+    ("faulty", "fault"),
+    [
+        ({"good": -0.2, "bad": 0.25}, "probability_good is -0.2"),
+        ({"bad": 0.25}, "its probabilities add up to 0.25, not to 1"),
+        ({"good": 25, "bad": 75}, "its probabilities add up to 100, not to 1"),
+    ],
+)
+def test_a_faulty_soft_answer_does_not_make_all_answers_hard(tmp_path, faulty, fault):
+    """One such record among 60 soft ones, and the label beside each of them was taken."""
+    sound = {"targets": {"q": {"good": 0.9, "bad": 0.1}}, "expected": {"q": "good"}}
+    wrong = {"targets": {"q": faulty}, "expected": {"q": "good"}}
+    path = write(tmp_path / "x.jsonl", sound, wrong)
+    assert "label" not in read_labeled(path, "train").column_names
+    with pytest.raises(DataError, match=rf"row 1 \(counted from 0\): {fault}"):
+        load_rows(path, "train", SOFT)
+
+
 def test_the_question_is_instruction_and_labels(tmp_path):
     criteria = {"good": "the writer liked it", "bad": None}
     question = {"type": "choice", "instructions": " Which tone? ", "criteria": criteria}

@@ -17,7 +17,7 @@ from sentilora.data.sources import load_rows
 from sentilora.errors import DataError
 from sentilora.folders.run_folder import SplitRecord
 from sentilora.stages.adapter_rows import load_test
-from sentilora.stages.automatic import fit
+from sentilora.stages.automatic import fit, fit_data, lines_of
 from sentilora.stages.from_config import tables_of, with_tables
 
 SOFT = Columns(labels=("positive", "negative"), label_map={"pos": "positive"}, is_soft=True)
@@ -261,3 +261,57 @@ def test_test_rows_of_the_training_have_the_labels_that_the_same_rows_named_now_
     assert len(load_test(config, labels, {}, kept)) == 2
     _, stdout, _ = run("check", f"data.train={path}", f"data.test={path}", "data.soft_labels=true")
     assert re.search(r"^ +test +3 rows of ", stdout, re.MULTILINE)
+
+
+def test_columns_that_differ_in_capitals_only_are_one_label(tmp_path):
+    """They were two labels, each the other's opposite; a column of labels takes them for one."""
+    path = write(tmp_path / "x.csv", text=TEXTS, probability_good=[0.5, 0.2, 0.6],
+                 probability_Good=[0.4, 0.1, 0.2], probability_bad=[0.1, 0.7, 0.2])  # fmt: skip
+    config, _ = fit_data(load_config("tiny", values={"data.train": path}), {})
+    assert config.prompt.labels == ("good", "bad")
+    columns = Columns(labels=("good", "bad"), is_soft=True)
+    assert load_rows(path, "train", columns).shares[0] == pytest.approx((0.9, 0.1))
+    path = write(tmp_path / "y.csv", text=TEXTS, probability_good=[0.5, 0.2, 0.6],
+                 probability_Good=[0.5, 0.8, 0.4])  # fmt: skip
+    with pytest.raises(
+        DataError, match=r"probability_good, probability_Good .* of one label: good"
+    ):
+        fit_data(load_config("tiny", values={"data.train": path}), {})
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative"), [([90, 20, 50], [10, 80, 50]), (["90%", "20%"] * 2, ["10%"] * 4)]
+)
+def test_percentages_are_named_as_such(tmp_path, positive, negative):
+    """The remedy was to fix the probabilities or to drop the row: each of them."""
+    path = probabilities(tmp_path / "x.csv", positive, negative, [*TEXTS, "."][: len(positive)])
+    with pytest.raises(
+        DataError, match=r"write shares of 1, such as 0\.15, instead of percentages"
+    ):
+        load_rows(path, "train", SOFT)
+
+
+def test_a_wrong_sum_names_the_columns_that_were_added(tmp_path):
+    """A column such as probability_of_rain is one of them, and nothing said so."""
+    path = probabilities(tmp_path / "x.csv", [0.9, 0.2, 0.5], [0.1, 0.8, 0.5],
+                         probability_of_rain=[0.3] * 3)  # fmt: skip
+    columns = Columns(labels=("positive", "negative", "of_rain"), is_soft=True)
+    with pytest.raises(DataError, match=r"1\.3, not to 1 \(.*negative, probability_of_rain\)"):
+        load_rows(path, "train", columns)
+
+
+def test_what_is_chosen_is_written_as_it_can_be_typed(tmp_path):
+    """It was data.soft_labels=True, and a list in Python's form."""
+    path = write(tmp_path / "x.csv", text=TEXTS, probability_good=[0.5, 0.2, 0.6],
+                 probability_bad=[0.5, 0.8, 0.4])  # fmt: skip
+    lines = lines_of(*fit_data(load_config("tiny", values={"data.train": path}), {}))
+    assert any(line.startswith("data.soft_labels=true: ") for line in lines)
+    assert any(line.startswith("prompt.labels=good,bad: ") for line in lines)
+
+
+def test_a_missing_column_of_texts_is_named_once(tmp_path):
+    """It said "neither a column 'text' nor 'text'": probabilities need no column of labels."""
+    path = write(tmp_path / "x.csv", probability_positive=[0.9], probability_negative=[0.1],
+                 body=["Good."])  # fmt: skip
+    with pytest.raises(DataError, match=r"x\.csv has no column 'text'; it has probability_p"):
+        load_rows(path, "train", SOFT)

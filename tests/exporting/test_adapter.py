@@ -170,6 +170,24 @@ def test_a_push_without_the_hub_is_refused_before_anything_is_computed(toy_run, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "repository"),
+    [
+        (3, "nothing can be uploaded to me/mine: HF_HUB_OFFLINE is set; leave out --push-to-hub",
+         "me/mine"),
+        (2, "'me/mine/it' is no name of a repository on the hub; name it user/name", "me/mine/it"),
+    ],
+)  # fmt: skip
+def test_a_push_that_cannot_be_is_refused_in_words_of_uploading(
+    code, said, repository, toy_run, tmp_path, monkeypatch
+):
+    """It was computed first, or the error spoke of a local file and of HF_HUB_OFFLINE=1."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    failed(code, said, "export", "adapter", tmp_path / "out", "--adapter", toy_run,
+           "--push-to-hub", repository)  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_push_that_fails_says_that_the_folder_is_written(toy_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # the hub may be behind it
     failed(3, "is written, but not uploaded to me/mine", "export", "adapter", tmp_path / "out",
@@ -179,7 +197,7 @@ def test_a_push_that_fails_says_that_the_folder_is_written(toy_run, tmp_path, mo
 
 def test_a_repository_gets_the_folder(toy_run, tmp_path, monkeypatch):
     sent = []
-    monkeypatch.setattr("sentilora.stages.export.require_hub", lambda *_: None)
+    monkeypatch.setattr("sentilora.stages.export.require_hub_to_upload", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda _, *a, **k: sent.append((a, k)))
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda _, **k: sent.append(k))
     out = tmp_path / "out"

@@ -83,13 +83,41 @@ def test_verify_of_an_adapter_asks_where_its_base_is(adapter_export, toy_base):
     failed(3, "not reachable", "verify", adapter_export)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "prompt.json", "parity_rows.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "prompt.json", "parity_rows.jsonl", "chat_template.jinja"]
+)
 def test_verify_names_a_file_that_has_changed(name, merged_copy):
     path = merged_copy / name
     path.write_bytes(path.read_bytes() + b" ")
     failed(3, f"{path} is not what was certified; restore it", "verify", merged_copy)
     path.unlink()
     failed(3, f"{path} is missing; restore it", "verify", merged_copy)
+
+
+@pytest.mark.parametrize("name", ["classifier.json", "probes.json", "chat_template.jinja"])
+def test_verify_reads_every_file_that_an_adapter_answers_with(name, adapter_export, tmp_path):
+    """A changed prompt or label in classifier.json passed: only the weights had a digest."""
+    copy = shutil.copytree(adapter_export, tmp_path / "copy")
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+    failed(3, f"{copy / name} is not what was certified; restore it", "verify", copy)
+
+
+def test_the_card_may_be_edited(merged_copy):
+    (merged_copy / "README.md").write_text("# Mine\n")
+    assert run("verify", merged_copy)[0] == 0
+
+
+def test_a_number_format_that_no_export_has_is_damage(merged_copy):
+    """It was a KeyError."""
+    record = json.loads((merged_copy / "parity.json").read_text()) | {"form": "int4"}
+    (merged_copy / "parity.json").write_text(json.dumps(record))
+    failed(3, "parity.json is damaged: its 'form' is 'int4'", "verify", merged_copy)
+
+
+def test_verify_takes_a_base_only_where_it_reads_one(merged_copy):
+    """A base was ignored without a word."""
+    failed(2, f"--base is where the base of an adapter is, and {merged_copy} (merged) holds its "
+           "own; leave it out", "verify", merged_copy, "--base", "embedded")  # fmt: skip
 
 
 def test_verify_finds_another_model_under_a_certificate(merged_copy):
@@ -138,6 +166,11 @@ def test_what_is_there_is_never_overwritten(prepare, said, toy_run, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     failed(2, said, "export", "adapter", out, "--adapter", toy_run)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_root_of_the_file_system_is_in_use():
+    """It has no parent, which was a traceback."""
+    failed(2, "/ is in use; name a new folder", "export", "adapter", "/")
 
 
 def test_a_run_folder_is_in_use(toy_run):
@@ -198,6 +231,8 @@ def test_a_full_disk_leaves_nothing(toy_run, tmp_path, monkeypatch):
          ["adapter", "--dtype", "float16"]),
         (2, "--weights are those that an adapter is merged into", ["adapter", "--weights",
          "original"]),
+        (2, "--converter is for gguf, and this export is merged; leave it out",
+         ["merged", "--converter", "/none"]),
         (3, "there is no adapter folder", ["adapter", "--adapter", "/none"]),
         (3, "there is no model folder", ["merged", "--base", "/none"]),
     ],

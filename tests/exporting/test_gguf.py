@@ -7,8 +7,10 @@ LLAMA_CPP_SDIST: CONTRIBUTING.md says how to get both.
 import io
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,13 @@ class TestWithLlamaCpp:
         (out / "parity.json").write_text(json.dumps(record))
         failed(3, "llama.cpp cannot load", "verify", out)
         shutil.rmtree(out)
+
+
+def test_nothing_is_reported_at_exit():
+    """After the result stood two lines: ResourceWarning: unclosed file, name='/dev/null'."""
+    if find_spec("llama_cpp") is None:  # not imported here, where it would report the same
+        pytest.skip("needs llama-cpp-python")
+    code = "from sentilora.exporting.own_runtime import import_llama_cpp; import_llama_cpp()"
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "/dev/null" not in done.stderr

@@ -104,9 +104,9 @@ def test_a_tolerance_is_what_the_user_accepts(toy_run, tmp_path):
            "this difference with --tolerance", *command, "--tolerance", "1e-9")  # fmt: skip
     assert not out.exists()
     certificate = sentilora.export("merged", out, adapter=toy_run, tolerance=0.5)
-    assert (certificate.tolerance, certificate.is_accepted) == (0.5, True)
+    assert (certificate.tolerance, certificate.has_own_tolerance) == (0.5, True)
     again = sentilora.verify(out)
-    assert (again.tolerance, again.is_accepted) == (0.5, True)
+    assert (again.tolerance, again.has_own_tolerance) == (0.5, True)
 
 
 def test_the_base_that_ships_has_no_original_weights(tmp_path):

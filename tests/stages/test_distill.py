@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from commands import failed
+from commands import failed, run
 from preset_bases import write_small
 from small_runs import interrupt_in_step, train_on
 
@@ -145,6 +145,17 @@ def test_without_true_labels_the_teachers_answers_count(toy_base, toy_run, tmp_p
     assert "labeled by the teacher" in result.as_table()
 
 
+def test_a_teachers_answers_to_itself_are_no_unseen_text(toy_base, tmp_path, capsys):
+    """It warned that the teacher had seen the test rows, whose labels were its own answers."""
+    rows = [{"text": f"text {i}", "label": ("positive", "negative")[i % 2]} for i in range(60)]
+    (tmp_path / "teacher").mkdir()
+    teacher = train_on(rows, toy_base, tmp_path / "teacher")
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(row["text"] for row in rows))
+    config = settings(toy_base, tmp_path / "student", **{"training.max_steps": 1})
+    distill(config, teacher=teacher, texts=tmp_path / "texts.csv")
+    assert "about the teacher" not in capsys.readouterr().err
+
+
 def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path, monkeypatch):
     """In the teacher's part: its units stay. In the student's: the same weights in the end."""
     texts = texts_file(tmp_path, 80)
@@ -239,7 +250,83 @@ def test_what_cannot_be_is_refused_before_the_teacher_is_loaded(toy_base, toy_ru
     assert not (tmp_path / "s").exists()
 
 
-def test_faults_of_the_texts_are_worded_for_a_distillation(toy_base, toy_run, tmp_path):
+def stop_after_the_teacher(monkeypatch):
+    """Ends a distillation when the teacher has scored the texts."""
+
+    def stop(*_):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr("sentilora.stages.distill.choose", stop)
+
+
+def scored_by_teacher(folder):
+    """The rows in a student's folder that the teacher has scored."""
+    import pandas as pd
+
+    return pd.concat(map(pd.read_parquet, sorted(folder.glob("distillation/teacher/*.parquet"))))
+
+
+def test_of_a_folder_the_training_rows_are_taken(toy_base, toy_run, tmp_path, monkeypatch):
+    """It was the test rows: a student of aclImdb/ trained on what it is measured with later."""
+    for split, word in (("train", "lovely"), ("test", "dull")):
+        rows = [{"text": f"A {word} film, scene {i}."} for i in range(20)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    stop_after_the_teacher(monkeypatch)
+    with pytest.raises(Interrupted):
+        distill(settings(toy_base, tmp_path / "student"), teacher=toy_run, texts=tmp_path)
+    texts = scored_by_teacher(tmp_path / "student")["text"]
+    assert len(texts) == 20 and texts.str.contains("lovely").all()
+
+
+def test_texts_and_labels_are_found_as_elsewhere(toy_base, toy_run, tmp_path, monkeypatch, capsys):
+    """A column of another name, and records with answers, were refused."""
+    stop_after_the_teacher(monkeypatch)
+    rows = [{"review": f"A dull film, scene {i}.", "label": "pos"} for i in range(20)]
+    (tmp_path / "named.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    question = {"type": "choice", "instructions": "?", "criteria": {"pos": None, "neg": None}}
+    records = [
+        {"state": row["review"], "questions": {"q": question}, "expected": {"q": row["label"]}}
+        for row in rows
+    ]
+    (tmp_path / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
+    for name, column in (("named", "review"), ("records", "state")):
+        config = settings(toy_base, tmp_path / f"by-{name}")
+        with pytest.raises(Interrupted):
+            distill(config, teacher=toy_run, texts=tmp_path / f"{name}.jsonl")
+        messages = capsys.readouterr().err
+        assert f"texts are taken from column {column}" in messages
+        assert "20 texts of 20 have a true label" in messages
+
+
+def test_a_column_of_labels_that_was_named_is_not_left_out(toy_base, toy_run, tmp_path):
+    """The texts counted as unlabeled, without a word."""
+    config = settings(toy_base, tmp_path / "s", **{"data.label_column": "stars"})
+    with pytest.raises(DataError, match=r"has no column 'stars'; it has text, label"):
+        distill(config, teacher=toy_run, texts=texts_file(tmp_path, 40))
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_students_base_is_taken_by_its_presets_name(toy_run, tmp_path):
+    """The guide says so of every `--base`; here it was looked up on the hub."""
+    code, _, stderr = run("distill", "--teacher", toy_run, "--texts", texts_file(tmp_path, 40),
+                          "--base", "smollm2-135m", "--output-dir", tmp_path / "s")  # fmt: skip
+    assert code == 3 and "base: HuggingFaceTB/SmolLM2-135M-Instruct, of the preset" in stderr
+
+
+def test_too_few_texts_do_not_block_the_folder(toy_base, toy_run, tmp_path, monkeypatch):
+    """Neither the same command with more texts nor --resume could use it."""
+    (tmp_path / "few.csv").write_text("text\nA dull film.\n")
+    config = settings(toy_base, tmp_path / "s")
+    with pytest.raises(DataError, match="give 10 texts or more"):
+        distill(config, teacher=toy_run, texts=tmp_path / "few.csv")
+    stop_after_the_teacher(monkeypatch)
+    with pytest.raises(Interrupted):
+        distill(config, teacher=toy_run, texts=texts_file(tmp_path, 40))
+
+
+def test_faults_of_the_texts_are_worded_for_a_distillation(
+    toy_base, toy_run, tmp_path, monkeypatch
+):
     """They named --input, --output and data.evaluation, which a distillation does not take."""
     (tmp_path / "few.csv").write_text("text\nA dull film.\nA lovely film.\n")
     with pytest.raises(DataError, match=r"2 usable texts, too few .*; give 10 texts or more"):
@@ -249,6 +336,9 @@ def test_faults_of_the_texts_are_worded_for_a_distillation(toy_base, toy_run, tm
     with pytest.raises(DataError, match=message):
         distill(settings(toy_base, tmp_path / "b"), teacher=toy_run, texts=tmp_path / "scored.csv")
     texts = texts_file(tmp_path, 40)
-    (tmp_path / "few.csv").write_text("text\nAnother film.\n")
+    stop_after_the_teacher(monkeypatch)
+    with pytest.raises(Interrupted):
+        distill(settings(toy_base, tmp_path / "a"), teacher=toy_run, texts=texts)
+    texts.write_text(texts.read_text().replace("lovely", "fine"))
     with pytest.raises(UsageError, match="choose another `output_dir`, or remove that folder"):
         distill(settings(toy_base, tmp_path / "a"), teacher=toy_run, texts=texts, resume=True)

@@ -150,6 +150,22 @@ def test_figures_of_labels_in_an_order_are_everywhere(full, ordered_run):
     assert "in order" not in stdout
 
 
+def test_an_order_by_the_alphabet_is_said_to_be_one(toy_base, tmp_path):
+    """train refuses words whose order is unknown; evaluate took the alphabet's without a word."""
+    words = ("low", "medium", "high")
+    rows = [f"{i},text {i},{words[i % 3]}" for i in range(60)]
+    (tmp_path / "my.csv").write_text("id,text,label\n" + "\n".join(rows))
+    values = {
+        "base.name": str(toy_base), "base.device": "cpu", "output_dir": str(tmp_path / "run"),
+        "data.train": str(tmp_path / "my.csv"), "training.max_steps": 2,
+    }  # fmt: skip
+    train(load_config("tiny", overrides=BRIEF, values=values))
+    evaluate = ["evaluate", "--adapter", tmp_path / "run"]
+    said = "in the order high, low, medium, which training chose by the alphabet"
+    assert said in run(*evaluate, "prompt.ordered=true")[2]
+    assert said not in run(*evaluate)[2]
+
+
 def test_label_sets_come_from_the_evaluation_rows(full, ordered_run):
     _, evaluation = load_rows_of(read_config(ordered_run / "sentilora.toml"))
     frame = pd.read_parquet(ordered_run.parent / "report/predictions.parquet")
@@ -282,6 +298,14 @@ def test_a_requirement_that_cannot_be_is_refused_before_anything_is_read(tmp_pat
     failed(2, "give --adapter too", *of_base, "baseline.accuracy>=0.5")
 
 
+@pytest.mark.parametrize("bound", ["accuracy>=90", "per_label.good.recall.low>=50", "ece<=-1"])
+def test_a_share_is_not_required_as_a_percentage(bound):
+    """`accuracy>=90` was evaluated in full, and never met."""
+    line = failed(2, "is between 0 and 1; write a share such as 0.9, not a percentage",
+                  "evaluate", "--require", bound)  # fmt: skip
+    assert f"--require has '{bound}'" in line
+
+
 def test_labels_are_checked_before_a_model_is_loaded(toy_run, monkeypatch):
     def load(*_, **__):
         raise AssertionError("a model was loaded")
@@ -299,9 +323,9 @@ def test_labels_are_checked_before_a_model_is_loaded(toy_run, monkeypatch):
 def test_from_python_the_error_has_the_figures(toy_run):
     few = {"data.num_test": 24}
     with pytest.raises(RequirementError) as error:
-        evaluate(toy_run, overrides=few, require=["accuracy>=1.01", "accuracy>=0"])
+        evaluate(toy_run, overrides=few, require=["accuracy>1", "accuracy>=0"])
     (requirement,) = error.value.failed
-    assert requirement.bound == "accuracy>=1.01"
+    assert requirement.bound == "accuracy>1"
     assert requirement.value == error.value.evaluation.adapter.accuracy
     assert len(error.value.evaluation.required) == 2
     result = evaluate(toy_run, overrides=few, require=(x for x in ["accuracy>=0"]))

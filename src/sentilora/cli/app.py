@@ -122,9 +122,23 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # Click's errors have it; Typer hides their class
             raise
-        fail(f"{error.format_message().rstrip('.')}; see `sentilora --help`", 2)
+        fail(of_usage(error), 2)
     _leave_group()
     raise SystemExit(code)
+
+
+def of_usage(error: Any) -> str:
+    """One of Click's errors as a line, with the verb whose help to see.
+
+    Typer reads values with pydantic, whose sentences are about an "input" and do not show it.
+    """
+    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    if hasattr(error.__cause__, "errors"):
+        fault = error.__cause__.errors()[0]
+        kind = fault["msg"].removeprefix("Input should be ").split(", ")[0]
+        message = message.replace(fault["msg"], f"{fault['input']!r:.60} is not {kind}")
+    verb = error.ctx.command_path if error.ctx is not None else "sentilora"
+    return f"{message}; see `{verb} --help`"
 
 
 def _leave_group() -> None:

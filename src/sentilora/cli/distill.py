@@ -21,12 +21,15 @@ from sentilora.wording import quoted
 
 Teacher = Annotated[Path, typer.Option(help="Folder of the adapter to learn from.")]
 Texts = Annotated[
-    str, typer.Option(help="File or folder of texts; labels in its label column are used too.")
+    str,
+    typer.Option(
+        help="File of texts, or folder with training rows; labels in its label column are used too."
+    ),
 ]
 Base = Annotated[
     str | None,
     typer.Option(
-        help="Base of the student: hub id, folder, .gguf file or embedded.",
+        help="Base of the student: hub id, folder, .gguf file, a preset's name or embedded.",
         show_default="the preset's",
     ),
 ]
@@ -49,10 +52,11 @@ def distill(
     from sentilora.config import load_config
     from sentilora.presets import DEFAULT_PRESET
     from sentilora.stages.distill import distill as run
+    from sentilora.stages.named_base import named_base
 
     values = named_values(output_dir, text_column, label_column)
     if base is not None:
-        values["base.name"] = base
+        values["base.name"] = named_base(base)
     chosen = load_config(preset or DEFAULT_PRESET, config, settings or (), values)
     quiet()
     try:

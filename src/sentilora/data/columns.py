@@ -49,6 +49,8 @@ def missing_columns(source: str, names: Sequence[str], text: str, label: str) ->
     """
     if text in names and label in names:
         return None
+    if text == label:  # probabilities are the labels
+        return missing_column(source, names, text, "text_column")
     if text in names or label in names:
         is_text = label in names  # which is missing
         error = missing_column(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sentilora.data.json_tables import json_column
 from sentilora.data.rows import Rows, row_place
-from sentilora.data.soft_labels import PREFIX
+from sentilora.data.soft_labels import PREFIX, TOLERANCE
 from sentilora.data.tables import python_values
 from sentilora.errors import DataError
 from sentilora.wording import listed, quoted
@@ -166,12 +166,13 @@ class _Answer:
         return cls(next(iter(hard), None), soft[0] if soft else None)
 
     def says_more(self, labels: Sequence[str]) -> bool:
-        """Whether the hard answer is another label than the soft one's likeliest."""
+        """Whether the hard answer is another label than a sound soft one's likeliest."""
         if self.hard is None or self.soft is None:
             return False
         try:
-            return bool(self.soft[labels.index(self.hard)] < max(self.soft))
-        except TypeError:  # no numbers, which `soft_labels` refuses by their rows
+            is_sound = min(self.soft) >= 0 and abs(sum(self.soft) - 1) <= TOLERANCE
+            return bool(is_sound and self.soft[labels.index(self.hard)] < max(self.soft))
+        except TypeError:  # no numbers, which `soft_labels` refuses by their rows, as other faults
             return False
 
 

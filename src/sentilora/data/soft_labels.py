@@ -6,11 +6,11 @@ they are those of several annotators: rows of the same text with different label
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sentilora.data.columns import is_missing, more_rows
-from sentilora.data.label_words import word_for
+from sentilora.data.label_words import word_for, word_in_map
 from sentilora.data.rows import Columns, Rows, row_place
 from sentilora.data.tables import python_values
 from sentilora.data.text import digest, normalized
@@ -37,6 +37,18 @@ def probability_columns(names: Sequence[str]) -> dict[str, str]:
     return columns if len(columns) > 1 else {}
 
 
+def labels_of_columns(stored: Iterable[str], label_map: Mapping[str, str]) -> list[str]:
+    """The label words of columns of probabilities, in order.
+
+    Those that differ in capitals or outer spaces only are one label, as in a column of labels.
+    """
+    words: dict[str, str] = {}
+    for label in stored:
+        word = word_in_map(label_map, label) or label.strip()
+        words.setdefault(word.lower(), word)
+    return list(words.values())
+
+
 def shares_of(source: str, table: "pa.Table", columns: Columns) -> list[tuple[float, ...]]:
     """Each row's share of every label, with sum 1. The table has columns of probabilities.
 
@@ -61,7 +73,10 @@ def shares_of(source: str, table: "pa.Table", columns: Columns) -> list[tuple[fl
             mine[place] += share
         total = sum(mine)
         if row not in faults and abs(total - 1) > TOLERANCE:
-            faults[row] = f"its probabilities add up to {total:g}, not to 1", total
+            faults[row] = (
+                f"its probabilities add up to {total:g}, not to 1 ({listed(places)})",
+                total,
+            )
         if row not in faults and abs(total - 1) > ROUNDING:
             mine = [share / total for share in mine]
         shares.append(tuple(mine))
@@ -72,7 +87,7 @@ def shares_of(source: str, table: "pa.Table", columns: Columns) -> list[tuple[fl
             + more_rows(list(faults), "unusable row"),
             setting="data.soft_labels",
             seen=seen,
-            remedy="fix the probabilities or drop the row",
+            remedy=_remedy_for(seen),
         )
     return shares
 
@@ -113,6 +128,14 @@ def _number(value: Any) -> float | str:
     if math.isnan(number):
         return "missing"
     return number if 0 <= number < math.inf else f"{number:g}"
+
+
+def _remedy_for(seen: Any) -> str:
+    """What to do about a row's probabilities. seen: a share as it is stored, or their sum."""
+    is_percentage = isinstance(seen, str) and seen.rstrip().endswith("%")
+    if is_percentage or (isinstance(seen, float) and abs(seen / 100 - 1) <= TOLERANCE):
+        return "write shares of 1, such as 0.15, instead of percentages"
+    return "fix the probabilities or drop the row"
 
 
 def one_hot(labels: Sequence[str], every_label: Sequence[str]) -> list[tuple[float, ...]]:

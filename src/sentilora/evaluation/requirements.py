@@ -35,6 +35,10 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 SHORT = {"ece": "expected_calibration_error", "mae": "mean_absolute_error"}
 ENDS = ("low", "high")
+SHARES = {
+    "accuracy", "macro_f1", "ece", "expected_calibration_error", "roc_auc", "precision", "recall",
+    "f1", "coverage", "share_wrong", "share_of_wrong", "share_single", "pass_rate", "p",
+}  # fmt: skip
 MODELS = ("adapter", "base", "ordered.adapter")  # whose figures need nothing in front
 USUAL = ("accuracy", "accuracy.low", "macro_f1", "log_loss", *SHORT, "per_label.LABEL.recall")
 ROWS = {"twins", "issues", "failures", "rows", "required"}  # about single rows: no figures
@@ -151,7 +155,21 @@ def _read(text: str) -> Bound:
         number = math.nan
     if parts is None or not math.isfinite(number):
         raise _unreadable(text)
-    return Bound(text, parts[1], parts[2], number)
+    bound = Bound(text, parts[1], parts[2], number)
+    _require_possible(bound)
+    return bound
+
+
+def _require_possible(bound: Bound) -> None:
+    """Raise `UsageError` for a bound outside 0 to 1 on a figure that is always inside."""
+    *_, figure = [part for part in bound.name.split(".") if part not in ENDS] or [""]
+    if figure in SHARES and not 0 <= bound.number <= 1:
+        raise UsageError(
+            f"`require` has {bound.text!r:.80}, and {figure} is between 0 and 1",
+            setting="require",
+            seen=bound.text,
+            remedy="write a share such as 0.9, not a percentage",
+        )
 
 
 def _unreadable(text: str) -> UsageError:

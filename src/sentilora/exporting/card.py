@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentilora.exporting.certificate import Certificate, figures_of, in_words
+from sentilora.exporting.certificate import CARD_FILE, Certificate, figures_of, in_words
 from sentilora.exporting.certified_rows import NUM_PUBLIC
 from sentilora.exporting.gguf import gguf_name
 from sentilora.exporting.onnx_file import ONNX_FILE
@@ -24,7 +24,6 @@ from sentilora.wording import as_metric, counted, listed, percent, percent_inter
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-CARD_FILE = "README.md"
 _TERMS_OF_EMBEDDED = (
     "Base and the adapter that ships with sentilora were trained on the text of the Large Movie "
     "Review Dataset (Maas et al., ACL 2011), whose authors offer it for research; the reviews "

@@ -19,9 +19,10 @@ from pydantic.dataclasses import dataclass
 
 from sentilora.disk import digest_of
 from sentilora.errors import DataError, SentiloraError
-from sentilora.exporting.certified_rows import ROWS_FILE, Row, probabilities_of
+from sentilora.exporting.certified_rows import Row, probabilities_of
 from sentilora.exporting.own_runtime import OwnRuntime
 from sentilora.exporting.prompt_file import PromptFile
+from sentilora.folders.claim import contents
 from sentilora.folders.probes_file import Computation
 from sentilora.folders.records import STRICT, Record
 from sentilora.progress import Progress
@@ -30,12 +31,14 @@ from sentilora.version import __version__
 from sentilora.wording import counted, quoted
 
 FORMAT_VERSION = 1
+CARD_FILE = "README.md"  # the model card, which its owner may edit
 Kind = Literal["adapter", "merged", "gguf", "onnx"]
+Form = Literal["float32", "float16", "f16", "bfloat16", "q8_0", "q4_K_M"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # Largest difference of a probability, by the coarsest number format on the way. docs/results.md has
 # what was measured, at most 7.2e-6, 0.0049, 0.0052, 0.088 and 0.195 for the first five, in order.
 # A base of 135 M parameters in q4_K_M is over its limit, at 0.57.
-LIMITS = {
+LIMITS: dict[Form, float] = {
     "float32": 1e-4,
     "float16": 0.02,
     "f16": 0.02,
@@ -70,9 +73,9 @@ class Certificate(Record):
 
     form: its number format. weights: `trained`, as dequantized from what was trained, or
     `original`, merged into the unquantized base. origins: {where rows are from: number of rows}.
-    is_accepted: whether the tolerance was given, instead of derived from the number formats.
+    has_own_tolerance: whether the tolerance was set, instead of derived from the number formats.
     adapter_sha256: of the trained adapter's weights. trained: how the trained model computed.
-    sha256: of the export's own files.
+    sha256: of the export's files, except itself and the model card.
     """
 
     FILE: ClassVar[str] = "parity.json"
@@ -80,7 +83,7 @@ class Certificate(Record):
 
     format_version: int = FORMAT_VERSION
     kind: Kind
-    form: str
+    form: Form
     weights: Literal["trained", "original"]
     rows: Annotated[int, Field(ge=1)]
     origins: dict[str, int]
@@ -91,7 +94,7 @@ class Certificate(Record):
     evaluation_rows: Annotated[int, Field(ge=0)] = 0
     evaluation_flips: Annotated[int, Field(ge=0)] = 0
     tolerance: Share
-    is_accepted: bool = False
+    has_own_tolerance: bool = False
     labels: list[str]
     adapter_sha256: str
     base: str
@@ -146,17 +149,23 @@ class Certificate(Record):
 def _remedy_for(certificate: Certificate) -> str:
     if certificate.weights == "original":
         return "merge into the weights that were trained: `weights`=trained"
-    formats = {"merged": ("float32", "float16"), "gguf": ("f16", "q8_0"), "onnx": ("float32",)}.get(
-        certificate.kind, ()
-    )
-    finer = [name for name in formats if LIMITS[name] < LIMITS[certificate.form]]
+    formats: dict[Kind, tuple[Form, ...]] = {
+        "merged": ("float32", "float16"),
+        "gguf": ("f16", "q8_0"),
+        "onnx": ("float32",),
+    }
+    finer = [
+        name
+        for name in formats.get(certificate.kind, ())
+        if LIMITS[name] < LIMITS[certificate.form]
+    ]
     if finer:
         names = " or ".join(finer)
         return f"choose a finer `dtype` ({names}), or accept this difference with `tolerance`"
     return "run sentilora verify on another machine, or report it as a bug"
 
 
-def tolerance_of(form: str, weights: str, trained: Computation, runtime: OwnRuntime) -> float:
+def tolerance_of(form: Form, weights: str, trained: Computation, runtime: OwnRuntime) -> float:
     """The largest difference that number formats account for, on either side."""
     limits = [LIMITS[form], LIMITS[trained.compute_dtype]]
     if runtime.in_bfloat16:
@@ -225,18 +234,13 @@ def origins_of(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """{name: SHA-256} of what an export answers with, and of its public rows."""
-    patterns = (
-        "*.safetensors",
-        "*.gguf",
-        "*.onnx*",
-        "*config.json",
-        "tokenizer*",
-        PromptFile.FILE,
-        ROWS_FILE,
-    )
-    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    return {path.name: digest_of(path) for path in files}
+    """{name: SHA-256} of an export's files: what answers, here or in another program.
+
+    Without the certificate itself and the model card.
+    """
+    files = sorted(path for path in contents(folder) if path.is_file())
+    others = (Certificate.FILE, CARD_FILE)
+    return {path.name: digest_of(path) for path in files if path.name not in others}
 
 
 def versions_of(packages: Sequence[str]) -> dict[str, str]:

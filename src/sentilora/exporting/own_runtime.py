@@ -3,6 +3,7 @@
 Nothing here uses sentilora's own scoring, engine or tokenization, as nobody else has them.
 """
 
+import atexit
 import copy
 import logging
 from collections.abc import Sequence
@@ -315,4 +316,8 @@ def import_llama_cpp() -> Any:
             seen="gguf",
             remedy=INSTALL_LLAMA_CPP,
         ) from error
+    # It opens os.devnull twice for good, which Python reports at exit, after the result.
+    for name in ("outnull_file", "errnull_file"):
+        if file := getattr(llama_cpp._utils, name, None):
+            atexit.register(file.close)
     return llama_cpp

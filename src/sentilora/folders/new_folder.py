@@ -13,7 +13,7 @@ from sentilora.wording import quoted
 
 def require_new(out: Path) -> None:
     """Raise `UsageError` unless a folder can be made at this path, or is there and empty."""
-    parent = next(path for path in out.absolute().parents if path.exists())
+    parent = next((path for path in out.absolute().parents if path.exists()), out)
     fault = ""
     if out.is_dir():
         if any(out.iterdir()):

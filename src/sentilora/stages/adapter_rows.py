@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sentilora.config import CONFIG_FILE, Config, keyword_for, load_config, read_config
-from sentilora.data.inference import columns_of_words, infer_columns
+from sentilora.data.inference import are_numbers, columns_of_words, infer_columns
 from sentilora.data.loading import HELD_OUT
 from sentilora.data.memory import InMemory, was_passed
 from sentilora.data.overview import label_warnings, meanings_of
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
-from sentilora.folders.run_folder import DataRecord, SplitRecord, require_same_rows, seen_rows
+from sentilora.folders.run_folder import (
+    Choices,
+    DataRecord,
+    SplitRecord,
+    require_same_rows,
+    seen_rows,
+)
 from sentilora.presets import DEFAULT_PRESET
 from sentilora.progress import say
 from sentilora.prompt import PromptFormat
@@ -29,7 +35,7 @@ from sentilora.stages.from_config import (
     prompt_settings_of,
 )
 from sentilora.template import TEXT
-from sentilora.wording import counted, quoted
+from sentilora.wording import counted, listed, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +80,19 @@ def settings_of(
             remedy="give data.test=…",
         )
     config = config.with_values({**prompt_settings_of(stored.prompt), **overrides})
+    if config.prompt.ordered and not stored.prompt.ordered:
+        _warn_of_order(run, stored.prompt.labels)
     return config, replace(stored.prompt, ordered=config.prompt.ordered)
+
+
+def _warn_of_order(run: Path, labels: tuple[str, ...]) -> None:
+    """Say it if training put words in the order of the alphabet, which nobody meant as one."""
+    if len(labels) > 2 and not are_numbers(labels) and "prompt.labels" in Choices.of(run).settings:
+        say(
+            f"warning: the labels are taken in the order {listed(labels)}, which training chose by "
+            "the alphabet; if theirs is another, train with prompt.ordered=true and prompt.labels "
+            "in their order"
+        )
 
 
 def text_column_of(folder: AdapterFolder) -> str:

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from sentilora.config import Config
 from sentilora.data.held_out import evaluation_share, num_held_out
 from sentilora.data.inference import are_numbers, infer_columns, infer_labels
-from sentilora.data.label_words import word_in_map
 from sentilora.data.layouts import has_split
 from sentilora.data.loading import HELD_OUT, require_test_rows
 from sentilora.data.memory import InMemory
 from sentilora.data.records import Question, question_of
 from sentilora.data.rows import Rows
-from sentilora.data.soft_labels import is_probability, probability_columns
+from sentilora.data.soft_labels import is_probability, labels_of_columns, probability_columns
 from sentilora.data.sources import (
     has_column,
     hub_splits,
@@ -91,10 +90,17 @@ def lines_of(config: Config, notes: Mapping[str, str]) -> list[str]:
     """Automatic values with their reasons, one line each. notes: as in `Fitted`."""
     lines, values = [], config.flat()
     for setting, reason in notes.items():
-        value = values[setting]
-        is_short = isinstance(value, int | float) or len(str(value)) < 20
+        value = _as_typed(values[setting])
+        is_short = len(str(values[setting])) < 20
         lines.append(f"{setting}={value}: {reason}" if is_short else f"{setting}: {reason}")
     return lines
+
+
+def _as_typed(value: Any) -> str:
+    """A value as `section.key=value` takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 class _Choices:
@@ -215,8 +221,15 @@ def _fit_labels(choices: _Choices, source: str, table: "pa.Table") -> None:
         reason = f"the criteria of question {question.name!r}"
         choices.add("prompt.labels", list(question.labels), reason)
     elif stored and choices.value("data.soft_labels"):
-        words = dict.fromkeys(word_in_map(label_map, label) or label for label in stored)
-        choices.add("prompt.labels", list(words), f"of {listed(stored.values())}")
+        words = labels_of_columns(stored, label_map)
+        if len(words) < 2:
+            raise DataError(
+                f"{listed(stored.values())} of {quoted(source)} are of one label: {words[0]}",
+                setting="data.label_map",
+                seen=words[0],
+                remedy="name each column probability_<label>, with another label",
+            )
+        choices.add("prompt.labels", words, f"of {listed(stored.values())}")
     elif column in table.column_names and choices.is_free("prompt.labels"):
         labels = infer_labels(source, table, column, label_map)
         choices.add("prompt.labels", list(labels), _about_labels(labels, column))

@@ -6,6 +6,7 @@ texts → the teacher's probabilities, unit by unit → temperature and weight �
 beside the teacher, and beside the recipe on true labels alone.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from sentilora.stages.adapter_rows import overlap_warning
 from sentilora.stages.distill_mixture import choose, on_rows
 from sentilora.stages.distill_rows import (
     Parts,
+    fault_of_number,
     read_scored,
     split,
     true_rows,
@@ -49,6 +51,7 @@ from sentilora.stages.distill_settings import (
     require_possible,
     show_decided,
     student_of,
+    with_text_column,
 )
 from sentilora.stages.from_config import columns_of, with_absolute_base
 from sentilora.stages.predict_file import predict_file
@@ -73,10 +76,10 @@ def distill(
     """Train `config.base` on a teacher's probabilities of texts; returns how it does beside it.
 
     The student in `config.output_dir` is a run as `train` leaves one, with the teacher's prompt and
-    labels. teacher: its adapter's folder. texts: a file or folder of texts; rows whose
-    `data.label_column` has one of the teacher's labels have a true label. If there are enough of
-    these, evaluation and test rows are held out of them; `data.test` names other test rows. resume:
-    continue where a distillation with the same arguments stopped.
+    labels. teacher: its adapter's folder. texts: a file of texts, or a folder with training rows;
+    rows whose `data.label_column` has one of the teacher's labels have a true label. If there are
+    enough of these, evaluation and test rows are held out of them; `data.test` names other test
+    rows. resume: continue where a distillation with the same arguments stopped.
 
     Raises `DataError`, `UsageError`, `Interrupted` or `SentiloraError`; see `errors`.
     """
@@ -84,7 +87,7 @@ def distill(
     has_own_answer = "prompt.answer" in config.chosen
     config = student_of(adapter, with_absolute_base(config))
     require_possible(config, texts)
-    config = in_tokens_of_base(config, has_own_answer)
+    config = in_tokens_of_base(with_text_column(config, texts), has_own_answer)
     folder = Path(config.output_dir)
     if resume:
         require_begun(folder)
@@ -118,10 +121,14 @@ def distill_in(
             text_column=columns.text,
             adapter=adapter.path,
             format="parquet",
+            split="train",
             device=config.base.device,
         )
     free_memory()
     scored = read_scored(units, config.with_values({"data.train": str(texts)}), labels)
+    if too_few := fault_of_number(scored):
+        shutil.rmtree(place)  # a moment's work, and with it the folder would take no other texts
+        raise too_few
     parts = split(scored, labels, config.data.shuffle_seed, own_test)
     with training_errors(folder):
         config.save(place / CONFIG_FILE)
@@ -141,7 +148,8 @@ def distill_in(
     if own_test is None and parts.test is not None:
         own_test = true_rows(parts.test, labels, parts.are_true)
     test = own_test or scored.rows
-    if warning := overlap_warning(adapter, test, labels):
+    are_own = parts.test is not None and not parts.are_true  # its answers to itself
+    if not are_own and (warning := overlap_warning(adapter, test, labels)):
         say(f"warning, about the teacher: {warning}")
     result = figures(config, adapter, alone, test, parts, mixture)
     add_section(folder, result.for_card())

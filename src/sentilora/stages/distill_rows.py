@@ -16,6 +16,7 @@ from sentilora.data.columns import is_missing
 from sentilora.data.held_out import MIN_ROWS, hold_out
 from sentilora.data.label_words import word_for
 from sentilora.data.output import encode_table, write_encoded
+from sentilora.data.records import are_records, table_of_records
 from sentilora.data.rows import Columns, Rows
 from sentilora.data.soft_labels import PREFIX, one_hot
 from sentilora.data.tables import concatenated, python_values, read_file
@@ -82,12 +83,14 @@ def read_scored(folder: Path, config: Config, labels: Sequence[str]) -> ScoredTe
     fields: list[Any] = [dict(zip(columns.others, row, strict=True)) for row in pairs]
     answers = [labels[number] for number in probabilities.argmax(1)]
     rows = Rows(config.data.train, texts, answers, fields=fields)
-    return ScoredTexts(rows, probabilities, _truth(table, columns))
+    return ScoredTexts(rows, probabilities, _truth(config.data.train, table, columns))
 
 
-def _truth(table: "pa.Table", columns: Columns) -> np.ndarray:
+def _truth(source: str, table: "pa.Table", columns: Columns) -> np.ndarray:
     """The number of each row's true label, `UNKNOWN` where it has none of the teacher's."""
     numbers = {label: number for number, label in enumerate(columns.labels)}
+    if are_records(table):
+        table = table_of_records(source, table)
     if columns.label not in table.column_names:
         return np.full(len(table), UNKNOWN)
     values = python_values(table[columns.label])
@@ -103,26 +106,32 @@ def _truth(table: "pa.Table", columns: Columns) -> np.ndarray:
     return truth
 
 
+def fault_of_number(texts: ScoredTexts) -> DataError | None:
+    """The error for too few texts to hold any out; None for enough."""
+    rows = texts.rows
+    if len(rows) >= MIN_ROWS:
+        return None
+    return DataError(
+        f"{quoted(rows.source)} has {counted(len(rows), 'usable text')}, too few to hold out "
+        "test and evaluation rows",
+        setting="texts",
+        seen=rows.source,
+        remedy=f"give {MIN_ROWS} texts or more",
+    )
+
+
 def split(texts: ScoredTexts, labels: Sequence[str], seed: int, test: Rows | None) -> Parts:
     """Training, evaluation and test texts: held out of those with a true label, if they are enough.
 
     labels: the label words. test: test rows of a source of their own; no training text is one of
     them. Near-duplicates stay on one side, as when `train` holds rows out.
 
-    Raises `DataError` for too few texts.
+    Raises `DataError` if no text is left to train on.
     """
     labeled = np.flatnonzero(texts.truth != UNKNOWN)
     are_true = len(labeled) >= MIN_LABELED
     pool = labeled if are_true else np.arange(len(texts.truth))
     rows = texts.rows.take(pool.tolist())
-    if len(rows) < MIN_ROWS:
-        raise DataError(
-            f"{quoted(rows.source)} has {counted(len(rows), 'usable text')}, too few to hold out "
-            "test and evaluation rows",
-            setting="texts",
-            seen=rows.source,
-            remedy=f"give {MIN_ROWS} texts or more",
-        )
     if are_true:
         words = [labels[number] for number in texts.truth[pool]]
         rows = Rows(rows.source, rows.texts, words, numbers=rows.numbers, fields=rows.fields)

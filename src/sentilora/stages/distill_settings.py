@@ -10,6 +10,9 @@ from pathlib import Path
 
 from sentilora.chat_format import LABEL
 from sentilora.config import Config
+from sentilora.data.columns import missing_column
+from sentilora.data.sources import has_column, read_labeled
+from sentilora.data.streams import open_stream
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.models.base_source import resolve_base
@@ -18,6 +21,7 @@ from sentilora.models.device import require_device
 from sentilora.places import path_of
 from sentilora.progress import num_processes, say
 from sentilora.prompt import Prompter
+from sentilora.stages.adapter_rows import text_column_in
 from sentilora.stages.automatic import lines_of
 from sentilora.stages.from_config import prompt_format_of, prompt_settings_of
 from sentilora.template import special_tokens_of
@@ -106,6 +110,20 @@ def require_possible(config: Config, texts: str | Path) -> None:
             seen=str(texts),
             remedy="name a file or a folder as `texts`",
         )
+    column = config.data.label_column
+    if "data.label_column" in config.chosen and not has_column(str(texts), "train", column):
+        names = read_labeled(str(texts), "train").column_names  # of records, their answers too
+        if column not in names:
+            raise missing_column(str(texts), names, column, "label_column")
+
+
+def with_text_column(config: Config, texts: str | Path) -> Config:
+    """The configuration with the column of texts that `texts` have, unless one was named."""
+    if "data.text_column" in config.chosen:
+        return config
+    stream = open_stream(str(texts), "train", keep_faulty=True)
+    column = text_column_in(stream.schema.names, config.data.text_column, stream.tables())
+    return config.with_values({"data.text_column": column})
 
 
 def in_tokens_of_base(config: Config, has_own_answer: bool) -> Config:

@@ -21,6 +21,7 @@ from sentilora.exporting.adapter import public_base, write_adapter, write_tokeni
 from sentilora.exporting.card import RunFacts, public_source, write_card
 from sentilora.exporting.certificate import (
     Certificate,
+    Form,
     Kind,
     compare,
     digests_of,
@@ -47,7 +48,7 @@ from sentilora.folders.classifier_file import BaseReference
 from sentilora.folders.new_folder import new_folder, require_new
 from sentilora.folders.probes_file import Computation, ProbesFile
 from sentilora.folders.run_folder import DataRecord, TrainingResult, require_same_rows
-from sentilora.hub import require_hub
+from sentilora.hub import require_hub_to_upload
 from sentilora.models.device import free_memory
 from sentilora.progress import say
 from sentilora.scoring.classifier import Classifier
@@ -128,7 +129,7 @@ def export(
     if request.kind != "adapter":
         require_mergeable(folder, reference, request.weights)
     if push_to_hub is not None:
-        require_hub(push_to_hub, "leave out `push_to_hub`")
+        require_hub_to_upload(push_to_hub)
     facts, evaluation = look_at_run(folder)
     name = public_base(reference, base_id)
     with new_folder(out) as partial:
@@ -157,10 +158,20 @@ def export(
 
 
 def tools_for(kind: Kind, converter: str | Path | None) -> Path | None:
-    """llama.cpp's converter for a GGUF file. Raises `UsageError` for packages that are missing."""
+    """llama.cpp's converter for a GGUF file.
+
+    Raises `UsageError` for packages that are missing, and for a `converter` that is not needed.
+    """
     if kind == "onnx":
         require_onnx()
     if kind != "gguf":
+        if converter is not None:
+            raise UsageError(
+                f"`converter` is for gguf, and this export is {kind}",
+                setting="converter",
+                seen=str(converter),
+                remedy="leave it out, or export gguf",
+            )
         return None
     import_llama_cpp()
     return converter_script(None if converter is None else Path(converter))
@@ -303,7 +314,7 @@ def certify(
 ) -> Certificate:
     """The certificate of what was written to `out`. Raises `SentiloraError` over the tolerance."""
     computation = trained.computation
-    form = request.form or computation.compute_dtype
+    form = cast("Form", request.form or computation.compute_dtype)
     runtime = load_export(out, request.kind, form, reference, computation.device)
     figures = compare(runtime, prompt, trained.rows)
     certificate = Certificate(
@@ -314,7 +325,7 @@ def certify(
         tolerance=tolerance_of(form, request.weights, computation, runtime)
         if request.tolerance is None
         else request.tolerance,
-        is_accepted=request.tolerance is not None,
+        has_own_tolerance=request.tolerance is not None,
         labels=prompt.labels,
         adapter_sha256=folder.weights_digest(),
         base=base_name,

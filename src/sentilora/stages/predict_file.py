@@ -57,12 +57,13 @@ def predict_file(
     cluster: str | None = None,
     address: str | None = None,
     num_workers: int | None = None,
+    split: str = "test",
     keep: bool = False,
     **runtime: Unpack[RuntimeOverrides],
 ) -> list[Prediction]:
     """Classify the rows of `input` into `output`; returns the predictions if `keep`, else none.
 
-    input: a file or a folder with test rows, also as a URL such as "s3://bucket/reviews.parquet";
+    input: a file or a folder with rows of `split`, also as a URL such as "s3://bucket/reviews.parquet";
     "-" for JSON lines or texts on stdin. output, also as a URL: a new file, or a folder: one that
     exists, or a name that ends with a slash. A folder gets a file of `format`, "parquet" by
     default, for each unit of rows, and the rows without an answer with the reason in
@@ -85,7 +86,7 @@ def predict_file(
     has_sets = opened.least_probability(label_sets) is not None
     trained = text_column_of(opened)
     with _source(input, text_column or trained) as source:
-        stream = open_stream(str(source), "test", keep_faulty=whole is None)
+        stream = open_stream(str(source), split, keep_faulty=whole is None)
         text = text_column or text_column_in(stream.schema.names, trained, stream.tables())
         columns = [text, *prompt.columns]
         with belongs_to_adapter(opened):

@@ -49,6 +49,8 @@ def verify(
     base = named_base(base)
     folder = Path(os.path.expanduser(folder))
     certificate = Certificate.of(folder)
+    if base is not None and certificate.kind != "adapter" and adapter is None:
+        raise base_not_read(folder, certificate.kind, base)
     prompt = PromptFile.load(folder)
     rows, computation = load_rows(folder), certificate.trained
     if adapter is not None:
@@ -76,7 +78,7 @@ def verify(
     place = choose_device(device or "auto")
     runtime = load_export(folder, certificate.kind, certificate.form, reference, place)
     figures = compare(runtime, prompt, rows)
-    if not certificate.is_accepted:
+    if not certificate.has_own_tolerance:
         limit = tolerance_of(certificate.form, certificate.weights, computation, runtime)
         certificate = certificate.model_copy(update={"tolerance": limit})
     certificate.require_within(figures)
@@ -86,4 +88,14 @@ def verify(
             "origins": origins_of(rows),
             "versions": versions_of(runtime.packages),
         }
+    )
+
+
+def base_not_read(folder: Path, kind: str, base: str | Path) -> UsageError:
+    """The error for a base that is named although an export of this kind holds its own."""
+    return UsageError(
+        f"`base` is where the base of an adapter is, and {quoted(folder)} ({kind}) holds its own",
+        setting="base",
+        seen=str(base),
+        remedy="leave it out, or name the trained adapter too, with `adapter`",
     )
