@@ -16,12 +16,14 @@ from small_runs import interrupt_in_step, train_on
 
 import sentilora
 from sentilora.config import load_config, read_config
+from sentilora.data.rows import Rows
 from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.run_folder import Choices
 from sentilora.scoring.classifier import Classifier
 from sentilora.stages import distill_mixture
 from sentilora.stages.distill import PARTS_FOLDER, distill
+from sentilora.stages.distill_rows import ScoredTexts, without_repeats
 from sentilora.stages.distill_settings import in_tokens_of_base, student_of
 from sentilora.training.distillation import UNKNOWN, Distillation, targets_of
 
@@ -342,3 +344,16 @@ def test_faults_of_the_texts_are_worded_for_a_distillation(
     texts.write_text(texts.read_text().replace("lovely", "fine"))
     with pytest.raises(UsageError, match="choose another `output_dir`, or remove that folder"):
         distill(settings(toy_base, tmp_path / "a"), teacher=toy_run, texts=texts, resume=True)
+
+
+def test_a_repeated_text_counts_once(capsys):
+    """40 texts, three times each, were "120 texts" with a true label, and 24 rows to test."""
+    words = [f"Film number {number} was fine." for number in range(40)]
+    truth = np.array([number % 2 for number in range(40)] * 3)
+    truth[0] = UNKNOWN  # of a text that has a label elsewhere
+    truth[-1] = 0  # of a text that has the other label elsewhere
+    rows = Rows("t.csv", words * 3, ["positive"] * 120)
+    once = without_repeats(ScoredTexts(rows, np.tile([0.7, 0.3], (120, 1)), truth))
+    assert sorted(once.rows.texts) == sorted([*words, words[-1]])
+    assert list(once.rows.numbers) == list(range(41)) and once.num_labeled == 41
+    assert "79 repeated texts left out" in capsys.readouterr().err

@@ -105,11 +105,17 @@ class Manifest(Record):
         others = f", and in {counted(len(more), 'more value')}: {', '.join(more)}" if more else ""
         raise UsageError(
             f"the units in {quoted(folder)} were computed with other values: {first} was "
-            f"{recorded.get(first)!r:.80}, and is {now.get(first)!r:.80} now{others}",
+            f"{_shown(first, recorded)}, and is {_shown(first, now)} now{others}",
             setting=setting,
             seen=first,
             remedy="go on as it was begun, choose another `output`, or remove that folder",
         )
+
+
+def _shown(name: str, values: Mapping[str, Any]) -> str:
+    """A value as an error shows it. Of a digest the beginning tells enough."""
+    value = values.get(name)
+    return f"{value:.8}…" if name.endswith("sha256") and value else f"{value!r:.80}"
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ parts = split(texts, …)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,8 @@ class Parts:
 def read_scored(folder: Path, config: Config, labels: Sequence[str]) -> ScoredTexts:
     """The texts that a teacher scored, from its units. labels: of its prompt.
 
-    Prints how many have a true label, and which labels of the column are none of the teacher's.
+    Prints how many have a true label, how many are repeated, and so left out, and which labels of
+    the column are none of the teacher's.
     """
     table = concatenated([read_file(path, None) for path in sorted(folder.glob("part-*.parquet"))])
     columns = columns_of(config, labels)
@@ -83,7 +84,24 @@ def read_scored(folder: Path, config: Config, labels: Sequence[str]) -> ScoredTe
     fields: list[Any] = [dict(zip(columns.others, row, strict=True)) for row in pairs]
     answers = [labels[number] for number in probabilities.argmax(1)]
     rows = Rows(config.data.train, texts, answers, fields=fields)
-    return ScoredTexts(rows, probabilities, _truth(config.data.train, table, columns))
+    return without_repeats(
+        ScoredTexts(rows, probabilities, _truth(config.data.train, table, columns))
+    )
+
+
+def without_repeats(texts: ScoredTexts) -> ScoredTexts:
+    """The texts, each once for each of its true labels: a repeated one is no second test."""
+    places_of: dict[bytes, dict[int, int]] = {}  # by text, then by true label
+    for place, (item, number) in enumerate(zip(texts.rows.inputs, texts.truth, strict=True)):
+        places_of.setdefault(digest(normalized(item)), {}).setdefault(int(number), place)
+    for places in places_of.values():
+        if len(places) > 1:
+            places.pop(UNKNOWN, None)
+    first = sorted(place for places in places_of.values() for place in places.values())
+    if repeated := len(texts.rows) - len(first):
+        say(f"{counted(repeated, 'repeated text')} left out")
+    once = texts.take(first)
+    return replace(once, rows=replace(once.rows, numbers=()))
 
 
 def _truth(source: str, table: "pa.Table", columns: Columns) -> np.ndarray:
