@@ -1,24 +1,21 @@
-"""Teaches the pre-trained base what larger models say of film reviews. Three verbs, in this order:
+"""Teaches the pre-trained base what larger models say of film reviews. Two verbs, in this order:
 
     python tools/distill_pool.py --imdb imdb --out pool.parquet
     sentilora predict --adapter TEACHER --input pool.parquet --output scored-1/  # for each teacher
     python tools/teach_tiny.py mean scored-1 scored-2 --out imdb-taught          # seconds
     python tools/teach_tiny.py train imdb-taught --base pretrained               # one GPU, minutes
     python tools/pretrain_tiny.py quantize imdb-taught src/sentilora/assets/tiny
-    python tools/teach_tiny.py misspell imdb-taught --out imdb-misspelled        # seconds
-    sentilora train data.train=imdb-misspelled data.evaluation=imdb-misspelled
 
 `pretrained` is what `pretrain_tiny.py quantize` wrote before. `mean` averages the teachers'
-probabilities. `train` trains all weights of the base on them, in the form of the recipe's prompt,
-and at the same time on the next token, so that it stays a language model. Rows with a true label
-have that as their target; those of the recipe's evaluation rows only measure. `misspell` makes the
-rows of the adapter, which has to learn only what the base did not: a misspelled text means what the
-right one does. Half of them are texts as they are, so that nothing is unlearned.
+probabilities, and adds short texts with misspelled words, which mean what the right ones do.
+`train` trains all weights of the base on them, in the form of the recipe's prompt, and at the same
+time on the next token, so that it stays a language model. Rows with a true label have that as their
+target; those of the recipe's evaluation rows only measure. `sentilora train data.train=imdb-taught
+data.evaluation=imdb-taught` teaches an adapter the same.
 """
 
 import argparse
 import random
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -64,8 +61,11 @@ class Row:
     share: float
 
 
-def mean(folders: Sequence[Path], out: Path) -> None:
-    """Writes the texts with the mean of their teachers' probabilities into the folder `out`."""
+def mean(folders: Sequence[Path], out: Path, num_misspelled: int, seed: int) -> None:
+    """Writes the texts with the mean of their teachers' probabilities into the folder `out`.
+
+    num_misspelled: copies of short texts with misspelled words, among the training rows.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -87,38 +87,23 @@ def mean(folders: Sequence[Path], out: Path) -> None:
     measures = pc.equal(table["kind"], EVALUATION)
     out.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.filter(measures), out / "validation.parquet")
-    pq.write_table(table.filter(pc.invert(measures)), out / "train.parquet")
-    print(f"{len(table):,} texts of {len(tables)} teachers in {out}")
+    rows = table.filter(pc.invert(measures)).to_pylist()
+    rows += misspelled(rows, num_misspelled, random.Random(seed))
+    pq.write_table(pa.Table.from_pylist(rows), out / "train.parquet")
+    print(
+        f"{len(table):,} texts of {len(tables)} teachers in {out}, {len(rows):,} rows to train on"
+    )
 
 
-def misspell(folder: Path, out: Path, num_rows: int, seed: int) -> None:
-    """Writes rows for an adapter to `out`: half of them short texts with misspelled words.
-
-    A misspelled text keeps the probabilities of the right one. The other half are any texts of
-    `folder`, and the training reviews that ship come on top.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    draw = random.Random(seed)
-    rows = pq.read_table(folder / "train.parquet").to_pylist()
-    short = draw.sample([row for row in rows if row["kind"] in SHORT], num_rows // 2)
-    wrong = [{**row, "text": with_typos(row["text"], draw), "kind": "misspelled"} for row in short]
-    reviews = load_rows(EMBEDDED, "train", Columns(labels=LABELS))
-    own = [
-        {
-            "text": text,
-            "kind": "embedded",
-            **{PREFIX + other: float(label == other) for other in LABELS},
-        }
-        for text, label in zip(reviews.texts, reviews.labels, strict=True)
+def misspelled(
+    rows: Sequence[dict[str, Any]], num: int, draw: random.Random
+) -> list[dict[str, Any]]:
+    """Copies of this many short texts with misspelled words and the same probabilities."""
+    short = [row for row in rows if row["kind"] in SHORT]
+    return [
+        {**row, "text": with_typos(row["text"], draw), "kind": "misspelled"}
+        for row in draw.sample(short, min(num, len(short)))
     ]
-    chosen = wrong + draw.sample(rows, num_rows - len(wrong)) + own
-    draw.shuffle(chosen)
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(chosen), out / "train.parquet")
-    shutil.copy(folder / "validation.parquet", out)
-    print(f"{len(chosen):,} rows in {out}, {len(wrong):,} of them misspelled")
 
 
 def with_typos(text: str, draw: random.Random) -> str:
@@ -332,10 +317,7 @@ def main() -> None:
     verb = verbs.add_parser("mean")
     verb.add_argument("folders", type=Path, nargs="+")
     verb.add_argument("--out", type=Path, required=True)
-    verb = verbs.add_parser("misspell")
-    verb.add_argument("folder", type=Path)
-    verb.add_argument("--out", type=Path, required=True)
-    verb.add_argument("--num-rows", type=int, default=12_000)
+    verb.add_argument("--num-misspelled", type=int, default=60_000)
     verb.add_argument("--seed", type=int, default=42)
     verb = verbs.add_parser("train")
     verb.add_argument("folder", type=Path)
@@ -352,9 +334,7 @@ def main() -> None:
         verb.add_argument(f"--{name}", type=type(default), default=default)
     args = parser.parse_args()
     if args.verb == "mean":
-        mean(args.folders, args.out)
-    elif args.verb == "misspell":
-        misspell(args.folder, args.out, args.num_rows, args.seed)
+        mean(args.folders, args.out, args.num_misspelled, args.seed)
     else:
         train(args.folder, args)
 
