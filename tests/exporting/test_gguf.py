@@ -196,6 +196,7 @@ class TestWithLlamaCpp:
         shutil.rmtree(out)
 
 
+@pytest.mark.llama_cpp
 def test_nothing_is_reported_at_exit():
     """After the result stood two lines: ResourceWarning: unclosed file, name='/dev/null'."""
     if find_spec("llama_cpp") is None:  # not imported here, where it would report the same
