@@ -81,20 +81,23 @@ def setting_lines(draw: st.DrawFn, between: str) -> list[str]:
     return lines + draw(st.just([]) | st.lists(st.text(max_size=40), max_size=1))
 
 
-PIECES = ["{labels}", "{instruction}", "{", "}", "{title}", "</s>", "<s>", "\r\n", "{{text}}"]
-pieces = st.lists(st.sampled_from(PIECES) | st.text(max_size=10), max_size=4).map("".join)
-labels = st.lists(st.text(max_size=8), max_size=4) | st.just(["good", "bad"])
+USABLE = ["{labels}", "{title}", "</s>", "<s>", "\r\n", "{{text}}", "Label: "]
+PIECES = [*USABLE, "{instruction}", "{", "}"]
+usable = st.lists(st.sampled_from(USABLE), max_size=4).map("".join)
+pieces = usable | st.lists(st.sampled_from(PIECES) | st.text(max_size=10), max_size=4).map("".join)
+labels = st.just(["good", "bad"]) | st.lists(st.text(max_size=8), max_size=4)
 
 
 @st.composite
 def prompt_parts(draw: st.DrawFn) -> tuple[str, str, tuple[str, ...], int]:
-    """Template, instruction, labels and the number of tokens; most of them can be used."""
-    template = draw(pieces) + draw(st.sampled_from(["{text}", "{text}", "{text} {text}", ""]))
+    """Template, instruction, labels and the number of tokens; some of them can be used."""
+    ends = ["{text}\n", "{text}\n", "{text}\nLabel:\n", "{text}", "{text} {text}\n", ""]
+    template = draw(pieces) + draw(st.sampled_from(ends))
     return (
         template,
         draw(pieces),
         tuple(draw(labels)),
-        draw(st.sampled_from([300, 200, 60, 20, 1, 0, -1])),
+        draw(st.sampled_from([300, 200, 100, 60, 20, 1, 0, -1])),
     )
 
 
