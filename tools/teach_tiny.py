@@ -107,7 +107,10 @@ def misspelled(
 
 
 def with_typos(text: str, draw: random.Random) -> str:
-    """The text with up to three words misspelled: two letters swapped, or one left out."""
+    """The text with up to three words misspelled: two letters swapped, or one left out.
+
+    Not by `evaluation.suite.misspell`: what makes the behavior tests should not make their lessons.
+    """
     words = text.split(" ")
     long = [number for number, word in enumerate(words) if len(word) > 3 and word.isalpha()]
     for number in draw.sample(long, min(len(long), draw.randint(1, 3))):

@@ -25,6 +25,7 @@ from sentilora.exporting.prompt_file import PromptFile
 from sentilora.folders.claim import contents
 from sentilora.folders.probes_file import Computation
 from sentilora.folders.records import STRICT, Record
+from sentilora.metrics import Share
 from sentilora.progress import Progress
 from sentilora.scoring.answers import at_temperature
 from sentilora.version import __version__
@@ -34,7 +35,6 @@ FORMAT_VERSION = 1
 CARD_FILE = "README.md"  # the model card, which its owner may edit
 Kind = Literal["adapter", "merged", "gguf", "onnx"]
 Form = Literal["float32", "float16", "f16", "bfloat16", "q8_0", "q4_K_M"]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # Largest difference of a probability, by the coarsest number format on the way. docs/results.md has
 # what was measured, at most 7.2e-6, 0.0049, 0.0052, 0.088 and 0.195 for the first five, in order.
 # A base of 135 M parameters in q4_K_M is over its limit, at 0.57.

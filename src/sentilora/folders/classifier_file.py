@@ -18,13 +18,13 @@ from sentilora.disk import read_limited
 from sentilora.errors import DataError, UsageError
 from sentilora.folders.records import STRICT, Record
 from sentilora.hub import is_gguf, looks_like_hub_id
+from sentilora.metrics import Share
 from sentilora.prompt import PromptFormat
 from sentilora.shipped import EMBEDDED
 from sentilora.version import __version__
 from sentilora.wording import quoted
 
 FORMAT_VERSION = 1
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NOT_IN_OLDER_FILES = {"path_from_run", "ordered", "answer"}  # fields of base and prompt
 
 

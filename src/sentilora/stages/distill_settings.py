@@ -113,8 +113,7 @@ def require_possible(config: Config, texts: str | Path) -> None:
     column = config.data.label_column
     if "data.label_column" in config.chosen and not has_column(str(texts), "train", column):
         names = read_labeled(str(texts), "train").column_names  # of records, their answers too
-        if column not in names:
-            raise missing_column(str(texts), names, column, "label_column")
+        raise missing_column(str(texts), names, column, "label_column")
 
 
 def with_text_column(config: Config, texts: str | Path) -> Config:
