@@ -10,8 +10,9 @@
 probabilities, and adds short texts with misspelled words, which mean what the right ones do.
 `train` trains all weights of the base on them, in the form of the recipe's prompt, and at the same
 time on the next token, so that it stays a language model. Rows with a true label have that as their
-target; those of the recipe's evaluation rows only measure. `sentilora train data.train=imdb-taught
-data.evaluation=imdb-taught` teaches an adapter the same.
+target; those of the recipe's evaluation rows only measure. A base can be taught again, by what was
+trained on it: the one that ships was (docs/results.md, "Taught"). `sentilora train
+data.train=imdb-taught data.evaluation=imdb-taught` teaches an adapter the same.
 """
 
 import argparse
@@ -45,7 +46,6 @@ from sentilora.shipped import EMBEDDED
 
 EVALUATION = "evaluation"  # kind of the rows that only measure
 SORTED_TOGETHER = 100  # batches whose rows are sorted by length
-WIDTH = 64  # tokens: rows are padded to a multiple, so that few shapes occur
 SHORT = ("sentence", "pair", "negation", "contrast")  # kinds of texts that are misspelled
 
 
@@ -90,9 +90,7 @@ def mean(folders: Sequence[Path], out: Path, num_misspelled: int, seed: int) -> 
     rows = table.filter(pc.invert(measures)).to_pylist()
     rows += misspelled(rows, num_misspelled, random.Random(seed))
     pq.write_table(pa.Table.from_pylist(rows), out / "train.parquet")
-    print(
-        f"{len(table):,} texts of {len(tables)} teachers in {out}, {len(rows):,} rows to train on"
-    )
+    print(f"{len(table):,} texts in {out}, scored by {len(tables)}; {len(rows):,} rows to train on")
 
 
 def misspelled(
@@ -129,8 +127,6 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     from sentilora.exporting.merged import dequantize
 
     record = read_record(args.base)
-    if "teaching" in record:
-        raise SystemExit(f"{args.base} was taught before; name the base as it was pre-trained")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(args.seed)
@@ -149,21 +145,21 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     labels = [ids[0] for ids in prompter.label_ids]
     curve = run_steps(model, labels, rows, measured, args, device)
     seconds = time.perf_counter() - start
+    lesson = {
+        **{k: v for k, v in vars(args).items() if isinstance(v, int | float)},
+        "num_texts": len(rows),
+        "num_tokens_per_epoch": sum(len(row.input_ids) for row in rows),
+        "seconds": round(seconds),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "curve": curve,
+    }
     out = args.out or folder
     model.to("cpu").save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     write_record(
         out,
-        **record,
-        teaching={
-            **{k: v for k, v in vars(args).items() if isinstance(v, int | float)},
-            "num_texts": len(rows),
-            "num_tokens_per_epoch": sum(len(row.input_ids) for row in rows),
-            "seconds": round(seconds),
-            "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-            "torch": torch.__version__,
-            "curve": curve,
-        },
+        **{**record, "teaching": [*record.get("teaching", []), lesson]},
     )
     print(f"{seconds:.0f} s, in {out}")
 
@@ -251,7 +247,7 @@ def losses(
 def tensors_of(batch: Sequence[Row], device: str) -> tuple[torch.Tensor, ...]:
     """Padded tokens, places of the labels and shares of a batch, as `losses` takes them."""
     longest = max(len(row.input_ids) for row in batch)
-    ids = torch.full((len(batch), -(-longest // WIDTH) * WIDTH), PAD)
+    ids = torch.full((len(batch), longest), PAD)
     for number, row in enumerate(batch):
         ids[number, : len(row.input_ids)] = torch.tensor(row.input_ids)
     first = torch.tensor([row.num_prompt for row in batch])[:, None]
@@ -269,7 +265,6 @@ def run_steps(
 ) -> dict[str, Any]:
     """Trains the model. Returns the curve: accuracy and log-loss of rows that only measure."""
     draw = random.Random(args.seed)
-    compiled = torch.compile(losses, dynamic=True) if device == "cuda" else losses
     optimizer = make_optimizer(model, args.lr, fused=device == "cuda")
     num_steps = args.epochs * sum(1 for _ in batches(rows, args.tokens, random.Random(0)))
     autocast = partial(torch.autocast, device, dtype=torch.bfloat16, enabled=device == "cuda")
@@ -284,7 +279,7 @@ def run_steps(
                 for group in optimizer.param_groups:
                     group["lr"] = args.lr * schedule(min(step, num_steps), num_steps)
                 with autocast():
-                    answers, text, _ = compiled(model, *tensors_of(batch, device), labels)
+                    answers, text, _ = losses(model, *tensors_of(batch, device), labels)
                 (answers + args.language_weight * text).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
@@ -324,7 +319,7 @@ def main() -> None:
     verb.add_argument("--seed", type=int, default=42)
     verb = verbs.add_parser("train")
     verb.add_argument("folder", type=Path)
-    verb.add_argument("--base", type=Path, required=True, help="as it was pre-trained")
+    verb.add_argument("--base", type=Path, required=True, help="pre-trained, or taught before")
     verb.add_argument("--out", type=Path, help="default: the folder")
     for name, default in {
         "epochs": 5,
