@@ -50,6 +50,13 @@ def test_a_demo_that_cannot_start_leaves_the_previous_one(tmp_path, monkeypatch)
         assert {path.read_text() for path in folder.iterdir()} == {"mine"}
 
 
+@pytest.mark.slow
+def test_shipped_adapter_hears_negation_and_contrast():
+    found = "behaviour.findings.{}.pass_rate>={}"
+    requirements = [found.format("negation", 0.7), found.format("contrast", 0.75)]
+    sentilora.evaluate(suite="sentiment", overrides={"data.num_test": 20}, require=requirements)
+
+
 def test_shipped_adapter_answers_right_after_installation():
     folder = Path(sentilora.shipped_adapter())
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
