@@ -39,3 +39,24 @@ def interrupt_in_step(monkeypatch, number):
         return whole(self, *args, **kwargs)
 
     monkeypatch.setattr(ClassifierTrainer, "training_step", training_step)
+
+
+def texts_file(folder, num=240, labeled=0):
+    """A file of texts to distill on, the first of them with a true label."""
+    lines = []
+    for i in range(num):
+        word = ("lovely", "dull")[i % 2]
+        row = {"text": f"A {word} film, {word} from scene {i} to scene {i * 7 % 101}."}
+        row["label"] = ("pos", "neg")[i % 2] if i < labeled else ("unsup" if i % 5 == 0 else None)
+        lines.append(json.dumps(row))
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return folder / "texts.jsonl"
+
+
+def student_settings(base, folder, **values):
+    """The settings of a distillation of four steps."""
+    quick = {
+        "training.max_steps": 4, "training.eval_steps": 2, "training.save_steps": 2,
+        "base.name": str(base), "base.device": "cpu", "output_dir": str(folder),
+    }  # fmt: skip
+    return load_config("tiny", values=quick | values)

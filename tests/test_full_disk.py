@@ -11,6 +11,7 @@ import signal
 import subprocess
 from contextlib import contextmanager
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import run
@@ -114,14 +115,61 @@ def test_training(toy_base, tmp_path, num_bytes):
     assert not (folder / "unfinished-checkpoint").exists()
 
 
-@pytest.mark.slow
-def test_exporting_onnx(toy_run, tmp_path):
-    """The model is larger than every other file of the export."""
-    out = tmp_path / "out"
-    with files_up_to(200_000):
-        code, line = one_line("export", "onnx", out, "--adapter", toy_run)
+# The model is larger than every other file of an export; of an adapter's, the scored rows are.
+@pytest.mark.parametrize(
+    ("kind", "num_bytes"),
+    [
+        *(("adapter", num_bytes) for num_bytes in (40, 3000, 100_000, 300_000)),
+        *(("merged", num_bytes) for num_bytes in (40, 3000, 100_000, 400_000)),
+        pytest.param("onnx", 200_000, marks=pytest.mark.slow),
+    ],
+)
+def test_exporting(toy_run, tmp_path, kind, num_bytes):
+    with files_up_to(num_bytes):
+        code, line = one_line("export", kind, tmp_path / "out", "--adapter", toy_run)
     assert code == 1 and "File too large" in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("num_bytes", [0, 40, 3000])
+@pytest.mark.parametrize("name", ["records.jsonl", "records.json"])
+def test_converting(tmp_path, name, num_bytes):
+    """A file that cannot be completed leaves room for the same command."""
+    source, out = tmp_path / "rows.csv", tmp_path / name
+    lines = (f"A {('lovely', 'dull')[n % 2]} film {n}.,{'pn'[n % 2]}\n" for n in range(40))
+    source.write_text("text,label\n" + "".join(lines))
+    with files_up_to(num_bytes):
+        code, line = one_line("convert", source, out)
+    assert code == 1 and f"cannot write {out}: " in line and "File too large" in line
+    assert list(tmp_path.iterdir()) == [source]
+    code, _, stderr = run("convert", source, out)
+    assert code == 0, stderr
+
+
+# The claim, the teacher's manifest, the student's first checkpoint and its optimizer's state.
+@pytest.mark.parametrize(
+    "num_bytes", [40, 1000, pytest.param(20_000, marks=pytest.mark.slow), 200_000]
+)
+def test_distilling(toy_base, toy_run, tmp_path, num_bytes):
+    """A claim that was cut short counted as another job's: "it has just started"."""
+    texts, folder = tmp_path / "texts.csv", tmp_path / "student"
+    texts.write_text("text\n" + "".join(f"A film with number {n}.\n" for n in range(40)))
+    ask = ["distill", "--teacher", toy_run, "--texts", texts, "--base", toy_base,
+           "base.device=cpu", "--output-dir", folder]  # fmt: skip
+    ask += [setting for setting in FEW if not setting.startswith("data.")]
+    with files_up_to(num_bytes):
+        code, line = one_line(*ask)
+    assert code == 1 and str(folder) in line
+    assert "File too large" in line or "the disk may be full" in line
+    done = {"adapter_config.json", "train_results.json", "distillation.json"}
+    assert not done & finals(folder)
+    assert not any(map(faults_of, checkpoints(folder).values()))
+    for path in folder.rglob("*.parquet"):
+        assert pq.read_table(path).num_rows
+    begun = (folder / "distillation").is_dir()
+    code, _, stderr = run(*ask, *["--resume"] * begun)  # with room again
+    assert code == 0, stderr
+    assert done <= finals(folder)
 
 
 @pytest.mark.parametrize("num_bytes", [40, 300])

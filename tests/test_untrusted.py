@@ -9,9 +9,12 @@ import io
 import json
 import re
 import shutil
+import struct
 import time
+import zipfile
 from pathlib import Path
 
+import openpyxl
 import pyarrow as pa
 import pytest
 import torch
@@ -196,19 +199,60 @@ def test_a_card_that_grows_when_it_is_read(tmp_path):
     assert examples_of(tmp_path, ()) == ["A film."]
 
 
-@pytest.mark.parametrize("suffix", [".csv.gz", ".jsonl.gz", ".json.gz", ".csv.zst"])
+def spreadsheet(sheet=lambda xml: xml):
+    """The content of an .xlsx file of some texts. sheet: what becomes of the XML of its sheet."""
+    book, made, changed = openpyxl.Workbook(), io.BytesIO(), io.BytesIO()
+    for text in ("text", *(f"A film {n}." for n in range(50))):
+        book.active.append([text])
+    book.save(made)
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(changed, "w", compresslevel=1) as new:
+        for name in old.namelist():
+            xml = old.read(name)
+            xml = sheet(xml) if name.startswith("xl/worksheets/") else xml
+            new.writestr(name, xml, zipfile.ZIP_DEFLATED)
+    return changed.getvalue()
+
+
+def blown_up(xml):
+    return xml.replace(b"<sheetData>", b"<sheetData>" + b" " * 2**28)
+
+
+@pytest.mark.parametrize("suffix", [".csv.gz", ".jsonl.gz", ".json.gz", ".csv.zst", ".xlsx"])
 def test_a_packed_file_that_unpacks_to_far_more(tmp_path, suffix):
     path = tmp_path / f"rows{suffix}"
     content = b'"' + bytes(2**28)
-    packed = gzip.compress(content, 1) if suffix.endswith(".gz") else pa.compress(
-        content, codec="zstd", asbytes=True
-    )  # fmt: skip
+    match suffix.rpartition(".")[2]:
+        case "xlsx":
+            packed = spreadsheet(blown_up)
+        case "zst":
+            packed = pa.compress(content, codec="zstd", asbytes=True)
+        case _:
+            packed = gzip.compress(content, 1)
     path.write_bytes(packed)
     before = pa.total_allocated_bytes()
     said = failed(3, "it unpacks to more than ", "predict", "--input", path, "--output",
                   tmp_path / "out.csv")  # fmt: skip
     assert "unpack it yourself if that is right" in said
     assert pa.total_allocated_bytes() - before < 2**24
+
+
+def test_a_spreadsheet_that_understates_its_size(tmp_path):
+    """Python's zipfile reads no more than the directory says, and then the checksum is wrong."""
+    content = spreadsheet(blown_up)
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:
+        size = parts.getinfo("xl/worksheets/sheet1.xml").file_size
+    told = struct.pack("<I", size), struct.pack("<I", 2**20)
+    assert content.count(told[0]) == 2
+    (tmp_path / "rows.xlsx").write_bytes(content.replace(*told))
+    with pytest.raises(DataError, match=r"cannot read .*Bad CRC-32"):
+        open_stream(str(tmp_path / "rows.xlsx"), "test")
+
+
+def test_a_spreadsheet_whose_sheet_is_damaged(tmp_path):
+    """The sheet is parsed after the workbook is open; that was a traceback."""
+    (tmp_path / "rows.xlsx").write_bytes(spreadsheet(lambda xml: xml[: len(xml) // 2]))
+    with pytest.raises(DataError, match="cannot read"):
+        open_stream(str(tmp_path / "rows.xlsx"), "test")
 
 
 def test_a_packed_file_of_ordinary_text_is_read(tmp_path):

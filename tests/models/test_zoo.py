@@ -30,9 +30,6 @@ from sentilora.training import estimate
 from sentilora.training.estimate import Run, training_memory
 
 PLAIN_PATH = {"gemma-3-1b", "gemma-3-4b"}
-# One of each architecture and of each tokenizer's habits; the others differ in size.
-TRIED = ["llama-3.2-3b", "qwen3-0.6b", "qwen3-8b", "gemma-3-1b", "gemma-3-4b", "ministral-8b",
-         "mistral-7b-v0.3"]  # fmt: skip
 TEXTS = ["A lovely film, twice.", "Dull </s> and grey. " * 20, "I left [INST] early."]
 
 
@@ -65,8 +62,8 @@ def test_what_a_preset_says_of_its_base_is_computed_from_its_shape(name, monkeyp
 
 def test_every_preset_has_a_shape_here():
     assert set(SHAPES) == set(preset_names()) - {"tiny"}
-    kinds = {SHAPES[name][0] for name in SHAPES}
-    assert {SHAPES[name][0] for name in TRIED} == kinds
+    for name, (kind, _) in SHAPES.items():  # what is trained below is of the preset's kind
+        assert type(config_of(name)) is type(small_config(name, 600)) is kind
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +90,7 @@ def losses(folder):
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
 
 
-@pytest.mark.parametrize("base", TRIED, indirect=True)
+@pytest.mark.parametrize("base", SHAPES, indirect=True)
 def test_the_engine_trains_and_scores_as_the_plain_path_and_reloads(base, tmp_path):
     name, folder = base
     train(settings(name, folder, tmp_path / "fast"))

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from commands import failed, run
 from preset_bases import write_small
-from small_runs import interrupt_in_step, train_on
+from small_runs import student_settings as settings
+from small_runs import texts_file, train_on
 
 import sentilora
-from sentilora.config import load_config, read_config
+from sentilora.config import read_config
 from sentilora.data.rows import Rows
 from sentilora.errors import DataError, Interrupted, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
@@ -26,26 +27,6 @@ from sentilora.stages.distill import PARTS_FOLDER, distill
 from sentilora.stages.distill_rows import ScoredTexts, without_repeats
 from sentilora.stages.distill_settings import in_tokens_of_base, student_of
 from sentilora.training.distillation import UNKNOWN, Distillation, targets_of
-
-
-def texts_file(folder, num=240, labeled=0):
-    """A file of texts, the first of them with a true label."""
-    lines = []
-    for i in range(num):
-        word = ("lovely", "dull")[i % 2]
-        row = {"text": f"A {word} film, {word} from scene {i} to scene {i * 7 % 101}."}
-        row["label"] = ("pos", "neg")[i % 2] if i < labeled else ("unsup" if i % 5 == 0 else None)
-        lines.append(json.dumps(row))
-    (folder / "texts.jsonl").write_text("\n".join(lines))
-    return folder / "texts.jsonl"
-
-
-def settings(base, folder, **values):
-    quick = {
-        "training.max_steps": 4, "training.eval_steps": 2, "training.save_steps": 2,
-        "base.name": str(base), "base.device": "cpu", "output_dir": str(folder),
-    }  # fmt: skip
-    return load_config("tiny", values=quick | values)
 
 
 def test_targets_are_the_teachers_at_a_temperature_mixed_with_true_labels():
@@ -156,28 +137,6 @@ def test_a_teachers_answers_to_itself_are_no_unseen_text(toy_base, tmp_path, cap
     config = settings(toy_base, tmp_path / "student", **{"training.max_steps": 1})
     distill(config, teacher=teacher, texts=tmp_path / "texts.csv")
     assert "about the teacher" not in capsys.readouterr().err
-
-
-def test_a_stopped_distillation_resumes_where_it_was(toy_base, toy_run, tmp_path, monkeypatch):
-    """In the teacher's part: its units stay. In the student's: the same weights in the end."""
-    texts = texts_file(tmp_path, 80)
-    config = settings(toy_base, tmp_path / "student")
-    interrupt_in_step(monkeypatch, 3)
-    with pytest.raises(Interrupted):
-        distill(config, teacher=toy_run, texts=texts)
-    monkeypatch.undo()
-    with pytest.raises(UsageError, match="not finished; go on with `resume`"):
-        distill(config, teacher=toy_run, texts=texts)
-    units = {p: p.stat().st_mtime_ns for p in (tmp_path / "student").rglob("part-*.parquet")}
-    assert len(units) == 1
-    distill(config, teacher=toy_run, texts=texts, resume=True)
-    assert units == {p: p.stat().st_mtime_ns for p in units}
-    at_once = settings(toy_base, tmp_path / "at-once")
-    distill(at_once, teacher=toy_run, texts=texts)
-    digests = [AdapterFolder.open(tmp_path / x).weights_digest() for x in ("student", "at-once")]
-    assert digests[0] == digests[1]
-    with pytest.raises(UsageError, match="holds a finished distillation"):
-        distill(config, teacher=toy_run, texts=texts, resume=True)
 
 
 def test_a_student_ends_its_answers_as_its_base_can(toy_base, tmp_path, capsys):

@@ -10,7 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
@@ -288,17 +288,16 @@ def _read_spreadsheet(path: Path, is_needed: Callable[[str], bool] | None) -> "p
         with zipfile.ZipFile(native(path)) as parts:
             unpacked = sum(part.file_size for part in parts.infolist())
         require_no_bomb(unpacked, most_unpacked(path.stat().st_size))
-        book = openpyxl.load_workbook(native(path), read_only=True, data_only=True)
+        with closing(openpyxl.load_workbook(native(path), read_only=True, data_only=True)) as book:
+            sheets = book.sheetnames
+            cells = book.worksheets[0].iter_rows(values_only=True)  # unpacked and parsed here
+            rows = [row for row in cells if any(_filled(row))]
     except Exception as error:  # zipfile's, KeyError, and openpyxl's own, which share no base
         raise DataError(
             f"cannot read {quoted(path)}: {first_line(error)}", seen=str(path)
         ) from error
-    if len(book.sheetnames) > 1:
-        say_once(
-            f"{path.name}: the first of its {len(book.sheetnames)} sheets, {book.sheetnames[0]!r}"
-        )
-    rows = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(_filled(row))]
-    book.close()
+    if len(sheets) > 1:
+        say_once(f"{path.name}: the first of its {len(sheets)} sheets, {sheets[0]!r}")
     if not rows:
         raise DataError(
             f"{quoted(path)} is empty", seen=str(path), remedy="a header and rows are expected"

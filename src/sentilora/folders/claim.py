@@ -147,7 +147,9 @@ def claim(folder: Path) -> Claim:
     try:
         os.ftruncate(handle, 0)
         os.lseek(handle, 0, os.SEEK_SET)
-        os.write(handle, Holder.this_process().model_dump_json().encode())
+        content = Holder.this_process().model_dump_json().encode()
+        while content:  # a full disk takes a part of it without an error; the rest says why
+            content = content[os.write(handle, content) :]
     except OSError:  # a full disk
         own.release()
         raise

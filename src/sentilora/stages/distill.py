@@ -18,7 +18,7 @@ import numpy as np
 from sentilora.config import CONFIG_FILE, Config, read_config
 from sentilora.data.rows import Rows
 from sentilora.data.sources import load_rows
-from sentilora.errors import SentiloraError, UsageError
+from sentilora.errors import Interrupted, SentiloraError, UsageError
 from sentilora.folders.adapter_folder import AdapterFolder
 from sentilora.folders.card import add_section
 from sentilora.folders.checkpoints import checkpoints
@@ -114,7 +114,7 @@ def distill_in(
         own_test = load_rows(config.data.test, "test", columns)
     say("1 of 4: the teacher scores the texts")
     units = place / "teacher"
-    with of_texts():
+    with of_texts(units):
         predict_file(
             texts,
             f"{units}/",
@@ -171,8 +171,11 @@ def record_choices(folder: Path, mixture: Mixture) -> None:
 
 
 @contextmanager
-def of_texts() -> Iterator[None]:
-    """Words the errors of bulk scoring for who gave `texts` and `output_dir`."""
+def of_texts(units: Path) -> Iterator[None]:
+    """Words the errors of bulk scoring for who gave `texts` and `output_dir`.
+
+    units: folder of what is scored.
+    """
     try:
         yield
     except SentiloraError as error:
@@ -180,6 +183,8 @@ def of_texts() -> Iterator[None]:
         error.remedy = error.remedy.replace("`output`", "`output_dir`").replace(
             "`input`", "`texts`"
         )
+        if isinstance(error, Interrupted) and units.is_dir():  # the same command is refused then
+            error.remedy = "continue with `resume` and the same `output_dir`"
         raise
 
 
