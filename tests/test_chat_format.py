@@ -75,7 +75,7 @@ def rendered(tokenizer, text, label):
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_prompt_label_and_end_are_the_tokens_of_the_chat_template(name, template):
-    """Issue 21: instruct bases in their own format."""
+    """Instruct bases in their own format."""
     tokenizer = tokenizer_with(name, template)
     prompter = Prompter(tokenizer, FORMAT)
     for text in TEXTS:

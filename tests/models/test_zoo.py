@@ -1,6 +1,6 @@
 """Each preset's architecture: the engine against the plain path, trained, saved and reloaded.
 
-Issue 21, section 1. The models are random and small; tests/preset_bases.py says what they keep of
+The models are random and small; tests/preset_bases.py says what they keep of
 the bases they stand for.
 """
 

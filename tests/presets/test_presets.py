@@ -178,7 +178,7 @@ ZOO = {
 
 
 def test_the_zoo_is_the_recipe_on_other_bases_in_their_own_chat_format():
-    """Issue 21: presets for the bases that people use today."""
+    """Presets for the bases that people use today."""
     assert set(ZOO) == set(preset_names()) - {"tiny", "mistral-7b", "smollm2-135m"}
     for name, base in ZOO.items():
         config = load_config(name)

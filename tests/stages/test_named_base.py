@@ -1,4 +1,4 @@
-"""A base by the name of its preset, and the list of the presets (issue 21, section 1)."""
+"""A base by the name of its preset, and the list of the presets."""
 
 import re
 import shutil
