@@ -306,7 +306,8 @@ def contender(
     started = time.perf_counter()
     classifier.predict_proba(timed)
     speed = len(timed) / (time.perf_counter() - started)
-    with Progress(f"scoring with the {name}", len(test)) as progress:
+    shown = {"alone": "recipe alone"}.get(name, name)
+    with Progress(f"scoring with the {shown}", len(test)) as progress:
         predictions = classifier.classify(test.inputs, progress.advance)
     probabilities = np.array([list(p.probabilities.values()) for p in predictions])
     weights = sum(w.numel() * w.element_size() for w in classifier.model.parameters())
