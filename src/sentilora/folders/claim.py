@@ -123,10 +123,10 @@ def claim(folder: Path) -> Claim:
     parents = [folder, *folder.parents]
     new_folders = [parent for parent in parents if not parent.exists()]
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the job before has just removed the folder that it had created
+        except FileNotFoundError:  # the job before has just removed folders that it had created
             continue
         try:
             _lock(handle)
