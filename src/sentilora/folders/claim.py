@@ -25,6 +25,7 @@ from sentilora.progress import is_main_process, say
 from sentilora.wording import quoted
 
 CLAIM_FILE = ".sentilora-claim"
+MAX_VANISHED = 100  # times: a folder that is still not there cannot be made, as under /proc
 # Of a file system without locks: some network and cluster file systems.
 HELD = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}  # another process holds the lock
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -122,11 +123,15 @@ def claim(folder: Path) -> Claim:
     path = folder / CLAIM_FILE
     parents = [folder, *folder.parents]
     new_folders = [parent for parent in parents if not parent.exists()]
+    num_vanished = 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # the job before has just removed folders that it had created
+            num_vanished += 1
+            if num_vanished == MAX_VANISHED:
+                raise
             continue
         try:
             _lock(handle)
