@@ -93,12 +93,20 @@ class Nodes:
         _, stderr = job.communicate(timeout=300)
         return job.returncode, stderr
 
-    def actors(self):
-        """The processes of actors that run, of this user."""
+    def kill(self, node):
+        """SIGKILL a node and its actors at once, as when its machine loses power."""
+        actors = self.actors([node])
+        kill_group(node)  # an actor would go on for a second or two
+        for actor in actors:
+            with suppress(ProcessLookupError):
+                os.kill(actor, signal.SIGKILL)
+
+    def actors(self, nodes=None):
+        """The processes of actors that run on these nodes, by default on all."""
         command = ["ps", "-eo", "pid,ppid,pgid,args"]  # an actor's group is its own
         listed = subprocess.run(command, capture_output=True, text=True).stdout
         lines = [line.split(None, 3) for line in listed.splitlines()[1:]]
-        groups = {str(node.pid) for node in self.groups}
+        groups = {str(node.pid) for node in nodes or self.groups}
         raylets = {pid for pid, _, group, _ in lines if group in groups}
         return [int(pid) for pid, parent, _, args in lines
                 if "ray::Worker" in args and parent in raylets]  # fmt: skip

@@ -115,7 +115,7 @@ def test_whatever_is_killed_every_row_is_written_once(nodes, ask, whole, tmp_pat
 
     job = nodes.start(*ask(tmp_path / "node"), *on_ray)
     wait_for_parts(tmp_path / "node", 5, job)
-    kill_group(nodes.groups[1])
+    nodes.kill(nodes.groups[1])
     num_done = parts_in(tmp_path / "node")
     stderr, seconds = finish(job)
     print(f"node killed after {num_done} units: ended {seconds:.1f} s after it")
