@@ -157,10 +157,7 @@ def train(folder: Path, args: argparse.Namespace) -> None:
     out = args.out or folder
     model.to("cpu").save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    write_record(
-        out,
-        **{**record, "teaching": [*record.get("teaching", []), lesson]},
-    )
+    write_record(out, **record | {"teaching": [*record.get("teaching", []), lesson]})
     print(f"{seconds:.0f} s, in {out}")
 
 

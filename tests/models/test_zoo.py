@@ -1,7 +1,7 @@
 """Each preset's architecture: the engine against the plain path, trained, saved and reloaded.
 
-The models are random and small; tests/preset_bases.py says what they keep of
-the bases they stand for.
+The models are random and small; tests/preset_bases.py says what they keep of the bases they stand
+for.
 """
 
 import json
